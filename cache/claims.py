@@ -1,0 +1,266 @@
+"""Who may write which shard: a lock per shard that the kernel drops when its holder dies.
+
+An orphan left behind by a killed ``dvc repro`` or ``torchrun`` keeps its claims for as long as it
+lives, and its successor works around it; a dead worker's claims are free at once.  Nothing here is
+data: the directory can be emptied whenever no worker is running.
+
+A forked child shares its parent's locks.  Who forks while holding a claim should let the child
+end before the parent, or the claim stays with the child if the parent is killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from cache.errors import ClaimError, StorageError
+
+GUARD_SECONDS = 30.0
+"""The guard is held for milliseconds; whoever waits so long waits for a stopped process."""
+
+_LOCK = re.compile(r"([0-9]{6,})\.lock")
+
+
+@dataclass(frozen=True)
+class LiveClaim:
+    """A shard that a live process is working on.
+
+    Attributes:
+        shard: Its number.
+        host: Name of the holder's machine, empty where unknown.
+        pid: The holder's process id there, 0 where unknown.
+    """
+
+    shard: int
+    host: str
+    pid: int
+
+
+class Claim:
+    """The right to write one shard, until released or until this process ends.
+
+    A context manager: leaving it releases the claim, whether or not the shard was committed.
+    """
+
+    def __init__(self, claims: Claims, shard: int, path: Path, descriptor: int) -> None:
+        self._claims = claims
+        self._shard = shard
+        self._path = path
+        self._descriptor = descriptor
+        self._pid = os.getpid()
+
+    @property
+    def shard(self) -> int:
+        """Number of the shard."""
+        return self._shard
+
+    def is_held_in(self, directory: Path) -> bool:
+        """Say whether this process still holds the claim, in this directory of claims."""
+        return (
+            self._descriptor >= 0
+            and self._pid == os.getpid()
+            and directory == self._claims.directory
+            and _is_at(self._descriptor, self._path)
+        )
+
+    def release(self) -> None:
+        """Give the claim back; doing so again does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        # A forked child has the parent's lock, which is not its own to give back.
+        if descriptor >= 0 and self._pid == os.getpid():
+            self._claims.release(self._path, descriptor)
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Claims:
+    """The locks in one directory, one file each.
+
+    Lock files are opened, locked, tested and removed under one more lock, the guard, so that
+    asking whether a claim is live never gets in the way of someone who wants to take it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def take_first(self, shards: Iterable[int], is_done: Callable[[int], bool]) -> Claim | None:
+        """Claim the first shard that no live process holds and that is still to be done.
+
+        Args:
+            shards: Candidates in order.
+            is_done: Asked again about a shard once its lock is held, since its last holder may
+                have finished it in the meantime.
+
+        Returns:
+            The claim, or None where there is nothing to take.
+
+        Raises:
+            ClaimError: A stopped process is in the way.
+            StorageError: The lock files cannot be made.
+        """
+        self._make()
+        with self._guard():
+            for shard in shards:
+                path = self.directory / f"{shard:06d}.lock"
+                descriptor = _try_lock(path)
+                if descriptor is None:
+                    continue
+                if is_done(shard):
+                    _drop(path, descriptor)
+                    continue
+                holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+                return Claim(self, shard, path, descriptor)
+        return None
+
+    def live(self) -> list[LiveClaim]:
+        """Return the claims held by live processes, this one among them, by shard.
+
+        Raises:
+            ClaimError: A stopped process is in the way.
+            StorageError: The lock files cannot be opened.
+        """
+        if not self.directory.is_dir():
+            return []
+        found = []
+        with self._guard():
+            for path in sorted(self.directory.iterdir()):
+                match = _LOCK.fullmatch(path.name)
+                if match is None:
+                    continue
+                descriptor = _try_lock(path)
+                if descriptor is None:
+                    host, pid = _holder(path)
+                    found.append(LiveClaim(int(match[1]), host, pid))
+                else:
+                    _drop(path, descriptor)
+        return found
+
+    @contextmanager
+    def creating(self) -> Iterator[None]:
+        """Hold the right to create the cache, waiting for as long as a live process holds it.
+
+        Raises:
+            StorageError: The lock file cannot be made.
+        """
+        self._make()
+        descriptor = self._wait("creator.lock", None)
+        try:
+            yield
+        finally:
+            _unlock(descriptor)
+
+    def release(self, path: Path, descriptor: int) -> None:
+        """Let go of a lock; called by the claim that holds it."""
+        try:
+            with self._guard():
+                _drop(path, descriptor)
+        except (ClaimError, StorageError):
+            # The file stays; without the lock it claims nothing.
+            _unlock(descriptor)
+
+    def _make(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {self.directory}: {error.strerror}") from error
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        descriptor = self._wait("guard.lock", GUARD_SECONDS)
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"cannot use {self.directory}: {error.strerror}") from error
+        finally:
+            _unlock(descriptor)
+
+    def _wait(self, name: str, seconds: float | None) -> int:
+        start, pause = time.monotonic(), 0.0005
+        try:
+            while (descriptor := _try_lock(self.directory / name)) is None:
+                if seconds is not None and time.monotonic() - start > seconds:
+                    raise ClaimError(
+                        f"a process has held {self.directory / name} for {seconds:.0f} seconds; "
+                        "find and end it (`fuser` names it)"
+                    )
+                time.sleep(pause)
+                pause = min(2 * pause, 0.05)
+        except OSError as error:
+            raise StorageError(f"cannot lock in {self.directory}: {error.strerror}") from error
+        return descriptor
+
+
+def _try_lock(path: Path) -> int | None:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        # The file may have been removed between open and lock; a lock on that one shuts nobody
+        # out who opens the new one.
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+
+
+def _drop(path: Path, descriptor: int) -> None:
+    # Removed while locked and under the guard: nobody else can have this very file open.
+    try:
+        if _is_at(descriptor, path):
+            path.unlink(missing_ok=True)
+    finally:
+        _unlock(descriptor)
+
+
+def _unlock(descriptor: int) -> None:
+    # Said explicitly: closing alone would leave the lock with any child forked meanwhile.
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> tuple[str, int]:
+    try:
+        data = json.loads(path.read_bytes()[:1000])
+        host, pid = data["host"], data["pid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", 0
+    known = type(host) is str and type(pid) is int
+    return (host, pid) if known else ("", 0)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,283 @@
+"""One cache, opened: filled shard by shard, and never believed without a check.
+
+A shard is claimed, written whole, synced, and only then committed by publishing its record; up to
+that last step it does not exist for anyone.  So whatever is killed, and whenever, costs the shards
+in flight and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.claims import Claim, Claims, LiveClaim
+from cache.commits import (
+    DIRECTORY,
+    LARGEST_RECORD,
+    CommitRecord,
+    committed_shards,
+    record_path,
+)
+from cache.documents import DocumentError
+from cache.errors import (
+    ClaimError,
+    ColumnsError,
+    DamageError,
+    ManifestError,
+    NonFiniteError,
+    StorageError,
+)
+from cache.files import LocalFiles
+from cache.layout import Layout
+from cache.manifest import ATTACHMENTS, FileInfo, Manifest
+from cache.shards import encode, object_path
+
+CLAIMS = "claims"
+
+Array = npt.NDArray[Any]
+
+
+class Cache:
+    """A cache as :func:`cache.store.create_or_open` and :func:`cache.store.open_cache` give it.
+
+    Opening and reading write nothing, so a cache on a read-only mount can be trained from.
+
+    Attributes:
+        path: The directory.
+        manifest: What the cache is of.
+        files: The storage below the directory.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, files: LocalFiles) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.files = files
+        self._claims = Claims(path / CLAIMS)
+
+    @property
+    def fingerprint(self) -> str:
+        """The manifest's fingerprint."""
+        return self.manifest.fingerprint
+
+    @property
+    def layout(self) -> Layout:
+        """The manifest's layout."""
+        return self.manifest.layout
+
+    @property
+    def shards(self) -> int:
+        """Number of shards, committed or not."""
+        return self.layout.shards
+
+    def rows_of(self, shard: int) -> range:
+        """Return the rows of a shard, as indices into the whole cache."""
+        return self.layout.rows_of(shard)
+
+    def committed(self) -> list[int]:
+        """Return the committed shards, sorted; what they hold is checked when it is read."""
+        return committed_shards(self.files.names(DIRECTORY), self.shards)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard is committed."""
+        return len(self.committed()) == self.shards
+
+    def live_claims(self) -> list[LiveClaim]:
+        """Return what live processes are working on, this process included.
+
+        Raises:
+            CacheError: The claims cannot be looked at.
+        """
+        return self._claims.live()
+
+    def record(self, shard: int) -> CommitRecord:
+        """Return the commit record of a shard, checked in itself.
+
+        Raises:
+            DamageError: There is none, or it is not a sound record of this shard of this cache.
+        """
+        path = record_path(shard)
+        data = self.files.read(path, LARGEST_RECORD)
+        if data is None:
+            raise self.damage(path, "missing", shard)
+        try:
+            return CommitRecord.from_bytes(data, self.layout, self.fingerprint, shard)
+        except DocumentError as error:
+            raise self.damage(path, str(error), shard) from error
+
+    def read_attachment(self, name: str) -> bytes:
+        """Return the bytes of an attachment, checked against the manifest.
+
+        Raises:
+            ManifestError: The cache has no attachment of that name.
+            DamageError: The file is not what was attached.
+        """
+        if name not in self.manifest.attachments:
+            known = ", ".join(self.manifest.attachments) or "none"
+            raise ManifestError(f"{self.path} has no attachment {name!r:.80}; it has {known}")
+        return self.read_checked(ATTACHMENTS + name, self.manifest.attachments[name])
+
+    def check_metadata(self) -> None:
+        """Check zarr's own metadata files against the manifest.
+
+        Raises:
+            DamageError: One is not what was written at creation.
+        """
+        for path, info in self.manifest.files.items():
+            if not path.startswith(ATTACHMENTS):
+                self.read_checked(path, info)
+
+    def read_checked(self, path: str, info: FileInfo, shard: int | None = None) -> bytes:
+        """Return the bytes of a file after checking them.
+
+        Args:
+            path: The file, from the cache directory on.
+            info: What the bytes must be.
+            shard: The shard that it belongs to, for the error.
+
+        Raises:
+            DamageError: The bytes are others, or there are none.
+        """
+        data = self.files.read(path, info.size)
+        fault = info.fault(data)
+        if data is None or fault is not None:
+            raise self.damage(path, fault or "missing", shard)
+        return data
+
+    def damage(self, file: str, fault: str, shard: int | None = None) -> DamageError:
+        """Return the error for a file of this cache that is not as it must be."""
+        return damage(self.path, file, fault, shard)
+
+    def claim_next(self) -> Claim | None:
+        """Claim the lowest shard that is neither committed nor claimed by a live process.
+
+        Returns:
+            The claim, to be used as a context manager; None where there is nothing to claim now,
+            because all is committed (:attr:`is_complete`) or the rest is in the hands of live
+            workers (:meth:`live_claims`).
+
+        Raises:
+            CacheError: The claims cannot be made.
+        """
+        done = set(self.committed())
+        candidates = (shard for shard in range(self.shards) if shard not in done)
+        claim = self._claims.take_first(candidates, self._is_committed)
+        if claim is not None:
+            try:
+                self._sweep(claim.shard)
+            except BaseException:
+                claim.release()
+                raise
+        return claim
+
+    def commit(self, claim: Claim, columns: Mapping[str, Array], seconds: float) -> None:
+        """Write and commit the claimed shard.
+
+        Args:
+            claim: A claim of this cache, still held.
+            columns: All rows of the shard of every column: (rows, *column.shape) in the column's
+                very dtype.
+            seconds: What computing them took.
+
+        Raises:
+            ClaimError: The claim is not held, or the shard is committed already.
+            ColumnsError: A column is missing, unknown, or of another shape or dtype.
+            NonFiniteError: A value is NaN or infinite; nothing is written.
+            StorageError: A file could not be written; the shard is not committed.
+        """
+        shard = claim.shard
+        if not claim.is_held_in(self._claims.directory):
+            raise ClaimError(f"shard {shard} of {self.path} was written without its claim")
+        if self._is_committed(shard):
+            raise ClaimError(f"shard {shard} of {self.path} is committed already")
+        if not math.isfinite(seconds) or seconds < 0:
+            raise ColumnsError(f"shard {shard}: seconds must be a number from 0 on, got {seconds}")
+        rows = self.rows_of(shard)
+        _check_columns(self.layout, shard, columns)
+        objects = {
+            object_path(name, column, shard): encode(self.layout, column, columns[name])
+            for name, column in self.layout.columns.items()
+        }
+        record = CommitRecord(
+            fingerprint=self.fingerprint,
+            shard=shard,
+            rows=(rows.start, rows.stop),
+            files={path: FileInfo.of(data) for path, data in objects.items()},
+            seconds=float(seconds),
+            finished=datetime.now(UTC),
+        )
+        try:
+            self.files.write(objects)
+        except StorageError:
+            # A full disk is no better for the half of a shard that fitted.
+            with suppress(StorageError):
+                self._sweep(shard)
+            raise
+        if not self.files.put_if_absent(record_path(shard), record.to_bytes()):
+            raise ClaimError(
+                f"shard {shard} of {self.path} was committed by someone without its claim; "
+                f"run `pipeline cache verify {self.path}`"
+            )
+
+    def _is_committed(self, shard: int) -> bool:
+        return self.files.size(record_path(shard)) is not None
+
+    def _sweep(self, shard: int) -> None:
+        # Whatever lies here without a record is a killed writer's, and the claim is ours.
+        for name, column in self.layout.columns.items():
+            path = object_path(name, column, shard)
+            self.files.sweep(path)
+            self.files.remove(path)
+        self.files.sweep(record_path(shard))
+
+
+def damage(cache: Path, file: str, fault: str, shard: int | None = None) -> DamageError:
+    """Return the error for a file that is not as it must be.
+
+    Args:
+        cache: The cache directory.
+        file: The file, from there on.
+        fault: What is wrong with it.
+        shard: The shard that it belongs to, or None.
+    """
+    where = "" if shard is None else f"shard {shard}: "
+    return DamageError(
+        f"{where}{cache / file}: {fault}; run `pipeline cache verify {cache}`", shard, file
+    )
+
+
+def _check_columns(layout: Layout, shard: int, columns: Mapping[str, Array]) -> None:
+    for name in columns:
+        if name not in layout.columns:
+            raise ColumnsError(f"shard {shard}: there is no column {name!r:.80} in this cache")
+    rows = layout.rows_of(shard)
+    for name, column in layout.columns.items():
+        if name not in columns:
+            raise ColumnsError(f"shard {shard}: the column {name!r} is missing")
+        values = columns[name]
+        wanted = (len(rows), *column.shape)
+        if values.shape != wanted or values.dtype != np.dtype(column.dtype):
+            raise ColumnsError(
+                f"shard {shard}: column {name!r} is {values.dtype} {values.shape}, must be "
+                f"{column.dtype} {wanted}"
+            )
+    # All shapes first: a non-finite value is then known to be the teacher's, not a mix-up's.
+    for name, column in layout.columns.items():
+        if column.is_float:
+            finite = np.isfinite(columns[name]).reshape(len(rows), -1).all(axis=1)
+            if not finite.all():
+                row = rows.start + int(np.argmin(finite))
+                raise NonFiniteError(
+                    f"shard {shard}: column {name!r} of row {row} is NaN or infinite; nothing of "
+                    "this shard was written",
+                    shard,
+                    row,
+                    name,
+                )

@@ -1,0 +1,258 @@
+"""The generator of :mod:`cache.philox` in torch operations, and the choice of how to run it.
+
+Three ways give the same bits: numpy over blocks that fit the processor's cache, torch operation by
+operation, and the same torch code compiled into one pass.  :func:`choose_backend` picks one.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import sysconfig
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import SamplerError
+from cache.philox import (
+    KEY_STEPS,
+    MASK,
+    MULTIPLIERS,
+    ROUNDS,
+    Purpose,
+    check_draw,
+    random_integers_numpy,
+)
+
+Backend = Literal["auto", "numpy", "eager", "compiled"]
+
+EAGER_TILE = 1 << 15
+"""Blocks made at once without a compiler on a CPU, where every operation passes over memory."""
+KERNEL_TILE = 1 << 22
+"""Blocks made at once by a compiled kernel or a GPU: 64 MiB of words bound what is held twice."""
+WORTH_A_KERNEL = 1 << 18
+"""Numpy makes a smaller draw in under two milliseconds, so compiling a kernel would not pay."""
+LOW = 0xFFFF
+
+_Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def random_integers(
+    seeds: NDArray[np.uint64],
+    count: int,
+    *,
+    first: int = 0,
+    stream: int = Purpose.ROW_INPUT,
+    device: torch.device | str = "cpu",
+    backend: Backend = "auto",
+) -> torch.Tensor:
+    """Draw a row of integers in [0, 2**32) for each seed, as an int64 tensor.
+
+    Arguments and errors are those of :func:`random_bits`.
+
+    Returns:
+        What :func:`cache.philox.random_integers_numpy` returns, as int64, shape (B, count).
+    """
+    bits = random_bits(seeds, count, first=first, stream=stream, device=device, backend=backend)
+    return bits.to(torch.int64).bitwise_and_(MASK)
+
+
+def random_bits(
+    seeds: NDArray[np.uint64],
+    count: int,
+    *,
+    first: int = 0,
+    stream: int = Purpose.ROW_INPUT,
+    device: torch.device | str = "cpu",
+    backend: Backend = "auto",
+) -> torch.Tensor:
+    """Draw a row of 32-bit words for each seed, as a tensor on a device.
+
+    Args:
+        seeds: One key a row, shape (B,).
+        count: Words a row.
+        first: Index of the first word in every row's sequence.
+        stream: One of 2**32 independent sequences under the same seeds.
+        device: Where the tensor is to lie.
+        backend: How to compute it; never changes a bit of the result.
+
+    Returns:
+        int32 with the bits of what :func:`cache.philox.random_integers_numpy` returns (torch does
+        little with unsigned integers), shape (B, count).
+
+    Raises:
+        SamplerError: As there; or ``compiled`` was asked for and cannot be had.
+    """
+    check_draw(seeds, count, first, stream)
+    device = torch.device(device)
+    chosen = choose_backend(device, len(seeds) * count) if backend == "auto" else backend
+    if chosen == "numpy" or len(seeds) * count == 0:
+        words = random_integers_numpy(seeds, count, first=first, stream=stream)
+        return torch.from_numpy(words.view(np.int32)).to(device)
+    kernel: _Kernel = _make_tile
+    if chosen == "compiled":
+        compiled, problem = _compile(device.type)
+        if compiled is not None:
+            kernel = compiled
+        elif backend == "compiled":
+            raise SamplerError(f"the compiled generator cannot be had: {problem}")
+        else:
+            warnings.warn(
+                f"random integers come from unfused torch kernels on {device.type}: {problem}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    tile = EAGER_TILE if device.type == "cpu" and kernel is _make_tile else KERNEL_TILE
+    return _draw(kernel, tile, seeds, count, first, stream, device)
+
+
+def choose_backend(
+    device: torch.device | str, integers: int
+) -> Literal["numpy", "eager", "compiled"]:
+    """Return how ``auto`` computes a draw of so many integers for a device."""
+    if torch.device(device).type != "cuda" or integers < WORTH_A_KERNEL:
+        return "numpy"
+    return "eager" if compiler_problem("cuda") else "compiled"
+
+
+def describe_backend(device: torch.device | str) -> str:
+    """Return a line for the log: how large draws for a device are made, and why so."""
+    kind = torch.device(device).type
+    problem = compiler_problem(kind)
+    if kind == "cuda":
+        if problem:
+            return f"random integers: unfused torch kernels on cuda ({problem})"
+        return f"random integers: a compiled torch kernel on cuda, numpy below {WORTH_A_KERNEL}"
+    copied = "" if kind == "cpu" else f", copied to {kind}"
+    why = problem or "compiling would take longer than most runs spend on them"
+    return f"random integers: numpy blocks{copied} ({why})"
+
+
+@functools.cache
+def compiler_problem(device_type: str) -> str:
+    """Return why torch.compile cannot work for a kind of device, or an empty string."""
+    if device_type not in ("cpu", "cuda"):
+        return f"no compiled kernel for {device_type}"
+    variable, usual = ("CC", "gcc clang") if device_type == "cuda" else ("CXX", "g++")
+    if device_type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "no compiled kernel: triton is not installed"
+    # The variable may hold arguments as well, the usual names are alternatives.
+    names = os.environ[variable].split()[:1] if os.environ.get(variable) else usual.split()
+    if not any(shutil.which(name) for name in names):
+        return f"no compiled kernel: no compiler ({' or '.join(names)}) was found"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "no compiled kernel: Python's header files are not installed"
+    return ""
+
+
+def philox_torch(counter: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Return the words of single blocks, (N, 4), for int32 counters (N, 4) and keys (N, 2)."""
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key.unbind(-1)
+    return _rounds(c0, c1, c2, c3, k0, k1)
+
+
+def _rounds(
+    c0: torch.Tensor,
+    c1: torch.Tensor,
+    c2: torch.Tensor,
+    c3: torch.Tensor,
+    k0: torch.Tensor,
+    k1: torch.Tensor,
+) -> torch.Tensor:
+    # A product of two 32-bit words has the right 64 bits in a wrapping int64, which would be the
+    # shorter way.  But many processors multiply 32-bit lanes only: there, four products of 16-bit
+    # halves in int32 run 1.6 times as fast, and nowhere is a word wider than it must be.
+    for _ in range(ROUNDS):
+        high0, low0 = _multiply(c0, MULTIPLIERS[0])
+        high1, low1 = _multiply(c2, MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = k0 + _signed(KEY_STEPS[0]), k1 + _signed(KEY_STEPS[1])
+    return torch.stack((c0, c1, c2, c3), dim=-1)
+
+
+def _multiply(word: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
+    # The high and the low half of the product.  No sum here exceeds 32 bits, and every shift to
+    # the right is masked, since that of a signed number brings in its sign.
+    low, high = word & LOW, (word >> 16) & LOW
+    lowest = low * (factor & LOW)
+    upper = low * (factor >> 16) + ((lowest >> 16) & LOW)
+    lower = high * (factor & LOW) + (upper & LOW)
+    top = high * (factor >> 16) + ((upper >> 16) & LOW) + ((lower >> 16) & LOW)
+    return top, word * _signed(factor)
+
+
+def _signed(value: int) -> int:
+    # The int32 with the same bits.
+    return value - (1 << 32) if value >> 31 else value
+
+
+def _make_tile(seeds: torch.Tensor, index: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+    # (B,) and (C,) of int64 and a scalar of int32 give (B, C, 4) of int32.  The words stay apart
+    # until the end, so that all of it is one pass when compiled.
+    low, high = index.to(torch.int32)[None], (index >> 32).to(torch.int32)[None]
+    k0, k1 = seeds.to(torch.int32)[:, None], (seeds >> 32).to(torch.int32)[:, None]
+    return _rounds(low, high, stream, torch.zeros_like(stream), k0, k1)
+
+
+@torch.no_grad()
+def _draw(
+    kernel: _Kernel,
+    tile: int,
+    seeds: NDArray[np.uint64],
+    count: int,
+    first: int,
+    stream: int,
+    device: torch.device,
+) -> torch.Tensor:
+    first_block, skipped = divmod(first, 4)
+    blocks = -(-(skipped + count) // 4)
+    keys = torch.from_numpy(seeds.view(np.int64)).to(device)
+    tag = torch.tensor(_signed(int(stream)), dtype=torch.int32, device=device)
+    columns = min(blocks, tile // 2)
+    height = tile // columns
+    parts = []
+    for column in range(0, blocks, columns):
+        width = min(columns, blocks - column)
+        # As the signed number with the same bits; torch's sum wraps like the unsigned one.
+        start = np.uint64(first_block + column).astype(np.int64).item()
+        # torch.compile makes another kernel for an axis of length one: such an axis is doubled.
+        index = torch.arange(max(width, 2), dtype=torch.int64, device=device) + start
+        made = []
+        for rows in torch.split(keys, height):
+            words = kernel(rows if len(rows) > 1 else rows.repeat(2), index, tag)
+            made.append(words[: len(rows), :width])
+        parts.append(_join(made, 0).flatten(1))
+    return _join(parts, 1)[:, skipped : skipped + count].contiguous()
+
+
+def _join(parts: list[torch.Tensor], axis: int) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+
+@functools.cache
+def _compile(device_type: str) -> tuple[_Kernel | None, str]:
+    # Remembered for the process, a failure too: it depends on the machine alone and takes long.
+    problem = compiler_problem(device_type)
+    if problem:
+        return None, problem
+    kernel = torch.compile(_make_tile, dynamic=True, fullgraph=True)
+    # Two unequal lengths, since torch.compile takes equal ones to be equal for ever.
+    keys = torch.arange(2, dtype=torch.int64, device=device_type)
+    index = torch.arange(3, dtype=torch.int64, device=device_type)
+    try:
+        with torch.no_grad():
+            kernel(keys, index, torch.tensor(0, dtype=torch.int32, device=device_type))
+    except Exception as error:  # whatever a compiler may fail with, the answer is the same
+        return (
+            None,
+            f"torch.compile failed: {(str(error).strip().splitlines() or [repr(error)])[0]}",
+        )
+    return kernel, ""

@@ -1,0 +1,227 @@
+"""Rows of committed shards, checked before a byte of them is decoded, at random or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.directory import Cache
+from cache.errors import IncompleteError
+from cache.order import LARGEST_SEED, Cuts, Window, cut, shuffled, windows
+from cache.shards import decode, object_path
+
+Array = npt.NDArray[Any]
+
+WINDOW_SHARDS = 4
+"""Shards held and mixed at once: more mix better, and cost memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Consecutive rows of one chunk, which therefore share what a chunk's rows share.
+
+    Attributes:
+        first_row: Index of the first row in the whole cache.
+        columns: Read-only arrays (rows, *column.shape) by column; views into a whole shard, so
+            copy what is to be kept for long.
+    """
+
+    first_row: int
+    columns: dict[str, Array]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values())))
+
+
+class CacheReader:
+    """What a training reads a cache through.
+
+    The set of shards is fixed when the reader is made, so that a cache which is being filled
+    meanwhile does not change the order of a stream.
+
+    Attributes:
+        cache: The cache.
+        shards: Shards that are read, sorted.
+    """
+
+    def __init__(
+        self, cache: Cache, partial: bool = False, shards: Collection[int] | None = None
+    ) -> None:
+        """Check that there is enough to read.
+
+        Args:
+            cache: The cache.
+            partial: Whether to do with the shards that are committed.
+            shards: The very shards to read, to continue a training that began on these; None for
+                all that are committed.
+
+        Raises:
+            IncompleteError: Shards are missing and ``partial`` is false, or none are committed,
+                or some of ``shards`` are not.
+            DamageError: zarr's metadata files were changed.
+        """
+        self.cache = cache
+        committed = cache.committed()
+        wanted = range(cache.shards) if shards is None else sorted(set(shards))
+        if shards is None and partial and committed:
+            wanted = committed
+        if not set(wanted) <= set(committed):
+            raise _incomplete(cache, committed)
+        self.shards = tuple(wanted)
+        cache.check_metadata()
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that are read."""
+        return sum(len(self.cache.rows_of(shard)) for shard in self.shards)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Chunks that are read, numbered through the whole cache, sorted."""
+        layout = self.cache.layout
+        return tuple(chunk for shard in self.shards for chunk in layout.chunks_of(shard))
+
+    def read_shard(self, shard: int) -> dict[str, Array]:
+        """Return the rows of a shard.
+
+        Args:
+            shard: Its number.
+
+        Returns:
+            A read-only array (rows, *column.shape) by column.
+
+        Raises:
+            DamageError: The commit record or a file is missing, damaged or of another cache.
+        """
+        cache = self.cache
+        rows = len(cache.rows_of(shard))
+        record = cache.record(shard)
+        columns = {}
+        for name, column in cache.layout.columns.items():
+            path = object_path(name, column, shard)
+            data = cache.read_checked(path, record.files[path], shard)
+            try:
+                columns[name] = decode(cache.layout, column, data, rows)
+            except ValueError as error:
+                raise cache.damage(path, str(error), shard) from error
+        return columns
+
+    def read_chunks(self, chunks: Iterable[int]) -> list[Slice]:
+        """Return whole chunks, such as those held out of a stream, one slice each.
+
+        Args:
+            chunks: Their numbers through the whole cache; the result is in the same order.
+
+        Raises:
+            ValueError: A chunk is in none of the reader's shards.
+            DamageError: As for :meth:`read_shard`.
+        """
+        layout = self.cache.layout
+        wanted = list(chunks)
+        of_shard: dict[int, list[int]] = {}
+        for chunk in wanted:
+            shard = chunk // layout.chunks_per_shard
+            if shard not in self.shards or chunk not in layout.chunks_of(shard):
+                raise ValueError(f"chunk {chunk} is in no shard that is read")
+            of_shard.setdefault(shard, []).append(chunk)
+        found = {}
+        for shard, members in of_shard.items():
+            columns = self.read_shard(shard)
+            for chunk in members:
+                rows = layout.rows_of_chunk(chunk)
+                piece = _slice(columns, self.cache.rows_of(shard).start, rows.start, rows.stop)
+                # Copies, since a few chunks held for a whole training should not hold shards.
+                copies = {name: values.copy() for name, values in piece.columns.items()}
+                for values in copies.values():
+                    values.flags.writeable = False
+                found[chunk] = Slice(piece.first_row, copies)
+        return [found[chunk] for chunk in wanted]
+
+    def slices_per_epoch(
+        self, slice_rows: int, exclude_chunks: frozenset[int] = frozenset()
+    ) -> int:
+        """Return how many slices :meth:`stream_slices` yields before it begins anew."""
+        return sum(len(cuts.starts) for cuts in self._cuts(slice_rows, exclude_chunks).values())
+
+    def stream_slices(
+        self,
+        slice_rows: int,
+        seed: int,
+        start: int = 0,
+        exclude_chunks: frozenset[int] = frozenset(),
+    ) -> Iterator[Slice]:
+        """Yield every row once per epoch, epoch after epoch, in shuffled slices.
+
+        The order is a function of the seed, the epoch, ``slice_rows``, the reader's shards and
+        the excluded chunks.  Shards are shuffled; a few are held at a time and their slices
+        shuffled together.
+
+        Args:
+            slice_rows: Rows of a slice; a chunk's last slice may have fewer.
+            seed: Seed of the order, in [0, 2**64).
+            start: Slices consumed before; continuing reads no data that they were in, except
+                the few shards held at that point.
+            exclude_chunks: Chunks to leave out, numbered through the whole cache.
+
+        Returns:
+            An endless iterator.
+
+        Raises:
+            ValueError: An argument is out of range, or nothing is left to stream.
+            DamageError: From the iterator, as for :meth:`read_shard`.
+        """
+        if slice_rows < 1:
+            raise ValueError(f"slice_rows: got {slice_rows}, must be at least 1")
+        if start < 0:
+            raise ValueError(f"start: got {start}, must be at least 0")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ValueError(f"seed: got {seed}, must be in [0, 2**64)")
+        cuts = self._cuts(slice_rows, exclude_chunks)
+        sizes = {shard: len(piece.starts) for shard, piece in cuts.items()}
+        if not sum(sizes.values()):
+            raise ValueError("every chunk is excluded: there is nothing to stream")
+        return self._stream(cuts, windows(sizes, WINDOW_SHARDS, seed, start), seed)
+
+    def _cuts(self, slice_rows: int, exclude_chunks: frozenset[int]) -> dict[int, Cuts]:
+        layout = self.cache.layout
+        return {shard: cut(layout, shard, slice_rows, exclude_chunks) for shard in self.shards}
+
+    def _stream(self, cuts: dict[int, Cuts], order: Iterator[Window], seed: int) -> Iterator[Slice]:
+        for window in order:
+            # Shards without a slice, all of whose chunks are excluded, need not be read.
+            held = [s for s in window.shards if len(cuts[s].starts)]
+            data = [self.read_shard(shard) for shard in held]
+            firsts = [self.cache.rows_of(shard).start for shard in held]
+            owners = np.repeat(np.arange(len(held)), [len(cuts[s].starts) for s in held])
+            starts = np.concatenate([cuts[s].starts for s in held])
+            stops = np.concatenate([cuts[s].stops for s in held])
+            places = shuffled(len(starts), seed, window.epoch, 1 + window.number)[window.skip :]
+            for owner, begin, end in zip(
+                owners[places].tolist(),
+                starts[places].tolist(),
+                stops[places].tolist(),
+                strict=True,
+            ):
+                yield _slice(data[owner], firsts[owner], begin, end)
+            del data  # before the next window is read, or two would be held
+
+
+def _slice(columns: dict[str, Array], first: int, begin: int, end: int) -> Slice:
+    return Slice(
+        begin, {name: values[begin - first : end - first] for name, values in columns.items()}
+    )
+
+
+def _incomplete(cache: Cache, committed: list[int]) -> IncompleteError:
+    rows = sum(len(cache.rows_of(shard)) for shard in committed)
+    hint = "`--partial` trains on what is there" if committed else "there is nothing to read yet"
+    return IncompleteError(
+        f"{cache.path} holds {len(committed)} of {cache.shards} shards, {rows} of "
+        f"{cache.layout.rows} rows; `pipeline teacher` with the same settings finishes it, {hint}"
+    )

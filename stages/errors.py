@@ -1,0 +1,45 @@
+"""Typed errors of the stages; only the command line turns them into messages."""
+
+
+class StageError(Exception):
+    """Anything a stage refuses or cannot do, as one sentence for the person who ran it.
+
+    Attributes:
+        usage: Whether what was asked for is at fault, rather than how it went.
+    """
+
+    usage = False
+
+
+class SettingError(StageError):
+    """A setting is out of its range or names nothing there is."""
+
+    usage = True
+
+
+class TaskError(StageError):
+    """A task file, or a task against a tokenizer, is not usable."""
+
+    usage = True
+
+
+class CacheChoiceError(StageError):
+    """No cache fits what was asked for, or several do; the message lists what there is."""
+
+    usage = True
+
+
+class ModelError(StageError):
+    """A model directory or hub id cannot be loaded or does not fit what is asked of it."""
+
+
+class TextDataError(StageError):
+    """A file of texts cannot be read as what it is said to be."""
+
+
+class TrainingError(StageError):
+    """Training cannot start, continue or be trusted."""
+
+
+class ExportError(StageError):
+    """A student cannot be written in the format asked for."""

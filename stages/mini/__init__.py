@@ -1,0 +1,1 @@
+"""The bundled mini teacher, an ordinary transformers directory, and the recipe that made it."""

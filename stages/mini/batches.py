@@ -1,0 +1,225 @@
+"""Batches for the mini teacher's recipe: which window of which text, cut, padded and framed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stages.errors import TextDataError
+from stages.task import Task, load_task
+from stages.verbaliser import Verbaliser, build_verbaliser
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BOS, EOS = "<s>", "</s>"
+SPECIALS = 2
+"""Ids below this are special pieces."""
+
+Item = tuple[int, int, int]
+"""An example's number, its window's start and its window's end."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the weights depend on beside the data.
+
+    Attributes:
+        tasks: Bundled tasks to train on, together.
+        balanced: Tasks whose labels count alike, because the full data set is balanced.
+        vocabulary: Pieces of the byte-level BPE.
+        width: Embedding width.
+        layers: Decoder layers.
+        heads: Attention heads.
+        intermediate: Width inside the feed-forward blocks.
+        passes: Times that every training text is seen, each time another window of it.
+        batch_tokens: Positions a batch, padding included.
+        learning_rate: Peak of the schedule (linear warm-up, cosine decay).
+        noise: Share of text positions whose input is replaced by a random piece.
+        text_weight: Weight of the next-token loss.
+        text_share: Share of text positions that the next-token loss is computed at.
+        seed: Seed of everything random.
+    """
+
+    tasks: tuple[str, ...] = ("imdb", "ag_news", "reddit")
+    balanced: tuple[str, ...] = ("imdb", "ag_news")
+    vocabulary: int = 8192
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    intermediate: int = 344
+    passes: int = 4
+    batch_tokens: int = 4096
+    learning_rate: float = 2e-3
+    noise: float = 0.1
+    text_weight: float = 0.3
+    text_share: float = 0.15
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training text of one task, as pieces."""
+
+    task: int
+    label: int
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A task's fixed pieces: what stands around the text, and what answers it."""
+
+    task: Task
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    verbaliser: Verbaliser
+    weights: tuple[float, ...]
+
+    @property
+    def words(self) -> list[list[int]]:
+        """First pieces of each label's words."""
+        pairs = list(zip(self.verbaliser.token_ids, self.verbaliser.columns, strict=True))
+        return [[token for token, at in pairs if at == k] for k in range(len(self.task.labels))]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of framed, right-padded rows.
+
+    Attributes:
+        ids: Input pieces, shape (B, T), int64.
+        targets: The piece to predict at each position or -1, shape (B, T), int64.
+        answer_at: Position that the answer is read at, shape (B,), int64.
+        words: First pieces of the right label's words, shape (B, W), int64, padded with -1.
+        weights: Weight of each row's answer, shape (B,), float32.
+        tasks: Each row's task, shape (B,), int64.
+        labels: Each row's label, shape (B,), int64.
+    """
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+    answer_at: torch.Tensor
+    words: torch.Tensor
+    weights: torch.Tensor
+    tasks: torch.Tensor
+    labels: torch.Tensor
+
+
+def build_frames(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, labels: list[list[str]]
+) -> list[Frame]:
+    """Cut each task's prompt, suffix and label words into pieces."""
+    frames = []
+    for name, names in zip(recipe.tasks, labels, strict=True):
+        task = load_task(name)
+        counts = Counter(names)
+        unknown = sorted(set(counts) - set(task.label_names))
+        if unknown:
+            raise TextDataError(f"{name}: the labels {unknown} are not in the task file")
+        weights = [
+            len(names) / (len(task.labels) * counts[label]) if name in recipe.balanced else 1.0
+            for label in task.label_names
+        ]
+        frames.append(
+            Frame(
+                task,
+                tuple(tokenizer(task.prompt)["input_ids"]),
+                tuple(tokenizer(task.suffix, add_special_tokens=False)["input_ids"]),
+                build_verbaliser(task, tokenizer),
+                tuple(weights),
+            )
+        )
+    return frames
+
+
+def draw_window(length: int, longest: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Choose which part of a text one pass sees: as much as the task allows, or any window.
+
+    Short windows teach the model to answer from few words, which is what random inputs of
+    log-uniform length will ask of it.
+    """
+    size = longest if rng.random() < 0.35 else int(rng.integers(min(8, longest), longest + 1))
+    if length <= size:
+        return 0, length
+    start = 0 if rng.random() < 0.5 else int(rng.integers(0, length - size + 1))
+    return start, start + size
+
+
+def plan_pass(
+    examples: list[Example], frames: list[Frame], recipe: Recipe, index: int
+) -> list[list[Item]]:
+    """Cut one pass over the examples into batches of like length.
+
+    Returns:
+        Batches of (example, window start, window end).
+    """
+    rng = np.random.default_rng((recipe.seed, index))
+    items = []
+    for number in rng.permutation(len(examples)):
+        example = examples[number]
+        longest = frames[example.task].task.max_length
+        items.append((int(number), *draw_window(len(example.ids), longest, rng)))
+    batches = []
+    pool = 4096  # long enough for equal lengths, short enough to keep the order random
+    for begin in range(0, len(items), pool):
+        batch: list[Item] = []
+        for item in sorted(items[begin : begin + pool], key=lambda item: item[2] - item[1]):
+            if batch and (len(batch) + 1) * (item[2] - item[1] + 20) > recipe.batch_tokens:
+                batches.append(batch)
+                batch = []
+            batch.append(item)
+        batches.append(batch)
+    return [batches[number] for number in rng.permutation(len(batches))]
+
+
+def collate_batch(
+    items: list[Item],
+    examples: list[Example],
+    frames: list[Frame],
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> Batch:
+    """Frame and pad the windows of one batch, with noise at the input and targets at a share."""
+    rows, targets, at = [], [], []
+    for number, start, end in items:
+        example = examples[number]
+        frame = frames[example.task]
+        text = example.ids[start:end]
+        random_ids = rng.integers(SPECIALS, recipe.vocabulary, len(text))
+        noisy = np.where(rng.random(len(text)) < recipe.noise, random_ids, text)
+        answer = frame.words[example.label][0]
+        row = np.concatenate([frame.prefix, noisy, frame.suffix, [answer]])
+        # Shifted by one: what follows each position, the end of the text behind the answer.
+        target = np.concatenate([frame.prefix[1:], text, frame.suffix, [answer, SPECIALS - 1]])
+        wanted = rng.random(len(row)) < recipe.text_share
+        wanted[: len(frame.prefix) - 1] = False
+        wanted[-2:] = False, True
+        rows.append(row)
+        targets.append(np.where(wanted, target, -1))
+        at.append(len(row) - 2)
+    # Padding stands behind the answer, where the causal mask alone keeps it out.
+    width = max(map(len, rows))
+    ids = np.full((len(rows), width), SPECIALS - 1, dtype=np.int64)
+    wanted_ids = np.full((len(rows), width), -1, dtype=np.int64)
+    chosen = [examples[number] for number, _, _ in items]
+    right = [frames[example.task].words[example.label] for example in chosen]
+    words = np.full((len(rows), max(map(len, right))), -1, dtype=np.int64)
+    for index, (row, target, pieces) in enumerate(zip(rows, targets, right, strict=True)):
+        ids[index, : len(row)] = row
+        wanted_ids[index, : len(row)] = target
+        words[index, : len(pieces)] = pieces
+    weights = [frames[example.task].weights[example.label] for example in chosen]
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(wanted_ids),
+        torch.tensor(at),
+        torch.from_numpy(words),
+        torch.tensor(weights),
+        torch.tensor([example.task for example in chosen]),
+        torch.tensor([example.label for example in chosen]),
+    )

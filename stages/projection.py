@@ -1,0 +1,179 @@
+"""The projection of the teacher onto the student: inner products, c, angles and objectives.
+
+g and h are functions with values in the probability simplex of K classes, known on n rows.  Their
+inner product is the sum over rows and classes; norms are divided by the root of the rows, so that
+they do not grow with n (paper, Eqs. 6, 7 and 15).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from stages.errors import SettingError, TrainingError
+
+OBJECTIVES = ("generalised-kl", "kl", "l2", "algorithm-1")
+LEARNS_C = ("generalised-kl", "algorithm-1")
+"""Objectives in which c is a parameter; elsewhere c is absent or has its closed form."""
+
+NEARLY_CONSTANT = 0.05
+"""Spread of g below which a constant h already looks aligned with it."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What two functions on the same rows have to do with each other.
+
+    Attributes:
+        rows: Rows that the sums run over.
+        norm_g: ‖g‖ per root row.
+        norm_h: ‖h‖ per root row.
+        c: The closed form ⟨g,h⟩ / ⟨h,h⟩ (Eq. 7).
+        angle: α in radians (Eq. 15).
+        centred_angle: The angle of both functions minus their means over the rows, in radians;
+            NaN where one of them is constant.
+        agreement: Share of rows with the same largest class.
+        spread: Root mean square distance of g from its mean.
+        balance: Share of rows whose largest class is each one, for g.
+    """
+
+    rows: int
+    norm_g: float
+    norm_h: float
+    c: float
+    angle: float
+    centred_angle: float
+    agreement: float
+    spread: float
+    balance: tuple[float, ...]
+
+    @property
+    def teacher_nearly_constant(self) -> bool:
+        """Whether g hardly depends on its input, so that α says nothing."""
+        return self.spread < NEARLY_CONSTANT
+
+
+class ProjectionMeter:
+    """Adds the sums of a :class:`Projection` up over batches, in float64."""
+
+    def __init__(self, classes: int) -> None:
+        self._rows = 0
+        self._agree = 0
+        self._gg = self._hh = self._gh = 0.0
+        self._sum_g = torch.zeros(classes, dtype=torch.float64)
+        self._sum_h = torch.zeros(classes, dtype=torch.float64)
+        self._votes = torch.zeros(classes, dtype=torch.int64)
+
+    def update(self, g: torch.Tensor, h: torch.Tensor) -> None:
+        """Add a batch of values.
+
+        Args:
+            g: The teacher's probabilities, shape (B, K).
+            h: The student's probabilities, shape (B, K).
+        """
+        g, h = g.detach().double().cpu(), h.detach().double().cpu()
+        self._rows += len(g)
+        self._gg += float((g * g).sum())
+        self._hh += float((h * h).sum())
+        self._gh += float((g * h).sum())
+        self._sum_g += g.sum(dim=0)
+        self._sum_h += h.sum(dim=0)
+        top = g.argmax(dim=1)
+        self._agree += int((top == h.argmax(dim=1)).sum())
+        self._votes += torch.bincount(top, minlength=len(self._votes))
+
+    def compute(self) -> Projection:
+        """Return the figures of everything added so far.
+
+        Raises:
+            TrainingError: Nothing was added.
+        """
+        n = self._rows
+        if n == 0:
+            raise TrainingError("no rows to compare teacher and student on")
+        mean_g, mean_h = self._sum_g / n, self._sum_h / n
+        # The sums about the mean lose digits where the spread is tiny: never below zero.
+        var_g = max(self._gg / n - float(mean_g @ mean_g), 0.0)
+        var_h = max(self._hh / n - float(mean_h @ mean_h), 0.0)
+        covariance = self._gh / n - float(mean_g @ mean_h)
+        return Projection(
+            rows=n,
+            norm_g=math.sqrt(self._gg / n),
+            norm_h=math.sqrt(self._hh / n),
+            c=self._gh / self._hh,
+            angle=_angle(self._gh, self._gg, self._hh),
+            centred_angle=_angle(covariance, var_g, var_h),
+            agreement=self._agree / n,
+            spread=math.sqrt(var_g),
+            balance=tuple((self._votes.double() / n).tolist()),
+        )
+
+
+class Objective(nn.Module):
+    """What stage two makes small, with the coefficient c where it is learned.
+
+    Attributes:
+        name: One of :data:`OBJECTIVES`.
+        c: The learned coefficient, shape (), from ½ (Algorithm 1, line 1); None where it is not
+            learned.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        if name not in OBJECTIVES:
+            raise SettingError(f"objective: got {name!r}, must be one of {', '.join(OBJECTIVES)}")
+        self.name = name
+        self.c = nn.Parameter(torch.tensor(0.5)) if name in LEARNS_C else None
+
+    def forward(self, g: torch.Tensor, log_h: torch.Tensor) -> torch.Tensor:
+        """Compute the objective, as the mean over the batch's rows.
+
+        Args:
+            g: The teacher's probabilities, shape (B, K).
+            log_h: The student's log-probabilities, shape (B, K).
+
+        Returns:
+            A scalar.
+        """
+        terms = _TERMS[self.name](g, log_h, self.c)
+        return terms.sum() / len(g)
+
+
+def _kl(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    return torch.special.xlogy(g, g) - g * log_h
+
+
+def _generalised_kl(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    """Σ g·log(g/(c·h)) − g + c·h, which has its minimum in c at Σg/Σh."""
+    if c is None:
+        raise TrainingError("generalised-kl needs c")
+    return _kl(g, log_h, None) - g * c.log() - g + c * log_h.exp()
+
+
+def _algorithm_1(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    """Line 3 to the letter: Σ g·log(g/(c·h)), which falls without end as c grows."""
+    if c is None:
+        raise TrainingError("algorithm-1 needs c")
+    return _kl(g, log_h, None) - g * c.log()
+
+
+def _l2(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+    """‖g − c·h‖² at its best c; that c is stationary, so no gradient runs through it."""
+    h = log_h.exp()
+    best = ((g * h).sum() / (h * h).sum()).detach()
+    return (g - best * h).square()
+
+
+_TERMS: dict[
+    str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+] = {"generalised-kl": _generalised_kl, "kl": _kl, "l2": _l2, "algorithm-1": _algorithm_1}
+
+
+def _angle(inner: float, left: float, right: float) -> float:
+    if left <= 0.0 or right <= 0.0:
+        return math.nan
+    return math.acos(min(1.0, max(-1.0, inner / math.sqrt(left * right))))

@@ -1,0 +1,55 @@
+"""How a stage tells whoever runs it what it does; the command line decides how that looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Interrupted(Exception):
+    """A stage stopped at a safe point because it was asked to; nothing is lost."""
+
+
+class Reporter(Protocol):
+    """What a stage needs of its surroundings."""
+
+    def say(self, line: str) -> None:
+        """State a fact or a choice."""
+
+    def warn(self, line: str) -> None:
+        """State something that the reader should act on."""
+
+    def track(
+        self, title: str, total: int, done: int, unit: str
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Show progress; the callable takes how many more units are done."""
+
+    def check_stop(self) -> None:
+        """Return, or raise :class:`Interrupted` where a stop was asked for."""
+
+
+class SilentReporter:
+    """Keeps what is said in lists, for callers that are programs."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def say(self, line: str) -> None:
+        """Keep a line."""
+        self.lines.append(line)
+
+    def warn(self, line: str) -> None:
+        """Keep a warning."""
+        self.warnings.append(line)
+
+    @contextmanager
+    def track(
+        self, title: str, total: int, done: int, unit: str
+    ) -> Iterator[Callable[[int], None]]:
+        """Show nothing."""
+        yield lambda count: None
+
+    def check_stop(self) -> None:
+        """Never stop."""

@@ -1,0 +1,407 @@
+"""Stage one: the teacher's answers to random inputs (or to texts), into the cache.
+
+Any number of processes with the same settings share the work; each takes the next free shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cache.directory import Cache
+from cache.layout import Layout, answer_columns
+from cache.manifest import Manifest
+from cache.philox import mix_seeds
+from cache.reader import CacheReader
+from cache.samplers import LengthRule, Sampler, build_sampler, quantise_distribution
+from cache.store import create_or_open
+from stages import language_model as lm
+from stages.projection import NEARLY_CONSTANT, Projection, ProjectionMeter
+from stages.task import Task, load_task
+from stages.teacher import Teacher
+from stages.texts import encode_texts
+from stages.verbaliser import Verbaliser, build_verbaliser
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.reporting import Reporter
+
+TABLE = "embedding.safetensors"
+THRESHOLDS = "thresholds.npy"
+TEXTS = "texts"
+"""Name of the sampler of a cache whose inputs are texts."""
+
+UNIGRAM_CONTEXTS, UNIGRAM_LENGTH = 256, 32
+"""Random contexts that the model's next-token distribution is averaged over for ``unigram``."""
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """What the teacher is asked, and where its answers go.
+
+    Attributes:
+        task: Name or path of a task.
+        model: ``auto``, ``mini``, a hub id or a directory.
+        sampler: Name of a sampler; not used with ``texts``.
+        rows: Random inputs; not used with ``texts``.
+        texts: A file of texts to answer instead of random inputs.
+        text_column: Its column or key.
+        min_length: Shortest random input, in pieces; the longest is the task's.
+        seed: The run's seed.
+        cache: Root of the caches.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``auto`` or a name of :data:`stages.language_model.DTYPES`.
+        chunk_rows: Rows that share one length.
+        shard_rows: Rows that are written at once.
+        batch_positions: Most positions in one forward pass, unless a single row has more.
+    """
+
+    task: str
+    model: str = "auto"
+    sampler: str = "vocabulary"
+    rows: int = 65536
+    texts: Path | None = None
+    text_column: str = "text"
+    min_length: int = 1
+    seed: int = 0
+    cache: Path = Path("data/cache")
+    device: str = "auto"
+    dtype: str = "auto"
+    chunk_rows: int = 64
+    shard_rows: int = 4096
+    batch_positions: int = 16384
+
+
+@dataclass(frozen=True)
+class TeacherResult:
+    """A complete cache.
+
+    Attributes:
+        cache: The cache.
+        computed: Rows that this process computed.
+        seconds: Time it took for them.
+        answers: The teacher's class balance and spread over all rows.
+    """
+
+    cache: Cache
+    computed: int
+    seconds: float
+    answers: Projection
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The rows' inputs: seeds and lengths of random ones, or the pieces of texts.
+
+    Attributes:
+        seeds: Row seeds, or line numbers of texts, shape (N,), uint64.
+        lengths: Pieces of each row, shape (N,), int32.
+        tokens: Pieces of texts padded with -1, shape (N, longest), int32; None for random inputs.
+        identity: What goes into the fingerprint.
+    """
+
+    seeds: np.ndarray
+    lengths: np.ndarray
+    tokens: np.ndarray | None
+    identity: Mapping[str, Any]
+
+
+def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
+    """Fill the cache of these settings, or find it filled.
+
+    Args:
+        config: The settings.
+        reporter: Told about choices, progress and findings.
+
+    Returns:
+        The complete cache.
+
+    Raises:
+        StageError: Task, model or texts are not usable.
+        CacheError: The cache is damaged, or an answer is not finite.
+        Interrupted: A stop was asked for; committed shards stay.
+    """
+    task = load_task(config.task)
+    device = lm.choose_device(config.device)
+    model = lm.choose_model(config.model, device.value)
+    dtype = lm.choose_dtype(config.dtype, device.value)
+    reporter.say(f"model: {model.value} ({model.reason})")
+    reporter.say(f"device: {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
+    folder = lm.resolve_model(model.value)
+    tokenizer = lm.load_tokenizer(folder)
+    verbaliser = build_verbaliser(task, tokenizer)
+    _report_words(verbaliser, reporter)
+    inputs = _prepare_inputs(config, task, tokenizer, reporter)
+    manifest = _describe_cache(config, task, folder, tokenizer, inputs, device.value, dtype.value)
+
+    loaded: list[Teacher] = []
+
+    def teacher() -> Teacher:
+        if not loaded:
+            began = time.monotonic()
+            loaded.append(
+                Teacher(lm.load_language_model(folder, device.value, dtype.value), tokenizer, task)
+            )
+            reporter.say(f"model loaded in {time.monotonic() - began:.1f} s")
+            if not loaded[0].prefix_reused:
+                reporter.warn(f"the prompt is run with every row: {loaded[0].full_pass_reason}")
+        return loaded[0]
+
+    cache = create_or_open(
+        config.cache / task.name, manifest, lambda: _make_attachments(config, teacher(), tokenizer)
+    )
+    rows = manifest.layout.rows
+    kind = "texts" if config.texts else f"random inputs ({config.sampler})"
+    reporter.say(f"rows: {rows:,} {kind} of {inputs.lengths.min()}-{inputs.lengths.max()} pieces")
+    reporter.say(f"cache: {cache.path}")
+    began = time.monotonic()
+    computed = _fill(cache, config, inputs, teacher, reporter)
+    seconds = time.monotonic() - began
+    if computed:
+        reporter.say(f"computed {computed:,} rows in {seconds:.1f} s: {computed / seconds:,.0f} a s")
+    else:
+        reporter.say("every row was there already")
+    answers = measure_answers(CacheReader(cache), len(task.labels))
+    _report_answers(answers, task, reporter)
+    return TeacherResult(cache, computed, seconds, answers)
+
+
+def measure_answers(reader: CacheReader, classes: int) -> Projection:
+    """Return the teacher's class balance and spread over a whole cache."""
+    meter = ProjectionMeter(classes)
+    for shard in reader.shards:
+        g = torch.from_numpy(reader.read_shard(shard)["probabilities"].copy())
+        meter.update(g, g)
+    return meter.compute()
+
+
+def read_sampler(cache: Cache, table: torch.Tensor) -> Sampler | None:
+    """Rebuild the sampler that a cache's inputs came from; None where they are texts."""
+    name = cache.manifest.inputs["sampler"]["name"]
+    if name == TEXTS:
+        return None
+    thresholds = None
+    if THRESHOLDS in cache.manifest.attachments:
+        thresholds = np.frombuffer(cache.read_attachment(THRESHOLDS), dtype="<i8")
+    return build_sampler(name, table=table, thresholds=thresholds)
+
+
+def read_table(cache: Cache) -> torch.Tensor:
+    """Read the language model's embedding table, shape (V, d_T), from a cache."""
+    from safetensors.torch import load
+
+    return load(cache.read_attachment(TABLE))["embedding"]
+
+
+def _prepare_inputs(
+    config: TeacherConfig, task: Task, tokenizer: PreTrainedTokenizerBase, reporter: Reporter
+) -> Inputs:
+    if config.texts is not None:
+        texts = encode_texts(
+            config.texts, tokenizer, task.max_length, reporter, text_column=config.text_column
+        )
+        # Rows of like length side by side, so that a chunk hardly mixes lengths.
+        order = np.argsort(texts.lengths, kind="stable")
+        tokens = texts.tokens[order]
+        digest = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
+        return Inputs(
+            texts.lines[order].astype(np.uint64),
+            texts.lengths[order],
+            tokens,
+            {"name": TEXTS, "tokens_sha256": digest},
+        )
+    rule = LengthRule("log-uniform", config.min_length, task.max_length)
+    chunks = -(-config.rows // config.chunk_rows)
+    lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
+    identity: dict[str, Any] = {
+        "name": config.sampler,
+        "lengths": {"kind": rule.kind, "minimum": rule.minimum, "maximum": rule.maximum},
+        "seed": config.seed,
+    }
+    if config.sampler == "unigram":
+        identity["contexts"] = {"rows": UNIGRAM_CONTEXTS, "length": UNIGRAM_LENGTH}
+    return Inputs(
+        mix_seeds(config.seed, 0, config.rows), lengths.astype(np.int32), None, identity
+    )
+
+
+def _describe_cache(
+    config: TeacherConfig,
+    task: Task,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Inputs,
+    device: str,
+    dtype: str,
+) -> Manifest:
+    verbaliser = build_verbaliser(task, tokenizer)
+    rows = len(inputs.lengths)
+    identity = {
+        "model": lm.describe_identity(folder),
+        "task": {
+            "name": task.name,
+            "prompt": task.prompt,
+            "suffix": task.suffix,
+            "max_length": task.max_length,
+            "labels": [
+                {
+                    "name": label.name,
+                    "words": [
+                        [word.word, word.token_id]
+                        for word in verbaliser.words
+                        if word.label == label.name
+                    ],
+                }
+                for label in task.labels
+            ],
+        },
+        "sampler": dict(inputs.identity),
+        "start_id": lm.find_start_id(tokenizer),
+        "compute": {
+            "device": torch.device(device).type,
+            "dtype": dtype,
+            "attention": "sdpa",
+            "batch_positions": config.batch_positions,
+        },
+    }
+    width = None if inputs.tokens is None else inputs.tokens.shape[1]
+    layout = Layout(
+        rows,
+        config.chunk_rows,
+        config.shard_rows,
+        answer_columns(len(task.labels), width),
+    )
+    name = inputs.identity["name"]
+    notes = {
+        "model": config.model if config.model != "auto" else folder.name,
+        "torch": torch.__version__,
+        "source": str(config.texts) if config.texts else "",
+    }
+    return Manifest(f"{task.name}, {rows:,} {name}", identity, layout, notes)
+
+
+def _make_attachments(
+    config: TeacherConfig, teacher: Teacher, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, bytes]:
+    """Collect what a student needs of the language model, so that it needs nothing else of it."""
+    from safetensors.torch import save
+
+    files = {TABLE: save({"embedding": teacher.table.cpu().contiguous()})}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(Path(folder).iterdir()):
+            if path.is_file():
+                files[f"tokenizer-{path.name}"] = path.read_bytes()
+    if config.sampler == "unigram" and config.texts is None:
+        # Contexts of uniformly drawn words, under seeds of their own.
+        words = build_sampler("vocabulary", table=teacher.table, thresholds=None)
+        seeds = mix_seeds(config.seed, 2**40, UNIGRAM_CONTEXTS)
+        ids = torch.as_tensor(words.draw_ids(seeds, UNIGRAM_LENGTH)).long()
+        thresholds = quantise_distribution(teacher.average_next_token(ids).numpy())
+        files[THRESHOLDS] = thresholds.astype("<i8").tobytes()
+    return files
+
+
+def _fill(
+    cache: Cache,
+    config: TeacherConfig,
+    inputs: Inputs,
+    teacher: Callable[[], Teacher],
+    reporter: Reporter,
+) -> int:
+    done = sum(len(cache.rows_of(shard)) for shard in cache.committed())
+    total = cache.layout.rows
+    if done == total:
+        return 0
+    if done:
+        reporter.say(f"continuing: {done:,} of {total:,} rows are there")
+    sampler = read_sampler(cache, teacher().table)
+    computed, waiting = 0, False
+    with reporter.track("teacher", total, done, "row") as advance:
+        while not cache.is_complete:
+            reporter.check_stop()
+            claim = cache.claim_next()
+            if claim is None:
+                if not waiting:
+                    held = len(cache.live_claims())
+                    reporter.say(f"waiting: other live processes hold the last {held} shard(s)")
+                    waiting = True
+                time.sleep(POLL_SECONDS)
+                continue
+            with claim:
+                began = time.monotonic()
+                rows = cache.rows_of(claim.shard)
+                columns = _answer_rows(rows, config, inputs, sampler, teacher(), reporter, advance)
+                cache.commit(claim, columns, time.monotonic() - began)
+                computed += len(rows)
+    return computed
+
+
+def _answer_rows(
+    rows: range,
+    config: TeacherConfig,
+    inputs: Inputs,
+    sampler: Sampler | None,
+    teacher: Teacher,
+    reporter: Reporter,
+    advance: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    lengths = inputs.lengths[rows.start : rows.stop]
+    seeds = inputs.seeds[rows.start : rows.stop]
+    logits = np.empty((len(rows), len(teacher.verbaliser.labels)), dtype=np.float32)
+    # Rows of one length go together whichever chunk they are in, so that short ones fill a batch.
+    for length in np.unique(lengths):
+        alike = np.flatnonzero(lengths == length)
+        positions = int(length) + len(teacher.prefix_ids) + len(teacher.suffix_ids)
+        step = max(1, config.batch_positions // positions)
+        for begin in range(0, len(alike), step):
+            reporter.check_stop()
+            part = alike[begin : begin + step]
+            if sampler is not None:
+                embeddings = sampler.draw_embeddings(seeds[part], int(length))
+            else:
+                tokens = inputs.tokens[rows.start + part, :length]  # type: ignore[index]
+                embeddings = teacher.table[torch.from_numpy(tokens.astype(np.int64))]
+            logits[part] = teacher.compute_class_logits(embeddings).cpu().numpy()
+            advance(len(part))
+    columns = {
+        "seed": seeds,
+        "length": lengths,
+        "logits": logits,
+        "probabilities": torch.from_numpy(logits).softmax(dim=1).numpy(),
+    }
+    if inputs.tokens is not None:
+        columns["tokens"] = inputs.tokens[rows.start : rows.stop]
+    return columns
+
+
+def _report_words(verbaliser: Verbaliser, reporter: Reporter) -> None:
+    for label in verbaliser.labels:
+        words = [f"{w.word} → {w.pieces[0]}" for w in verbaliser.words if w.label == label]
+        reporter.say(f"label {label}: {', '.join(words)}")
+    for line in verbaliser.describe_splits():
+        reporter.warn(line)
+
+
+def _report_answers(answers: Projection, task: Task, reporter: Reporter) -> None:
+    shares = ", ".join(
+        f"{name} {share:.1%}" for name, share in zip(task.label_names, answers.balance, strict=True)
+    )
+    reporter.say(f"teacher: {shares}; ‖g‖ {answers.norm_g:.4f}, spread {answers.spread:.4f}")
+    if answers.teacher_nearly_constant:
+        reporter.warn(
+            f"the teacher is nearly constant on these inputs (spread {answers.spread:.4f} < "
+            f"{NEARLY_CONSTANT}): a constant student would already have a small angle, and "
+            "there is little to learn; try another sampler"
+        )

@@ -1,0 +1,222 @@
+"""Files of texts: JSON lines, CSV, TSV or plain lines, each also gzipped; as text or as pieces."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from stages.errors import TextDataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.reporting import Reporter
+
+JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+TABLE_ENDINGS = {".csv": ",", ".tsv": "\t"}
+LONGEST_CELL = 16 * 2**20
+"""Characters in one cell of a table; Python's own limit of 131,072 is too short for articles."""
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """One text of a file.
+
+    Attributes:
+        line: Line it begins at, from 1.
+        text: The text, possibly empty.
+        label: Its label, or None where the file has no such column.
+    """
+
+    line: int
+    text: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Every text of a file.
+
+    Attributes:
+        lines: Line of the file that each text begins at, shape (N,), int64.
+        labels: Each text's label, or None.
+        lengths: Pieces of each text, shape (N,), int32.
+        tokens: Pieces padded with -1, shape (N, longest), int32.
+    """
+
+    lines: np.ndarray
+    labels: tuple[str | None, ...]
+    lengths: np.ndarray
+    tokens: np.ndarray
+
+
+def read_texts(path: Path, text_column: str = "text", label_column: str = "label") -> list[TextRow]:
+    """Read every text of a file; its ending says the format, anything else is plain lines.
+
+    Args:
+        path: The file.
+        text_column: Key or column of the text.
+        label_column: Key or column of the label, which may be absent.
+
+    Returns:
+        The rows in file order; none is skipped.
+
+    Raises:
+        TextDataError: The file cannot be read, or one row is not what the format says; the
+            message names the line.
+    """
+    try:
+        with _open_text(path) as stream:
+            return list(_parse_rows(stream, path, text_column, label_column))
+    except UnicodeDecodeError as error:
+        line = _find_line(path, error)
+        raise TextDataError(f"{path}, line {line}: not UTF-8; convert the file first") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TextDataError(f"cannot read {path}: {reason}") from error
+
+
+def encode_texts(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    reporter: Reporter,
+    text_column: str = "text",
+    label_column: str = "label",
+) -> EncodedTexts:
+    """Read a file of texts and cut them into pieces.
+
+    Args:
+        path: A file that :func:`read_texts` reads.
+        tokenizer: The language model's.
+        max_length: Longest input; longer texts keep their first pieces, and the reporter is told
+            how many were cut.
+        reporter: Told about texts that were cut.
+        text_column: Column of the text.
+        label_column: Column of the label.
+
+    Returns:
+        The texts in file order.
+
+    Raises:
+        TextDataError: The file cannot be read or holds no text.
+    """
+    rows = read_texts(path, text_column, label_column)
+    if not rows:
+        raise TextDataError(f"{path} holds no texts")
+    ids = [
+        piece
+        for begin in range(0, len(rows), 1024)
+        for piece in tokenizer(
+            [row.text for row in rows[begin : begin + 1024]], add_special_tokens=False
+        )["input_ids"]
+    ]
+    cut = sum(len(pieces) > max_length for pieces in ids)
+    if cut:
+        reporter.say(f"{cut:,} of {len(ids):,} texts are cut at {max_length} pieces")
+    ids = [pieces[:max_length] for pieces in ids]
+    lengths = np.array([len(pieces) for pieces in ids], dtype=np.int32)
+    tokens = np.full((len(ids), max(1, int(lengths.max()))), -1, dtype=np.int32)
+    for row, pieces in zip(tokens, ids, strict=True):
+        row[: len(pieces)] = pieces
+    return EncodedTexts(
+        np.array([row.line for row in rows]), tuple(row.label for row in rows), lengths, tokens
+    )
+
+
+def _open_text(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _parse_rows(
+    stream: IO[str], path: Path, text_column: str, label_column: str
+) -> Iterator[TextRow]:
+    ending = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    ending = ending.lower()
+    if ending in TABLE_ENDINGS:
+        yield from _parse_table(stream, path, TABLE_ENDINGS[ending], text_column, label_column)
+        return
+    # Not str.splitlines: U+2028 and its like are part of a text, not the end of a line.
+    for number, line in enumerate(stream, start=1):
+        line = line.rstrip("\r\n")
+        if ending not in JSON_ENDINGS:
+            yield TextRow(number, line, None)
+            continue
+        yield parse_json_row(line, f"{path}, line {number}", number, text_column, label_column)
+
+
+def parse_json_row(
+    line: str, where: str, number: int, text_column: str = "text", label_column: str = "label"
+) -> TextRow:
+    """Parse one JSON line that holds a text.
+
+    Raises:
+        TextDataError: It is not a JSON object with the text column; the message begins with
+            ``where``.
+    """
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise TextDataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise TextDataError(f"{where}: got a JSON {type(data).__name__}, must be an object")
+    if text_column not in data:
+        keys = ", ".join(map(repr, list(data)[:10])) or "none"
+        raise TextDataError(f"{where}: no key {text_column!r}; there are {keys}")
+    text, label = data[text_column], data.get(label_column)
+    if not isinstance(text, str):
+        raise TextDataError(f"{where}: {text_column!r} is {type(text).__name__}, must be text")
+    if label is not None and not isinstance(label, str | int):
+        raise TextDataError(f"{where}: {label_column!r} is {type(label).__name__}, must be text")
+    return TextRow(number, text, None if label is None else str(label))
+
+
+def _parse_table(
+    stream: IO[str], path: Path, delimiter: str, text_column: str, label_column: str
+) -> Iterator[TextRow]:
+    csv.field_size_limit(LONGEST_CELL)
+    lines = csv.reader(stream, delimiter=delimiter, strict=True)
+    try:
+        header = next(lines, None)
+        if header is None:
+            raise TextDataError(f"{path} is empty; its first line must name the columns")
+        if text_column not in header:
+            there = ", ".join(map(repr, header[:20]))
+            raise TextDataError(f"{path}: no column {text_column!r}; there are {there}")
+        text_at = header.index(text_column)
+        label_at = header.index(label_column) if label_column in header else None
+        begins = lines.line_num + 1
+        for cells in lines:
+            if cells:
+                if len(cells) != len(header):
+                    raise TextDataError(
+                        f"{path}, line {begins}: {len(cells)} cells, the header has {len(header)}"
+                    )
+                label = cells[label_at] if label_at is not None else None
+                yield TextRow(begins, cells[text_at], label)
+            begins = lines.line_num + 1
+    except csv.Error as error:
+        raise TextDataError(f"{path}, line {lines.line_num}: {error}") from error
+
+
+def _find_line(path: Path, error: UnicodeDecodeError) -> int:
+    """Find the first line that is not UTF-8; the decoder knows only its own buffer."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as stream:
+        for number, line in enumerate(io.BufferedReader(stream), start=1):  # type: ignore[arg-type]
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return error.start

@@ -1,0 +1,321 @@
+"""The training loop of stage two: a student against cached answers, on accelerate.
+
+A step sees a few slices of rows, each of one input length, so nothing is padded; gradients are
+summed over the slices.  Everything random follows from the seed and the step, so a killed run
+continues from its checkpoint to the weights that an unbroken one ends with.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stages.errors import SettingError, TrainingError
+from stages.projection import Objective, Projection, ProjectionMeter
+from stages.reporting import Interrupted
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from stages.reporting import Reporter
+    from stages.student import Student
+
+CURVE = (
+    "step",
+    "loss",
+    "c_learned",
+    "c_closed_form",
+    "norm_g",
+    "norm_h",
+    "angle",
+    "centred_angle",
+    "agreement",
+)
+"""Columns of the curve; angles in radians, norms per root row."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a student is trained.
+
+    Attributes:
+        objective: One of :data:`stages.projection.OBJECTIVES`.
+        steps: Optimiser steps.
+        rows: Cached rows a step.
+        slices: Parts of a step, each from another chunk and so of another input length.
+        learning_rate: Peak, after the warm-up and before the decay to 0.
+        warm_up: Share of the steps in which the learning rate rises.
+        weight_decay: AdamW's, on matrices alone.
+        clip: Largest norm of the gradient.
+        log_every: Steps between two rows of the curve.
+        checkpoint_every: Steps between two checkpoints.
+        seed: Seed of the order of the rows and of the student's start.
+    """
+
+    objective: str = "kl"
+    steps: int = 1500
+    rows: int = 64
+    slices: int = 4
+    learning_rate: float = 1e-3
+    warm_up: float = 0.05
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    log_every: int = 100
+    checkpoint_every: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "slices", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name}: got {getattr(self, name)}, must be at least 1")
+        if self.rows % self.slices:
+            raise SettingError(f"rows: got {self.rows}, must be a multiple of {self.slices}")
+        if not 0 < self.learning_rate < math.inf:
+            raise SettingError(f"learning rate: got {self.learning_rate}, must be positive")
+        if not 0 <= self.warm_up < 1:
+            raise SettingError(f"warm-up: got {self.warm_up}, must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as the loop sees them.
+
+    Attributes:
+        embeddings: Input embeddings, shape (B, T, d_T).
+        probabilities: The teacher's, shape (B, K), float32.
+        mask: 1 at inputs and 0 at padding, shape (B, T), or None where nothing is padded.
+    """
+
+    embeddings: torch.Tensor
+    probabilities: torch.Tensor
+    mask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Where the loop's rows come from.
+
+    Attributes:
+        open_stream: Takes how many slices were already consumed and returns the endless rest.
+        held_out: Returns the rows kept out of training, the same ones at every call.
+        classes: K.
+    """
+
+    open_stream: Callable[[int], Iterator[Rows]]
+    held_out: Callable[[], Iterable[Rows]]
+    classes: int
+
+
+@dataclass
+class _Run:
+    """The mutable state of one training run: what a checkpoint holds."""
+
+    student: Student
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def state(self, identity: str) -> dict[str, Any]:
+        return {
+            "identity": identity,
+            "step": self.step,
+            "history": self.history,
+            "student": self.student.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history = state["step"], state["history"]
+        torch.set_rng_state(state["random"])
+
+
+def train_student(
+    student: Student,
+    source: RowSource,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    identity: str,
+    reporter: Reporter,
+) -> tuple[Projection, list[dict[str, float]]]:
+    """Train a student in place.
+
+    Args:
+        student: The student; moved to the accelerator's device.
+        source: Cached rows.
+        config: How.
+        accelerator: Device and number format.
+        checkpoint: File that a killed run continues from; removed by nobody but the caller.
+        identity: What the run depends on beside ``config``; another one starts anew.
+        reporter: Told about progress.
+
+    Returns:
+        The final projection on the held-out rows, and the curve.
+
+    Raises:
+        TrainingError: The loss is no number.
+        Interrupted: A stop was asked for; the checkpoint is written.
+    """
+    identity = f"{identity} {sorted(asdict(config).items())}"
+    torch.manual_seed(config.seed)
+    objective = Objective(config.objective)
+    optimizer = torch.optim.AdamW(_group_parameters(student, objective, config), betas=(0.9, 0.98))
+    prepared, objective, optimizer = accelerator.prepare(student, objective, optimizer)
+    run = _Run(student, objective, optimizer)
+    _continue_run(run, checkpoint, identity, reporter)
+    stream = source.open_stream(run.step * config.slices)
+    losses: list[torch.Tensor] = []
+    with reporter.track("student", config.steps, run.step, "step") as advance:
+        while run.step < config.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _rate(run.step, config)
+            losses.append(_take_step(prepared, run, stream, config, accelerator))
+            run.step += 1
+            advance(1)
+            last = run.step == config.steps
+            if run.step % config.log_every == 0 or last:
+                _log(run, prepared, source, torch.stack(losses), reporter)
+                losses.clear()
+            if run.step % config.checkpoint_every == 0 or last:
+                _save(checkpoint, run.state(identity))
+            try:
+                reporter.check_stop()
+            except Interrupted:
+                _save(checkpoint, run.state(identity))
+                raise
+    return measure_projection(prepared, source), run.history
+
+
+@torch.no_grad()
+def measure_projection(student: torch.nn.Module, source: RowSource) -> Projection:
+    """Compare student and teacher on the held-out rows."""
+    training = student.training
+    student.eval()
+    meter = ProjectionMeter(source.classes)
+    for rows in source.held_out():
+        meter.update(rows.probabilities, student(rows.embeddings, rows.mask).float().softmax(dim=1))
+    student.train(training)
+    return meter.compute()
+
+
+def format_curve(history: list[dict[str, float]]) -> str:
+    """Format the curve as CSV with the columns :data:`CURVE`; what does not apply stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CURVE, lineterminator="\n")
+    writer.writeheader()
+    for row in history:
+        cells = {key: "" if math.isnan(value) else f"{value:.6g}" for key, value in row.items()}
+        writer.writerow(cells | {"step": int(row["step"])})
+    return text.getvalue()
+
+
+def _take_step(
+    student: torch.nn.Module,
+    run: _Run,
+    stream: Iterator[Rows],
+    config: TrainingConfig,
+    accelerator: Accelerator,
+) -> torch.Tensor:
+    student.train()
+    total = torch.zeros((), device=accelerator.device)
+    for _ in range(config.slices):
+        rows = next(stream)
+        with accelerator.autocast():
+            logits = student(rows.embeddings, rows.mask)
+        loss = run.objective(rows.probabilities, logits.float().log_softmax(dim=1))
+        accelerator.backward(loss / config.slices)
+        total += loss.detach() / config.slices
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    norm = accelerator.clip_grad_norm_(parameters, config.clip)
+    if norm is not None and not torch.isfinite(norm):
+        raise TrainingError(
+            f"step {run.step + 1}: the gradient is not finite (loss {total.item():.4g}); "
+            "lower the learning rate"
+        )
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return total
+
+
+def _log(
+    run: _Run,
+    student: torch.nn.Module,
+    source: RowSource,
+    losses: torch.Tensor,
+    reporter: Reporter,
+) -> None:
+    found = measure_projection(student, source)
+    c = run.objective.c
+    row = {
+        "step": float(run.step),
+        "loss": losses.mean().item(),
+        "c_learned": math.nan if c is None else c.item(),
+        "c_closed_form": found.c,
+        "norm_g": found.norm_g,
+        "norm_h": found.norm_h,
+        "angle": found.angle,
+        "centred_angle": found.centred_angle,
+        "agreement": found.agreement,
+    }
+    run.history.append(row)
+    learned = "" if c is None else f"c {c.item():.3f} learned, "
+    reporter.say(
+        f"step {run.step:,}: loss {row['loss']:.4f}, {learned}c* {found.c:.3f}, "
+        f"‖g‖ {found.norm_g:.3f}, ‖h‖ {found.norm_h:.3f}, α {found.angle:.3f}, "
+        f"centred α {found.centred_angle:.3f}, agreement {found.agreement:.1%}"
+    )
+
+
+def _group_parameters(
+    student: Student, objective: Objective, config: TrainingConfig
+) -> list[dict[str, Any]]:
+    used = [p for p in student.parameters() if p.requires_grad]
+    matrices = [p for p in used if p.ndim > 1]
+    # c takes the same learning rate (Algorithm 1, line 5) and no weight decay.
+    rest = [p for p in used if p.ndim <= 1] + list(objective.parameters())
+    return [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+
+
+def _rate(step: int, config: TrainingConfig) -> float:
+    """Warm up linearly, then decay linearly to 0."""
+    warm = max(1, round(config.warm_up * config.steps))
+    return min((step + 1) / warm, (config.steps - step) / max(1, config.steps - warm))
+
+
+def _continue_run(run: _Run, checkpoint: Path, identity: str, reporter: Reporter) -> None:
+    if not checkpoint.exists():
+        return
+    try:
+        # On the CPU first: the random state must not be moved to a device.
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises whatever its zip and pickle layers met
+        raise TrainingError(f"the checkpoint {checkpoint} is damaged; remove it") from error
+    if state["identity"] != identity:
+        reporter.say(f"the checkpoint {checkpoint} is of other settings: starting anew")
+        return
+    run.restore(state)
+    reporter.say(f"continuing at step {run.step:,} from {checkpoint}")
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    torch.save(state, partial)
+    partial.replace(path)

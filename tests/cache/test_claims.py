@@ -1,0 +1,268 @@
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
+
+import cache.claims
+from cache.errors import ClaimError
+from cache.store import Cache, create_or_open, open_cache
+
+WORKER = Path(__file__).with_name("store_worker.py")
+
+
+@contextmanager
+def worker(root: Path, pause: float, stop: int = -1) -> Iterator[subprocess.Popen[str]]:
+    """A writer in a process of its own, which has the cache open and is killed at the end."""
+    package = Path(cache.claims.__file__).parent.parent
+    process = subprocess.Popen(
+        [sys.executable, str(WORKER), str(root), str(pause), str(stop)],
+        env={**os.environ, "PYTHONPATH": str(package)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def test_two_processes_at_once_write_each_shard_once(tmp_path: Path) -> None:
+    with worker(tmp_path, 0.05) as one, worker(tmp_path, 0.05) as other:
+        go(one), go(other)
+        written = [
+            [int(line) for line in process.communicate(timeout=60)[0].split()]
+            for process in (one, other)
+        ]
+    assert sorted(written[0] + written[1]) == list(range(10))
+    assert written[0] and written[1]
+    alone = make_cache(tmp_path / "alone")
+    fill(alone)
+    found = open_cache(tmp_path / alone.path.name)
+    assert tree(found.path) == tree(alone.path)
+    assert inside(found.path / "claims") == ["creator.lock", "guard.lock"]
+    assert inside(found.path / "tmp") == []
+
+
+def test_a_writer_killed_again_and_again_ends_with_an_unbroken_runs_rows(tmp_path: Path) -> None:
+    chance = np.random.default_rng(5)
+    path = tmp_path / make_manifest().directory
+    records: dict[str, bytes] = {}
+    kills = 0
+    while len(records) < 10:
+        with worker(tmp_path, 0.02) as process:
+            go(process)
+            time.sleep(chance.uniform(0, 0.2))
+            kills += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if (path / "commits").is_dir():
+            now = {
+                name: (path / "commits" / name).read_bytes() for name in inside(path / "commits")
+            }
+            assert records.items() <= now.items()  # nothing committed is lost or done again
+            records = now
+    assert kills > 2
+    found = open_cache(path)
+    assert found.live_claims() == []
+    alone = make_cache(tmp_path / "alone")
+    fill(alone)
+    assert tree(found.path) == tree(alone.path)
+
+
+def test_an_orphan_keeps_its_claim_and_its_successor_works_around_it(tmp_path: Path) -> None:
+    with worker(tmp_path, 0, stop=2) as orphan:
+        go(orphan)
+        assert orphan.stdout is not None
+        while orphan.stdout.readline() != "hanging\n":
+            pass
+        cache = make_cache(tmp_path)
+        fill(cache)
+        assert cache.committed() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
+        assert cache.claim_next() is None and not cache.is_complete
+        (live,) = cache.live_claims()
+        assert (live.shard, live.pid, live.host) == (2, orphan.pid, os.uname().nodename)
+        orphan.kill()
+        orphan.wait()
+        assert cache.live_claims() == []
+        fill(cache)
+        assert cache.is_complete
+
+
+def test_a_creator_killed_while_creating_is_replaced(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from store_worker import *\n"
+        "def attachments():\n    print('ready', flush=True); time.sleep(600)\n"
+        "create_or_open(Path(sys.argv[1]), make_manifest(), attachments)"
+    )
+    package = Path(cache.claims.__file__).parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{WORKER.parent}"},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    opened: list[Cache] = []
+    waiting = threading.Thread(target=lambda: opened.append(make_cache(tmp_path)))
+    waiting.start()
+    time.sleep(0.2)
+    assert waiting.is_alive()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    waiting.join(30)
+    assert opened[0].read_attachment("table.bin") == ATTACHMENTS["table.bin"]
+
+
+def test_claims_go_from_the_lowest_and_come_back(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    fill(cache, 1)
+    first, second = cache.claim_next(), make_cache(tmp_path).claim_next()
+    assert first is not None and second is not None
+    assert (first.shard, second.shard) == (1, 2)
+    assert [claim.shard for claim in cache.live_claims()] == [1, 2]
+    first.release()
+    with cache.claim_next() or pytest.fail("nothing to claim") as again:
+        assert again.shard == 1
+    assert [claim.shard for claim in cache.live_claims()] == [2]
+    second.release()
+
+
+def test_a_claim_that_is_left_by_an_error_is_free(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    with pytest.raises(RuntimeError), cache.claim_next() or pytest.fail("nothing to claim"):
+        raise RuntimeError
+    assert cache.live_claims() == []
+
+
+def test_a_shard_finished_between_listing_and_lock_is_not_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache(tmp_path)
+    stale = cache.committed()
+    fill(cache, 1)
+    monkeypatch.setattr(cache, "committed", lambda: stale)
+    with cache.claim_next() or pytest.fail("nothing to claim") as claim:
+        assert claim.shard == 1
+
+
+def test_asking_who_is_live_never_hides_a_free_shard(tmp_path: Path) -> None:
+    """Eight threads ask all the time; a lone worker must still never be told that none is free."""
+    cache = make_cache(tmp_path)
+    stop = threading.Event()
+
+    def ask() -> None:
+        mine = open_cache(cache.path)
+        while not stop.is_set():
+            mine.live_claims()
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            claim = cache.claim_next()
+            assert claim is not None and claim.shard == 0
+            claim.release()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_lock_on_a_removed_file_shuts_nobody_out(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    claim = cache.claim_next()
+    assert claim is not None
+    (cache.path / "claims" / "000000.lock").unlink()
+    with pytest.raises(ClaimError, match="without its claim"):
+        cache.commit(claim, make_columns(cache, 0), 1.0)
+    with cache.claim_next() or pytest.fail("nothing to claim") as other:
+        assert other.shard == 0
+        claim.release()
+        assert [live.shard for live in cache.live_claims()] == [0]
+        cache.commit(other, make_columns(cache, 0), 1.0)
+
+
+def test_a_removed_cache_is_not_brought_back_by_a_release(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    claim = cache.claim_next()
+    assert claim is not None
+    shutil.rmtree(cache.path)
+    with pytest.raises(ClaimError):
+        cache.commit(claim, make_columns(cache, 0), 1.0)
+    claim.release()
+    assert not cache.path.exists()
+
+
+def test_nobody_waits_for_ever_for_a_stopped_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache(tmp_path)
+    monkeypatch.setattr("cache.claims.GUARD_SECONDS", 0.05)
+    with (cache.path / "claims" / "guard.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ClaimError, match=r"guard\.lock"):
+            cache.claim_next()
+    with cache.claim_next() or pytest.fail("nothing to claim") as claim:
+        assert claim.shard == 0
+
+
+def test_a_forked_child_can_neither_use_nor_give_back_a_claim(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    claim = cache.claim_next()
+    assert claim is not None
+    child = os.fork()
+    if child == 0:
+        try:
+            claim.release()
+            os._exit(0 if not claim.is_held_in(cache.path / "claims") else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [live.shard for live in cache.live_claims()] == [0]
+    cache.commit(claim, make_columns(cache, 0), 1.0)
+    claim.release()
+    assert cache.committed() == [0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"host": 1, "pid": "x"}', b"x" * 10**5])
+def test_a_lock_file_with_anything_in_it_is_only_a_lock_file(
+    tmp_path: Path, content: bytes
+) -> None:
+    cache = make_cache(tmp_path)
+    with cache.claim_next() or pytest.fail("nothing to claim"):
+        (cache.path / "claims" / "000000.lock").write_bytes(content)
+        (live,) = cache.live_claims()
+        assert (live.shard, live.host, live.pid) == (0, "", 0)
+
+
+def test_create_or_open_waits_for_no_dead_lock_file(tmp_path: Path) -> None:
+    directory = tmp_path / make_manifest().directory / "claims"
+    directory.mkdir(parents=True)
+    (directory / "creator.lock").write_bytes(b"")
+    assert create_or_open(tmp_path, make_manifest(), lambda: ATTACHMENTS).committed() == []

@@ -1,0 +1,123 @@
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from store_worker import inside
+
+from cache.errors import StorageError
+from cache.files import LocalFiles, make_directory
+
+
+def test_what_is_written_is_read_and_replaced(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path / "root")
+    files.write({"a/b/c": b"one", "d": b""})
+    assert files.read("a/b/c", 10) == b"one"
+    assert files.read("d", 10) == b""
+    files.write({"a/b/c": b"other"})
+    assert (files.read("a/b/c", 10), files.size("a/b/c")) == (b"other", 5)
+    assert files.names() == ["a", "d", "tmp"]
+    assert files.names("tmp") == []
+    assert files.total() == 5
+
+
+def test_no_more_is_read_than_asked_for_and_one_byte(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path)
+    files.write({"a": bytes(1000)})
+    assert files.read("a", 10) == bytes(11)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**40)
+    assert files.read("sparse", 10) == bytes(11)
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path / "root")
+    assert (files.read("a", 1), files.size("a"), files.names("a")) == (None, None, [])
+    files.remove("a")
+    files.clear("a")
+    files.sweep("a")
+    files.write({"a": b""})
+    assert (files.read("a/b", 1), files.size("a/b"), files.names("a/b")) == (None, None, [])
+
+
+def test_put_if_absent_has_one_winner(tmp_path: Path) -> None:
+    barrier, wins = threading.Barrier(8), []
+
+    def put(number: int) -> None:
+        files = LocalFiles(tmp_path)
+        barrier.wait()
+        if files.put_if_absent("a/b", bytes([number])):
+            wins.append(number)
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wins) == 1
+    assert LocalFiles(tmp_path).read("a/b", 10) == bytes(wins)
+    assert inside(tmp_path / "tmp") == []
+
+
+@pytest.mark.parametrize("path", ["../a", "a/../../b", "/etc/passwd", "a\\..\\b", "a\0b"])
+def test_paths_cannot_lead_out(tmp_path: Path, path: str) -> None:
+    files = LocalFiles(tmp_path)
+    for call in (files.size, files.names, files.remove, files.clear):
+        with pytest.raises(StorageError, match="leads out"):
+            call(path)
+    with pytest.raises(StorageError, match="leads out"):
+        files.read(path, 1)
+    with pytest.raises(StorageError, match="leads out"):
+        files.write({path: b""})
+    with pytest.raises(StorageError, match="leads out"):
+        files.put_if_absent(path, b"")
+
+
+def test_a_refusing_file_system_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot write a"):
+        LocalFiles(tmp_path / "file").write({"a": b""})
+    with pytest.raises(StorageError, match="cannot read"):
+        LocalFiles(tmp_path).read(".", 1)
+    with pytest.raises(StorageError, match="cannot make"):
+        make_directory(tmp_path / "file" / "a" / "b")
+
+
+def test_every_name_is_synced_after_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files = LocalFiles(tmp_path / "root")
+    files.write({"a/b": b"x"})
+    assert synced[0].startswith("root/tmp/a.b.")
+    assert synced[1:] == ["root/a", "root", "."]
+    synced.clear()
+    files.write({"a/c": b"x", "a/d": b"x"})
+    assert [name for name in synced if "tmp" not in name] == ["root/a"]
+    synced.clear()
+    assert not files.put_if_absent("a/c", b"y")
+    assert synced[-1] == "root/a"
+    synced.clear()
+    make_directory(tmp_path / "x" / "y")
+    assert synced == [".", "x"]
+
+
+def test_a_write_never_shows_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = LocalFiles(tmp_path)
+    files.write({"a": b"old"})
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageError, match="No space left"):
+        files.write({"a": b"newer"})
+    assert files.read("a", 10) == b"old"
+    assert files.names("tmp") == []

@@ -1,0 +1,283 @@
+"""The generator: known answers, and the same bits however a draw is split or computed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache import philox_torch
+from cache.errors import CacheError, SamplerError
+from cache.philox import (
+    TILE,
+    Purpose,
+    draw_blocks,
+    mix_seeds,
+    philox_numpy,
+    random_integers_numpy,
+)
+from cache.philox_torch import (
+    choose_backend,
+    compiler_problem,
+    describe_backend,
+    random_bits,
+    random_integers,
+)
+
+# Random123's kat_vectors for philox4x32-10: counter, key, words.
+KNOWN = [
+    ("00000000 " * 4, "00000000 " * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff " * 4, "ffffffff " * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    (
+        "243f6a88 85a308d3 13198a2e 03707344",
+        "a4093822 299f31d0",
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ),
+]
+needs_compiler = pytest.mark.skipif(
+    compiler_problem("cpu") != "", reason=compiler_problem("cpu") or "there is a compiler"
+)
+uint64s = st.integers(0, 2**64 - 1)
+
+
+def words(text: str) -> list[int]:
+    return [int(word, 16) for word in text.split()]
+
+
+def as_seeds(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.uint64)
+
+
+def reference(seed: int, first: int, count: int, stream: int) -> list[int]:
+    """Philox4x32-10 with Python's own integers, one word at a time."""
+    out = []
+    for word in range(first, first + count):
+        block = word // 4
+        c0, c1, c2, c3 = block % 2**32, block >> 32, stream, 0
+        k0, k1 = seed % 2**32, seed >> 32
+        for _ in range(10):
+            p, q = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+            c0, c1, c2, c3 = q >> 32 ^ c1 ^ k0, q % 2**32, p >> 32 ^ c3 ^ k1, p % 2**32
+            k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+        out.append((c0, c1, c2, c3)[word % 4])
+    return out
+
+
+def test_known_answers_in_numpy() -> None:
+    counters = np.array([words(counter) for counter, _, _ in KNOWN], dtype=np.uint32)
+    keys = np.array([words(key) for _, key, _ in KNOWN], dtype=np.uint32)
+    assert philox_numpy(counters, keys).tolist() == [words(answer) for _, _, answer in KNOWN]
+
+
+def test_known_answers_in_torch() -> None:
+    counters = np.array([words(counter) for counter, _, _ in KNOWN], dtype=np.uint32)
+    keys = np.array([words(key) for _, key, _ in KNOWN], dtype=np.uint32)
+    made = philox_torch.philox_torch(
+        torch.from_numpy(counters.view(np.int32)), torch.from_numpy(keys.view(np.int32))
+    )
+    assert made.numpy().view(np.uint32).tolist() == [words(answer) for _, _, answer in KNOWN]
+
+
+def test_a_draw_is_the_known_answer_for_seed_zero() -> None:
+    assert random_integers_numpy(as_seeds(0), 4)[0].tolist() == words(KNOWN[0][2])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=uint64s,
+    first=st.one_of(st.integers(0, 100), st.integers(2**34 - 20, 2**34), st.integers(0, 2**65)),
+    count=st.integers(0, 13),
+    stream=st.integers(0, 2**32 - 1),
+)
+def test_numpy_and_torch_give_the_reference(seed: int, first: int, count: int, stream: int) -> None:
+    expected = [reference(seed, first, count, stream)]
+    made = random_integers_numpy(as_seeds(seed), count, first=first, stream=stream)
+    assert made.dtype == np.uint32
+    assert made.tolist() == expected
+    for backend in ("numpy", "eager"):
+        tensor = random_integers(as_seeds(seed), count, first=first, stream=stream, backend=backend)
+        assert tensor.dtype == torch.int64
+        assert tensor.tolist() == expected
+
+
+@pytest.mark.parametrize("first", [2**34 - 8, 2**34, 2**64 - 8, 2**66 - 20])
+def test_counters_beyond_32_and_63_bits(first: int) -> None:
+    seeds = as_seeds(3, 2**64 - 1)
+    expected = [reference(int(seed), first, 20, 7) for seed in seeds]
+    assert random_integers_numpy(seeds, 20, first=first, stream=7).tolist() == expected
+    eager = random_integers(seeds, 20, first=first, stream=7, backend="eager")
+    assert eager.tolist() == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seeds=st.lists(uint64s, min_size=1, max_size=6),
+    count=st.integers(1, 40),
+    data=st.data(),
+)
+def test_any_split_of_rows_and_columns_and_any_order_give_the_same(
+    seeds: list[int], count: int, data: st.DataObject
+) -> None:
+    whole = random_integers_numpy(as_seeds(*seeds), count)
+    row = data.draw(st.integers(0, len(seeds)))
+    column = data.draw(st.integers(0, count))
+    for low, high in ((0, row), (row, len(seeds))):
+        left = random_integers_numpy(as_seeds(*seeds[low:high]), column)
+        right = random_integers_numpy(as_seeds(*seeds[low:high]), count - column, first=column)
+        assert np.array_equal(np.hstack([left, right]), whole[low:high])
+    order = data.draw(st.permutations(range(len(seeds))))
+    shuffled = random_integers_numpy(as_seeds(*(seeds[index] for index in order)), count)
+    assert np.array_equal(shuffled, whole[list(order)])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "eager"])
+@pytest.mark.parametrize(
+    ("rows", "blocks"), [(3, TILE + 5), (2, TILE // 2 + 1), (5, TILE // 4), (TILE + 3, 1)]
+)
+def test_tiles_meet_without_a_seam(backend: philox_torch.Backend, rows: int, blocks: int) -> None:
+    seeds = mix_seeds(1, 0, rows)
+    made = random_integers(seeds, 4 * blocks, backend=backend).numpy()
+    for row in (0, rows // 2, rows - 1):
+        assert made[row, :8].tolist() == reference(int(seeds[row]), 0, 8, 0)
+        assert made[row, -8:].tolist() == reference(int(seeds[row]), 4 * blocks - 8, 8, 0)[-8:]
+    # Against draws that fit one tile, so a wrong column or row in the middle shows as well.
+    row, piece = rows - 1, TILE // 4
+    for start in range(0, 4 * blocks, piece):
+        part = random_integers_numpy(
+            seeds[row : row + 1], min(piece, 4 * blocks - start), first=start
+        )
+        assert np.array_equal(made[row, start : start + piece], part[0])
+
+
+@needs_compiler
+def test_the_compiled_kernel_gives_the_same_bits_for_every_shape() -> None:
+    for rows, count, first in ((3, 50, 0), (1, 3, 2), (4, 4, 2**65), (2, 4 * TILE, 2**34 - 9)):
+        seeds = mix_seeds(2, 0, rows)
+        made = random_bits(seeds, count, first=first, stream=2**32 - 1, backend="compiled")
+        assert made.dtype == torch.int32
+        expected = random_integers_numpy(seeds, count, first=first, stream=2**32 - 1)
+        assert np.array_equal(made.numpy().view(np.uint32), expected)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "eager", "auto"])
+def test_an_empty_draw_has_its_shape(backend: philox_torch.Backend) -> None:
+    assert random_integers(as_seeds(1, 2), 0, backend=backend).shape == (2, 0)
+    assert random_integers(as_seeds(), 5, backend=backend).shape == (0, 5)
+
+
+def test_row_seeds_depend_on_the_run_and_the_index_alone() -> None:
+    seeds = mix_seeds(7, 0, 100)
+    assert seeds.dtype == np.uint64
+    assert np.array_equal(mix_seeds(7, 40, 10), seeds[40:50])
+    assert len(set(seeds.tolist()) | set(mix_seeds(8, 0, 100).tolist())) == 200
+    low, high = reference(7, 4 * 41, 2, Purpose.ROW_SEED)
+    assert int(seeds[41]) == low | high << 32
+
+
+def test_purposes_never_share_a_block() -> None:
+    drawn = [draw_blocks(7, 0, 50, purpose).tobytes() for purpose in Purpose]
+    assert len(set(drawn)) == len(Purpose)
+
+
+def test_another_process_draws_the_same() -> None:
+    code = (
+        "from cache.philox import mix_seeds, random_integers_numpy as draw;"
+        "import sys; sys.stdout.write(draw(mix_seeds(5, 9, 4), 300).tobytes().hex())"
+    )
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True
+    )
+    assert result.stdout == random_integers_numpy(mix_seeds(5, 9, 4), 300).tobytes().hex()
+
+
+def test_bits_and_words_are_as_frequent_as_they_should_be() -> None:
+    made = random_integers_numpy(mix_seeds(0, 0, 64), 4096)
+    ones = np.unpackbits(made.view(np.uint8)).mean()
+    assert abs(ones - 0.5) < 0.001
+    counts = np.bincount((made >> 24).ravel(), minlength=256)
+    expected = made.size / 256
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert 170 < chi_square < 350  # 255 degrees of freedom: beyond 5 sigma
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.array([1, 2]), 4), r"seeds: got int64 \(2,\), must be a vector of uint64"),
+        (([1, 2], 4), "seeds: got list, must be a vector of uint64"),
+        ((as_seeds(1)[None], 4), r"seeds: got uint64 \(1, 1\)"),
+        ((as_seeds(1), -1), "count: got -1, must be at least 0"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: tuple[np.ndarray, int], message: str) -> None:
+    for draw in (random_integers_numpy, random_integers, random_bits):
+        with pytest.raises(SamplerError, match=message):
+            draw(*arguments)
+
+
+def test_wrong_numbers_are_named() -> None:
+    with pytest.raises(SamplerError, match=r"stream: got 4294967296, must be in \[0, "):
+        random_integers_numpy(as_seeds(1), 4, stream=2**32)
+    with pytest.raises(SamplerError, match="first: got -1 for 4 integers"):
+        random_integers_numpy(as_seeds(1), 4, first=-1)
+    with pytest.raises(CacheError, match=r"run seed: got -1, must be in \[0, 18446744073709551615"):
+        mix_seeds(-1, 0, 1)
+    with pytest.raises(SamplerError, match="first: got -4"):
+        mix_seeds(0, -1, 1)
+
+
+def test_only_large_draws_for_a_gpu_leave_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_backend("cpu", 1 << 40) == "numpy"
+    assert choose_backend("mps", 1 << 40) == "numpy"
+    assert choose_backend("cuda:1", 1000) == "numpy"
+    monkeypatch.setattr(philox_torch, "compiler_problem", lambda _: "")
+    assert choose_backend("cuda", 1 << 20) == "compiled"
+    assert "a compiled torch kernel on cuda" in describe_backend("cuda")
+    monkeypatch.setattr(philox_torch, "compiler_problem", lambda _: "no compiler here")
+    assert choose_backend("cuda", 1 << 20) == "eager"
+    assert describe_backend("cuda").endswith("unfused torch kernels on cuda (no compiler here)")
+    assert "numpy blocks (no compiler here)" in describe_backend("cpu")
+    assert "numpy blocks, copied to mps" in describe_backend("mps")
+
+
+def test_a_missing_compiler_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = compiler_problem.__wrapped__
+    monkeypatch.setenv("CXX", "/nowhere/c++ -O3")
+    assert find("cpu") == "no compiled kernel: no compiler (/nowhere/c++) was found"
+    assert find("mps") == "no compiled kernel for mps"
+
+
+def test_asking_for_a_kernel_that_cannot_be_had_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(philox_torch, "_compile", lambda _: (None, "no compiler here"))
+    with pytest.raises(SamplerError, match="cannot be had: no compiler here"):
+        random_integers(as_seeds(1), 4, backend="compiled")
+    # Where it was chosen rather than asked for, the draw goes on and says so.
+    monkeypatch.setattr(philox_torch, "choose_backend", lambda *_: "compiled")
+    with pytest.warns(RuntimeWarning, match="unfused torch kernels on cpu: no compiler here"):
+        made = random_integers(as_seeds(1), 4)
+    assert made.tolist() == [reference(1, 0, 4, 0)]
+
+
+def test_a_compiler_that_fails_is_reported_once_and_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> object:
+        def kernel(*_: object) -> object:
+            raise RuntimeError("ld: cannot find -lgomp\nmore")
+
+        return kernel
+
+    monkeypatch.setattr(philox_torch, "compiler_problem", lambda _: "")
+    monkeypatch.setattr(torch, "compile", fail)
+    kernel, problem = philox_torch._compile.__wrapped__("cpu")
+    assert kernel is None
+    assert problem == "torch.compile failed: ld: cannot find -lgomp"

@@ -1,0 +1,158 @@
+import math
+from typing import Any
+
+import numcodecs
+import numpy as np
+import numpy.typing as npt
+import pytest
+import zarr
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from cache.layout import DTYPES, Column, Layout, answer_columns
+from cache.shards import decode, encode, largest_object, metadata, object_path
+
+COLUMNS = {
+    **answer_columns(2, tokens=33),
+    "plain_ids": Column("int32", (5,), fill=-1),
+    "grid": Column("float64", (2, 3)),
+    "packed": Column("float32", compressed=True),
+}
+LAYOUTS = [
+    Layout(128, 8, 64, COLUMNS),
+    Layout(1000, 7, 70, COLUMNS),  # neither shards nor chunks divide the rows
+    Layout(5, 8, 16, COLUMNS),  # less than one chunk
+    Layout(129, 8, 64, COLUMNS),  # one row in the last shard
+]
+
+
+def some_values(column: Column, rows: int) -> npt.NDArray[Any]:
+    chance = np.random.default_rng(rows)
+    shape = (rows, *column.shape)
+    if column.is_float:
+        return chance.normal(size=shape).astype(column.dtype)
+    return chance.integers(0, 100, size=shape).astype(column.dtype)
+
+
+def zarr_objects(layout: Layout) -> dict[str, Buffer]:
+    prototype = default_buffer_prototype()
+    return {path: prototype.buffer.from_bytes(data) for path, data in metadata(layout, "f").items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("name", COLUMNS)
+def test_the_bytes_are_those_that_zarr_itself_writes(layout: Layout, name: str) -> None:
+    column = layout.columns[name]
+    store = zarr_objects(layout)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array = zarr.open_array(MemoryStore(store), path=f"rows/{name}", mode="r+")
+    for shard in range(layout.shards):
+        rows = layout.rows_of(shard)
+        values = some_values(column, len(rows))
+        if shard == 0:
+            values[:] = column.fill if not column.is_float else values  # fill is data like any
+        array[rows.start : rows.stop] = values
+        data = encode(layout, column, values)
+        assert store[object_path(name, column, shard)].to_bytes() == data
+        assert len(data) <= largest_object(layout, column)
+        found = decode(layout, column, data, len(rows))
+        np.testing.assert_array_equal(found, values)
+        assert (found.dtype, found.shape) == (values.dtype, values.shape)
+        assert not found.flags.writeable
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_every_dtype_comes_back(dtype: str, compressed: bool) -> None:
+    column = Column(dtype, (3,), compressed=compressed)
+    layout = Layout(40, 4, 32, {"x": column})
+    for shard in (0, 1):
+        values = some_values(column, len(layout.rows_of(shard)))
+        found = decode(layout, column, encode(layout, column, values), len(values))
+        np.testing.assert_array_equal(found, values)
+
+
+def test_values_of_any_stride_and_byte_order_are_taken() -> None:
+    column = Column("float32", (2,))
+    layout = Layout(64, 8, 64, {"x": column})
+    values = some_values(column, 64)
+    for other in (np.asfortranarray(values), values[::-1][::-1], values.astype(">f4")):
+        assert encode(layout, column, other) == encode(layout, column, values)
+
+
+def test_metadata_is_what_the_contract_says() -> None:
+    group = zarr.open_group(MemoryStore(zarr_objects(LAYOUTS[1])), path="rows", mode="r")
+    for name, column in COLUMNS.items():
+        array = group[name]
+        assert isinstance(array, zarr.Array)
+        assert array.shape == (1000, *column.shape)
+        assert array.shards == (70, *column.shape)
+        assert array.chunks == (7, *column.shape)
+        fill = float(array.fill_value)
+        assert math.isnan(fill) if column.is_float else fill == column.fill
+        (codec,) = array.metadata.to_dict()["codecs"]  # type: ignore[union-attr]
+        settings = codec["configuration"]
+        assert settings["index_location"] == "end"
+        assert settings["codecs"][-1] == {"name": "crc32c"}
+        assert ("zstd" in [step["name"] for step in settings["codecs"]]) == column.compressed
+
+
+def test_zarr_finds_a_flipped_byte_by_itself() -> None:
+    """What crc32c inside is for: readers that know nothing of commit records."""
+    column = COLUMNS["logits"]
+    layout = Layout(64, 8, 64, {"logits": column})
+    store = zarr_objects(layout)
+    data = bytearray(encode(layout, column, some_values(column, 64)))
+    data[100] ^= 1
+    store["rows/logits/c/0/0"] = default_buffer_prototype().buffer.from_bytes(bytes(data))
+    with pytest.raises(ValueError, match="checksum"):
+        zarr.open_array(MemoryStore(store), path="rows/logits", mode="r")[:]
+
+
+def damaged(layout: Layout, column: Column, data: bytes, entry: int, value: int) -> bytes:
+    """The object with another number in its index, and a sum that fits."""
+    end = len(data) - 16 * layout.chunks_per_shard - 4
+    index = np.frombuffer(data, "<u8", offset=end, count=2 * layout.chunks_per_shard).copy()
+    index[entry] = value
+    tail = index.tobytes()
+    return data[:end] + tail + zarr_crc(tail)
+
+
+def zarr_crc(data: bytes) -> bytes:
+    return bytes(numcodecs.get_codec({"id": "crc32c"}).encode(data))[-4:]
+
+
+@pytest.mark.parametrize("name", ["logits", "tokens"])
+@pytest.mark.parametrize("value", [0, 3, 2**31, 2**63, 2**64 - 1, 2**64 - 100])
+@pytest.mark.parametrize("entry", [2, 3, 14, 15])
+def test_an_index_that_lies_is_refused(name: str, value: int, entry: int) -> None:
+    """Chunks 1 and 7 of a shard whose last two chunks are not there."""
+    column = COLUMNS[name]
+    layout = Layout(100, 8, 64, {name: column})
+    data = encode(layout, column, some_values(column, 36))
+    changed = damaged(layout, column, data, entry, value)
+    if changed == data or (name, entry, value) in [("tokens", 2, 0), ("tokens", 2, 3)]:
+        return  # as it was; or chunk 1 found where chunk 0 is or in it, which a hash must catch
+    with pytest.raises(ValueError, match=r"chunk|index"):
+        decode(layout, column, changed, 36)
+
+
+@pytest.mark.parametrize("name", ["seed", "tokens"])
+def test_bytes_of_any_length_end_in_the_error(name: str) -> None:
+    column = COLUMNS[name]
+    layout = Layout(64, 8, 64, {name: column})
+    data = encode(layout, column, some_values(column, 64))
+    for length in range(len(data)):
+        with pytest.raises(ValueError, match=r"index|chunk"):
+            decode(layout, column, data[:length], 64)
+        with pytest.raises(ValueError, match=r"index|chunk"):
+            decode(layout, column, bytes(length), 64)
+
+
+def test_a_compression_bomb_finds_no_room() -> None:
+    column, bomb = Column("int32", (4,), compressed=True), Column("uint8", (2**20,), 0, True)
+    layout, large = Layout(8, 8, 8, {"x": column}), Layout(8, 8, 8, {"x": bomb})
+    data = encode(large, bomb, np.zeros((8, 2**20), np.uint8))
+    assert len(data) < 2000
+    with pytest.raises(ValueError, match=r"too small|zstd"):
+        decode(layout, column, data, 8)

@@ -1,0 +1,200 @@
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
+
+from cache.errors import (
+    DamageError,
+    ForeignError,
+    ManifestError,
+)
+from cache.store import Cache, create_or_open, list_caches, open_cache
+
+
+def test_a_new_cache_is_empty_and_knows_what_it_is_of(tmp_path: Path) -> None:
+    manifest = make_manifest()
+    cache = create_or_open(tmp_path / "a" / "root", manifest, lambda: ATTACHMENTS)
+    assert cache.path == tmp_path / "a" / "root" / manifest.fingerprint[:32]
+    assert cache.fingerprint == manifest.fingerprint
+    assert cache.manifest.inputs == manifest.inputs
+    assert datetime.now(UTC) - datetime.fromisoformat(cache.manifest.created) < timedelta(minutes=5)
+    assert (cache.shards, cache.committed(), cache.is_complete) == (10, [], False)
+    assert cache.rows_of(9) == range(288, 300)
+    assert cache.read_attachment("words.json") == ATTACHMENTS["words.json"]
+    assert inside(cache.path) == [
+        "attachments",
+        "claims",
+        "manifest.json",
+        "rows",
+        "tmp",
+    ]
+    assert inside(cache.path / "tmp") == []
+
+
+def test_a_full_cache_is_read_by_zarr_alone(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    fill(cache)
+    assert cache.is_complete
+    assert cache.committed() == list(range(10))
+    group = zarr.open_group(cache.path / "rows", mode="r")
+    assert group.attrs["fingerprint"] == cache.fingerprint
+    assert sorted(group.array_keys()) == sorted(cache.layout.columns)
+    for shard in cache.committed():
+        rows = cache.rows_of(shard)
+        for name, values in make_columns(cache, shard).items():
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            assert array.shape[0] == 300
+            np.testing.assert_array_equal(np.asarray(array[rows.start : rows.stop]), values)
+
+
+def test_the_same_manifest_opens_and_another_makes_another(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    fill(cache, 3)
+
+    def never() -> Mapping[str, bytes]:
+        raise AssertionError("the cache exists")
+
+    assert create_or_open(tmp_path, make_manifest(), never).committed() == [0, 1, 2]
+    assert make_cache(tmp_path, seed=1).committed() == []
+    assert create_or_open(tmp_path, make_manifest(), never).committed() == [0, 1, 2]
+
+
+def create_slowly(root: Path, calls: Any) -> None:
+    def attachments() -> Mapping[str, bytes]:
+        calls.put(os.getpid())
+        threading.Event().wait(0.3)
+        return ATTACHMENTS
+
+    create_or_open(root, make_manifest(), attachments)
+
+
+def test_of_creators_at_once_one_creates_and_the_others_open(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    calls = context.Queue()
+    processes = [context.Process(target=create_slowly, args=(tmp_path, calls)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert calls.get(timeout=5) and calls.empty()
+    open_cache(tmp_path / make_manifest().directory).check_metadata()
+
+
+def test_a_half_created_cache_is_cleared_and_made_again(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    whole = tree(cache.path)
+    (cache.path / "manifest.json").unlink()
+    (cache.path / "attachments" / "table.bin").write_bytes(b"half")
+    (cache.path / "attachments" / "stray").write_bytes(b"")
+    (cache.path / "rows" / "seed" / "zarr.json").unlink()
+    (cache.path / "tmp" / "x.partial").write_bytes(b"")
+    assert tree(make_cache(tmp_path).path) == whole
+    assert inside(cache.path / "tmp") == []
+
+
+def test_a_creator_that_fails_leaves_nothing_that_opens(tmp_path: Path) -> None:
+    def fails() -> Mapping[str, bytes]:
+        raise RuntimeError("no model")
+
+    with pytest.raises(RuntimeError, match="no model"):
+        create_or_open(tmp_path, make_manifest(), fails)
+    with pytest.raises(ManifestError, match="not a cache"):
+        open_cache(tmp_path / make_manifest().directory)
+    with pytest.raises(ManifestError, match="attachment name"):
+        create_or_open(tmp_path, make_manifest(), lambda: {"../x": b""})
+    assert make_cache(tmp_path).committed() == []
+
+
+def test_commits_without_a_manifest_are_damage_and_are_not_cleared(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    fill(cache, 1)
+    before = tree(cache.path)
+    (cache.path / "manifest.json").unlink()
+    with pytest.raises(DamageError, match=r"manifest\.json: missing"):
+        make_cache(tmp_path)
+    assert tree(cache.path) == before
+
+
+def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
+    cache, other = make_cache(tmp_path), make_cache(tmp_path, seed=1)
+    with pytest.raises(ForeignError, match="asked for"):
+        open_cache(cache.path, other.fingerprint)
+    shutil.copy(other.path / "manifest.json", cache.path / "manifest.json")
+    with pytest.raises(ForeignError):
+        open_cache(cache.path)
+    with pytest.raises(ForeignError):
+        make_cache(tmp_path)
+
+
+def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    path = cache.path / "manifest.json"
+    path.write_text(path.read_text().replace('"m"', '"n"'))
+    with pytest.raises(ManifestError, match="checksum"):
+        open_cache(cache.path)
+
+
+def test_a_link_to_a_cache_is_as_good_as_the_cache(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "root")
+    (tmp_path / "mine").symlink_to(cache.path)
+    assert open_cache(tmp_path / "mine").fingerprint == cache.fingerprint
+
+
+@pytest.mark.parametrize("change", [b"", b"x", bytes(range(255)), bytes(256), bytes(257)])
+def test_a_changed_attachment_is_refused(tmp_path: Path, change: bytes) -> None:
+    cache = make_cache(tmp_path)
+    (cache.path / "attachments" / "table.bin").write_bytes(change)
+    with pytest.raises(DamageError, match=r"table\.bin.*pipeline cache verify") as caught:
+        cache.read_attachment("table.bin")
+    assert (caught.value.shard, caught.value.file) == (None, "attachments/table.bin")
+    (cache.path / "attachments" / "table.bin").unlink()
+    with pytest.raises(DamageError, match="missing"):
+        cache.read_attachment("table.bin")
+    with pytest.raises(ManifestError, match=r"no attachment '\.\./manifest\.json'"):
+        cache.read_attachment("../manifest.json")
+
+
+def test_a_list_names_what_is_no_cache(tmp_path: Path) -> None:
+    assert list_caches(tmp_path / "nowhere") == []
+    done, begun, broken = (make_cache(tmp_path, rows=40, seed=seed) for seed in range(3))
+    fill(done)
+    fill(begun, 1)
+    fill(broken)
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "stray").mkdir()
+    (broken.path / "commits" / "000001.json").write_bytes(b"")
+    found = {summary.path.name: summary for summary in list_caches(tmp_path)}
+    assert len(found) == 4
+    summary = found[done.path.name]
+    assert (summary.committed, summary.shards, summary.is_complete) == (2, 2, True)
+    assert summary.newest == done.record(1).finished
+    assert summary.bytes == sum(p.stat().st_size for p in done.path.rglob("*") if p.is_file())
+    assert (found[begun.path.name].committed, found[begun.path.name].is_complete) == (1, False)
+    assert not found[broken.path.name].is_complete
+    assert "000001.json" in (found[broken.path.name].error or "")
+    assert "not a cache" in (found["stray"].error or "")
+    assert (found["stray"].manifest, found["stray"].shards) == (None, 0)
+
+
+def test_a_cache_can_be_opened_where_nothing_can_be_written(tmp_path: Path) -> None:
+    cache: Cache = make_cache(tmp_path, rows=40)
+    fill(cache)
+    shutil.rmtree(cache.path / "claims")
+    shutil.rmtree(cache.path / "tmp")
+    before = sorted(cache.path.rglob("*"))
+    again = open_cache(cache.path)
+    assert again.is_complete and again.live_claims() == []
+    assert again.read_attachment("table.bin") == ATTACHMENTS["table.bin"]
+    assert sorted(cache.path.rglob("*")) == before
