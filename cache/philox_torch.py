@@ -39,7 +39,6 @@ KERNEL_TILE = 1 << 22
 """Blocks made at once by a compiled kernel or a GPU: 64 MiB of words bound what is held twice."""
 WORTH_A_KERNEL = 1 << 18
 """Numpy makes a smaller draw in under two milliseconds, so compiling a kernel would not pay."""
-LOW = 0xFFFF
 
 _Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -153,7 +152,7 @@ def compiler_problem(device_type: str) -> str:
 
 
 def philox_torch(counter: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Return the words of single blocks, (N, 4), for int32 counters (N, 4) and keys (N, 2)."""
+    """Return the int32 words (N, 4) of single blocks, from int64 counters (N, 4), keys (N, 2)."""
     c0, c1, c2, c3 = counter.unbind(-1)
     k0, k1 = key.unbind(-1)
     return _rounds(c0, c1, c2, c3, k0, k1)
@@ -167,38 +166,29 @@ def _rounds(
     k0: torch.Tensor,
     k1: torch.Tensor,
 ) -> torch.Tensor:
-    # A product of two 32-bit words has the right 64 bits in a wrapping int64, which would be the
-    # shorter way.  But many processors multiply 32-bit lanes only: there, four products of 16-bit
-    # halves in int32 run 1.6 times as fast, and nowhere is a word wider than it must be.
     for _ in range(ROUNDS):
-        high0, low0 = _multiply(c0, MULTIPLIERS[0])
-        high1, low1 = _multiply(c2, MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = k0 + _signed(KEY_STEPS[0]), k1 + _signed(KEY_STEPS[1])
-    return torch.stack((c0, c1, c2, c3), dim=-1)
+        p, q = _multiply(c0, MULTIPLIERS[0]), _multiply(c2, MULTIPLIERS[1])
+        c0, c1 = ((q >> 32) & MASK) ^ c1 ^ k0, q & MASK
+        c2, c3 = ((p >> 32) & MASK) ^ c3 ^ k1, p & MASK
+        k0, k1 = (k0 + KEY_STEPS[0]) & MASK, (k1 + KEY_STEPS[1]) & MASK
+    return torch.stack([word.to(torch.int32) for word in (c0, c1, c2, c3)], dim=-1)
 
 
-def _multiply(word: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
-    # The high and the low half of the product.  No sum here exceeds 32 bits, and every shift to
-    # the right is masked, since that of a signed number brings in its sign.
-    low, high = word & LOW, (word >> 16) & LOW
-    lowest = low * (factor & LOW)
-    upper = low * (factor >> 16) + ((lowest >> 16) & LOW)
-    lower = high * (factor & LOW) + (upper & LOW)
-    top = high * (factor >> 16) + ((upper >> 16) & LOW) + ((lower >> 16) & LOW)
-    return top, word * _signed(factor)
-
-
-def _signed(value: int) -> int:
-    # The int32 with the same bits.
-    return value - (1 << 32) if value >> 31 else value
+def _multiply(word: torch.Tensor, factor: int) -> torch.Tensor:
+    # The product of two 32-bit words wraps in int64, but its 64 bits are the right ones.  Only in
+    # the C++ that torch.compile writes for a CPU is a signed product not allowed to wrap: there a
+    # compiler may take it to be positive, and has been seen to change bits over such an overflow
+    # (pytorch issue 190764).  Elsewhere torch does not multiply unsigned integers.
+    if torch.compiler.is_compiling() and word.device.type == "cpu":
+        return (word.view(torch.uint64) * factor).view(torch.int64)
+    return word * factor
 
 
 def _make_tile(seeds: torch.Tensor, index: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
-    # (B,) and (C,) of int64 and a scalar of int32 give (B, C, 4) of int32.  The words stay apart
-    # until the end, so that all of it is one pass when compiled.
-    low, high = index.to(torch.int32)[None], (index >> 32).to(torch.int32)[None]
-    k0, k1 = seeds.to(torch.int32)[:, None], (seeds >> 32).to(torch.int32)[:, None]
+    # (B,), (C,) and a scalar, all int64, give (B, C, 4) of int32.  The words stay apart until the
+    # end, so that all of it is one pass when compiled.
+    low, high = (index & MASK)[None], ((index >> 32) & MASK)[None]
+    k0, k1 = (seeds & MASK)[:, None], ((seeds >> 32) & MASK)[:, None]
     return _rounds(low, high, stream, torch.zeros_like(stream), k0, k1)
 
 
@@ -215,7 +205,7 @@ def _draw(
     first_block, skipped = divmod(first, 4)
     blocks = -(-(skipped + count) // 4)
     keys = torch.from_numpy(seeds.view(np.int64)).to(device)
-    tag = torch.tensor(_signed(int(stream)), dtype=torch.int32, device=device)
+    tag = torch.tensor(int(stream), dtype=torch.int64, device=device)
     columns = min(blocks, tile // 2)
     height = tile // columns
     parts = []
@@ -249,7 +239,7 @@ def _compile(device_type: str) -> tuple[_Kernel | None, str]:
     index = torch.arange(3, dtype=torch.int64, device=device_type)
     try:
         with torch.no_grad():
-            kernel(keys, index, torch.tensor(0, dtype=torch.int32, device=device_type))
+            kernel(keys, index, torch.tensor(0, dtype=torch.int64, device=device_type))
     except Exception as error:  # whatever a compiler may fail with, the answer is the same
         return (
             None,

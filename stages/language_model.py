@@ -110,9 +110,20 @@ def resolve_model(model: str) -> Path:
         return _require_files(Path(__file__).parent / "mini", "mini")
     if Path(model).is_dir():
         return _require_files(Path(model), model)
-    if model.count("/") > 1 or model.startswith((".", "/", "~")) or "\\" in model:
-        raise ModelError(f"there is no model directory {model!r}")
-    return _require_files(_fetch_model(model), model)
+    _refuse_paths(model)
+    return _require_files(_fetch_model(model, FILES), model)
+
+
+def resolve_tokenizer(model: str) -> Path:
+    """Bring a model's tokenizer to a local directory; weights are not needed.
+
+    Raises:
+        ModelError: As for :func:`resolve_model`.
+    """
+    if model == "mini" or Path(model).is_dir():
+        return Path(__file__).parent / "mini" if model == "mini" else Path(model)
+    _refuse_paths(model)
+    return _fetch_model(model, FILES[1:])
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -206,12 +217,17 @@ def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids if bos is None else [int(bos), *ids]
 
 
-def _fetch_model(model: str) -> Path:
+def _refuse_paths(model: str) -> None:
+    if model.count("/") > 1 or model.startswith((".", "/", "~")) or "\\" in model:
+        raise ModelError(f"there is no model directory {model!r}")
+
+
+def _fetch_model(model: str, files: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(FILES)))
+        return Path(snapshot_download(model, allow_patterns=list(files)))
     except GatedRepoError as error:
         raise ModelError(
             f"{model} is gated: accept its licence on its page, then run 'hf auth login'"

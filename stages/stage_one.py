@@ -21,7 +21,8 @@ from cache.layout import Layout, answer_columns
 from cache.manifest import Manifest
 from cache.philox import mix_seeds
 from cache.reader import CacheReader
-from cache.samplers import LengthRule, Sampler, build_sampler, quantise_distribution
+from cache.lengths import LengthRule
+from cache.samplers import Sampler, VocabularySampler, build_sampler, quantise_distribution
 from cache.store import create_or_open
 from stages import language_model as lm
 from stages.projection import NEARLY_CONSTANT, Projection, ProjectionMeter
@@ -305,9 +306,9 @@ def _make_attachments(
                 files[f"tokenizer-{path.name}"] = path.read_bytes()
     if config.sampler == "unigram" and config.texts is None:
         # Contexts of uniformly drawn words, under seeds of their own.
-        words = build_sampler("vocabulary", table=teacher.table, thresholds=None)
+        words = VocabularySampler(teacher.table)
         seeds = mix_seeds(config.seed, 2**40, UNIGRAM_CONTEXTS)
-        ids = torch.as_tensor(words.draw_ids(seeds, UNIGRAM_LENGTH)).long()
+        ids = torch.from_numpy(words.draw_ids(seeds, UNIGRAM_LENGTH))
         thresholds = quantise_distribution(teacher.average_next_token(ids).numpy())
         files[THRESHOLDS] = thresholds.astype("<i8").tobytes()
     return files

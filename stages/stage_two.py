@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from cache.directory import Cache
-from cache.errors import CacheError
 from cache.reader import CacheReader, Slice
 from cache.samplers import Sampler
 from cache.store import CacheSummary, list_caches, open_cache
@@ -223,7 +222,6 @@ def find_cache(config: StudentConfig, task_name: str) -> Cache:
         CacheChoiceError: None fits, or several do.
         CacheError: The cache named cannot be opened.
     """
-    roots = (config.cache / task_name, config.cache)
     if config.source is not None:
         path = Path(config.source)
         if path.is_file():
@@ -234,8 +232,8 @@ def find_cache(config: StudentConfig, task_name: str) -> Cache:
                 raise CacheChoiceError(f"{path} is no summary of a teacher") from error
         if path.is_dir():
             return open_cache(path)
-    found = [summary for root in roots if root.is_dir() for summary in list_caches(root)]
-    fitting = [s for s in found if s.manifest and s.manifest.inputs["task"]["name"] == task_name]
+    found = list_caches(config.cache / task_name)
+    fitting = [summary for summary in found if summary.manifest is not None]
     if config.source is not None:
         fitting = [s for s in fitting if _fingerprint(s).startswith(config.source)]
     else:
@@ -264,9 +262,9 @@ def _fingerprint(summary: CacheSummary) -> str:
 
 
 def _describe(summary: CacheSummary) -> str:
-    if summary.manifest is None:
-        raise CacheError(str(summary.error))
     manifest = summary.manifest
+    if manifest is None:
+        return f"{summary.path}: {summary.error}"
     return (
         f"{manifest.fingerprint[:12]}  {manifest.label}, seed "
         f"{manifest.inputs['sampler'].get('seed', '-')}, {manifest.notes.get('model', '?')}, "

@@ -1,0 +1,1 @@
+"""The face: commands, params.yaml, messages and progress."""

@@ -1,0 +1,93 @@
+"""The command line: ``pipeline --help``.
+
+Nothing but click is imported before a command runs, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from pipeline import inspecting, running, using
+from pipeline.params import read_params
+
+
+class Group(click.Group):
+    """Reads ``params.yaml`` before it parses, so that its values are the options' defaults."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Add the defaults to the context."""
+        extra.setdefault("default_map", read_params(self))
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="functional-projection", prog_name="pipeline")
+def cli() -> None:
+    """Turn a language model, a prompt and label words into a small text classifier.
+
+    No text is needed: `pipeline teacher` records the model's answers to random embeddings,
+    `pipeline student` trains a classifier on them, `pipeline tag` uses it.
+    """
+
+
+for command in (
+    running.teacher,
+    running.student,
+    using.evaluate,
+    using.tag,
+    inspecting.task,
+    inspecting.cache,
+    inspecting.doctor,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; every failure ends in one sentence and an exit code.
+
+    0: done; 1: it failed; 2: what was asked for cannot be; 130: stopped by a signal.
+    """
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read the output has had enough; Python would complain once more at exit.
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        sys.exit(_explain(error))
+
+
+def _explain(error: Exception) -> int:
+    from cache.errors import CacheError
+    from stages.errors import StageError
+    from stages.reporting import Interrupted
+
+    if isinstance(error, Interrupted):
+        click.echo("stopped; the same command continues", err=True)
+        return 130
+    if isinstance(error, StageError | CacheError):
+        click.echo(f"error: {error}", err=True)
+        return 2 if getattr(error, "usage", False) else 1
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        return 1
+    raise error

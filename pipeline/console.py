@@ -1,0 +1,114 @@
+"""What a person sees: lines, warnings, progress, and a clean end on a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from stages.reporting import Interrupted
+
+PLAIN_SECONDS = 15.0
+"""Seconds between progress lines where standard error is no terminal."""
+
+
+class Console:
+    """A reporter on standard error; results alone go to standard output."""
+
+    def __init__(self) -> None:
+        self._bar: object | None = None
+        self._stop = False
+
+    def say(self, line: str) -> None:
+        """Print a line, above a progress bar where there is one."""
+        self._print(line)
+
+    def warn(self, line: str) -> None:
+        """Print a warning."""
+        self._print(f"{click.style('warning:', fg='yellow')} {line}")
+
+    def check_stop(self) -> None:
+        """Raise :class:`Interrupted` after a first signal."""
+        if self._stop:
+            raise Interrupted
+
+    @contextmanager
+    def track(
+        self, title: str, total: int, done: int, unit: str
+    ) -> Iterator[Callable[[int], None]]:
+        """Show a bar with rate and time left on a terminal, a line at intervals otherwise."""
+        if not sys.stderr.isatty():
+            yield self._track_plainly(title, total, done, unit)
+            return
+        from tqdm import tqdm
+
+        with tqdm(
+            total=total, initial=done, desc=title, unit=f" {unit}s", file=sys.stderr
+        ) as bar:
+            self._bar = bar
+            try:
+                yield lambda count: bar.update(count) and None
+            finally:
+                self._bar = None
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM into a stop at the next safe point; a second kills."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self._stop:
+                os._exit(130)
+            self._stop = True
+            # Not through click: a signal may arrive in the middle of a print.
+            os.write(2, b"\nstopping at the next safe point; once more to stop at once\n")
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _print(self, line: str) -> None:
+        if self._bar is not None:
+            from tqdm import tqdm
+
+            tqdm.write(line, file=sys.stderr)
+        else:
+            click.echo(line, err=True)
+
+    def _track_plainly(
+        self, title: str, total: int, done: int, unit: str
+    ) -> Callable[[int], None]:
+        began = last = time.monotonic()
+        first = done
+
+        def advance(count: int) -> None:
+            nonlocal done, last
+            done += count
+            now = time.monotonic()
+            if now - last < PLAIN_SECONDS:
+                return
+            last = now
+            rate = (done - first) / (now - began)
+            left = (total - done) / rate
+            click.echo(
+                f"{title}: {done:,} of {total:,} {unit}s, {rate:,.1f} a second, {left:,.0f} s left",
+                err=True,
+            )
+
+        return advance
+
+
+def quieten_libraries() -> None:
+    """Keep transformers' own bars and notices from between the lines; errors still show."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,171 @@
+"""Commands that look and change nothing: tasks, caches, and the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.group()
+def task() -> None:
+    """Tasks: what is asked, and which words answer it."""
+
+
+@task.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_tasks_command(as_json: bool) -> None:
+    """List the tasks that come with the project.
+
+    Example: pipeline task list
+    """
+    from stages.task import list_tasks, load_task
+
+    tasks = [load_task(name) for name in list_tasks()]
+    if as_json:
+        click.echo(json.dumps([_task_data(entry) for entry in tasks], indent=2))
+        return
+    for entry in tasks:
+        click.echo(f"{entry.name:<12} {', '.join(entry.label_names):<40} {entry.prompt.strip()}")
+
+
+@task.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show_task(name: str, as_json: bool) -> None:
+    """Show a task, bundled or of a file.
+
+    Example: pipeline task show imdb
+    """
+    from stages.task import load_task
+
+    entry = load_task(name)
+    if as_json:
+        click.echo(json.dumps(_task_data(entry), indent=2))
+        return
+    click.echo(f"name:       {entry.name}")
+    click.echo(f"prompt:     {json.dumps(entry.prompt, ensure_ascii=False)}")
+    click.echo(f"suffix:     {json.dumps(entry.suffix, ensure_ascii=False)}")
+    click.echo(f"max_length: {entry.max_length} pieces")
+    for label in entry.labels:
+        click.echo(f"label:      {label.name}: {', '.join(label.words)}")
+
+
+@task.command("check")
+@click.argument("name")
+@click.option("--model", default="mini", show_default=True, help="mini, hub id or directory.")
+def check_task(name: str, model: str) -> None:
+    """Check a task against a model's tokenizer.
+
+    Example: pipeline task check mine.yaml --model meta-llama/Llama-2-7b-hf
+    """
+    from pipeline.console import quieten_libraries
+    from stages.language_model import load_tokenizer, resolve_tokenizer
+    from stages.task import load_task
+    from stages.verbaliser import build_verbaliser
+
+    entry = load_task(name)
+    quieten_libraries()
+    verbaliser = build_verbaliser(entry, load_tokenizer(resolve_tokenizer(model)))
+    for word in verbaliser.words:
+        click.echo(f"{word.label:<16} {word.word:<16} {word.token_id:>7}  {' '.join(word.pieces)}")
+    for line in verbaliser.describe_splits():
+        click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
+    click.echo(f"task {entry.name} can be used with {model}")
+
+
+@click.group()
+def cache() -> None:
+    """Caches: the teacher's recorded answers."""
+
+
+ROOT = click.option(
+    "--cache", "root", type=click.Path(path_type=Path), default="data/cache", show_default=True
+)
+
+
+@cache.command("list")
+@ROOT
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_caches_command(root: Path, as_json: bool) -> None:
+    """List the caches below a root.
+
+    Example: pipeline cache list
+    """
+    from stages.caches import find_caches
+
+    entries = [
+        {
+            "fingerprint": found.manifest.fingerprint if found.manifest else None,
+            "label": found.manifest.label if found.manifest else None,
+            "path": str(found.path),
+            "shards": found.shards,
+            "committed": found.committed,
+            "complete": found.is_complete,
+            "bytes": found.bytes,
+            "newest": found.newest.isoformat() if found.newest else None,
+            "error": found.error,
+        }
+        for found in find_caches(root)
+    ]
+    if as_json:
+        click.echo(json.dumps(entries, indent=2))
+        return
+    if not entries:
+        click.echo(f"no caches below {root}")
+    for entry in entries:
+        if entry["error"]:
+            click.echo(f"{'unreadable':<14} {entry['path']}: {entry['error']}")
+            continue
+        click.echo(
+            f"{str(entry['fingerprint'])[:12]:<14} {entry['committed']:>5}/{entry['shards']:<5} "
+            f"{entry['bytes'] / 2**20:>9.1f} MiB  {entry['label']}"
+        )
+
+
+@click.command()
+def doctor() -> None:
+    """Say what is installed, which devices there are, and what `auto` would choose and why.
+
+    Example: pipeline doctor
+    """
+    import importlib.metadata
+    import os
+    import platform
+    import shutil
+
+    import torch
+
+    from pipeline.console import quieten_libraries
+    from stages import language_model as lm
+
+    quieten_libraries()
+    click.echo(f"{'python':<14} {platform.python_version()}, {platform.platform()}")
+    for name in ("torch", "transformers", "accelerate", "safetensors", "zarr", "numpy", "dvc"):
+        click.echo(f"{name:<14} {importlib.metadata.version(name)}")
+    click.echo(f"{'cores':<14} {os.cpu_count()}, torch uses {torch.get_num_threads()}")
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        click.echo(f"{f'cuda:{index}':<14} {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB")
+    compiler = next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
+    click.echo(f"{'C++ compiler':<14} {compiler or 'none: torch.compile is not available'}")
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    click.echo(f"{'disk':<14} {free:.1f} GiB free here")
+    device = lm.choose_device("auto")
+    model = lm.choose_model("auto", device.value)
+    dtype = lm.choose_dtype("auto", device.value)
+    for title, choice in (("device", device), ("model", model), ("dtype", dtype)):
+        click.echo(f"{title:<14} {choice.value} ({choice.reason})")
+
+
+def _task_data(entry: Any) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "prompt": entry.prompt,
+        "suffix": entry.suffix,
+        "max_length": entry.max_length,
+        "labels": {label.name: list(label.words) for label in entry.labels},
+    }

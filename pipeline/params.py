@@ -1,0 +1,68 @@
+"""``params.yaml`` in the working directory: the defaults that a flag on the command line overrides.
+
+A command's section is named after it and holds its options by name, dashes as underscores, so that
+``dvc repro`` and a command typed by hand agree.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import click
+
+FILE = Path("params.yaml")
+OTHER_SECTIONS = ("pipeline",)
+"""Sections that are for dvc.yaml alone."""
+
+
+def read_params(group: click.Group) -> dict[str, Any]:
+    """Read the defaults of every command.
+
+    Args:
+        group: The command line; its commands say which options there are.
+
+    Returns:
+        Defaults by command and parameter name, in click's form; empty where there is no file.
+
+    Raises:
+        click.UsageError: The file is not as it must be; the message names the key.
+    """
+    try:
+        text = FILE.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"cannot read {FILE}: {error}") from error
+    import yaml
+
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise click.UsageError(f"{FILE} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise click.UsageError(f"{FILE} must map commands to options")
+    defaults: dict[str, Any] = {}
+    for section, values in data.items():
+        if section in OTHER_SECTIONS:
+            continue
+        command = group.commands.get(section)
+        if command is None:
+            known = (*group.commands, *OTHER_SECTIONS)
+            raise click.UsageError(f"{FILE}: unknown section {section!r}{_nearest(section, known)}")
+        if not isinstance(values, dict):
+            raise click.UsageError(f"{FILE}: {section} must map options to values")
+        names = {option.name for option in command.params if option.name}
+        for key in values:
+            if key not in names:
+                raise click.UsageError(
+                    f"{FILE}: {section}: unknown option {key!r}{_nearest(key, tuple(names))}"
+                )
+        defaults[section] = {key: value for key, value in values.items() if value is not None}
+    return defaults
+
+
+def _nearest(word: object, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

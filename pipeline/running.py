@@ -1,0 +1,139 @@
+"""The two stages as commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+SAMPLERS = ("vocabulary", "unigram", "uniform")
+OBJECTIVES = ("kl", "generalised-kl", "l2", "algorithm-1")
+COUNT = click.IntRange(min=1)
+SEED = click.IntRange(min=0, max=2**63 - 1)
+
+
+@click.command()
+@click.option("--task", required=True, help="A bundled task's name, or a task file.")
+@click.option("--model", default="auto", show_default=True, help="auto, mini, hub id or directory.")
+@click.option("--sampler", type=click.Choice(SAMPLERS), default="vocabulary", show_default=True)
+@click.option("--rows", type=COUNT, default=65536, show_default=True, help="Random inputs.")
+@click.option("--texts", type=click.Path(path_type=Path), help="Answer these texts instead.")
+@click.option("--text-column", default="text", show_default=True)
+@click.option("--min-length", type=COUNT, default=1, show_default=True, help="In pieces.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--cache", type=click.Path(path_type=Path), default="data/cache", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16.")
+@click.option("--chunk-rows", type=COUNT, default=64, show_default=True, help="Of one length.")
+@click.option("--shard-rows", type=COUNT, default=4096, show_default=True, help="Written at once.")
+@click.option("--batch-positions", type=COUNT, default=16384, show_default=True)
+@click.option(
+    "--summary", type=click.Path(path_type=Path), help="Write what was found to this JSON file."
+)
+def teacher(summary: Path | None, **options: Any) -> None:
+    """Stage one: record a language model's answers to random inputs.
+
+    The same command again continues where it stopped, and several at once share the work.
+
+    Example: pipeline teacher --task imdb --rows 100000
+    """
+    from pipeline.console import Console, quieten_libraries
+    from stages.stage_one import TeacherConfig, run_teacher
+
+    quieten_libraries()
+    console = Console()
+    with console.catch_signals():
+        result = run_teacher(TeacherConfig(**options), console)
+    if summary is None:
+        return
+    # Nothing that differs between runs over the same cache: DVC compares this file.
+    root = options["cache"]
+    answers = result.answers
+    labels = [label["name"] for label in result.cache.manifest.inputs["task"]["labels"]]
+    _write_json(
+        summary,
+        {
+            "fingerprint": result.cache.fingerprint,
+            "directory": str(result.cache.path.relative_to(root)),
+            "rows": answers.rows,
+            "norm_g": answers.norm_g,
+            "spread": answers.spread,
+            "balance": dict(zip(labels, answers.balance, strict=True)),
+        },
+    )
+
+
+@click.command()
+@click.option("--task", required=True, help="A bundled task's name, or a task file.")
+@click.option("--arch", required=True, help="Short name, hub id or directory of an encoder.")
+@click.option(
+    "--init",
+    type=click.Choice(["pretrained", "random"]),
+    help="Start of the encoder.  [default: pretrained where there is such]",
+)
+@click.option("--cache", type=click.Path(path_type=Path), default="data/cache", show_default=True)
+@click.option(
+    "--from",
+    "source",
+    help="First digits of a fingerprint, a cache's directory, or a teacher's --summary file.  "
+    "[default: the task's only complete cache]",
+)
+@click.option("--partial", is_flag=True, help="Train on what is there of an incomplete cache.")
+@click.option("--objective", type=click.Choice(OBJECTIVES), default="kl", show_default=True)
+@click.option("--steps", type=COUNT, default=1500, show_default=True)
+@click.option("--rows", type=COUNT, default=64, show_default=True, help="Cached rows a step.")
+@click.option("--slices", type=COUNT, default=4, show_default=True, help="Lengths a step.")
+@click.option("--learning-rate", type=float, help="Peak.  [default: by size and start]")
+@click.option("--held-out-rows", type=COUNT, default=1024, show_default=True)
+@click.option("--log-every", type=COUNT, default=100, show_default=True, help="In steps.")
+@click.option("--checkpoint-every", type=COUNT, default=250, show_default=True, help="In steps.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Directory to write.  [default: data/students/<task>-<arch>]",
+)
+@click.option("--curve", type=click.Path(path_type=Path), help="CSV of c, norms and angles.")
+@click.option("--metrics", type=click.Path(path_type=Path), help="JSON of the held-out figures.")
+def student(metrics: Path | None, **options: Any) -> None:
+    """Stage two: train a classifier on a cache and write it as a transformers directory.
+
+    A killed run continues from its checkpoint when the same command is typed again.
+
+    Example: pipeline student --task imdb --arch roberta-large
+    """
+    from pipeline.console import Console, quieten_libraries
+    from stages.stage_two import StudentConfig, run_student
+    from stages.training import TrainingConfig
+
+    quieten_libraries()
+    console = Console()
+    names = ("objective", "steps", "rows", "slices", "log_every", "checkpoint_every", "seed")
+    training = TrainingConfig(**{name: options.pop(name) for name in names})
+    with console.catch_signals():
+        result = run_student(StudentConfig(training=training, **options), console)
+    if metrics is not None:
+        found = result.projection
+        _write_json(
+            metrics,
+            {
+                "fingerprint": result.fingerprint,
+                "held_out_rows": found.rows,
+                "agreement": found.agreement,
+                "angle": found.angle,
+                "centred_angle": found.centred_angle,
+                "c_closed_form": found.c,
+                "norm_g": found.norm_g,
+                "norm_h": found.norm_h,
+            },
+        )
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,150 @@
+"""Students in use: tagging texts and measuring how good they are."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+BATCH = 256
+"""Most lines that are answered together; fewer where no more are waiting."""
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path), help="A student's directory.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Labelled texts.")
+@click.option("--teacher", help="Also ask this model: auto, mini, hub id or directory.")
+@click.option("--task", help="The task.  [default: the student's own]")
+@click.option("--text-column", default="text", show_default=True)
+@click.option("--label-column", default="label", show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", default="auto", show_default=True, help="The teacher's.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(as_json: bool, **options: Any) -> None:
+    """Measure a student, or a teacher without one, on labelled texts.
+
+    Example: pipeline evaluate --model data/students/imdb-mini --data test.jsonl --teacher mini
+    """
+    from pipeline.console import Console, quieten_libraries
+    from stages.evaluation import EvaluationConfig, Scores
+    from stages.evaluation import evaluate as run
+
+    quieten_libraries()
+    console = Console()
+    with console.catch_signals():
+        found = run(EvaluationConfig(**options), console)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+
+    def show(name: str, scores: Scores) -> None:
+        click.echo(
+            f"{name}: accuracy {scores.accuracy:.2%}, macro-F1 {scores.macro_f1:.2%}, "
+            f"{scores.texts_per_second:,.0f} texts a second"
+        )
+        click.echo(f"  {'class':<20} {'precision':>9} {'recall':>9} {'F1':>9} {'rows':>9}")
+        for label, row in scores.classes.items():
+            click.echo(
+                f"  {label:<20} {row['precision']:>9.2%} {row['recall']:>9.2%} "
+                f"{row['f1']:>9.2%} {row['rows']:>9,}"
+            )
+
+    click.echo(f"{found.rows:,} texts of {options['data']}")
+    if found.student is not None:
+        show("student", found.student)
+    if found.teacher is not None:
+        show("teacher", found.teacher)
+    if found.agreement is not None:
+        click.echo(f"agreement of student and teacher: {found.agreement:.2%}")
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="A student.")
+@click.option("--all", "every", is_flag=True, help="Give the scores of all labels.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["auto", "text", "jsonl"]),
+    default="auto",
+    show_default=True,
+    help="Of the input.",
+)
+@click.option("--text-column", default="text", show_default=True, help="Key of a JSON line's text.")
+@click.option("--device", default="auto", show_default=True)
+@click.argument("file", type=click.File("rb"), default="-")
+def tag(
+    model: Path, every: bool, form: str, text_column: str, device: str, file: BinaryIO
+) -> None:
+    """Tag texts: a line in, a JSON line out, as a stream.
+
+    Reads FILE, or standard input where it is '-' or absent.  A JSON line keeps its other keys.
+    A line that holds no text has the label null; one that cannot be read has an "error" and makes
+    the exit code 1.  Texts longer than the student reads are cut and marked "cut".
+
+    Example: echo "What a film!" | pipeline tag --model data/students/imdb-mini
+    """
+    from pipeline.console import Console, quieten_libraries
+    from stages import language_model as lm
+    from stages.classifier import load_classifier
+    from stages.tagging import read_line, tag_lines
+
+    quieten_libraries()
+    console = Console()
+    classifier = load_classifier(model, lm.choose_device(device).value)
+    bad = 0
+    is_json = None if form == "auto" else form == "jsonl"
+    number = 0
+    with console.catch_signals():
+        for batch in _gather(file, console):
+            lines = []
+            for raw in batch:
+                number += 1
+                if is_json is None and raw.strip():
+                    is_json = raw.lstrip().startswith(b"{")
+                    kind = "JSON lines" if is_json else "plain text"
+                    console.say(f"input: {kind} (auto: by its first line)")
+                lines.append(read_line(raw, number, bool(is_json), text_column))
+            for answer in tag_lines(lines, classifier, every):
+                bad += "error" in answer
+                click.echo(json.dumps(answer, ensure_ascii=False))
+            sys.stdout.flush()
+    if bad:
+        raise click.ClickException(f"{bad:,} of {number:,} lines could not be read")
+
+
+def _gather(file: BinaryIO, console: Any) -> Iterator[list[bytes]]:
+    """Yield what is waiting, at most a batch, as soon as there is a line."""
+    waiting: queue.Queue[bytes | None] = queue.Queue(maxsize=4 * BATCH)
+
+    def read() -> None:
+        for line in iter(file.readline, b""):
+            waiting.put(line)
+        waiting.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    ended = False
+    while not ended:
+        batch: list[bytes] = []
+        while len(batch) < BATCH and not ended:
+            try:
+                # Wait for the first line of a batch, but wake to see a signal; never for the rest.
+                line = waiting.get(timeout=0.2) if not batch else waiting.get_nowait()
+            except queue.Empty:
+                if batch:
+                    break
+                console.check_stop()
+                continue
+            if line is None:
+                ended = True
+            else:
+                batch.append(line)
+        if batch:
+            console.check_stop()
+            yield batch
