@@ -286,7 +286,7 @@ def _describe_cache(
     name = inputs.identity["name"]
     notes = {
         "model": config.model if config.model != "auto" else folder.name,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "source": str(config.texts) if config.texts else "",
     }
     return Manifest(f"{task.name}, {rows:,} {name}", identity, layout, notes)

@@ -25,6 +25,21 @@ Item = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Passes over the training texts under one cycle of the learning rate.
+
+    Attributes:
+        passes: Number of passes, each time over another window of every text.
+        shares: Share of each task's texts that a pass takes.
+        learning_rate: Peak of the cycle (linear warm-up, cosine decay to 0).
+    """
+
+    passes: int
+    shares: tuple[float, ...]
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that the weights depend on beside the data.
 
@@ -36,9 +51,9 @@ class Recipe:
         layers: Decoder layers.
         heads: Attention heads.
         intermediate: Width inside the feed-forward blocks.
-        passes: Times that every training text is seen, each time another window of it.
+        phases: What is seen when; the second evens out that batches are cut by positions, so that
+            tasks with short texts get few steps of the first.
         batch_tokens: Positions a batch, padding included.
-        learning_rate: Peak of the schedule (linear warm-up, cosine decay).
         noise: Share of text positions whose input is replaced by a random piece.
         text_weight: Weight of the next-token loss.
         text_share: Share of text positions that the next-token loss is computed at.
@@ -52,9 +67,11 @@ class Recipe:
     layers: int = 3
     heads: int = 4
     intermediate: int = 344
-    passes: int = 4
+    phases: tuple[Phase, ...] = (
+        Phase(4, (1.0, 1.0, 1.0), 2e-3),
+        Phase(7, (0.07, 0.43, 1.0), 1.5e-3),
+    )
     batch_tokens: int = 4096
-    learning_rate: float = 2e-3
     noise: float = 0.1
     text_weight: float = 0.3
     text_share: float = 0.15
@@ -151,7 +168,11 @@ def draw_window(length: int, longest: int, rng: np.random.Generator) -> tuple[in
 
 
 def plan_pass(
-    examples: list[Example], frames: list[Frame], recipe: Recipe, index: int
+    examples: list[Example],
+    frames: list[Frame],
+    recipe: Recipe,
+    index: int,
+    shares: tuple[float, ...],
 ) -> list[list[Item]]:
     """Cut one pass over the examples into batches of like length.
 
@@ -162,6 +183,8 @@ def plan_pass(
     items = []
     for number in rng.permutation(len(examples)):
         example = examples[number]
+        if shares[example.task] < 1 and rng.random() >= shares[example.task]:
+            continue
         longest = frames[example.task].task.max_length
         items.append((int(number), *draw_window(len(example.ids), longest, rng)))
     batches = []

@@ -32,6 +32,7 @@ from stages.mini.batches import (
     Batch,
     Example,
     Frame,
+    Item,
     Recipe,
     build_frames,
     collate_batch,
@@ -125,6 +126,30 @@ def measure_answers(
     return scores
 
 
+def plan_run(
+    examples: list[Example], frames: list[Frame], recipe: Recipe
+) -> tuple[list[list[Item]], list[float], set[int]]:
+    """Return every batch of the run, its learning rate, and the steps at which a pass ends."""
+    batches: list[list[Item]] = []
+    rates: list[float] = []
+    ends: set[int] = set()
+    passes = 0
+    for phase in recipe.phases:
+        first = len(batches)
+        for _ in range(phase.passes):
+            batches += plan_pass(examples, frames, recipe, passes, phase.shares)
+            passes += 1
+            ends.add(len(batches))
+        steps = len(batches) - first
+        warm = steps // 20
+        rates += [
+            phase.learning_rate
+            * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
+            for step in range(steps)
+        ]
+    return batches, rates, ends
+
+
 def train(
     model: LlamaForCausalLM,
     examples: list[Example],
@@ -134,14 +159,11 @@ def train(
     checkpoint: Path,
 ) -> None:
     """Train the model in place, continuing from ``checkpoint`` where it is there."""
-    plans = [plan_pass(examples, frames, recipe, index) for index in range(recipe.passes)]
-    batches = [batch for plan in plans for batch in plan]
-    ends = set(np.cumsum([len(plan) for plan in plans]).tolist())
+    batches, rates, ends = plan_run(examples, frames, recipe)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
         betas=(0.9, 0.98),
     )
     first, spent = 0, 0.0
@@ -154,14 +176,11 @@ def train(
         first, spent = state["step"], state["seconds"]
         _say(f"continuing at step {first:,} of {len(batches):,}")
     began = time.monotonic() - spent
-    warm = len(batches) // 20
     losses: list[float] = []
     hits: list[float] = []
     for step in range(first, len(batches)):
-        done = step / len(batches)
-        rate = min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate
+            group["lr"] = rates[step]
         rng = np.random.default_rng((recipe.seed, 1_000_000 + step))
         batch = collate_batch(batches[step], examples, frames, recipe, rng)
         loss, right = compute_loss(model, batch, frames, recipe)
