@@ -48,9 +48,7 @@ class Console:
             return
         from tqdm import tqdm
 
-        with tqdm(
-            total=total, initial=done, desc=title, unit=f" {unit}s", file=sys.stderr
-        ) as bar:
+        with tqdm(total=total, initial=done, desc=title, unit=f" {unit}s", file=sys.stderr) as bar:
             self._bar = bar
             try:
                 yield lambda count: bar.update(count) and None
@@ -83,9 +81,7 @@ class Console:
         else:
             click.echo(line, err=True)
 
-    def _track_plainly(
-        self, title: str, total: int, done: int, unit: str
-    ) -> Callable[[int], None]:
+    def _track_plainly(self, title: str, total: int, done: int, unit: str) -> Callable[[int], None]:
         began = last = time.monotonic()
         first = done
 

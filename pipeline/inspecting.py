@@ -96,7 +96,7 @@ def list_caches_command(root: Path, as_json: bool) -> None:
     """
     from stages.caches import find_caches
 
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "fingerprint": found.manifest.fingerprint if found.manifest else None,
             "label": found.manifest.label if found.manifest else None,
@@ -152,8 +152,8 @@ def doctor() -> None:
         click.echo(f"{f'cuda:{index}':<14} {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB")
     compiler = next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
     click.echo(f"{'C++ compiler':<14} {compiler or 'none: torch.compile is not available'}")
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
-    click.echo(f"{'disk':<14} {free:.1f} GiB free here")
+    disk = shutil.disk_usage(Path.cwd()).free / 2**30
+    click.echo(f"{'disk':<14} {disk:.1f} GiB free here")
     device = lm.choose_device("auto")
     model = lm.choose_model("auto", device.value)
     dtype = lm.choose_dtype("auto", device.value)

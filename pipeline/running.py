@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
+
+from pipeline.files import write_json
 
 SAMPLERS = ("vocabulary", "unigram", "uniform")
 OBJECTIVES = ("kl", "generalised-kl", "l2", "algorithm-1")
@@ -25,7 +26,9 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), default="data/cache", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16.")
+@click.option(
+    "--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16."
+)
 @click.option("--chunk-rows", type=COUNT, default=64, show_default=True, help="Of one length.")
 @click.option("--shard-rows", type=COUNT, default=4096, show_default=True, help="Written at once.")
 @click.option("--batch-positions", type=COUNT, default=16384, show_default=True)
@@ -52,7 +55,7 @@ def teacher(summary: Path | None, **options: Any) -> None:
     root = options["cache"]
     answers = result.answers
     labels = [label["name"] for label in result.cache.manifest.inputs["task"]["labels"]]
-    _write_json(
+    write_json(
         summary,
         {
             "fingerprint": result.cache.fingerprint,
@@ -117,7 +120,7 @@ def student(metrics: Path | None, **options: Any) -> None:
         result = run_student(StudentConfig(training=training, **options), console)
     if metrics is not None:
         found = result.projection
-        _write_json(
+        write_json(
             metrics,
             {
                 "fingerprint": result.fingerprint,
@@ -130,10 +133,3 @@ def student(metrics: Path | None, **options: Any) -> None:
                 "norm_h": found.norm_h,
             },
         )
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=2) + "\n")
-    partial.replace(path)

@@ -13,22 +13,32 @@ from typing import Any, BinaryIO
 
 import click
 
+from pipeline.files import write_json
+
 BATCH = 256
 """Most lines that are answered together; fewer where no more are waiting."""
 
 
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), help="A student's directory.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Labelled texts.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Labelled texts; {task} in it is the task's name.  [default: the held-out cached rows]",
+)
 @click.option("--teacher", help="Also ask this model: auto, mini, hub id or directory.")
 @click.option("--task", help="The task.  [default: the student's own]")
 @click.option("--text-column", default="text", show_default=True)
 @click.option("--label-column", default="label", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="auto", show_default=True, help="The teacher's.")
+@click.option("--cache", type=click.Path(path_type=Path), default="data/cache", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate(as_json: bool, **options: Any) -> None:
+@click.option("--metrics", type=click.Path(path_type=Path), help="Also write the JSON to a file.")
+def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
     """Measure a student, or a teacher without one, on labelled texts.
+
+    Without --data the written student is compared with the cached rows held out from its training.
 
     Example: pipeline evaluate --model data/students/imdb-mini --data test.jsonl --teacher mini
     """
@@ -40,8 +50,17 @@ def evaluate(as_json: bool, **options: Any) -> None:
     console = Console()
     with console.catch_signals():
         found = run(EvaluationConfig(**options), console)
+    data = {key: value for key, value in asdict(found).items() if value is not None}
+    if metrics is not None:
+        write_json(metrics, data)
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=2))
+        click.echo(json.dumps(data, indent=2))
+        return
+    if found.held_out is not None:
+        click.echo(
+            f"{found.rows:,} held-out rows: agreement {found.held_out.agreement:.2%}, "
+            f"α {found.held_out.angle:.3f} rad, centred α {found.held_out.centred_angle:.3f} rad"
+        )
         return
 
     def show(name: str, scores: Scores) -> None:
@@ -79,9 +98,7 @@ def evaluate(as_json: bool, **options: Any) -> None:
 @click.option("--text-column", default="text", show_default=True, help="Key of a JSON line's text.")
 @click.option("--device", default="auto", show_default=True)
 @click.argument("file", type=click.File("rb"), default="-")
-def tag(
-    model: Path, every: bool, form: str, text_column: str, device: str, file: BinaryIO
-) -> None:
+def tag(model: Path, every: bool, form: str, text_column: str, device: str, file: BinaryIO) -> None:
     """Tag texts: a line in, a JSON line out, as a stream.
 
     Reads FILE, or standard input where it is '-' or absent.  A JSON line keeps its other keys.

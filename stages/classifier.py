@@ -73,10 +73,25 @@ class Classifier:
             for index, own in enumerate(pieces):
                 inputs[index, : len(own)] = torch.tensor(own)
                 mask[index, : len(own)] = 1
-            device = self.model.device
-            logits = self.model(input_ids=inputs.to(device), attention_mask=mask.to(device)).logits
-            found[rows] = logits.float().softmax(dim=1).cpu().numpy()
+            found[rows] = self.answer(inputs, mask).cpu().numpy()
         return Answers(found, cut)
+
+    @torch.inference_mode()
+    def answer(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Answer token ids.
+
+        Args:
+            ids: The start token and the input, shape (B, T), int64.
+            mask: 1 at inputs and 0 at padding, shape (B, T); None: no padding.
+
+        Returns:
+            Probabilities, shape (B, K), float32.
+        """
+        mask = torch.ones_like(ids) if mask is None else mask
+        device = self.model.device
+        logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+        probabilities: torch.Tensor = logits.float().softmax(dim=1)
+        return probabilities
 
 
 def load_classifier(folder: Path, device: str) -> Classifier:

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cache.reader import CacheReader
+from cache.samplers import TokenSampler
 from stages import language_model as lm
+from stages.caches import open_named_cache
 from stages.classifier import load_classifier
 from stages.errors import SettingError, TextDataError
 from stages.export import read_record
+from stages.projection import Projection, ProjectionMeter
+from stages.stage_one import read_sampler, read_table
+from stages.stage_two import choose_held_out
 from stages.task import Task, load_task, parse_task
 from stages.teacher import Teacher
 from stages.texts import encode_texts, read_texts
@@ -28,7 +34,8 @@ class EvaluationConfig:
     """What is measured on what.
 
     Attributes:
-        data: File of texts with labels.
+        data: File of texts with labels; ``{task}`` in it stands for the task's name.  None: the
+            student alone is measured, on the cached rows that were held out from its training.
         model: A student's directory; None: the teacher alone is measured.
         teacher: ``auto``, ``mini``, a hub id or a directory; None: no teacher.
         task: Name or path of the task; needed without a student, whose own task is used.
@@ -36,10 +43,11 @@ class EvaluationConfig:
         label_column: Column of the label.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: The teacher's number format.
+        cache: Root of the caches, for the held-out rows.
         batch_positions: The teacher's most positions in one forward pass.
     """
 
-    data: Path
+    data: Path | None = None
     model: Path | None = None
     teacher: str | None = None
     task: str | None = None
@@ -47,6 +55,7 @@ class EvaluationConfig:
     label_column: str = "label"
     device: str = "auto"
     dtype: str = "auto"
+    cache: Path = Path("data/cache")
     batch_positions: int = 16384
 
 
@@ -73,16 +82,18 @@ class Evaluation:
     """What was found.
 
     Attributes:
-        rows: Texts.
+        rows: Texts, or held-out rows.
         student: The student's scores.
         teacher: The teacher's scores.
-        agreement: Share of texts that both answer alike.
+        agreement: Share of rows that both answer alike.
+        held_out: The written student against the cached answers.
     """
 
     rows: int
-    student: Scores | None
-    teacher: Scores | None
-    agreement: float | None
+    student: Scores | None = None
+    teacher: Scores | None = None
+    agreement: float | None = None
+    held_out: Projection | None = None
 
 
 def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
@@ -97,10 +108,14 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         raise SettingError("give --model DIR, or --teacher MODEL and --task TASK, or all three")
     device = lm.choose_device(config.device)
     reporter.say(f"device: {device.value} ({device.reason})")
-    rows = read_texts(config.data, config.text_column, config.label_column)
+    if config.data is None:
+        found = measure_held_out(config, device.value, reporter)
+        return Evaluation(found.rows, agreement=found.agreement, held_out=found)
     task = load_task(config.task) if config.task else _student_task(config)
+    data = Path(str(config.data).replace("{task}", task.name))
+    rows = read_texts(data, config.text_column, config.label_column)
     names = task.label_names
-    gold = _read_gold([(row.line, row.label) for row in rows], names, config)
+    gold = _read_gold([(row.line, row.label) for row in rows], names, data)
     student = teacher = None
     ours = theirs = None
     if config.model is not None:
@@ -124,19 +139,58 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         ours = np.concatenate(parts)
         seconds = time.monotonic() - began
         if cut:
-            reporter.say(f"{cut:,} of {len(texts):,} texts are cut at {classifier.max_length - 1} "
-                         "pieces")
+            reporter.say(
+                f"{cut:,} of {len(texts):,} texts are cut at {classifier.max_length - 1} pieces"
+            )
         student = compute_scores(gold, ours, names, len(rows) / seconds)
     if config.teacher is not None:
         began = time.monotonic()
-        theirs = ask_teacher(config, task, device.value, reporter).argmax(axis=1)
+        theirs = ask_teacher(config, data, task, device.value, reporter).argmax(axis=1)
         teacher = compute_scores(gold, theirs, names, len(rows) / (time.monotonic() - began))
     agreement = None if ours is None or theirs is None else float((ours == theirs).mean())
     return Evaluation(len(rows), student, teacher, agreement)
 
 
+@torch.inference_mode()
+def measure_held_out(config: EvaluationConfig, device: str, reporter: Reporter) -> Projection:
+    """Compare a written student, as stock transformers loads it, with the held-out cached rows.
+
+    Raises:
+        SettingError: There is no student, or its cache's inputs are not tokens.
+        CacheChoiceError: Its cache is not below the root.
+        CacheError: The cache is incomplete or damaged.
+    """
+    if config.model is None or config.teacher is not None:
+        raise SettingError("without --data only a student is measured: give --model and no teacher")
+    record = read_record(config.model)
+    cache = open_named_cache(config.cache, record["task"]["name"], record["fingerprint"])
+    reporter.say(f"no --data: the rows held out of {cache.path} ({cache.manifest.label})")
+    sampler = read_sampler(cache, read_table(cache))
+    if sampler is not None and not isinstance(sampler, TokenSampler):
+        raise SettingError(
+            f"the inputs of the sampler {sampler.name} are no tokens, which the written student "
+            "reads; give --data FILE"
+        )
+    classifier = load_classifier(config.model, device)
+    reader = CacheReader(cache)
+    held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
+    meter = ProjectionMeter(len(classifier.labels))
+    for part in reader.read_chunks(held):
+        lengths = part.columns["length"]
+        for length in np.unique(lengths):
+            alike = lengths == length
+            if sampler is None:
+                ids = part.columns["tokens"][alike, :length].astype(np.int64)
+            else:
+                ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
+            inputs = np.insert(ids, 0, record["start_id"], axis=1)
+            g = torch.from_numpy(part.columns["probabilities"][alike])
+            meter.update(g, classifier.answer(torch.from_numpy(inputs)))
+    return meter.compute()
+
+
 def ask_teacher(
-    config: EvaluationConfig, task: Task, device: str, reporter: Reporter
+    config: EvaluationConfig, data: Path, task: Task, device: str, reporter: Reporter
 ) -> np.ndarray:
     """Return the teacher's class logits on every text of the file, shape (N, K)."""
     choice = lm.choose_model(config.teacher or "auto", device)
@@ -146,7 +200,7 @@ def ask_teacher(
     tokenizer = lm.load_tokenizer(folder)
     teacher = Teacher(lm.load_language_model(folder, device, dtype.value), tokenizer, task)
     texts = encode_texts(
-        config.data, tokenizer, task.max_length, reporter, config.text_column, config.label_column
+        data, tokenizer, task.max_length, reporter, config.text_column, config.label_column
     )
     logits = np.empty((len(texts.lengths), len(task.labels)), dtype=np.float32)
     with reporter.track("teacher", len(logits), 0, "text") as advance:
@@ -196,23 +250,21 @@ def _student_task(config: EvaluationConfig) -> Task:
     if config.model is None:
         raise SettingError("give --task")
     recorded: dict[str, Any] = read_record(config.model)["task"]
-    labels = {
-        label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]
-    }
+    labels = {label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]}
     return parse_task(recorded | {"labels": labels}, str(config.model), recorded["name"])
 
 
 def _read_gold(
-    rows: Sequence[tuple[int, str | None]], names: Sequence[str], config: EvaluationConfig
+    rows: Sequence[tuple[int, str | None]], names: Sequence[str], data: Path
 ) -> np.ndarray:
     columns = {name: column for column, name in enumerate(names)}
     if not rows:
-        raise TextDataError(f"{config.data} holds no texts")
+        raise TextDataError(f"{data} holds no texts")
     for line, label in rows:
         if label is None:
-            raise TextDataError(f"{config.data}, line {line}: no label {config.label_column!r}")
+            raise TextDataError(f"{data}, line {line}: the text has no label")
         if label not in columns:
             raise TextDataError(
-                f"{config.data}, line {line}: the label {label!r} is none of {', '.join(names)}"
+                f"{data}, line {line}: the label {label!r} is none of {', '.join(names)}"
             )
     return np.array([columns[label] for _, label in rows if label is not None])

@@ -47,8 +47,8 @@ def fold_student(student: Student, table: torch.Tensor) -> PreTrainedModel:
     encoder = copy.deepcopy(student.encoder).cpu().float().eval()
     weight = student.adapter.weight.detach().cpu().float()
     with torch.no_grad():
-        folded = torch.cat([part.float() @ weight.T for part in table.cpu().split(4096)])
-    words = nn.Embedding(*folded.shape, _weight=folded)
+        folded = torch.cat([part.float() @ weight.T for part in torch.split(table.cpu(), 4096)])
+    words = nn.Embedding.from_pretrained(folded, freeze=False)
     encoder.set_input_embeddings(words)
     encoder.config.vocab_size = len(folded)
     base = getattr(encoder, encoder.base_model_prefix)
@@ -209,7 +209,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _count_positions_from_zero(encoder: PreTrainedModel, embeddings: nn.Module) -> None:
+def _count_positions_from_zero(encoder: PreTrainedModel, embeddings: Any) -> None:
     """Let RoBERTa-like encoders count positions from 0, whatever the padding token is.
 
     They count from ``pad_token_id + 1`` and skip that id.  Under the language model's vocabulary
@@ -218,7 +218,7 @@ def _count_positions_from_zero(encoder: PreTrainedModel, embeddings: nn.Module) 
     """
     table: nn.Embedding = embeddings.position_embeddings
     used = table.weight.detach()[embeddings.padding_idx + 1 :].clone()
-    embeddings.position_embeddings = nn.Embedding(*used.shape, _weight=used)
+    embeddings.position_embeddings = nn.Embedding.from_pretrained(used, freeze=False)
     embeddings.padding_idx = -1
     encoder.config.pad_token_id = -1
     encoder.config.max_position_embeddings = len(used)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from stages.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LLAMA = "meta-llama/Llama-2-7b-hf"
@@ -24,6 +23,16 @@ LLAMA_BYTES = 16 * 2**30
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 """What is fetched of a hub repository: weights, configuration and tokenizer, no code."""
+
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -188,9 +197,7 @@ def describe_identity(folder: Path) -> dict[str, str]:
         SHA-256 of the weights, the configuration and the tokenizer files.
     """
     weights = sorted(folder.glob("*.safetensors"))
-    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-    names += ("merges.txt", "special_tokens_map.json", "added_tokens.json")
-    tokenizer = [folder / name for name in names if (folder / name).is_file()]
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return {
         "weights": _hash_files(weights),
         "config": _hash_files([folder / "config.json"]),

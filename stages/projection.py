@@ -139,8 +139,8 @@ class Objective(nn.Module):
         Returns:
             A scalar.
         """
-        terms = _TERMS[self.name](g, log_h, self.c)
-        return terms.sum() / len(g)
+        terms: torch.Tensor = _TERMS[self.name](g, log_h, self.c).sum()
+        return terms / len(g)
 
 
 def _kl(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
@@ -168,9 +168,12 @@ def _l2(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.T
     return (g - best * h).square()
 
 
-_TERMS: dict[
-    str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-] = {"generalised-kl": _generalised_kl, "kl": _kl, "l2": _l2, "algorithm-1": _algorithm_1}
+_TERMS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
+    "generalised-kl": _generalised_kl,
+    "kl": _kl,
+    "l2": _l2,
+    "algorithm-1": _algorithm_1,
+}
 
 
 def _angle(inner: float, left: float, right: float) -> float:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - being asked to stop is no error
     """A stage stopped at a safe point because it was asked to; nothing is lost."""
 
 

@@ -18,10 +18,10 @@ import torch
 
 from cache.directory import Cache
 from cache.layout import Layout, answer_columns
+from cache.lengths import LengthRule
 from cache.manifest import Manifest
 from cache.philox import mix_seeds
 from cache.reader import CacheReader
-from cache.lengths import LengthRule
 from cache.samplers import Sampler, VocabularySampler, build_sampler, quantise_distribution
 from cache.store import create_or_open
 from stages import language_model as lm
@@ -170,7 +170,9 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     computed = _fill(cache, config, inputs, teacher, reporter)
     seconds = time.monotonic() - began
     if computed:
-        reporter.say(f"computed {computed:,} rows in {seconds:.1f} s: {computed / seconds:,.0f} a s")
+        reporter.say(
+            f"computed {computed:,} rows in {seconds:.1f} s: {computed / seconds:,.0f} a s"
+        )
     else:
         reporter.say("every row was there already")
     answers = measure_answers(CacheReader(cache), len(task.labels))
@@ -202,7 +204,8 @@ def read_table(cache: Cache) -> torch.Tensor:
     """Read the language model's embedding table, shape (V, d_T), from a cache."""
     from safetensors.torch import load
 
-    return load(cache.read_attachment(TABLE))["embedding"]
+    table: torch.Tensor = load(cache.read_attachment(TABLE))["embedding"]
+    return table
 
 
 def _prepare_inputs(
@@ -232,9 +235,7 @@ def _prepare_inputs(
     }
     if config.sampler == "unigram":
         identity["contexts"] = {"rows": UNIGRAM_CONTEXTS, "length": UNIGRAM_LENGTH}
-    return Inputs(
-        mix_seeds(config.seed, 0, config.rows), lengths.astype(np.int32), None, identity
-    )
+    return Inputs(mix_seeds(config.seed, 0, config.rows), lengths.astype(np.int32), None, identity)
 
 
 def _describe_cache(

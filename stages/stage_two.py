@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from cache.reader import CacheReader, Slice
 from cache.samplers import Sampler
 from cache.store import CacheSummary, list_caches, open_cache
 from stages import language_model as lm
+from stages.caches import open_named_cache
 from stages.card import write_card
 from stages.errors import CacheChoiceError, TrainingError
 from stages.export import build_tokenizer, write_student
@@ -232,33 +233,22 @@ def find_cache(config: StudentConfig, task_name: str) -> Cache:
                 raise CacheChoiceError(f"{path} is no summary of a teacher") from error
         if path.is_dir():
             return open_cache(path)
-    found = list_caches(config.cache / task_name)
-    fitting = [summary for summary in found if summary.manifest is not None]
-    if config.source is not None:
-        fitting = [s for s in fitting if _fingerprint(s).startswith(config.source)]
-    else:
-        usable = [s for s in fitting if s.is_complete or config.partial]
-        if not usable and len(fitting) == 1:
-            # Its reader says how much is there and what to do.
-            return open_cache(fitting[0].path)
-        fitting = usable
-    if len(fitting) == 1:
-        return open_cache(fitting[0].path)
+        return open_named_cache(config.cache, task_name, config.source)
+    found = [summary for summary in list_caches(config.cache / task_name) if summary.manifest]
+    fitting = [summary for summary in found if summary.is_complete or config.partial]
+    if len(fitting) == 1 or (not fitting and len(found) == 1):
+        # Of an incomplete one its reader says how much is there and what to do.
+        return open_cache((fitting or found)[0].path)
     if not fitting:
-        wanted = f" beginning with {config.source!r}" if config.source else ""
         raise CacheChoiceError(
-            f"no cache of task {task_name}{wanted} below {config.cache}; run "
-            f"'pipeline teacher --task {config.task}' first"
+            f"no complete cache of task {task_name} below {config.cache} ({len(found)} "
+            f"incomplete); run 'pipeline teacher --task {config.task}' first"
         )
     lines = "\n".join(f"  {_describe(summary)}" for summary in fitting)
     raise CacheChoiceError(
         f"{len(fitting)} caches of task {task_name} below {config.cache}; name one with "
         f"--from and its first digits:\n{lines}"
     )
-
-
-def _fingerprint(summary: CacheSummary) -> str:
-    return summary.manifest.fingerprint if summary.manifest else ""
 
 
 def _describe(summary: CacheSummary) -> str:

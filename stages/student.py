@@ -186,7 +186,7 @@ def count_positions(config: PretrainedConfig) -> int | None:
     longest = getattr(config, "max_position_embeddings", None)
     if longest is None or longest <= 0:
         return None
-    return longest - _position_offset(config)
+    return int(longest) - _position_offset(config)
 
 
 def _position_offset(config: PretrainedConfig) -> int:
@@ -194,7 +194,7 @@ def _position_offset(config: PretrainedConfig) -> int:
     from transformers import AutoModel
 
     with torch.device("meta"):
-        embeddings = getattr(AutoModel.from_config(config), "embeddings", None)
+        embeddings: Any = getattr(AutoModel.from_config(config), "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_inputs_embeds"):
         return int(embeddings.padding_idx) + 1
     return 0

@@ -56,7 +56,7 @@ class Teacher:
         # Through the module, not its weight: some families scale inside it.
         with torch.inference_mode():
             vocabulary = torch.arange(embed.weight.shape[0], device=self.device)
-            self.table = torch.cat([embed(part) for part in vocabulary.split(4096)]).clone()
+            self.table = torch.cat([embed(part) for part in torch.split(vocabulary, 4096)]).clone()
         self._full_head = model.get_output_embeddings()
         model.set_output_embeddings(_cut_head(self._full_head, self.verbaliser.token_ids))
         self._prefix_cache: Any = None

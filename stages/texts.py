@@ -214,7 +214,7 @@ def _find_line(path: Path, error: UnicodeDecodeError) -> int:
     """Find the first line that is not UTF-8; the decoder knows only its own buffer."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as stream:
-        for number, line in enumerate(io.BufferedReader(stream), start=1):  # type: ignore[arg-type]
+        for number, line in enumerate(io.BufferedReader(stream), start=1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:

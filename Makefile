@@ -1,0 +1,47 @@
+# `make demo` and `make test` do their own set-up.  Paths may hold spaces, so everything is quoted
+# and the environment is entered by PATH, not by a path in a rule's name.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+DATA ?=
+STAMP := .venv/.installed
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo results test test-slow lint format bench clean
+
+demo: $(STAMP)
+	dvc repro
+	python -m benchmarks.demo
+
+results: $(STAMP)
+	python -m benchmarks.results --data "$(DATA)"
+
+test: $(STAMP)
+	python -m pytest
+
+test-slow: $(STAMP)
+	python -m pytest -m slow
+
+lint: $(STAMP)
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(STAMP)
+	ruff check --fix .
+	ruff format .
+
+bench: $(STAMP)
+	python -m benchmarks.philox
+	python -m benchmarks.feeding
+
+clean:
+	rm -rf .venv
+
+# The exact versions; constraints.txt also keeps torch's CUDA packages out.
+$(STAMP): pyproject.toml constraints.txt
+	test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 on the PATH; name one with make PYTHON=..." >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	touch $(STAMP)

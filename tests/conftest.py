@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: the tests share two cores with each other's processes, and what two
+# processes compute is compared bit by bit.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from stages.stage_one import TeacherResult
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """What the project was given: real data and the real Llama-2 tokenizer."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny import write_language_model
+
+    return write_language_model(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def mood(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny import MOOD
+
+    path = tmp_path_factory.mktemp("tasks") / "mood.yaml"
+    path.write_text(MOOD)
+    return path
+
+
+@pytest.fixture(scope="session")
+def filled(
+    llm: Path, mood: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, TeacherResult]:
+    """A root with one full cache, and what filling it gave; for reading alone."""
+    from tiny import make_teacher_config
+
+    from stages.reporting import SilentReporter
+    from stages.stage_one import run_teacher
+
+    root = tmp_path_factory.mktemp("filled")
+    return root, run_teacher(make_teacher_config(mood, llm, root), SilentReporter())
+
+
+@pytest.fixture(scope="session")
+def student(
+    filled: tuple[Path, TeacherResult], mood: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A trained student's directory, for reading alone."""
+    from tiny import make_student_config
+
+    from stages.reporting import SilentReporter
+    from stages.stage_two import run_student
+
+    out = tmp_path_factory.mktemp("students") / "mood-mini"
+    config = make_student_config(mood, filled[0], out, steps=60)
+    return run_student(config, SilentReporter()).out
