@@ -51,7 +51,11 @@ class Console:
         with tqdm(total=total, initial=done, desc=title, unit=f" {unit}s", file=sys.stderr) as bar:
             self._bar = bar
             try:
-                yield lambda count: bar.update(count) and None
+
+                def advance(count: int) -> None:
+                    bar.update(count)
+
+                yield advance
             finally:
                 self._bar = None
 

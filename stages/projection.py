@@ -139,8 +139,8 @@ class Objective(nn.Module):
         Returns:
             A scalar.
         """
-        terms: torch.Tensor = _TERMS[self.name](g, log_h, self.c).sum()
-        return terms / len(g)
+        total: torch.Tensor = _TERMS[self.name](g, log_h, self.c).sum() / len(g)
+        return total
 
 
 def _kl(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:

@@ -8,6 +8,7 @@ one is in :mod:`stages.verbaliser`.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,21 @@ class Task:
         return tuple(label.name for label in self.labels)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice; YAML would keep the last and drop the other's words unsaid."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
 def list_tasks() -> tuple[str, ...]:
     """Return the names of the tasks that come with the project."""
     return tuple(sorted(path.stem for path in _bundled().glob("*.yaml")))
@@ -87,7 +103,7 @@ def load_task(name_or_path: str) -> Task:
         reason = getattr(error, "strerror", None) or error
         raise TaskError(f"cannot read the task file {path}: {reason}") from error
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None else ""

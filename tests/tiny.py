@@ -102,7 +102,7 @@ def make_language_model(family: str, vocabulary: int) -> hf.PreTrainedModel:
     made = model(config(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, **common | own))
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_((0.5 if family == "llama" else 0.2) * torch.randn_like(parameter))
     return made.eval()
 
 

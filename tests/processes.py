@@ -1,0 +1,88 @@
+"""Commands as processes of their own: forked, which saves importing torch, or started afresh."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+class Forked:
+    """A child of this process that runs the command line; its output goes to files."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._out, self._err = folder / "stdout", folder / "stderr"
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(list(arguments))
+
+    def wait(self, seconds: float = 60.0) -> Result:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                return Result(code, self._out.read_text(), self._err.read_text())
+            time.sleep(0.01)
+        self.kill(signal.SIGKILL)
+        raise AssertionError(f"still running after {seconds} s: {self._err.read_text()}")
+
+    def kill(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def _run(self, arguments: list[str]) -> None:
+        code = 70
+        try:
+            for stream, path in ((1, self._out), (2, self._err)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.argv = ["pipeline", *arguments]
+            from pipeline.cli import main
+
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            code = 1
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                if not stream.closed:
+                    stream.flush()
+            os._exit(code)
+
+
+def run_forked(folder: Path, *arguments: str) -> Result:
+    return Forked(folder, *arguments).wait()
+
+
+def start(*arguments: str, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
+    """Start the command line as a user does, in a fresh process."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+        [sys.executable, "-m", "pipeline", *arguments],
+        **{"cwd": cwd, "stdin": pipe, "stdout": pipe, "stderr": pipe} | options,
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("waited in vain")
+        time.sleep(0.002)
