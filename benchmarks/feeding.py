@@ -18,9 +18,10 @@ import torch
 from accelerate import Accelerator
 
 from cache.reader import CacheReader
+from stages.inputs import read_table
 from stages.reporting import SilentReporter
-from stages.stage_one import TeacherConfig, read_table, run_teacher
-from stages.stage_two import open_rows
+from stages.rows import open_rows
+from stages.stage_one import TeacherConfig, run_teacher
 from stages.student import Student, build_encoder
 from stages.training import Rows, RowSource, TrainingConfig, train_student
 

@@ -18,9 +18,9 @@ from stages.caches import open_named_cache
 from stages.classifier import load_classifier
 from stages.errors import SettingError, TextDataError
 from stages.export import read_record
+from stages.inputs import read_sampler, read_table
 from stages.projection import Projection, ProjectionMeter
-from stages.stage_one import read_sampler, read_table
-from stages.stage_two import choose_held_out
+from stages.rows import choose_held_out
 from stages.task import Task, load_task, parse_task
 from stages.teacher import Teacher
 from stages.texts import encode_texts, read_texts

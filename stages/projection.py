@@ -96,9 +96,8 @@ class ProjectionMeter:
         if n == 0:
             raise TrainingError("no rows to compare teacher and student on")
         mean_g, mean_h = self._sum_g / n, self._sum_h / n
-        # The sums about the mean lose digits where the spread is tiny: never below zero.
-        var_g = max(self._gg / n - float(mean_g @ mean_g), 0.0)
-        var_h = max(self._hh / n - float(mean_h @ mean_h), 0.0)
+        var_g = _variance(self._gg / n, mean_g)
+        var_h = _variance(self._hh / n, mean_h)
         covariance = self._gh / n - float(mean_g @ mean_h)
         return Projection(
             rows=n,
@@ -139,8 +138,8 @@ class Objective(nn.Module):
         Returns:
             A scalar.
         """
-        total: torch.Tensor = _TERMS[self.name](g, log_h, self.c).sum() / len(g)
-        return total
+        total = _TERMS[self.name](g, log_h, self.c).sum()
+        return torch.divide(total, len(g))
 
 
 def _kl(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
@@ -174,6 +173,12 @@ _TERMS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], to
     "l2": _l2,
     "algorithm-1": _algorithm_1,
 }
+
+
+def _variance(square: float, mean: torch.Tensor) -> float:
+    """Return the mean square about the mean, 0 where it is no more than rounding."""
+    variance = square - float(mean @ mean)
+    return variance if variance > 1e-12 * square else 0.0
 
 
 def _angle(inner: float, left: float, right: float) -> float:

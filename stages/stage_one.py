@@ -5,44 +5,32 @@ Any number of processes with the same settings share the work; each takes the ne
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from cache.directory import Cache
 from cache.layout import Layout, answer_columns
-from cache.lengths import LengthRule
 from cache.manifest import Manifest
-from cache.philox import mix_seeds
 from cache.reader import CacheReader
-from cache.samplers import Sampler, VocabularySampler, build_sampler, quantise_distribution
+from cache.samplers import Sampler
 from cache.store import create_or_open
 from stages import language_model as lm
+from stages.inputs import Inputs, make_attachments, prepare_inputs, read_sampler
 from stages.projection import NEARLY_CONSTANT, Projection, ProjectionMeter
 from stages.task import Task, load_task
 from stages.teacher import Teacher
-from stages.texts import encode_texts
 from stages.verbaliser import Verbaliser, build_verbaliser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from stages.reporting import Reporter
-
-TABLE = "embedding.safetensors"
-THRESHOLDS = "thresholds.npy"
-TEXTS = "texts"
-"""Name of the sampler of a cache whose inputs are texts."""
-
-UNIGRAM_CONTEXTS, UNIGRAM_LENGTH = 256, 32
-"""Random contexts that the model's next-token distribution is averaged over for ``unigram``."""
 
 POLL_SECONDS = 1.0
 
@@ -101,23 +89,6 @@ class TeacherResult:
     answers: Projection
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The rows' inputs: seeds and lengths of random ones, or the pieces of texts.
-
-    Attributes:
-        seeds: Row seeds, or line numbers of texts, shape (N,), uint64.
-        lengths: Pieces of each row, shape (N,), int32.
-        tokens: Pieces of texts padded with -1, shape (N, longest), int32; None for random inputs.
-        identity: What goes into the fingerprint.
-    """
-
-    seeds: np.ndarray
-    lengths: np.ndarray
-    tokens: np.ndarray | None
-    identity: Mapping[str, Any]
-
-
 def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     """Fill the cache of these settings, or find it filled.
 
@@ -143,7 +114,7 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     tokenizer = lm.load_tokenizer(folder)
     verbaliser = build_verbaliser(task, tokenizer)
     _report_words(verbaliser, reporter)
-    inputs = _prepare_inputs(config, task, tokenizer, reporter)
+    inputs = prepare_inputs(config, task, tokenizer, reporter)
     manifest = _describe_cache(config, task, folder, tokenizer, inputs, device.value, dtype.value)
 
     loaded: list[Teacher] = []
@@ -160,7 +131,7 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         return loaded[0]
 
     cache = create_or_open(
-        config.cache / task.name, manifest, lambda: _make_attachments(config, teacher(), tokenizer)
+        config.cache / task.name, manifest, lambda: make_attachments(inputs, teacher(), tokenizer)
     )
     rows = manifest.layout.rows
     kind = "texts" if config.texts else f"random inputs ({config.sampler})"
@@ -187,55 +158,6 @@ def measure_answers(reader: CacheReader, classes: int) -> Projection:
         g = torch.from_numpy(reader.read_shard(shard)["probabilities"].copy())
         meter.update(g, g)
     return meter.compute()
-
-
-def read_sampler(cache: Cache, table: torch.Tensor) -> Sampler | None:
-    """Rebuild the sampler that a cache's inputs came from; None where they are texts."""
-    name = cache.manifest.inputs["sampler"]["name"]
-    if name == TEXTS:
-        return None
-    thresholds = None
-    if THRESHOLDS in cache.manifest.attachments:
-        thresholds = np.frombuffer(cache.read_attachment(THRESHOLDS), dtype="<i8")
-    return build_sampler(name, table=table, thresholds=thresholds)
-
-
-def read_table(cache: Cache) -> torch.Tensor:
-    """Read the language model's embedding table, shape (V, d_T), from a cache."""
-    from safetensors.torch import load
-
-    table: torch.Tensor = load(cache.read_attachment(TABLE))["embedding"]
-    return table
-
-
-def _prepare_inputs(
-    config: TeacherConfig, task: Task, tokenizer: PreTrainedTokenizerBase, reporter: Reporter
-) -> Inputs:
-    if config.texts is not None:
-        texts = encode_texts(
-            config.texts, tokenizer, task.max_length, reporter, text_column=config.text_column
-        )
-        # Rows of like length side by side, so that a chunk hardly mixes lengths.
-        order = np.argsort(texts.lengths, kind="stable")
-        tokens = texts.tokens[order]
-        digest = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
-        return Inputs(
-            texts.lines[order].astype(np.uint64),
-            texts.lengths[order],
-            tokens,
-            {"name": TEXTS, "tokens_sha256": digest},
-        )
-    rule = LengthRule("log-uniform", config.min_length, task.max_length)
-    chunks = -(-config.rows // config.chunk_rows)
-    lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
-    identity: dict[str, Any] = {
-        "name": config.sampler,
-        "lengths": {"kind": rule.kind, "minimum": rule.minimum, "maximum": rule.maximum},
-        "seed": config.seed,
-    }
-    if config.sampler == "unigram":
-        identity["contexts"] = {"rows": UNIGRAM_CONTEXTS, "length": UNIGRAM_LENGTH}
-    return Inputs(mix_seeds(config.seed, 0, config.rows), lengths.astype(np.int32), None, identity)
 
 
 def _describe_cache(
@@ -291,28 +213,6 @@ def _describe_cache(
         "source": str(config.texts) if config.texts else "",
     }
     return Manifest(f"{task.name}, {rows:,} {name}", identity, layout, notes)
-
-
-def _make_attachments(
-    config: TeacherConfig, teacher: Teacher, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, bytes]:
-    """Collect what a student needs of the language model, so that it needs nothing else of it."""
-    from safetensors.torch import save
-
-    files = {TABLE: save({"embedding": teacher.table.cpu().contiguous()})}
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        for path in sorted(Path(folder).iterdir()):
-            if path.is_file():
-                files[f"tokenizer-{path.name}"] = path.read_bytes()
-    if config.sampler == "unigram" and config.texts is None:
-        # Contexts of uniformly drawn words, under seeds of their own.
-        words = VocabularySampler(teacher.table)
-        seeds = mix_seeds(config.seed, 2**40, UNIGRAM_CONTEXTS)
-        ids = torch.from_numpy(words.draw_ids(seeds, UNIGRAM_LENGTH))
-        thresholds = quantise_distribution(teacher.average_next_token(ids).numpy())
-        files[THRESHOLDS] = thresholds.astype("<i8").tobytes()
-    return files
 
 
 def _fill(

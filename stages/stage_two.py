@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from cache.directory import Cache
-from cache.reader import CacheReader, Slice
-from cache.samplers import Sampler
-from cache.store import CacheSummary, list_caches, open_cache
+from cache.reader import CacheReader
 from stages import language_model as lm
-from stages.caches import open_named_cache
+from stages.caches import find_cache
 from stages.card import write_card
-from stages.errors import CacheChoiceError, TrainingError
-from stages.export import build_tokenizer, write_student
+from stages.export import RECORD, build_tokenizer, read_record, write_student
+from stages.inputs import read_table
+from stages.locking import hold_lock
 from stages.projection import Projection
-from stages.stage_one import read_sampler, read_table
+from stages.rows import open_rows
 from stages.student import Student, build_encoder
 from stages.task import load_task
-from stages.training import Rows, RowSource, TrainingConfig, format_curve, train_student
+from stages.training import TrainingConfig, format_curve, train_student
 
 if TYPE_CHECKING:
     from stages.reporting import Reporter
@@ -91,51 +86,66 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
         CacheError: The cache is incomplete or damaged.
         Interrupted: A stop was asked for; the same command continues.
     """
-    from accelerate import Accelerator
-
     task_name = load_task(config.task).name
-    cache = find_cache(config, task_name)
-    inputs = cache.manifest.inputs
+    cache = find_cache(config.cache, task_name, config.source, config.partial)
     reporter.say(f"cache: {cache.path} ({cache.manifest.label})")
     reader = CacheReader(cache, partial=config.partial)
     if reader.rows < cache.layout.rows:
         reporter.warn(f"training on {reader.rows:,} of {cache.layout.rows:,} rows (--partial)")
-    device = lm.choose_device(config.device)
-    reporter.say(f"device: {device.value} ({device.reason})")
+    out = config.out or Path("data/students") / f"{task_name}-{Path(config.arch).name}"
+    # An orphan of a killed `dvc repro` may still be training this very student.
+    with hold_lock(out.parent / f".{out.name}.lock", reporter) as waited:
+        record = _find_twin(config, reader, out) if waited else None
+        if record is not None:
+            reporter.say(f"the process waited for has trained {out}")
+        else:
+            record = _train(config, reader, out, reporter)
+    if config.curve is not None:
+        config.curve.parent.mkdir(parents=True, exist_ok=True)
+        config.curve.write_text(format_curve(record["curve"]))
+    found = record["held_out"]
+    projection = Projection(**{**found, "balance": tuple(found["balance"])})
+    _report(projection, reporter)
+    reporter.say(f"student: {out}")
+    return StudentResult(out, projection, cache.fingerprint)
+
+
+def _train(
+    config: StudentConfig, reader: CacheReader, out: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """Train the student, write it, and return what was recorded of it."""
+    from accelerate import Accelerator
+
+    cache = reader.cache
+    inputs = cache.manifest.inputs
     labels = tuple(label["name"] for label in inputs["task"]["labels"])
     max_length = inputs["task"]["max_length"]
+    device = lm.choose_device(config.device)
+    reporter.say(f"device: {device.value} ({device.reason})")
+    on_cpu = torch.device(device.value).type == "cpu"
+    precision = "no" if on_cpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    reporter.say(f"precision: {'float32' if precision == 'no' else precision + ' mixed'}")
     init, why = _choose_init(config)
     reporter.say(f"student: {config.arch}, {init} start ({why})")
-    precision = "no"
-    if torch.device(device.value).type == "cuda":
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    reporter.say(f"precision: {'float32' if precision == 'no' else precision + ' mixed'}")
-    accelerator = Accelerator(
-        mixed_precision=precision, cpu=torch.device(device.value).type == "cpu"
-    )
+    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
     torch.manual_seed(config.training.seed)
     encoder = build_encoder(config.arch, init, labels, max_length)
     table = read_table(cache)
     student = Student(encoder, table[inputs["start_id"]], float(table.float().std()))
-    training = config.training
-    if config.learning_rate is None:
+    rate = config.learning_rate
+    if rate is None:
         rate, reason = _choose_rate(init, student.adapter.out_features)
         reporter.say(f"learning rate: {rate:g} ({reason})")
-    else:
-        rate = config.learning_rate
-    training = replace(training, learning_rate=rate)
+    training = replace(config.training, learning_rate=rate)
     source = open_rows(
         reader, table.to(accelerator.device), training, config.held_out_rows, accelerator.device
     )
-    out = config.out or Path("data/students") / f"{task_name}-{Path(config.arch).name}"
     checkpoint = out.parent / f".{out.name}.checkpoint"
-    identity = f"{cache.fingerprint} {reader.shards} {config.arch} {init} {config.held_out_rows}"
-    digest = hashlib.sha256(identity.encode()).hexdigest()
     projection, history = train_student(
-        student, source, training, accelerator, checkpoint, digest, reporter
+        student, source, training, accelerator, checkpoint, _identify(config, reader), reporter
     )
-    _report(projection, reporter)
     record = {
+        "identity": _identify(config, reader),
         "task": inputs["task"],
         "start_id": inputs["start_id"],
         "arch": config.arch,
@@ -147,6 +157,7 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
         "rows": reader.rows,
         "training": asdict(training),
         "held_out": asdict(projection),
+        "curve": history,
     }
     files = {
         name.removeprefix("tokenizer-"): cache.read_attachment(name)
@@ -155,130 +166,35 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     }
     tokenizer = build_tokenizer(files, inputs["start_id"], max_length)
     write_student(student, table, tokenizer, record, write_card(record), out)
-    if config.curve is not None:
-        config.curve.parent.mkdir(parents=True, exist_ok=True)
-        config.curve.write_text(format_curve(history))
     checkpoint.unlink(missing_ok=True)
-    reporter.say(f"student: {out}")
-    return StudentResult(out, projection, cache.fingerprint)
+    return record
 
 
-def open_rows(
-    reader: CacheReader,
-    table: torch.Tensor,
-    training: TrainingConfig,
-    held_out_rows: int,
-    device: torch.device,
-) -> RowSource:
-    """Turn a cache into the training loop's rows, some of them held out.
-
-    Args:
-        reader: The cache.
-        table: The language model's embedding table, shape (V, d_T), on the device to train on.
-        training: How the rows are read.
-        held_out_rows: Rows to keep out, as whole chunks, at most a tenth of all.
-        device: Device to train on.
-
-    Raises:
-        TrainingError: The cache is a single chunk.
-    """
-    sampler = read_sampler(reader.cache, table)
-    held = choose_held_out(reader.chunks, reader.cache.layout.chunk_rows, held_out_rows)
-    kept = [_to_rows(part, sampler, table, device) for part in reader.read_chunks(held)]
-
-    def open_stream(consumed: int) -> Iterator[Rows]:
-        slices = reader.stream_slices(
-            training.rows // training.slices,
-            seed=training.seed,
-            start=consumed,
-            exclude_chunks=frozenset(held),
-        )
-        return (_to_rows(part, sampler, table, device) for part in slices)
-
-    def held_out() -> Iterable[Rows]:
-        return kept
-
-    return RowSource(open_stream, held_out, kept[0].probabilities.shape[1])
-
-
-def choose_held_out(chunks: tuple[int, ...], chunk_rows: int, rows: int) -> list[int]:
-    """Choose chunks to hold out, evenly spaced, so that every student of a cache has the same.
-
-    Raises:
-        TrainingError: There are fewer than two chunks.
-    """
-    if len(chunks) < 2:
-        raise TrainingError(
-            f"the cache is {len(chunks)} chunk(s) of {chunk_rows} rows; training needs at least "
-            "two, one of them held out: use more rows, or smaller chunks"
-        )
-    count = max(1, min(-(-rows // chunk_rows), len(chunks) // 10))
-    return [chunks[int((k + 0.5) * len(chunks) / count)] for k in range(count)]
-
-
-def find_cache(config: StudentConfig, task_name: str) -> Cache:
-    """Find the cache to train on.
-
-    Raises:
-        CacheChoiceError: None fits, or several do.
-        CacheError: The cache named cannot be opened.
-    """
-    if config.source is not None:
-        path = Path(config.source)
-        if path.is_file():
-            try:
-                pointer = json.loads(path.read_text())
-                return open_cache(config.cache / pointer["directory"], pointer["fingerprint"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise CacheChoiceError(f"{path} is no summary of a teacher") from error
-        if path.is_dir():
-            return open_cache(path)
-        return open_named_cache(config.cache, task_name, config.source)
-    found = [summary for summary in list_caches(config.cache / task_name) if summary.manifest]
-    fitting = [summary for summary in found if summary.is_complete or config.partial]
-    if len(fitting) == 1 or (not fitting and len(found) == 1):
-        # Of an incomplete one its reader says how much is there and what to do.
-        return open_cache((fitting or found)[0].path)
-    if not fitting:
-        raise CacheChoiceError(
-            f"no complete cache of task {task_name} below {config.cache} ({len(found)} "
-            f"incomplete); run 'pipeline teacher --task {config.task}' first"
-        )
-    lines = "\n".join(f"  {_describe(summary)}" for summary in fitting)
-    raise CacheChoiceError(
-        f"{len(fitting)} caches of task {task_name} below {config.cache}; name one with "
-        f"--from and its first digits:\n{lines}"
+def _identify(config: StudentConfig, reader: CacheReader) -> str:
+    """Hash everything that the student depends on."""
+    parts = (
+        reader.cache.fingerprint,
+        reader.shards,
+        config.arch,
+        config.init,
+        config.learning_rate,
+        config.held_out_rows,
+        sorted(asdict(config.training).items()),
     )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _describe(summary: CacheSummary) -> str:
-    manifest = summary.manifest
-    if manifest is None:
-        return f"{summary.path}: {summary.error}"
-    return (
-        f"{manifest.fingerprint[:12]}  {manifest.label}, seed "
-        f"{manifest.inputs['sampler'].get('seed', '-')}, {manifest.notes.get('model', '?')}, "
-        f"{summary.committed}/{summary.shards} shards, {manifest.created}"
-    )
-
-
-def _to_rows(
-    part: Slice, sampler: Sampler | None, table: torch.Tensor, device: torch.device
-) -> Rows:
-    probabilities = torch.from_numpy(part.columns["probabilities"].copy()).to(device)
-    lengths = part.columns["length"]
-    longest = int(lengths.max())
-    if sampler is not None:
-        return Rows(sampler.draw_embeddings(part.columns["seed"], longest), probabilities)
-    tokens = torch.from_numpy(part.columns["tokens"][:, :longest].astype(np.int64)).to(device)
-    embeddings = table[tokens.clamp(min=0)]
-    if int(lengths.min()) == longest:
-        return Rows(embeddings, probabilities)
-    return Rows(embeddings, probabilities, (tokens >= 0).long())
+def _find_twin(config: StudentConfig, reader: CacheReader, out: Path) -> dict[str, Any] | None:
+    """Return the record of a student that another process has just made of the same settings."""
+    if not (out / RECORD).is_file():
+        return None
+    record = read_record(out)
+    return record if record.get("identity") == _identify(config, reader) else None
 
 
 def _choose_init(config: StudentConfig) -> tuple[str, str]:
-    from stages.student import ARCHITECTURES
+    from stages.rows import open_rows
+from stages.student import ARCHITECTURES
 
     if config.init is not None:
         return config.init, "as asked"

@@ -79,7 +79,7 @@ def make_tokenizer(kind: str = "bytes", start: str | None = "<s>") -> hf.PreTrai
             models.BPE(
                 {piece: number for number, piece in enumerate(pieces)},
                 [tuple(pair) for pair in learned["merges"]],
-                unk_token="<unk>",
+                unk_token="<unk>",  # noqa: S106
                 byte_fallback=True,
                 fuse_unk=True,
             )
@@ -88,7 +88,8 @@ def make_tokenizer(kind: str = "bytes", start: str | None = "<s>") -> hf.PreTrai
             [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
         )
         core.add_special_tokens(specials)
-    return hf.PreTrainedTokenizerFast(tokenizer_object=core, bos_token=start, eos_token="</s>")
+    named = {"bos_token": start, "eos_token": specials[1]}
+    return hf.PreTrainedTokenizerFast(tokenizer_object=core, **named)
 
 
 def make_language_model(family: str, vocabulary: int) -> hf.PreTrainedModel:

@@ -184,7 +184,7 @@ def train(
         rng = np.random.default_rng((recipe.seed, 1_000_000 + step))
         batch = collate_batch(batches[step], examples, frames, recipe, rng)
         loss, right = compute_loss(model, batch, frames, recipe)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -91,7 +91,7 @@ def test_the_llama_2_tokenizer_cuts_the_paper_s_words_as_the_paper_s_authors_saw
 
 def test_llama_2_cannot_tell_words_apart_that_begin_alike(shared: Path) -> None:
     tokenizer = load_tokenizer(shared / "llama2-tokenizer")
-    with pytest.raises(TaskError, match="'Unfavorable' and 'Unhappy'.*'▁Un'"):
+    with pytest.raises(TaskError, match=r"'Unfavorable' and 'Unhappy'.*'▁Un'"):
         build_verbaliser(make_task(("Unfavorable",), ("Good", "Unhappy")), tokenizer)
 
 

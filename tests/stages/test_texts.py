@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny import make_tokenizer
+
+from stages.errors import TextDataError
+from stages.reporting import SilentReporter
+from stages.texts import TextRow, encode_texts, read_texts
+
+STRANGE = ["plain", "", "a\u2028b\x85c\x0bd", "😀 שלום", 'say "hi", you', "tab\there", "\ufeffb"]
+
+
+def write(path: Path, text: str) -> Path:
+    data = text.encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def format_rows(ending: str, rows: Sequence[tuple[str, str]]) -> str:
+    if ending == ".jsonl":
+        return "".join(json.dumps({"label": b, "text": a}) + "\n" for a, b in rows)
+    if ending == ".txt":
+        return "".join(f"{a}\n" for a, _ in rows)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter={".csv": ",", ".tsv": "\t"}[ending], lineterminator="\n")
+    writer.writerows([("label", "text"), *((b, a) for a, b in rows)])
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("zipped", ["", ".gz"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".txt"])
+def test_every_format_gives_every_row_its_line(ending: str, zipped: str, tmp_path: Path) -> None:
+    rows = [(text, "yes" if k % 2 else "no") for k, text in enumerate(STRANGE)]
+    path = write(tmp_path / f"rows{ending}{zipped}", format_rows(ending, rows))
+    first = 2 if ending in (".csv", ".tsv") else 1
+    labels = [None] * len(rows) if ending == ".txt" else [label for _, label in rows]
+    assert read_texts(path) == [
+        TextRow(first + k, text, label)
+        for k, ((text, _), label) in enumerate(zip(rows, labels, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("ending", [".ndjson", ".json", ".JSONL"])
+def test_other_endings_of_json_lines(ending: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"rows{ending}", '{"text": "a", "label": 3}\n{"text": "b"}')
+    assert read_texts(path) == [TextRow(1, "a", "3"), TextRow(2, "b", None)]
+
+
+@pytest.mark.parametrize(("ending", "line"), [(".jsonl", 1), (".csv", 2), (".txt", 1)])
+@pytest.mark.parametrize("zipped", ["", ".gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(
+    ending: str, line: int, zipped: str, tmp_path: Path
+) -> None:
+    text = "\ufeff" + format_rows(ending, [("a", "x")])
+    (row,) = read_texts(write(tmp_path / f"rows{ending}{zipped}", text))
+    assert (row.line, row.text) == (line, "a")
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".txt"])
+def test_windows_line_ends_and_a_missing_last_one(ending: str, tmp_path: Path) -> None:
+    text = format_rows(ending, [("a", "x"), ("b", "y")]).replace("\n", "\r\n").rstrip()
+    assert [row.text for row in read_texts(write(tmp_path / f"rows{ending}", text))] == ["a", "b"]
+
+
+def test_quoted_newlines_move_the_lines_that_follow(tmp_path: Path) -> None:
+    text = 'text,label\n"one\ntwo",x\nthree,y\n"a\r\n\nb",z\nfour,w\n'
+    assert read_texts(write(tmp_path / "rows.csv", text)) == [
+        TextRow(2, "one\ntwo", "x"),
+        TextRow(4, "three", "y"),
+        TextRow(5, "a\r\n\nb", "z"),
+        TextRow(8, "four", "w"),
+    ]
+
+
+def test_other_columns_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", "id,body,stars\n1,hello,5\n")
+    assert read_texts(path, "body", "stars") == [TextRow(2, "hello", "5")]
+    path = write(tmp_path / "rows.jsonl", '{"body": "hello", "stars": "5"}\n')
+    assert read_texts(path, "body", "stars") == [TextRow(1, "hello", "5")]
+
+
+def test_a_cell_longer_than_python_s_limit(tmp_path: Path) -> None:
+    text = "x" * 200_000
+    assert read_texts(write(tmp_path / "rows.csv", f"text\n{text}\n"))[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("rows.jsonl", '{"text": "a"}\nnonsense\n', ["line 2", "not JSON"]),
+        ("rows.jsonl", '{"text": "a"}\n\n', ["line 2", "not JSON"]),
+        ("rows.jsonl", '{"text": "a"}\n["b"]\n', ["line 2", "JSON list", "object"]),
+        ("rows.jsonl", '{"txt": "a", "k": 1}\n', ["line 1", "no key 'text'", "'txt', 'k'"]),
+        ("rows.jsonl", '{"text": "a"}\n{"text": 5}\n', ["line 2", "'text' is int"]),
+        ("rows.jsonl", '{"text": "a", "label": [1]}\n', ["line 1", "'label' is list"]),
+        ("rows.jsonl", "[" * 100_000, ["line 1", "not JSON"]),
+        ("rows.jsonl.gz", '{"text": "a"}\nnonsense\n', ["line 2", "not JSON"]),
+        ("rows.csv", "txt,label\na,b\n", ["no column 'text'", "'txt', 'label'"]),
+        ("rows.csv", "", ["is empty", "name the columns"]),
+        ("rows.csv", "text,label\na,b\nc\n", ["line 3", "1 cells", "header has 2"]),
+        ("rows.csv", 'text,label\n"a\nb",c\nd,e,f\n', ["line 4", "3 cells"]),
+        ("rows.csv", 'text,label\n"a"b,c\n', ["line 2"]),
+        ("rows.csv", 'text,label\na,b\n"open,c\n', ["line 3"]),
+        ("rows.tsv", "text\tlabel\na\n", ["line 2", "1 cells"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(
+    name: str, text: str, named: list[str], tmp_path: Path
+) -> None:
+    path = write(tmp_path / name, text)
+    with pytest.raises(TextDataError) as found:
+        read_texts(path)
+    for part in [str(path), *named]:
+        assert part in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "rows.jsonl", "rows.csv", "rows.txt.gz"])
+def test_the_first_line_that_is_not_utf_8_is_named(name: str, tmp_path: Path) -> None:
+    data = b'{"text": "a"}\n' * 2000 + b'{"text": "\xff"}\n'
+    if ".csv" in name:
+        data = b"text\n" + b"a\n" * 1999 + b"\xff\n"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(TextDataError, match="line 2001: not UTF-8"):
+        read_texts(path)
+
+
+@pytest.mark.parametrize("keep", [5, 40])
+def test_a_broken_gzip_file_is_named(keep: int, tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt.gz"
+    path.write_bytes(gzip.compress(b"abcdefgh" * 100)[:keep])
+    with pytest.raises(TextDataError, match=f"cannot read {path}"):
+        read_texts(path)
+    path.write_bytes(b"plain text after all\n")
+    with pytest.raises(TextDataError, match=f"cannot read {path}: Not a gzipped file"):
+        read_texts(path)
+
+
+def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TextDataError, match=r"none\.txt: No such file"):
+        read_texts(tmp_path / "none.txt")
+    with pytest.raises(TextDataError, match="Is a directory"):
+        read_texts(tmp_path)
+
+
+# Lone surrogates cannot be written as UTF-8, and NUL is what csv refuses.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    rows=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=6),
+    ending=st.sampled_from([".jsonl", ".csv", ".tsv"]),
+    zipped=st.sampled_from(["", ".gz"]),
+)
+def test_whatever_was_written_is_read(
+    rows: list[tuple[str, str]], ending: str, zipped: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / f"rows{ending}{zipped}", format_rows(ending, rows))
+    assert [(row.text, row.label) for row in read_texts(path)] == rows
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.lists(TEXT.map(lambda text: text.replace("\n", "").replace("\r", "")), min_size=1))
+def test_whatever_was_written_as_plain_lines_is_read(tmp_path: Path, texts: list[str]) -> None:
+    path = write(tmp_path / "rows.txt", "".join(text + "\n" for text in texts))
+    wanted = [texts[0].removeprefix("\ufeff"), *texts[1:]]
+    assert [row.text for row in read_texts(path)] == wanted
+
+
+class TestEncoding:
+    def test_texts_become_padded_pieces_cut_at_the_longest(self, tmp_path: Path) -> None:
+        tokenizer, reporter = make_tokenizer(), SilentReporter()
+        texts = ["Good", "", "Bad Poor Good Great Bad"]
+        path = write(tmp_path / "rows.txt", "".join(f"{text}\n" for text in texts))
+        found = encode_texts(path, tokenizer, 4, reporter)
+        pieces = [tokenizer.encode(text, add_special_tokens=False)[:4] for text in texts]
+        assert found.lines.tolist() == [1, 2, 3]
+        assert found.lengths.tolist() == list(map(len, pieces))
+        assert found.tokens.tolist() == [own + [-1] * (4 - len(own)) for own in pieces]
+        assert reporter.lines == ["1 of 3 texts are cut at 4 pieces"]
+
+    def test_a_file_without_texts_is_refused(self, tmp_path: Path) -> None:
+        for name, text in (("rows.txt", ""), ("rows.csv", "text\n"), ("rows.jsonl", "")):
+            with pytest.raises(TextDataError, match="holds no texts"):
+                encode_texts(write(tmp_path / name, text), make_tokenizer(), 4, SilentReporter())
+
+    def test_half_a_surrogate_pair_is_no_traceback(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "rows.jsonl", '{"text": "a"}\n{"text": "b\\ud83d"}\n')
+        with pytest.raises(TextDataError, match="line 2"):
+            encode_texts(path, make_tokenizer(), 4, SilentReporter())
