@@ -85,9 +85,7 @@ def prepare_inputs(
     }
     if config.sampler == "unigram":
         identity["contexts"] = {"rows": UNIGRAM_CONTEXTS, "length": UNIGRAM_LENGTH}
-    return Inputs(
-        mix_seeds(inputs.identity["seed"], 0, config.rows), lengths.astype(np.int32), None, identity
-    )
+    return Inputs(mix_seeds(config.seed, 0, config.rows), lengths.astype(np.int32), None, identity)
 
 
 def make_attachments(

@@ -18,7 +18,7 @@ from stages.inputs import read_table
 from stages.locking import hold_lock
 from stages.projection import Projection
 from stages.rows import open_rows
-from stages.student import Student, build_encoder
+from stages.student import ARCHITECTURES, Student, build_encoder
 from stages.task import load_task
 from stages.training import TrainingConfig, format_curve, train_student
 
@@ -193,10 +193,7 @@ def _find_twin(config: StudentConfig, reader: CacheReader, out: Path) -> dict[st
 
 
 def _choose_init(config: StudentConfig) -> tuple[str, str]:
-    from stages.rows import open_rows
-from stages.student import ARCHITECTURES
-
-    if config.init is not None:
+        if config.init is not None:
         return config.init, "as asked"
     known = ARCHITECTURES.get(config.arch)
     if known is not None and known.hub_id is None:

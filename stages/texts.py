@@ -177,6 +177,8 @@ def parse_json_row(
     text, label = data[text_column], data.get(label_column)
     if not isinstance(text, str):
         raise TextDataError(f"{where}: {text_column!r} is {type(text).__name__}, must be text")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise TextDataError(f"{where}: {text_column!r} holds half a surrogate pair, no character")
     if label is not None and not isinstance(label, str | int):
         raise TextDataError(f"{where}: {label_column!r} is {type(label).__name__}, must be text")
     return TextRow(number, text, None if label is None else str(label))
