@@ -193,7 +193,7 @@ def _find_twin(config: StudentConfig, reader: CacheReader, out: Path) -> dict[st
 
 
 def _choose_init(config: StudentConfig) -> tuple[str, str]:
-        if config.init is not None:
+    if config.init is not None:
         return config.init, "as asked"
     known = ARCHITECTURES.get(config.arch)
     if known is not None and known.hub_id is None:

@@ -177,8 +177,11 @@ def parse_json_row(
     text, label = data[text_column], data.get(label_column)
     if not isinstance(text, str):
         raise TextDataError(f"{where}: {text_column!r} is {type(text).__name__}, must be text")
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise TextDataError(f"{where}: {text_column!r} holds half a surrogate pair, no character")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"half a surrogate pair ({text[error.start]!r})"
+        raise TextDataError(f"{where}: {text_column!r} holds {half}, no character") from error
     if label is not None and not isinstance(label, str | int):
         raise TextDataError(f"{where}: {label_column!r} is {type(label).__name__}, must be text")
     return TextRow(number, text, None if label is None else str(label))
