@@ -85,7 +85,7 @@ def teacher(summary: Path | None, **options: Any) -> None:
 )
 @click.option("--partial", is_flag=True, help="Train on what is there of an incomplete cache.")
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="kl", show_default=True)
-@click.option("--steps", type=COUNT, default=1500, show_default=True)
+@click.option("--steps", type=COUNT, default=1000, show_default=True)
 @click.option("--rows", type=COUNT, default=64, show_default=True, help="Cached rows a step.")
 @click.option("--slices", type=COUNT, default=4, show_default=True, help="Lengths a step.")
 @click.option("--learning-rate", type=float, help="Peak.  [default: by size and start]")

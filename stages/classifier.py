@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from stages.errors import ModelError
+from stages.language_model import load_tokenizer
+from stages.loading import load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -104,20 +106,16 @@ def load_classifier(folder: Path, device: str) -> Classifier:
     Raises:
         ModelError: It is no such directory.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} is no model directory (it has no config.json); 'pipeline student' makes one"
         )
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"cannot load a classifier from {folder}: {reason}") from error
+    model = load_weights(
+        AutoModelForSequenceClassification, str(folder), "a classifier", dtype=torch.float32
+    )
+    tokenizer = load_tokenizer(folder)
     labels = tuple(str(model.config.id2label[k]) for k in range(model.config.num_labels))
     return Classifier(
         model.to(device).eval(), tokenizer, labels, min(int(tokenizer.model_max_length), 100_000)

@@ -67,18 +67,18 @@ def prepare_inputs(
         )
         # Rows of like length side by side, so that a chunk hardly mixes lengths.
         order = np.argsort(texts.lengths, kind="stable")
-        tokens = texts.tokens[order]
-        digest = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
-        return Inputs(
-            texts.lines[order].astype(np.uint64),
-            texts.lengths[order],
-            tokens,
-            {"name": TEXTS, "tokens_sha256": digest},
-        )
+        tokens, lines = texts.tokens[order], texts.lines[order].astype(np.uint64)
+        identity: dict[str, Any] = {
+            "name": TEXTS,
+            "tokens_sha256": hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest(),
+            # The same texts in another file may stand at other lines, which rows are known by.
+            "lines_sha256": hashlib.sha256(lines.astype("<u8").tobytes()).hexdigest(),
+        }
+        return Inputs(lines, texts.lengths[order], tokens, identity)
     rule = LengthRule("log-uniform", config.min_length, task.max_length)
     chunks = -(-config.rows // config.chunk_rows)
     lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
-    identity: dict[str, Any] = {
+    identity = {
         "name": config.sampler,
         "lengths": {"kind": rule.kind, "minimum": rule.minimum, "maximum": rule.maximum},
         "seed": config.seed,

@@ -7,12 +7,12 @@ every model.  Nothing is ever executed from a model's directory and only safeten
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError, SettingError
+from stages.loading import load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -161,22 +161,19 @@ def load_language_model(folder: Path, device: str, dtype: str) -> PreTrainedMode
         The model in evaluation mode, its weights frozen.
 
     Raises:
-        ModelError: It is no causal language model, damaged, or larger than the device.
+        ModelError: It is no causal language model, damaged, lacks weights, or is larger than the
+            device.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="sdpa",
-        )
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        raise ModelError(f"cannot load a causal LM from {folder}: {_one_line(error)}") from error
+    model = load_weights(
+        AutoModelForCausalLM,
+        str(folder),
+        "a causal LM",
+        dtype=getattr(torch, dtype),
+        attn_implementation="sdpa",
+    )
     try:
         model = model.to(device)
     except torch.OutOfMemoryError as error:

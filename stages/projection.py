@@ -138,8 +138,9 @@ class Objective(nn.Module):
         Returns:
             A scalar.
         """
-        total = _TERMS[self.name](g, log_h, self.c).sum()
-        return torch.divide(total, len(g))
+        total: torch.Tensor = _TERMS[self.name](g, log_h, self.c).sum()
+        mean: torch.Tensor = total / len(g)
+        return mean
 
 
 def _kl(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:

@@ -8,7 +8,6 @@ language model's start token, for encoders whose head reads the first position.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError, SettingError
+from stages.loading import load_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -151,7 +151,6 @@ def build_encoder(
     known = ARCHITECTURES.get(arch)
     if init == "pretrained" and known is not None and known.hub_id is None:
         raise SettingError(f"{arch} has no pretrained weights; use --init random")
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     names = {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
@@ -160,25 +159,31 @@ def build_encoder(
     }
     config = _load_config(arch, known, init, max_length)
     config.update(names)
-    try:
-        if init == "random":
+    if init == "pretrained":
+        encoder = load_weights(
+            AutoModelForSequenceClassification,
+            known.hub_id if known and known.hub_id else arch,
+            "an encoder",
+            _is_head,
+            config=config,
+            dtype=torch.float32,
+        )
+    else:
+        try:
             encoder = AutoModelForSequenceClassification.from_config(
                 config, trust_remote_code=False, dtype=torch.float32
             )
-        else:
-            encoder = AutoModelForSequenceClassification.from_pretrained(
-                known.hub_id if known else arch,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"cannot build the encoder {arch} ({init}): {reason}") from error
+        except Exception as error:  # transformers raises a dozen types, some of them bare
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"cannot build the encoder {arch}: {reason}") from error
     if getattr(encoder.config, "is_decoder", False) or encoder.config.is_encoder_decoder:
         raise ModelError(f"{arch} is no encoder; students are encoders with a classification head")
     return encoder
+
+
+def _is_head(model: PreTrainedModel, key: str) -> bool:
+    """Whether a weight belongs to what stands on the encoder, which begins anew anyway."""
+    return not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key
 
 
 def count_positions(config: PretrainedConfig) -> int | None:

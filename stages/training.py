@@ -61,7 +61,7 @@ class TrainingConfig:
     """
 
     objective: str = "kl"
-    steps: int = 1500
+    steps: int = 1000
     rows: int = 64
     slices: int = 4
     learning_rate: float = 1e-3

@@ -10,6 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
+
+from click.testing import CliRunner
+
+from pipeline.cli import main
 
 
 @dataclass
@@ -22,12 +27,12 @@ class Result:
 class Forked:
     """A child of this process that runs the command line; its output goes to files."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._out, self._err = folder / "stdout", folder / "stderr"
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(list(arguments))
+            self._run(list(map(str, arguments)))
 
     def wait(self, seconds: float = 60.0) -> Result:
         deadline = time.monotonic() + seconds
@@ -52,8 +57,6 @@ class Forked:
             sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
             signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.argv = ["pipeline", *arguments]
-            from pipeline.cli import main
-
             main()
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
@@ -67,15 +70,24 @@ class Forked:
             os._exit(code)
 
 
-def run_forked(folder: Path, *arguments: str) -> Result:
-    return Forked(folder, *arguments).wait()
+def run_here(*arguments: object, stdin: bytes = b"") -> Result:
+    """Run the command line in this process; what would be a traceback is raised."""
+    with (
+        CliRunner().isolation(input=stdin) as (out, err, _),
+        mock.patch.object(sys, "argv", ["pipeline", *map(str, arguments)]),
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return Result(code, out.getvalue().decode(), err.getvalue().decode())
 
 
-def start(*arguments: str, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
+def start(*arguments: object, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
     """Start the command line as a user does, in a fresh process."""
     pipe = subprocess.PIPE
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
-        [sys.executable, "-m", "pipeline", *arguments],
+        [sys.executable, "-m", "pipeline", *map(str, arguments)],
         **{"cwd": cwd, "stdin": pipe, "stdout": pipe, "stderr": pipe} | options,
     )
 

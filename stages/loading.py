@@ -1,0 +1,60 @@
+"""Loading models of transformers, which would make up weights that are missing at random."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_weights(
+    kind: Any,
+    source: str,
+    what: str,
+    may_be_new: Callable[[PreTrainedModel, str], bool] | None = None,
+    **options: Any,
+) -> PreTrainedModel:
+    """Load a model from safetensors, none of its weights missing.
+
+    Args:
+        kind: One of transformers' classes with ``from_pretrained``.
+        source: A directory or hub id.
+        what: What it is to be, for messages.
+        may_be_new: Says of a model's weight whether it may be missing, such as a head's that is
+            to be trained; None: no weight may.
+        **options: What else ``from_pretrained`` is given.
+
+    Raises:
+        ModelError: It cannot be loaded, or a weight is missing or of another shape.
+    """
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    try:
+        model, found = kind.from_pretrained(
+            source,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"cannot load {what} from {source}: {reason}") from error
+    # A weight of another shape comes with both shapes.
+    other = {key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]}
+    lost = sorted(
+        key
+        for key in {*found["missing_keys"], *other}
+        if may_be_new is None or not may_be_new(model, key)
+    )
+    if lost:
+        fault = "of another shape" if lost[0] in other else "missing"
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise ModelError(f"{source} is not {what}: the weight {lost[0]}{more} is {fault}")
+    loaded: PreTrainedModel = model
+    return loaded
