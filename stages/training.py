@@ -179,6 +179,7 @@ def train_student(
     _continue_run(run, checkpoint, identity, reporter)
     stream = source.open_stream(run.step * config.slices)
     losses: list[torch.Tensor] = []
+    found: Projection | None = None
     with reporter.track("student", config.steps, run.step, "step") as advance:
         while run.step < config.steps:
             for group in optimizer.param_groups:
@@ -188,7 +189,8 @@ def train_student(
             advance(1)
             last = run.step == config.steps
             if run.step % config.log_every == 0 or last:
-                _log(run, prepared, source, torch.stack(losses), reporter)
+                found = measure_projection(prepared, source)
+                _log(run, found, torch.stack(losses), reporter)
                 losses.clear()
             if run.step % config.checkpoint_every == 0 or last:
                 _save(checkpoint, run.state(identity))
@@ -197,7 +199,8 @@ def train_student(
             except Interrupted:
                 _save(checkpoint, run.state(identity))
                 raise
-    return measure_projection(prepared, source), run.history
+    # A run that was killed between its last step and here has nothing left to measure in the loop.
+    return found or measure_projection(prepared, source), run.history
 
 
 @torch.no_grad()
@@ -251,14 +254,7 @@ def _take_step(
     return total
 
 
-def _log(
-    run: _Run,
-    student: torch.nn.Module,
-    source: RowSource,
-    losses: torch.Tensor,
-    reporter: Reporter,
-) -> None:
-    found = measure_projection(student, source)
+def _log(run: _Run, found: Projection, losses: torch.Tensor, reporter: Reporter) -> None:
     c = run.objective.c
     row = {
         "step": float(run.step),
