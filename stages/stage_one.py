@@ -17,6 +17,7 @@ import torch
 from cache.directory import Cache
 from cache.layout import Layout, answer_columns
 from cache.manifest import Manifest
+from cache.philox_torch import describe_backend
 from cache.reader import CacheReader
 from cache.samplers import Sampler
 from cache.store import create_or_open
@@ -135,6 +136,8 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     )
     rows = manifest.layout.rows
     kind = "texts" if config.texts else f"random inputs ({config.sampler})"
+    if config.texts is None:
+        reporter.say(describe_backend(device.value))
     reporter.say(f"rows: {rows:,} {kind} of {inputs.lengths.min()}-{inputs.lengths.max()} pieces")
     reporter.say(f"cache: {cache.path}")
     began = time.monotonic()
