@@ -40,7 +40,7 @@ clean:
 
 # The exact versions; constraints.txt also keeps torch's CUDA packages out.
 $(STAMP): pyproject.toml constraints.txt
-	test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 on the PATH; name one with make PYTHON=..." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 on the PATH; name one with make PYTHON=..." >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
 	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'

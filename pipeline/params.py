@@ -53,13 +53,23 @@ def read_params(group: click.Group) -> dict[str, Any]:
             raise click.UsageError(f"{FILE}: unknown section {section!r}{_nearest(section, known)}")
         if not isinstance(values, dict):
             raise click.UsageError(f"{FILE}: {section} must map options to values")
-        names = {option.name for option in command.params if option.name}
-        for key in values:
+        # By the names that are typed: the parameter of "--from" cannot be named so in Python.
+        names = {
+            max(option.opts, key=len).lstrip("-").replace("-", "_"): option.name
+            for option in command.params
+            if isinstance(option, click.Option) and option.name
+        }
+        defaults[section] = {}
+        for key, value in values.items():
             if key not in names:
                 raise click.UsageError(
                     f"{FILE}: {section}: unknown option {key!r}{_nearest(key, tuple(names))}"
                 )
-        defaults[section] = {key: value for key, value in values.items() if value is not None}
+            if isinstance(value, list | dict):
+                raise click.UsageError(f"{FILE}: {section}: {key} must be a single value")
+            if value is not None:
+                # As typed, so that the option's own type judges it: int() would cut 1.5 to 1.
+                defaults[section][names[key]] = str(value)
     return defaults
 
 

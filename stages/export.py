@@ -107,6 +107,16 @@ def build_tokenizer(
     )
 
 
+def check_place(out: Path) -> None:
+    """Check that a student may be written to a place.
+
+    Raises:
+        ExportError: Something else is there.
+    """
+    if out.exists() and not (out / RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} is there and is no student; remove it or choose another --out")
+
+
 def write_student(
     student: Student,
     table: torch.Tensor,
@@ -129,8 +139,7 @@ def write_student(
         ExportError: The directory cannot be written, holds something else, or what was written
             does not give the student's probabilities.
     """
-    if out.exists() and not (out / RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} is there and is no student; remove it or choose another --out")
+    check_place(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:

@@ -16,6 +16,7 @@ from cache.directory import Cache
 from cache.lengths import LengthRule
 from cache.philox import mix_seeds
 from cache.samplers import Sampler, VocabularySampler, build_sampler, quantise_distribution
+from stages.errors import SettingError
 from stages.task import Task
 from stages.texts import encode_texts
 
@@ -58,7 +59,7 @@ def prepare_inputs(
     """Draw seeds and lengths, or read texts.
 
     Raises:
-        SamplerError: The lengths are not in order.
+        SettingError: The shortest input would be longer than the longest.
         TextDataError: The file of texts cannot be read.
     """
     if config.texts is not None:
@@ -75,6 +76,11 @@ def prepare_inputs(
             "lines_sha256": hashlib.sha256(lines.astype("<u8").tobytes()).hexdigest(),
         }
         return Inputs(lines, texts.lengths[order], tokens, identity)
+    if config.min_length > task.max_length:
+        raise SettingError(
+            f"minimum length: got {config.min_length}, the task's longest input is "
+            f"{task.max_length} pieces"
+        )
     rule = LengthRule("log-uniform", config.min_length, task.max_length)
     chunks = -(-config.rows // config.chunk_rows)
     lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]

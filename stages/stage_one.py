@@ -22,6 +22,7 @@ from cache.reader import CacheReader
 from cache.samplers import Sampler
 from cache.store import create_or_open
 from stages import language_model as lm
+from stages.errors import SettingError
 from stages.inputs import Inputs, make_attachments, prepare_inputs, read_sampler
 from stages.projection import NEARLY_CONSTANT, Projection, ProjectionMeter
 from stages.task import Task, load_task
@@ -71,6 +72,16 @@ class TeacherConfig:
     chunk_rows: int = 64
     shard_rows: int = 4096
     batch_positions: int = 16384
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "min_length", "chunk_rows", "shard_rows", "batch_positions"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name}: got {getattr(self, name)}, must be at least 1")
+        if self.shard_rows % self.chunk_rows:
+            raise SettingError(
+                f"shard rows: got {self.shard_rows}, must be a multiple of the chunk rows, "
+                f"{self.chunk_rows}"
+            )
 
 
 @dataclass(frozen=True)

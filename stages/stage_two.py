@@ -13,7 +13,7 @@ from cache.reader import CacheReader
 from stages import language_model as lm
 from stages.caches import find_cache
 from stages.card import write_card
-from stages.export import RECORD, build_tokenizer, read_record, write_student
+from stages.export import RECORD, build_tokenizer, check_place, read_record, write_student
 from stages.inputs import read_table
 from stages.locking import hold_lock
 from stages.projection import Projection
@@ -93,6 +93,7 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     if reader.rows < cache.layout.rows:
         reporter.warn(f"training on {reader.rows:,} of {cache.layout.rows:,} rows (--partial)")
     out = config.out or Path("data/students") / f"{task_name}-{Path(config.arch).name}"
+    check_place(out)
     # An orphan of a killed `dvc repro` may still be training this very student.
     with hold_lock(out.parent / f".{out.name}.lock", reporter) as waited:
         record = _find_twin(config, reader, out) if waited else None
@@ -120,6 +121,12 @@ def _train(
     inputs = cache.manifest.inputs
     labels = tuple(label["name"] for label in inputs["task"]["labels"])
     max_length = inputs["task"]["max_length"]
+    files = {
+        name.removeprefix("tokenizer-"): cache.read_attachment(name)
+        for name in cache.manifest.attachments
+        if name.startswith("tokenizer-")
+    }
+    tokenizer = build_tokenizer(files, inputs["start_id"], max_length)
     device = lm.choose_device(config.device)
     reporter.say(f"device: {device.value} ({device.reason})")
     on_cpu = torch.device(device.value).type == "cpu"
@@ -159,12 +166,6 @@ def _train(
         "held_out": asdict(projection),
         "curve": history,
     }
-    files = {
-        name.removeprefix("tokenizer-"): cache.read_attachment(name)
-        for name in cache.manifest.attachments
-        if name.startswith("tokenizer-")
-    }
-    tokenizer = build_tokenizer(files, inputs["start_id"], max_length)
     write_student(student, table, tokenizer, record, write_card(record), out)
     checkpoint.unlink(missing_ok=True)
     return record

@@ -158,6 +158,8 @@ def build_encoder(
         "problem_type": "single_label_classification",
     }
     config = _load_config(arch, known, init, max_length)
+    if not _is_encoder(config):
+        raise ModelError(f"{arch} is no encoder; students are encoders with a classification head")
     config.update(names)
     if init == "pretrained":
         encoder = load_weights(
@@ -176,9 +178,17 @@ def build_encoder(
         except Exception as error:  # transformers raises a dozen types, some of them bare
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"cannot build the encoder {arch}: {reason}") from error
-    if getattr(encoder.config, "is_decoder", False) or encoder.config.is_encoder_decoder:
-        raise ModelError(f"{arch} is no encoder; students are encoders with a classification head")
     return encoder
+
+
+def _is_encoder(config: PretrainedConfig) -> bool:
+    """Whether every position sees the whole input: decoders are told by what they are for."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if getattr(config, "is_decoder", False) or config.is_encoder_decoder:
+        return False
+    masked = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return masked or config.model_type not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def _is_head(model: PreTrainedModel, key: str) -> bool:

@@ -122,13 +122,15 @@ class _Run:
     objective: Objective
     optimizer: torch.optim.Optimizer
     step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
 
     def state(self, identity: str) -> dict[str, Any]:
         return {
             "identity": identity,
             "step": self.step,
             "history": self.history,
+            "losses": self.losses,
             "student": self.student.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -140,6 +142,7 @@ class _Run:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
+        self.losses = [loss.to(self.student.start.device) for loss in state["losses"]]
         torch.set_rng_state(state["random"])
 
 
@@ -151,7 +154,7 @@ def train_student(
     checkpoint: Path,
     identity: str,
     reporter: Reporter,
-) -> tuple[Projection, list[dict[str, float]]]:
+) -> tuple[Projection, list[dict[str, float | None]]]:
     """Train a student in place.
 
     Args:
@@ -178,20 +181,18 @@ def train_student(
     run = _Run(student, objective, optimizer)
     _continue_run(run, checkpoint, identity, reporter)
     stream = source.open_stream(run.step * config.slices)
-    losses: list[torch.Tensor] = []
     found: Projection | None = None
     with reporter.track("student", config.steps, run.step, "step") as advance:
         while run.step < config.steps:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _rate(run.step, config)
-            losses.append(_take_step(prepared, run, stream, config, accelerator))
+            run.losses.append(_take_step(prepared, run, stream, config, accelerator))
             run.step += 1
             advance(1)
             last = run.step == config.steps
             if run.step % config.log_every == 0 or last:
                 found = measure_projection(prepared, source)
-                _log(run, found, torch.stack(losses), reporter)
-                losses.clear()
+                _log(run, found, reporter)
             if run.step % config.checkpoint_every == 0 or last:
                 _save(checkpoint, run.state(identity))
             try:
@@ -215,14 +216,15 @@ def measure_projection(student: torch.nn.Module, source: RowSource) -> Projectio
     return meter.compute()
 
 
-def format_curve(history: list[dict[str, float]]) -> str:
+def format_curve(history: list[dict[str, float | None]]) -> str:
     """Format the curve as CSV with the columns :data:`CURVE`; what does not apply stays empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CURVE, lineterminator="\n")
     writer.writeheader()
     for row in history:
-        cells = {key: "" if math.isnan(value) else f"{value:.6g}" for key, value in row.items()}
-        writer.writerow(cells | {"step": int(row["step"])})
+        known = {key: value for key, value in row.items() if value is not None}
+        cells = {key: f"{value:.6g}" for key, value in known.items() if not math.isnan(value)}
+        writer.writerow(cells | {"step": f"{known['step']:.0f}"})
     return text.getvalue()
 
 
@@ -254,12 +256,14 @@ def _take_step(
     return total
 
 
-def _log(run: _Run, found: Projection, losses: torch.Tensor, reporter: Reporter) -> None:
+def _log(run: _Run, found: Projection, reporter: Reporter) -> None:
     c = run.objective.c
-    row = {
+    loss = torch.stack(run.losses).mean().item()
+    run.losses.clear()
+    row: dict[str, float | None] = {
         "step": float(run.step),
-        "loss": losses.mean().item(),
-        "c_learned": math.nan if c is None else c.item(),
+        "loss": loss,
+        "c_learned": None if c is None else c.item(),
         "c_closed_form": found.c,
         "norm_g": found.norm_g,
         "norm_h": found.norm_h,
@@ -270,7 +274,7 @@ def _log(run: _Run, found: Projection, losses: torch.Tensor, reporter: Reporter)
     run.history.append(row)
     learned = "" if c is None else f"c {c.item():.3f} learned, "
     reporter.say(
-        f"step {run.step:,}: loss {row['loss']:.4f}, {learned}c* {found.c:.3f}, "
+        f"step {run.step:,}: loss {loss:.4f}, {learned}c* {found.c:.3f}, "
         f"‖g‖ {found.norm_g:.3f}, ‖h‖ {found.norm_h:.3f}, α {found.angle:.3f}, "
         f"centred α {found.centred_angle:.3f}, agreement {found.agreement:.1%}"
     )

@@ -99,7 +99,7 @@ def test_short_names_build_without_a_download(arch: str) -> None:
 
 
 def test_another_start_is_refused() -> None:
-    with pytest.raises(SettingError, match="'pretraind'.*pretrained, random"):
+    with pytest.raises(SettingError, match=r"'pretraind'.*pretrained, random"):
         build_encoder("mini", "pretraind", LABELS, 12)
 
 
