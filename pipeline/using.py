@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import queue
 import sys
@@ -110,7 +111,7 @@ def tag(model: Path, every: bool, form: str, text_column: str, device: str, file
     from pipeline.console import Console, quieten_libraries
     from stages import language_model as lm
     from stages.classifier import load_classifier
-    from stages.tagging import read_line, tag_lines
+    from stages.tagging import format_answer, read_line, tag_lines
 
     quieten_libraries()
     console = Console()
@@ -123,14 +124,15 @@ def tag(model: Path, every: bool, form: str, text_column: str, device: str, file
             lines = []
             for raw in batch:
                 number += 1
-                if is_json is None and raw.strip():
-                    is_json = raw.lstrip().startswith(b"{")
+                shown = raw.removeprefix(codecs.BOM_UTF8).strip()
+                if is_json is None and shown:
+                    is_json = shown.startswith(b"{")
                     kind = "JSON lines" if is_json else "plain text"
                     console.say(f"input: {kind} (auto: by its first line)")
                 lines.append(read_line(raw, number, bool(is_json), text_column))
             for answer in tag_lines(lines, classifier, every):
                 bad += "error" in answer
-                click.echo(json.dumps(answer, ensure_ascii=False))
+                click.echo(format_answer(answer))
             sys.stdout.flush()
     if bad:
         raise click.ClickException(f"{bad:,} of {number:,} lines could not be read")

@@ -59,6 +59,8 @@ class Classifier:
         Returns:
             Answers in the order of the texts.
         """
+        if not texts:
+            return Answers(np.empty((0, len(self.labels)), np.float32), np.empty(0, bool))
         # One piece more than is read, to know which texts were cut.
         ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_length + 1)
         ids = [pieces[: self.max_length + 1] for pieces in ids["input_ids"]]

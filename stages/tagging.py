@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,3 +93,11 @@ def tag_lines(
             tag["cut"] = True
         at += 1
         yield kept | tag
+
+
+def format_answer(answer: Mapping[str, Any]) -> bytes:
+    """Write an answer as a JSON line without its end, in UTF-8 whatever the terminal's encoding."""
+    try:
+        return json.dumps(answer, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair came in as an escape and goes out as one
+        return json.dumps(answer).encode("ascii")

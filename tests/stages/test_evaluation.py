@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import run_here
+from tiny import make_teacher_config
+
+from cache.reader import CacheReader
+from stages.classifier import load_classifier
+from stages.errors import SettingError, TextDataError
+from stages.evaluation import Evaluation, EvaluationConfig, compute_scores, evaluate
+from stages.export import read_record
+from stages.reporting import SilentReporter
+from stages.stage_one import TeacherResult, run_teacher
+
+TEXTS = [f"{'Good Bad Poor Great '[k % 11 :]} {k}" for k in range(30)]
+
+
+def write_rows(path: Path, labels: list[Any]) -> Path:
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=False)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(**own: Any) -> Evaluation:
+    return evaluate(EvaluationConfig(**own), SilentReporter())
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl", ["good", "bad", "bad"] * 10)
+
+
+class TestScores:
+    def test_they_are_what_a_hand_computes(self) -> None:
+        #  right   a a a a b b c    given   a a b c b a c
+        gold, given = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 1, 0, 2])
+        found = compute_scores(gold, given, ("a", "b", "c"), 5.0)
+        assert found.accuracy == pytest.approx(4 / 7)
+        assert found.classes["a"] == pytest.approx(
+            {"precision": 2 / 3, "recall": 1 / 2, "f1": 4 / 7, "rows": 4}
+        )
+        assert found.classes["b"] == pytest.approx(
+            {"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "rows": 2}
+        )
+        assert found.classes["c"] == pytest.approx(
+            {"precision": 1 / 2, "recall": 1.0, "f1": 2 / 3, "rows": 1}
+        )
+        assert found.macro_f1 == pytest.approx((4 / 7 + 1 / 2 + 2 / 3) / 3)
+        assert found.texts_per_second == 5.0
+
+    def test_a_class_that_never_occurs_counts_as_0(self) -> None:
+        found = compute_scores(np.array([0, 0]), np.array([0, 1]), ("a", "b", "c"), 1.0)
+        assert found.classes["b"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 0}
+        assert found.classes["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 0}
+        assert found.macro_f1 == pytest.approx(2 / 3 / 3)
+
+
+class TestTexts:
+    def test_student_and_teacher_are_measured_on_the_same_texts(
+        self, student: Path, llm: Path, mood: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        found = run(data=rows, model=student, teacher=str(llm))
+        gold = np.array([1, 0, 0] * 10)
+        ours = load_classifier(student, "cpu").classify(TEXTS).probabilities.argmax(axis=1)
+        config = make_teacher_config(mood, llm, tmp_path / "c", texts=rows)
+        reader = CacheReader(run_teacher(config, SilentReporter()).cache)
+        theirs = np.empty(30, dtype=np.int64)
+        for shard in reader.shards:
+            columns = reader.read_shard(shard)
+            theirs[columns["seed"].astype(int) - 1] = columns["logits"].argmax(axis=1)
+        assert found.student is not None
+        assert found.teacher is not None
+        assert found.student.accuracy == pytest.approx((ours == gold).mean())
+        assert found.teacher.accuracy == pytest.approx((theirs == gold).mean())
+        assert found.agreement == pytest.approx((ours == theirs).mean())
+        assert found.rows == 30
+        assert found.student.texts_per_second > 0
+
+    def test_a_teacher_is_measured_without_a_student(
+        self, llm: Path, mood: Path, rows: Path, student: Path
+    ) -> None:
+        found = run(data=rows, teacher=str(llm), task=str(mood))
+        both = run(data=rows, model=student, teacher=str(llm))
+        assert found.student is None
+        assert found.agreement is None
+        assert found.teacher is not None
+        assert both.teacher is not None
+        assert found.teacher.accuracy == both.teacher.accuracy
+
+    def test_the_file_may_be_named_after_the_task(self, student: Path, rows: Path) -> None:
+        shutil.copy(rows, rows.with_name("mood.jsonl"))
+        found = run(data=rows.with_name("{task}.jsonl"), model=student).student
+        wanted = run(data=rows, model=student).student
+        assert found is not None
+        assert wanted is not None
+        assert found.classes == wanted.classes
+
+    @pytest.mark.parametrize(
+        ("labels", "named"),
+        [
+            (["good", "fine"], "line 2: the label 'fine' is none of bad, good"),
+            (["good", None], "line 2: the text has no label"),
+            (["Good"], "line 1: the label 'Good' is none of"),
+            ([1], "line 1: the label '1' is none of"),
+            ([], "holds no texts"),
+        ],
+    )
+    def test_a_label_that_is_none_is_named_with_its_line(
+        self, labels: list[Any], named: str, student: Path, tmp_path: Path
+    ) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", labels)
+        with pytest.raises(TextDataError, match=named) as found:
+            run(data=path, model=student)
+        assert str(path) in str(found.value)
+
+    def test_a_student_of_another_task_is_refused(self, student: Path, tmp_path: Path) -> None:
+        rows = write_rows(tmp_path / "rows.jsonl", ["negative", "positive"])
+        with pytest.raises(SettingError, match="labels are bad, good, the task's negative"):
+            run(data=rows, model=student, task="imdb")
+
+    def test_other_columns(self, student: Path, tmp_path: Path) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("stars,body\ngood,Great\nbad,Poor\n")
+        assert run(data=path, model=student, text_column="body", label_column="stars").rows == 2
+
+
+class TestHeldOutRows:
+    def test_the_written_student_repeats_what_training_ended_with(
+        self, student: Path, filled: tuple[Path, TeacherResult]
+    ) -> None:
+        found = run(model=student, cache=filled[0])
+        trained = read_record(student)["held_out"]
+        assert found.held_out is not None
+        assert found.rows == trained["rows"] == 16
+        for name in ("norm_g", "norm_h", "c", "angle", "centred_angle", "agreement", "spread"):
+            assert getattr(found.held_out, name) == pytest.approx(trained[name], abs=1e-4)
+
+    def test_it_needs_a_student_alone_and_its_cache(
+        self, student: Path, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(SettingError, match="only a student"):
+            run(model=student, teacher=str(llm))
+        with pytest.raises(SettingError, match="only a student"):
+            run(teacher=str(llm), task=str(mood))
+        with pytest.raises(Exception, match="no caches of task mood"):
+            run(model=student, cache=tmp_path)
+
+
+class TestCommand:
+    def test_it_prints_a_table_or_json_and_keeps_it(
+        self, student: Path, llm: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        metrics = tmp_path / "below" / "metrics.json"
+        command = ("evaluate", "--model", student, "--data", rows, "--teacher", llm)
+        found = run_here(*command, "--json", "--metrics", metrics)
+        assert found.code == 0
+        data = json.loads(found.out)
+        assert json.loads(metrics.read_text()) == data
+        assert data["rows"] == 30
+        assert set(data["student"]["classes"]) == {"bad", "good"}
+        table = run_here(*command).out
+        for part in (
+            f"student: accuracy {data['student']['accuracy']:.2%}",
+            f"teacher: accuracy {data['teacher']['accuracy']:.2%}",
+            f"macro-F1 {data['student']['macro_f1']:.2%}",
+            f"agreement of student and teacher: {data['agreement']:.2%}",
+            "texts a second",
+        ):
+            assert part in table
+
+    def test_without_texts_it_measures_the_held_out_rows(
+        self, student: Path, filled: tuple[Path, TeacherResult]
+    ) -> None:
+        found = run_here("evaluate", "--model", student, "--cache", filled[0])
+        assert found.code == 0
+        assert "16 held-out rows: agreement" in found.out
+
+    def test_an_error_names_line_and_label(self, student: Path, tmp_path: Path) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", ["good", "fine"])
+        found = run_here("evaluate", "--model", student, "--data", path)
+        assert found.code == 1
+        assert "line 2: the label 'fine' is none of bad, good" in found.err
+        assert "Traceback" not in found.err
