@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import click
@@ -68,7 +68,8 @@ class Console:
                 os._exit(130)
             self._stop = True
             # Not through click: a signal may arrive in the middle of a print.
-            os.write(2, b"\nstopping at the next safe point; once more to stop at once\n")
+            with suppress(OSError):
+                os.write(2, b"\nstopping at the next safe point; once more to stop at once\n")
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
-import queue
-import sys
-import threading
+import os
+import select
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,8 @@ from pipeline.files import write_json
 
 BATCH = 256
 """Most lines that are answered together; fewer where no more are waiting."""
+
+READ_BYTES = 2**20
 
 
 @click.command()
@@ -133,37 +134,31 @@ def tag(model: Path, every: bool, form: str, text_column: str, device: str, file
             for answer in tag_lines(lines, classifier, every):
                 bad += "error" in answer
                 click.echo(format_answer(answer))
-            sys.stdout.flush()
     if bad:
         raise click.ClickException(f"{bad:,} of {number:,} lines could not be read")
 
 
 def _gather(file: BinaryIO, console: Any) -> Iterator[list[bytes]]:
     """Yield what is waiting, at most a batch, as soon as there is a line."""
-    waiting: queue.Queue[bytes | None] = queue.Queue(maxsize=4 * BATCH)
-
-    def read() -> None:
-        for line in iter(file.readline, b""):
-            waiting.put(line)
-        waiting.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    ended = False
-    while not ended:
-        batch: list[bytes] = []
-        while len(batch) < BATCH and not ended:
-            try:
-                # Wait for the first line of a batch, but wake to see a signal; never for the rest.
-                line = waiting.get(timeout=0.2) if not batch else waiting.get_nowait()
-            except queue.Empty:
-                if batch:
-                    break
-                console.check_stop()
-                continue
-            if line is None:
-                ended = True
-            else:
-                batch.append(line)
-        if batch:
+    # From the descriptor, past Python's buffer: select sees nothing of what a buffer holds, and a
+    # thread that waits inside one would break the interpreter's end.
+    descriptor = file.fileno()
+    begun: list[bytes] = []
+    while True:
+        console.check_stop()
+        # Wake now and then to see a signal.
+        if not select.select([descriptor], [], [], 0.2)[0]:
+            continue
+        data = os.read(descriptor, READ_BYTES)
+        if not data:
+            break
+        begun.append(data)
+        if b"\n" not in data:
+            continue
+        *lines, rest = b"".join(begun).split(b"\n")
+        begun = [rest] if rest else []
+        for first in range(0, len(lines), BATCH):
             console.check_stop()
-            yield batch
+            yield lines[first : first + BATCH]
+    if begun:
+        yield [b"".join(begun)]

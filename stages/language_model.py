@@ -149,6 +149,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(f"cannot load the tokenizer of {folder}: {_one_line(error)}") from error
 
 
+def choose_attention(folder: Path) -> str:
+    """Return how a model's attention is computed: fused, or plainly where a family needs that.
+
+    Raises:
+        ModelError: It is no causal language model.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        raise ModelError(f"{folder} is no causal LM: {_one_line(error)}") from error
+    return "sdpa" if kind._supports_sdpa else "eager"
+
+
 def load_language_model(folder: Path, device: str, dtype: str) -> PreTrainedModel:
     """Load a causal language model for inference.
 
@@ -172,7 +188,7 @@ def load_language_model(folder: Path, device: str, dtype: str) -> PreTrainedMode
         str(folder),
         "a causal LM",
         dtype=getattr(torch, dtype),
-        attn_implementation="sdpa",
+        attn_implementation=choose_attention(folder),
     )
     try:
         model = model.to(device)

@@ -209,7 +209,7 @@ def _describe_cache(
         "compute": {
             "device": torch.device(device).type,
             "dtype": dtype,
-            "attention": "sdpa",
+            "attention": lm.choose_attention(folder),
             "batch_positions": config.batch_positions,
         },
     }

@@ -8,6 +8,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -78,7 +79,7 @@ def read_texts(path: Path, text_column: str = "text", label_column: str = "label
         with _open_text(path) as stream:
             return list(_parse_rows(stream, path, text_column, label_column))
     except UnicodeDecodeError as error:
-        line = _find_line(path, error)
+        line = _find_line(path)
         raise TextDataError(f"{path}, line {line}: not UTF-8; convert the file first") from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -215,13 +216,16 @@ def _parse_table(
         raise TextDataError(f"{path}, line {lines.line_num}: {error}") from error
 
 
-def _find_line(path: Path, error: UnicodeDecodeError) -> int:
+def _find_line(path: Path) -> int:
     """Find the first line that is not UTF-8; the decoder knows only its own buffer."""
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
-        for number, line in enumerate(io.BufferedReader(stream), start=1):
+    number = 1
+    # A gzipped file may also end too early, behind the line that is looked for or within it.
+    with suppress(OSError, EOFError, zlib.error), opener(path, "rb") as stream:
+        for line in io.BufferedReader(stream):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:
-                return number
-    return error.start
+                break
+            number += 1
+    return number

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,9 +75,13 @@ class Forked:
 def run_here(*arguments: object, stdin: bytes = b"") -> Result:
     """Run the command line in this process; what would be a traceback is raised."""
     with (
-        CliRunner().isolation(input=stdin) as (out, err, _),
+        tempfile.TemporaryFile() as given,
+        CliRunner().isolation() as (out, err, _),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(given)),
         mock.patch.object(sys, "argv", ["pipeline", *map(str, arguments)]),
     ):
+        given.write(stdin)
+        given.seek(0)
         try:
             main()
         except SystemExit as stop:

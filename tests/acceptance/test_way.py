@@ -61,7 +61,7 @@ def test_from_a_language_model_to_tagged_text(place: Path, llm: Path, mood: Path
     with (place / "reports" / "c.csv").open() as lines:
         assert [row["step"] for row in csv.DictReader(lines)] == ["4", "8"]
 
-    found = run_here("tag", "--model", out, stdin="Good\n".encode())
+    found = run_here("tag", "--model", out, stdin=b"Good\n")
     assert json.loads(found.out)["label"] in ("bad", "good")
     (place / "rows.csv").write_text("text,label\nGood,good\nPoor,bad\n")
     found = run_here("evaluate", "--model", out, "--data", "rows.csv", "--teacher", llm, "--json")

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import termios
+import time
+
+import pytest
+
+from pipeline import console as module
+from pipeline.console import Console
+from stages.reporting import Interrupted
+
+
+def test_lines_and_warnings_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.say("a line")
+    console.warn("a warning")
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err == "a line\nwarning: a warning\n"
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_at_intervals(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.05)
+    with Console().track("teacher", 1000, 100, "row") as advance:
+        advance(1)
+        assert capsys.readouterr().err == ""
+        time.sleep(0.06)
+        advance(299)
+        advance(1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("teacher: 400 of 1,000 rows, ")
+    assert line.endswith(" s left")
+    rate, left = (float(part.split()[0].replace(",", "")) for part in line.split(", ")[1:])
+    assert 300 / rate >= 0.05
+    assert left == pytest.approx(600 / rate, abs=1)
+
+
+def test_on_a_terminal_progress_is_a_bar_with_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    with os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        console = Console()
+        with console.track("teacher", 10, 4, "row") as advance:
+            advance(2)
+            console.say("a line above it")
+            time.sleep(0.15)
+            advance(2)
+        monkeypatch.undo()
+    found = os.read(leader, 10_000).decode()
+    os.close(leader)
+    assert "teacher:" in found
+    assert "8/10" in found
+    assert "rows/s" in found
+    assert "a line above it\r\n" in found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_asks_to_stop_and_handlers_are_put_back(
+    number: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    console = Console()
+    with console.catch_signals():
+        console.check_stop()
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted):
+            console.check_stop()
+    assert signal.getsignal(number) == before
+    assert "once more to stop at once" in capfd.readouterr().err
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(2)  # nor does it matter that there is nobody to tell
+            with Console().catch_signals():
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
