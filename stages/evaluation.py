@@ -172,7 +172,8 @@ def measure_held_out(config: EvaluationConfig, device: str, reporter: Reporter) 
             "reads; give --data FILE"
         )
     classifier = load_classifier(config.model, device)
-    reader = CacheReader(cache)
+    # The very shards of the training: more of them since would mean other rows held out.
+    reader = CacheReader(cache, shards=record["shards"])
     held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
     meter = ProjectionMeter(len(classifier.labels))
     for part in reader.read_chunks(held):

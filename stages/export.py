@@ -32,6 +32,9 @@ TOLERANCE = 1e-5
 RECORD = "training.json"
 """What the student was trained from and how; beside the weights, ignored by transformers."""
 
+NEEDED = ("task", "start_id", "fingerprint", "shards", "held_out")
+"""What is read of a record."""
+
 
 def fold_student(student: Student, table: torch.Tensor) -> PreTrainedModel:
     """Return a stock model over token ids that computes what the student does on embeddings.
@@ -213,9 +216,11 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder} is no student: {RECORD} is missing or damaged") from error
-    if not isinstance(record, dict):
-        raise ExportError(f"{folder} is no student: {RECORD} holds no mapping")
-    return record
+    lost = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
+    if lost:
+        raise ExportError(f"{folder} is no student: {RECORD} does not say its {', '.join(lost)}")
+    found: dict[str, Any] = record
+    return found
 
 
 def _count_positions_from_zero(encoder: PreTrainedModel, embeddings: Any) -> None:

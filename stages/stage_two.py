@@ -162,6 +162,7 @@ def _train(
         "sampler": inputs["sampler"]["name"],
         "teacher": cache.manifest.notes.get("model", ""),
         "rows": reader.rows,
+        "shards": reader.shards,
         "training": asdict(training),
         "held_out": asdict(projection),
         "curve": history,

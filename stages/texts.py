@@ -8,7 +8,6 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -76,11 +75,14 @@ def read_texts(path: Path, text_column: str = "text", label_column: str = "label
             message names the line.
     """
     try:
-        with _open_text(path) as stream:
-            return list(_parse_rows(stream, path, text_column, label_column))
-    except UnicodeDecodeError as error:
-        line = _find_line(path)
-        raise TextDataError(f"{path}, line {line}: not UTF-8; convert the file first") from error
+        try:
+            with _open_text(path) as stream:
+                return list(_parse_rows(stream, path, text_column, label_column))
+        except UnicodeDecodeError as error:
+            line = _find_line(path)
+            raise TextDataError(
+                f"{path}, line {line}: not UTF-8; convert the file first"
+            ) from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise TextDataError(f"cannot read {path}: {reason}") from error
@@ -220,8 +222,7 @@ def _find_line(path: Path) -> int:
     """Find the first line that is not UTF-8; the decoder knows only its own buffer."""
     opener = gzip.open if path.suffix == ".gz" else open
     number = 1
-    # A gzipped file may also end too early, behind the line that is looked for or within it.
-    with suppress(OSError, EOFError, zlib.error), opener(path, "rb") as stream:
+    with opener(path, "rb") as stream:
         for line in io.BufferedReader(stream):
             try:
                 line.decode("utf-8")

@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,12 +118,3 @@ def test_a_reader_who_has_had_enough_is_no_traceback(
     assert process.wait(timeout=120) in (1, 141, -signal.SIGPIPE)
     assert process.stderr is not None
     assert process.stderr.read().decode().splitlines()[1:] == []
-
-
-def test_the_example_of_the_help_works_in_a_shell(student: Path, tmp_path: Path) -> None:
-    script = f'echo "What a film!" | "{sys.executable}" -m pipeline tag --model "{student}"'
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["text"] == "What a film!"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import run_here
-from tiny import make_teacher_config
+from tiny import make_student_config, make_teacher_config
 
 from cache.reader import CacheReader
 from stages.classifier import load_classifier
@@ -17,6 +17,7 @@ from stages.evaluation import Evaluation, EvaluationConfig, compute_scores, eval
 from stages.export import read_record
 from stages.reporting import SilentReporter
 from stages.stage_one import TeacherResult, run_teacher
+from stages.stage_two import run_student
 
 TEXTS = [f"{'Good Bad Poor Great '[k % 11 :]} {k}" for k in range(30)]
 
@@ -140,6 +141,21 @@ class TestHeldOutRows:
         assert found.rows == trained["rows"] == 16
         for name in ("norm_g", "norm_h", "c", "angle", "centred_angle", "agreement", "spread"):
             assert getattr(found.held_out, name) == pytest.approx(trained[name], abs=1e-4)
+
+    def test_they_stay_the_same_when_a_partial_cache_is_completed(
+        self, filled: tuple[Path, TeacherResult], mood: Path, tmp_path: Path
+    ) -> None:
+        path = filled[1].cache.path
+        copy = Path(shutil.copytree(path, tmp_path / "c" / "mood" / path.name))
+        for record in sorted((copy / "commits").iterdir())[:3]:
+            record.unlink()
+        config = make_student_config(mood, tmp_path / "c", tmp_path / "out", partial=True)
+        trained = run_student(config, SilentReporter()).projection
+        # Completed, the tenth that would be held out now has been trained on.
+        found = run(model=tmp_path / "out", cache=filled[0]).held_out
+        assert found is not None
+        assert found.norm_g == pytest.approx(trained.norm_g, abs=1e-4)
+        assert found.angle == pytest.approx(trained.angle, abs=1e-4)
 
     def test_it_needs_a_student_alone_and_its_cache(
         self, student: Path, llm: Path, mood: Path, tmp_path: Path

@@ -86,7 +86,8 @@ class Exported:
 
 
 def make_record(**own: Any) -> dict[str, Any]:
-    return {"task": {"name": "mood"}, "fingerprint": "f" * 64} | own
+    needed = {"task": {}, "start_id": 0, "fingerprint": "f" * 64, "shards": [0], "held_out": {}}
+    return needed | own
 
 
 def export(folder: Path, arch: str, init: str) -> Exported:
@@ -252,7 +253,8 @@ def test_the_llama_2_tokenizer_serves_a_student(shared: Path, tmp_path: Path) ->
     ("name", "content", "named"),
     [
         (RECORD, None, "missing or damaged"),
-        (RECORD, "[]", "no mapping"),
+        (RECORD, "[]", "does not say its task, start_id, fingerprint"),
+        (RECORD, '{"task": {}, "shards": []}', "does not say its start_id, fingerprint, held_out"),
         (RECORD, "{", "missing or damaged"),
     ],
 )
