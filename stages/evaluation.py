@@ -173,7 +173,7 @@ def measure_held_out(config: EvaluationConfig, device: str, reporter: Reporter) 
         )
     classifier = load_classifier(config.model, device)
     # The very shards of the training: more of them since would mean other rows held out.
-    reader = CacheReader(cache, shards=record["shards"])
+    reader = CacheReader(cache, shards=record.get("shards"))
     held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
     meter = ProjectionMeter(len(classifier.labels))
     for part in reader.read_chunks(held):

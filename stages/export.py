@@ -32,7 +32,7 @@ TOLERANCE = 1e-5
 RECORD = "training.json"
 """What the student was trained from and how; beside the weights, ignored by transformers."""
 
-NEEDED = ("task", "start_id", "fingerprint", "shards", "held_out")
+NEEDED = ("task", "start_id", "fingerprint", "held_out")
 """What is read of a record."""
 
 

@@ -86,7 +86,7 @@ class Exported:
 
 
 def make_record(**own: Any) -> dict[str, Any]:
-    needed = {"task": {}, "start_id": 0, "fingerprint": "f" * 64, "shards": [0], "held_out": {}}
+    needed = {"task": {}, "start_id": 0, "fingerprint": "f" * 64, "held_out": {}}
     return needed | own
 
 
@@ -254,7 +254,7 @@ def test_the_llama_2_tokenizer_serves_a_student(shared: Path, tmp_path: Path) ->
     [
         (RECORD, None, "missing or damaged"),
         (RECORD, "[]", "does not say its task, start_id, fingerprint"),
-        (RECORD, '{"task": {}, "shards": []}', "does not say its start_id, fingerprint, held_out"),
+        (RECORD, '{"task": {}}', "does not say its start_id, fingerprint, held_out"),
         (RECORD, "{", "missing or damaged"),
     ],
 )
