@@ -18,7 +18,7 @@ from typing import Any
 
 TASKS = ("imdb", "ag_news", "reddit")
 TEXT_STEPS = {"imdb": 300, "ag_news": 1000, "reddit": 1000}
-"""Steps on texts: IMDB's are five times as long as random inputs; 300 steps see most of them once."""
+"""Steps on texts: IMDB's are five times as long as random inputs; 300 steps see most of them."""
 
 OUT = Path("data/results")
 

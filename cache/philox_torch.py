@@ -148,6 +148,9 @@ def compiler_problem(device_type: str) -> str:
         return f"no compiled kernel: no compiler ({' or '.join(names)}) was found"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "no compiled kernel: Python's header files are not installed"
+    if " " in torch.__file__:
+        # torch hands its own folder to the compiler unquoted.
+        return "no compiled kernel: torch is installed in a folder with a space in its path"
     return ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import select
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from pipeline.files import write_json
+from pipeline.files import format_json, write_json
 
 BATCH = 256
 """Most lines that are answered together; fewer where no more are waiting."""
@@ -56,7 +55,7 @@ def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
     if metrics is not None:
         write_json(metrics, data)
     if as_json:
-        click.echo(json.dumps(data, indent=2))
+        click.echo(format_json(data))
         return
     if found.held_out is not None:
         click.echo(

@@ -144,7 +144,8 @@ class Objective(nn.Module):
 
 
 def _kl(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-    return torch.special.xlogy(g, g) - g * log_h
+    entropy: torch.Tensor = torch.special.xlogy(g, g)
+    return entropy - g * log_h
 
 
 def _generalised_kl(g: torch.Tensor, log_h: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:

@@ -8,6 +8,7 @@ language model's start token, for encoders whose head reads the first position.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,9 +211,20 @@ def _position_offset(config: PretrainedConfig) -> int:
 
     with torch.device("meta"):
         embeddings: Any = getattr(AutoModel.from_config(config), "embeddings", None)
-    if hasattr(embeddings, "create_position_ids_from_inputs_embeds"):
-        return int(embeddings.padding_idx) + 1
-    return 0
+    if not hasattr(embeddings, "create_position_ids_from_inputs_embeds"):
+        return 0
+    other = copy.deepcopy(config)
+    other.pad_token_id = int(embeddings.padding_idx) + 1
+    with torch.device("meta"):
+        fixed = AutoModel.from_config(other).embeddings.padding_idx == embeddings.padding_idx
+    if fixed:
+        # MPNet does; under another vocabulary that id is a word, or the start token.
+        raise ModelError(
+            f"{config.model_type} encoders skip token id {embeddings.padding_idx} when they count "
+            "positions, whatever the vocabulary, so they cannot read the language model's tokens; "
+            "use another encoder"
+        )
+    return int(embeddings.padding_idx) + 1
 
 
 def _load_config(

@@ -52,7 +52,6 @@ ENCODERS = (
     ("modernbert", {"global_attn_every_n_layers": 2, "local_attention": 8}),
     ("electra", {"embedding_size": 16}),
     ("albert", {"embedding_size": 16}),
-    ("mpnet", {}),
     ("deberta-v2", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
     ("xlm-roberta", {"type_vocab_size": 1}),
 )

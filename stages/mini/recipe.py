@@ -141,7 +141,7 @@ def plan_run(
             passes += 1
             ends.add(len(batches))
         steps = len(batches) - first
-        warm = steps // 20
+        warm = max(1, steps // 20)
         rates += [
             phase.learning_rate
             * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
