@@ -203,19 +203,18 @@ def ask_teacher(
     texts = encode_texts(
         data, tokenizer, task.max_length, reporter, config.text_column, config.label_column
     )
-    logits = np.empty((len(texts.lengths), len(task.labels)), dtype=np.float32)
-    with reporter.track("teacher", len(logits), 0, "text") as advance:
-        for length in np.unique(texts.lengths):
-            alike = np.flatnonzero(texts.lengths == length)
-            positions = int(length) + len(teacher.prefix_ids) + len(teacher.suffix_ids)
-            step = max(1, config.batch_positions // positions)
-            for begin in range(0, len(alike), step):
-                reporter.check_stop()
-                part = alike[begin : begin + step]
-                ids = torch.from_numpy(texts.tokens[part, :length].astype(np.int64))
-                logits[part] = teacher.compute_class_logits(teacher.table[ids]).cpu().numpy()
-                advance(len(part))
-    return logits
+    with reporter.track("teacher", len(texts.lengths), 0, "text") as show:
+
+        def advance(rows: int) -> None:
+            show(rows)
+            reporter.check_stop()
+
+        return teacher.answer_rows(
+            texts.lengths,
+            lambda part, length: teacher.look_up(texts.tokens[part, :length]),
+            config.batch_positions,
+            advance,
+        )
 
 
 def compute_scores(

@@ -271,26 +271,21 @@ def _answer_rows(
     sampler: Sampler | None,
     teacher: Teacher,
     reporter: Reporter,
-    advance: Callable[[int], None],
+    show: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
     lengths = inputs.lengths[rows.start : rows.stop]
     seeds = inputs.seeds[rows.start : rows.stop]
-    logits = np.empty((len(rows), len(teacher.verbaliser.labels)), dtype=np.float32)
-    # Rows of one length go together whichever chunk they are in, so that short ones fill a batch.
-    for length in np.unique(lengths):
-        alike = np.flatnonzero(lengths == length)
-        positions = int(length) + len(teacher.prefix_ids) + len(teacher.suffix_ids)
-        step = max(1, config.batch_positions // positions)
-        for begin in range(0, len(alike), step):
-            reporter.check_stop()
-            part = alike[begin : begin + step]
-            if sampler is not None:
-                embeddings = sampler.draw_embeddings(seeds[part], int(length))
-            else:
-                tokens = inputs.tokens[rows.start + part, :length]  # type: ignore[index]
-                embeddings = teacher.table[torch.from_numpy(tokens.astype(np.int64))]
-            logits[part] = teacher.compute_class_logits(embeddings).cpu().numpy()
-            advance(len(part))
+
+    def embed(part: np.ndarray, length: int) -> torch.Tensor:
+        if sampler is not None:
+            return sampler.draw_embeddings(seeds[part], length)
+        return teacher.look_up(inputs.tokens[rows.start + part, :length])  # type: ignore[index]
+
+    def advance(count: int) -> None:
+        show(count)
+        reporter.check_stop()
+
+    logits = teacher.answer_rows(lengths, embed, config.batch_positions, advance)
     columns = {
         "seed": seeds,
         "length": lengths,

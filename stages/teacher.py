@@ -8,8 +8,10 @@ prompt contributes to attention is the same for every input, so it is computed o
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -83,6 +85,39 @@ class Teacher:
         if not self.prefix_reused or inputs.shape[1] == 0:
             return self._run_full(inputs)
         return self._run_behind_prefix(inputs)
+
+    def answer_rows(
+        self,
+        lengths: np.ndarray,
+        embed: Callable[[np.ndarray, int], torch.Tensor],
+        batch_positions: int,
+        advance: Callable[[int], None],
+    ) -> np.ndarray:
+        """Answer rows of any lengths; those of one length go together, so nothing is padded.
+
+        Args:
+            lengths: Pieces of each row, shape (N,).
+            embed: Takes the indices (B,) of rows and their one length T, returns their input
+                embeddings, shape (B, T, d_T).
+            batch_positions: Most positions in one forward pass, unless a single row has more.
+            advance: Called after each pass with the number of its rows; may raise to stop.
+
+        Returns:
+            Class logits, shape (N, K), float32.
+        """
+        logits = np.empty((len(lengths), len(self.verbaliser.labels)), dtype=np.float32)
+        for length in map(int, np.unique(lengths)):
+            alike = np.flatnonzero(lengths == length)
+            step = max(1, batch_positions // (length + len(self.prefix_ids + self.suffix_ids)))
+            for begin in range(0, len(alike), step):
+                part = alike[begin : begin + step]
+                logits[part] = self.compute_class_logits(embed(part, length)).cpu().numpy()
+                advance(len(part))
+        return logits
+
+    def look_up(self, tokens: np.ndarray) -> torch.Tensor:
+        """Return the embeddings of token ids (B, T), shape (B, T, d_T)."""
+        return self.table[torch.from_numpy(tokens.astype(np.int64)).to(self.device)]
 
     @torch.inference_mode()
     def average_next_token(self, ids: torch.Tensor) -> torch.Tensor:

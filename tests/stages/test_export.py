@@ -109,7 +109,7 @@ def export(folder: Path, arch: str, init: str) -> Exported:
         for parameter in student.parameters():
             parameter.add_(0.15 * torch.randn_like(parameter))
     own = build_tokenizer(files, start_id, max_length)
-    write_student(student, table, own, make_record(), "# card\n", folder / "out")
+    write_student(student, table, own, make_record(start_id=start_id), "# card\n", folder / "out")
     return Exported(student, folder / "out", table, tokenizer, start_id, max_length)
 
 
@@ -190,7 +190,9 @@ def write_again(own: Exported, out: Path, table: torch.Tensor | None = None) -> 
     files = {"tokenizer.json": (own.folder / "tokenizer.json").read_bytes()}
     tokenizer = build_tokenizer(files, own.start_id, own.max_length)
     table = own.table if table is None else table
-    write_student(own.student, table, tokenizer, make_record(again=1), "# card\n", out)
+    write_student(
+        own.student, table, tokenizer, make_record(start_id=own.start_id, again=1), "# card\n", out
+    )
 
 
 def test_an_older_student_is_replaced(small: Exported) -> None:
@@ -228,7 +230,7 @@ def test_a_written_student_that_is_not_the_trained_one_is_not_kept(small: Export
     with pytest.raises(ExportError, match="differs from the trained one by"):
         write_again(small, small.folder, table=small.table + 0.3)
     assert (small.folder / "model.safetensors").read_bytes() == before
-    assert read_record(small.folder) == make_record()
+    assert read_record(small.folder) == make_record(start_id=small.start_id)
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused() -> None:
