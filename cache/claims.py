@@ -18,41 +18,28 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from cache.errors import ClaimError, StorageError
+from cache.storage import Claims, LiveClaim
 
 GUARD_SECONDS = 30.0
 """The guard is held for milliseconds; whoever waits so long waits for a stopped process."""
 
+REMOVER = "remover.lock"
+
 _LOCK = re.compile(r"([0-9]{6,})\.lock")
 
 
-@dataclass(frozen=True)
-class LiveClaim:
-    """A shard that a live process is working on.
-
-    Attributes:
-        shard: Its number.
-        host: Name of the holder's machine, empty where unknown.
-        pid: The holder's process id there, 0 where unknown.
-    """
-
-    shard: int
-    host: str
-    pid: int
-
-
-class Claim:
+class LocalClaim:
     """The right to write one shard, until released or until this process ends.
 
     A context manager: leaving it releases the claim, whether or not the shard was committed.
     """
 
-    def __init__(self, claims: Claims, shard: int, path: Path, descriptor: int) -> None:
+    def __init__(self, claims: LocalClaims, shard: int, path: Path, descriptor: int) -> None:
         self._claims = claims
         self._shard = shard
         self._path = path
@@ -64,12 +51,13 @@ class Claim:
         """Number of the shard."""
         return self._shard
 
-    def is_held_in(self, directory: Path) -> bool:
+    def is_held_in(self, claims: Claims) -> bool:
         """Say whether this process still holds the claim, in this directory of claims."""
         return (
             self._descriptor >= 0
             and self._pid == os.getpid()
-            and directory == self._claims.directory
+            and isinstance(claims, LocalClaims)
+            and claims.directory == self._claims.directory
             and _is_at(self._descriptor, self._path)
         )
 
@@ -80,7 +68,7 @@ class Claim:
         if descriptor >= 0 and self._pid == os.getpid():
             self._claims.release(self._path, descriptor)
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> LocalClaim:
         return self
 
     def __exit__(
@@ -92,7 +80,7 @@ class Claim:
         self.release()
 
 
-class Claims:
+class LocalClaims:
     """The locks in one directory, one file each.
 
     Lock files are opened, locked, tested and removed under one more lock, the guard, so that
@@ -102,7 +90,9 @@ class Claims:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def take_first(self, shards: Iterable[int], is_done: Callable[[int], bool]) -> Claim | None:
+    def take_first(
+        self, shards: Iterable[int], is_done: Callable[[int], bool]
+    ) -> LocalClaim | None:
         """Claim the first shard that no live process holds and that is still to be done.
 
         Args:
@@ -119,6 +109,9 @@ class Claims:
         """
         self._make()
         with self._guard():
+            if (held := _try_lock(self.directory / REMOVER)) is None:
+                raise ClaimError(f"{self.directory.parent} is being removed by another process")
+            _drop(self.directory / REMOVER, held)
             for shard in shards:
                 path = self.directory / f"{shard:06d}.lock"
                 descriptor = _try_lock(path)
@@ -130,7 +123,7 @@ class Claims:
                 holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-                return Claim(self, shard, path, descriptor)
+                return LocalClaim(self, shard, path, descriptor)
         return None
 
     def live(self) -> list[LiveClaim]:
@@ -142,19 +135,8 @@ class Claims:
         """
         if not self.directory.is_dir():
             return []
-        found = []
         with self._guard():
-            for path in sorted(self.directory.iterdir()):
-                match = _LOCK.fullmatch(path.name)
-                if match is None:
-                    continue
-                descriptor = _try_lock(path)
-                if descriptor is None:
-                    host, pid = _holder(path)
-                    found.append(LiveClaim(int(match[1]), host, pid))
-                else:
-                    _drop(path, descriptor)
-        return found
+            return self._find_live()
 
     @contextmanager
     def creating(self) -> Iterator[None]:
@@ -170,6 +152,32 @@ class Claims:
         finally:
             _unlock(descriptor)
 
+    @contextmanager
+    def removing(self) -> Iterator[None]:
+        """Hold the right to remove the cache; nobody can claim a shard meanwhile.
+
+        Raises:
+            ClaimError: A live process has a claim, or is removing it too.
+            StorageError: The lock file cannot be made.
+        """
+        self._make()
+        with self._guard():
+            held = self._find_live()
+            descriptor = None if held else _try_lock(self.directory / REMOVER)
+        if held:
+            shards = ", ".join(str(claim.shard) for claim in held[:5])
+            raise ClaimError(
+                f"{self.directory.parent} is in use: process {held[0].pid} on "
+                f"{held[0].host or 'some machine'} works on it (claimed shards: {shards}); "
+                "stop it first"
+            )
+        if descriptor is None:
+            raise ClaimError(f"{self.directory.parent} is being removed by another process")
+        try:
+            yield
+        finally:
+            _unlock(descriptor)
+
     def release(self, path: Path, descriptor: int) -> None:
         """Let go of a lock; called by the claim that holds it."""
         try:
@@ -178,6 +186,20 @@ class Claims:
         except (ClaimError, StorageError):
             # The file stays; without the lock it claims nothing.
             _unlock(descriptor)
+
+    def _find_live(self) -> list[LiveClaim]:
+        found = []
+        for path in sorted(self.directory.iterdir()):
+            match = _LOCK.fullmatch(path.name)
+            if match is None:
+                continue
+            descriptor = _try_lock(path)
+            if descriptor is None:
+                host, pid = _holder(path)
+                found.append(LiveClaim(int(match[1]), host, pid))
+            else:
+                _drop(path, descriptor)
+        return found
 
     def _make(self) -> None:
         try:

@@ -11,13 +11,11 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.claims import Claim, Claims, LiveClaim
 from cache.commits import (
     DIRECTORY,
     LARGEST_RECORD,
@@ -34,12 +32,11 @@ from cache.errors import (
     NonFiniteError,
     StorageError,
 )
-from cache.files import LocalFiles
 from cache.layout import Layout
-from cache.manifest import ATTACHMENTS, FileInfo, Manifest
+from cache.manifest import ATTACHMENTS, MANIFEST, FileInfo, Manifest
+from cache.places import Place
 from cache.shards import encode, object_path
-
-CLAIMS = "claims"
+from cache.storage import Claim, LiveClaim
 
 Array = npt.NDArray[Any]
 
@@ -50,16 +47,16 @@ class Cache:
     Opening and reading write nothing, so a cache on a read-only mount can be trained from.
 
     Attributes:
-        path: The directory.
+        place: Where it lies.
         manifest: What the cache is of.
-        files: The storage below the directory.
+        files: The storage below the place.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, files: LocalFiles) -> None:
-        self.path = path
+    def __init__(self, place: Place, manifest: Manifest) -> None:
+        self.place = place
         self.manifest = manifest
-        self.files = files
-        self._claims = Claims(path / CLAIMS)
+        self.files = place.open_files()
+        self._claims = place.open_claims()
 
     @property
     def fingerprint(self) -> str:
@@ -121,7 +118,7 @@ class Cache:
         """
         if name not in self.manifest.attachments:
             known = ", ".join(self.manifest.attachments) or "none"
-            raise ManifestError(f"{self.path} has no attachment {name!r:.80}; it has {known}")
+            raise ManifestError(f"{self.place} has no attachment {name!r:.80}; it has {known}")
         return self.read_checked(ATTACHMENTS + name, self.manifest.attachments[name])
 
     def check_metadata(self) -> None:
@@ -153,7 +150,7 @@ class Cache:
 
     def damage(self, file: str, fault: str, shard: int | None = None) -> DamageError:
         """Return the error for a file of this cache that is not as it must be."""
-        return damage(self.path, file, fault, shard)
+        return damage(self.place, file, fault, shard)
 
     def claim_next(self) -> Claim | None:
         """Claim the lowest shard that is neither committed nor claimed by a live process.
@@ -166,6 +163,8 @@ class Cache:
         Raises:
             CacheError: The claims cannot be made.
         """
+        if self.files.size(MANIFEST) is None:
+            raise StorageError(f"{self.place} was removed while this process worked on it")
         done = set(self.committed())
         candidates = (shard for shard in range(self.shards) if shard not in done)
         claim = self._claims.take_first(candidates, self._is_committed)
@@ -193,10 +192,10 @@ class Cache:
             StorageError: A file could not be written; the shard is not committed.
         """
         shard = claim.shard
-        if not claim.is_held_in(self._claims.directory):
-            raise ClaimError(f"shard {shard} of {self.path} was written without its claim")
+        if not claim.is_held_in(self._claims):
+            raise ClaimError(f"shard {shard} of {self.place} was written without its claim")
         if self._is_committed(shard):
-            raise ClaimError(f"shard {shard} of {self.path} is committed already")
+            raise ClaimError(f"shard {shard} of {self.place} is committed already")
         if not math.isfinite(seconds) or seconds < 0:
             raise ColumnsError(f"shard {shard}: seconds must be a number from 0 on, got {seconds}")
         rows = self.rows_of(shard)
@@ -222,8 +221,8 @@ class Cache:
             raise
         if not self.files.put_if_absent(record_path(shard), record.to_bytes()):
             raise ClaimError(
-                f"shard {shard} of {self.path} was committed by someone without its claim; "
-                f"run `pipeline cache verify {self.path}`"
+                f"shard {shard} of {self.place} was committed by someone without its claim; "
+                f"run `pipeline cache verify {self.place}`"
             )
 
     def _is_committed(self, shard: int) -> bool:
@@ -233,23 +232,23 @@ class Cache:
         # Whatever lies here without a record is a killed writer's, and the claim is ours.
         for name, column in self.layout.columns.items():
             path = object_path(name, column, shard)
-            self.files.sweep(path)
+            self.files.discard(path)
             self.files.remove(path)
-        self.files.sweep(record_path(shard))
+        self.files.discard(record_path(shard))
 
 
-def damage(cache: Path, file: str, fault: str, shard: int | None = None) -> DamageError:
+def damage(cache: Place, file: str, fault: str, shard: int | None = None) -> DamageError:
     """Return the error for a file that is not as it must be.
 
     Args:
-        cache: The cache directory.
+        cache: Where the cache lies.
         file: The file, from there on.
         fault: What is wrong with it.
         shard: The shard that it belongs to, or None.
     """
     where = "" if shard is None else f"shard {shard}: "
     return DamageError(
-        f"{where}{cache / file}: {fault}; run `pipeline cache verify {cache}`", shard, file
+        f"{where}{cache}/{file}: {fault}; run `pipeline cache verify {cache}`", shard, file
     )
 
 

@@ -18,11 +18,15 @@ class ForeignError(ManifestError):
 
 
 class StorageError(CacheError):
-    """The file system refused an operation (no space, no permission, no such device)."""
+    """The storage refused an operation (no space, no permission, no such bucket)."""
+
+
+class PlaceError(CacheError):
+    """A path or URL names nothing that a cache can lie in."""
 
 
 class ClaimError(CacheError):
-    """A shard was to be written without holding the claim on it."""
+    """A shard or a cache was to be changed without the right to it, or while someone has it."""
 
 
 class ColumnsError(CacheError):

@@ -1,7 +1,8 @@
 """Every operation on storage that the cache knows, on a local directory.
 
 Nothing else in the cache touches its files (claims excepted, which are locks and not data), so an
-object store can stand in by offering the same few methods.
+object store can stand in by offering the same few methods: those of
+:class:`cache.storage.Files`.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class LocalFiles:
         with _reporting("remove", path):
             self._resolve(path).unlink(missing_ok=True)
 
-    def sweep(self, path: str) -> None:
+    def discard(self, path: str) -> None:
         """Remove what killed writers of a file have left; only for whoever alone may write it."""
         stem = _flat(path)
         for name in self.names(TEMPORARY):
@@ -127,14 +128,13 @@ class LocalFiles:
                 shutil.rmtree(self._resolve(path))
             self._durable.clear()
 
-    def total(self) -> int:
-        """Return the bytes of all files together."""
-        total = 0
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every file, in no order."""
         for directory, _, names in os.walk(self.root):
             for name in names:
-                with suppress(OSError):  # removed since it was listed
-                    total += (Path(directory) / name).stat().st_size
-        return total
+                path = Path(directory) / name
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    yield path.relative_to(self.root).as_posix(), path.lstat().st_size
 
     def _resolve(self, path: str) -> Path:
         parts = PurePosixPath(path)

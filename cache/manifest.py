@@ -26,6 +26,7 @@ from cache.errors import ManifestError, VersionError
 from cache.layout import Layout
 
 FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 4 * 2**20
 LARGEST_FILE = 2**40
 ATTACHMENTS = "attachments/"

@@ -222,6 +222,6 @@ def _incomplete(cache: Cache, committed: list[int]) -> IncompleteError:
     rows = sum(len(cache.rows_of(shard)) for shard in committed)
     hint = "`--partial` trains on what is there" if committed else "there is nothing to read yet"
     return IncompleteError(
-        f"{cache.path} holds {len(committed)} of {cache.shards} shards, {rows} of "
+        f"{cache.place} holds {len(committed)} of {cache.shards} shards, {rows} of "
         f"{cache.layout.rows} rows; `pipeline teacher` with the same settings finishes it, {hint}"
     )

@@ -10,20 +10,22 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cache.claims import Claim, Claims, LiveClaim
 from cache.commits import DIRECTORY
-from cache.directory import CLAIMS, Cache, damage
+from cache.directory import Cache, damage
 from cache.errors import CacheError, ForeignError, ManifestError
-from cache.files import TEMPORARY, LocalFiles, make_directory
+from cache.files import TEMPORARY
 from cache.layout import Column, Layout, answer_columns
 from cache.manifest import (
     ATTACHMENTS,
     LARGEST_MANIFEST,
+    MANIFEST,
     FileInfo,
     Manifest,
     check_attachment_name,
 )
+from cache.places import Place, parse_place
 from cache.shards import GROUP, metadata
+from cache.storage import Claim, Files, LiveClaim
 
 __all__ = [
     "Cache",
@@ -39,15 +41,13 @@ __all__ = [
     "open_cache",
 ]
 
-MANIFEST = "manifest.json"
-
 
 @dataclass(frozen=True)
 class CacheSummary:
     """One directory below a root, cache or not.
 
     Attributes:
-        path: The directory.
+        place: The directory.
         manifest: Its manifest, or None where that cannot be read.
         committed: Number of committed shards.
         bytes: Size of all files.
@@ -56,7 +56,7 @@ class CacheSummary:
             records can tell.
     """
 
-    path: Path
+    place: Place
     manifest: Manifest | None
     committed: int
     bytes: int
@@ -75,7 +75,7 @@ class CacheSummary:
 
 
 def create_or_open(
-    root: Path, manifest: Manifest, attachments: Callable[[], Mapping[str, bytes]]
+    root: str | Path | Place, manifest: Manifest, attachments: Callable[[], Mapping[str, bytes]]
 ) -> Cache:
     """Open the cache of a manifest, creating it where it does not exist yet.
 
@@ -83,7 +83,7 @@ def create_or_open(
     killed creator left half done is cleared and done again.
 
     Args:
-        root: Directory below which caches lie; made if need be.
+        root: Place, path or URL below which caches lie; made if need be.
         manifest: What the cache is of; its ``files`` and ``created`` are filled in here.
         attachments: Called only by whoever creates, returns files to keep with the cache by
             name.  They are not part of the fingerprint: what matters in them belongs into the
@@ -94,21 +94,21 @@ def create_or_open(
         DamageError: There are commit records but no manifest.
         StorageError: A file could not be written.
     """
-    path = root / manifest.directory
-    files = LocalFiles(path)
+    place = parse_place(root) / manifest.directory
+    files = place.open_files()
     if files.size(MANIFEST) is None:
-        make_directory(path)
-        with Claims(path / CLAIMS).creating():
+        place.prepare()
+        with place.open_claims().creating():
             if files.size(MANIFEST) is None:
-                _create(files, manifest, attachments)
-    return open_cache(path, manifest.fingerprint)
+                _create(place, files, manifest, attachments)
+    return open_cache(place, manifest.fingerprint)
 
 
-def open_cache(path: Path, fingerprint: str | None = None) -> Cache:
+def open_cache(path: str | Path | Place, fingerprint: str | None = None) -> Cache:
     """Open a cache directory.
 
     Args:
-        path: The directory.
+        path: The place, or its path or URL.
         fingerprint: The fingerprint that it must have, if it matters.
 
     Raises:
@@ -116,26 +116,26 @@ def open_cache(path: Path, fingerprint: str | None = None) -> Cache:
         VersionError: It is of another version of the format.
         ForeignError: It is another cache than the one asked for, or than its directory says.
     """
-    files = LocalFiles(path)
-    data = files.read(MANIFEST, LARGEST_MANIFEST)
+    place = parse_place(path)
+    data = place.open_files().read(MANIFEST, LARGEST_MANIFEST)
     if data is None:
-        raise ManifestError(f"{path} is not a cache: it has no {MANIFEST}")
-    manifest = Manifest.from_bytes(data, str(path / MANIFEST))
+        raise ManifestError(f"{place} is not a cache: it has no {MANIFEST}")
+    manifest = Manifest.from_bytes(data, f"{place}/{MANIFEST}")
     if fingerprint is not None and manifest.fingerprint != fingerprint:
         raise ForeignError(
-            f"{path} is another cache: its fingerprint is {manifest.fingerprint}, asked for is "
+            f"{place} is another cache: its fingerprint is {manifest.fingerprint}, asked for is "
             f"{fingerprint}"
         )
     # Either name will do, so that a link to a cache is as good as the cache.
-    if manifest.directory not in (path.name, path.resolve().name):
+    if manifest.directory not in place.names:
         raise ForeignError(
-            f"{path} holds the manifest of another cache, whose directory would be named "
+            f"{place} holds the manifest of another cache, whose directory would be named "
             f"{manifest.directory}"
         )
-    return Cache(path, manifest, files)
+    return Cache(place, manifest)
 
 
-def list_caches(root: Path) -> list[CacheSummary]:
+def list_caches(root: str | Path | Place) -> list[CacheSummary]:
     """Return a summary of every directory below a root, by name; hidden ones are left out.
 
     A directory that is not a sound cache is listed with what is wrong with it.
@@ -143,20 +143,15 @@ def list_caches(root: Path) -> list[CacheSummary]:
     Raises:
         StorageError: The root is there but cannot be listed.
     """
-    names = LocalFiles(root).names()
-    return [
-        _summary(root / name)
-        for name in names
-        if not name.startswith(".") and (root / name).is_dir()
-    ]
+    return [_summarise(place) for place in parse_place(root).list_places()]
 
 
-def _summary(path: Path) -> CacheSummary:
-    total = LocalFiles(path).total()
+def _summarise(place: Place) -> CacheSummary:
+    total = sum(size for _, size in place.open_files().walk())
     try:
-        cache = open_cache(path)
+        cache = open_cache(place)
     except CacheError as error:
-        return CacheSummary(path, None, 0, total, None, str(error))
+        return CacheSummary(place, None, 0, total, None, str(error))
     error_found = None
     moments = []
     committed = cache.committed()
@@ -166,15 +161,18 @@ def _summary(path: Path) -> CacheSummary:
         except CacheError as error:
             error_found = error_found or str(error)
     newest = max(moments, default=None)
-    return CacheSummary(path, cache.manifest, len(committed), total, newest, error_found)
+    return CacheSummary(place, cache.manifest, len(committed), total, newest, error_found)
 
 
 def _create(
-    files: LocalFiles, manifest: Manifest, attachments: Callable[[], Mapping[str, bytes]]
+    place: Place,
+    files: Files,
+    manifest: Manifest,
+    attachments: Callable[[], Mapping[str, bytes]],
 ) -> None:
     if files.names(DIRECTORY):
         # Never a killed creator's: records come after the manifest.  They may be paid work.
-        raise damage(files.root, MANIFEST, "missing, although shards are committed")
+        raise damage(place, MANIFEST, "missing, although shards are committed")
     for leftover in (GROUP, ATTACHMENTS.rstrip("/"), TEMPORARY):
         files.clear(leftover)
     contents = {}

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from pipeline.options import CACHE
+
 
 @click.group()
 def task() -> None:
@@ -81,15 +83,10 @@ def cache() -> None:
     """Caches: the teacher's recorded answers."""
 
 
-ROOT = click.option(
-    "--cache", "root", type=click.Path(path_type=Path), default="data/cache", show_default=True
-)
-
-
 @cache.command("list")
-@ROOT
+@CACHE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_caches_command(root: Path, as_json: bool) -> None:
+def list_caches_command(cache: str, as_json: bool) -> None:
     """List the caches below a root.
 
     Example: pipeline cache list
@@ -100,7 +97,7 @@ def list_caches_command(root: Path, as_json: bool) -> None:
         {
             "fingerprint": found.manifest.fingerprint if found.manifest else None,
             "label": found.manifest.label if found.manifest else None,
-            "path": str(found.path),
+            "path": str(found.place),
             "shards": found.shards,
             "committed": found.committed,
             "complete": found.is_complete,
@@ -108,13 +105,13 @@ def list_caches_command(root: Path, as_json: bool) -> None:
             "newest": found.newest.isoformat() if found.newest else None,
             "error": found.error,
         }
-        for found in find_caches(root)
+        for found in find_caches(cache)
     ]
     if as_json:
         click.echo(json.dumps(entries, indent=2))
         return
     if not entries:
-        click.echo(f"no caches below {root}")
+        click.echo(f"no caches below {cache}")
     for entry in entries:
         if entry["error"]:
             click.echo(f"{'unreadable':<14} {entry['path']}: {entry['error']}")

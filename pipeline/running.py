@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pipeline.files import write_json
+from pipeline.options import CACHE
 
 SAMPLERS = ("vocabulary", "unigram", "uniform")
 OBJECTIVES = ("kl", "generalised-kl", "l2", "algorithm-1")
@@ -24,7 +25,7 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 @click.option("--text-column", default="text", show_default=True)
 @click.option("--min-length", type=COUNT, default=1, show_default=True, help="In pieces.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option("--cache", type=click.Path(path_type=Path), default="data/cache", show_default=True)
+@CACHE
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
 @click.option(
     "--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16."
@@ -52,14 +53,15 @@ def teacher(summary: Path | None, **options: Any) -> None:
     if summary is None:
         return
     # Nothing that differs between runs over the same cache: DVC compares this file.
-    root = options["cache"]
     answers = result.answers
-    labels = [label["name"] for label in result.cache.manifest.inputs["task"]["labels"]]
+    manifest = result.cache.manifest
+    task = manifest.inputs["task"]
+    labels = [label["name"] for label in task["labels"]]
     write_json(
         summary,
         {
-            "fingerprint": result.cache.fingerprint,
-            "directory": str(result.cache.path.relative_to(root)),
+            "fingerprint": manifest.fingerprint,
+            "directory": f"{task['name']}/{manifest.directory}",
             "rows": answers.rows,
             "norm_g": answers.norm_g,
             "spread": answers.spread,
@@ -76,7 +78,7 @@ def teacher(summary: Path | None, **options: Any) -> None:
     type=click.Choice(["pretrained", "random"]),
     help="Start of the encoder.  [default: pretrained where there is such]",
 )
-@click.option("--cache", type=click.Path(path_type=Path), default="data/cache", show_default=True)
+@CACHE
 @click.option(
     "--from",
     "source",

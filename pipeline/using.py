@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import click
 
 from pipeline.files import format_json, write_json
+from pipeline.options import CACHE
 
 BATCH = 256
 """Most lines that are answered together; fewer where no more are waiting."""
@@ -33,7 +34,7 @@ READ_BYTES = 2**20
 @click.option("--label-column", default="label", show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="auto", show_default=True, help="The teacher's.")
-@click.option("--cache", type=click.Path(path_type=Path), default="data/cache", show_default=True)
+@CACHE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--metrics", type=click.Path(path_type=Path), help="Also write the JSON to a file.")
 def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:

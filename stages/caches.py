@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from cache.places import parse_place
 from cache.store import Cache, CacheSummary, list_caches, open_cache
 from stages.errors import CacheChoiceError
 
 
-def find_caches(root: Path) -> list[CacheSummary]:
+def find_caches(root: str | Path) -> list[CacheSummary]:
     """Return the caches below a root, those of each task together.
 
     Raises:
         StorageError: A directory is there but cannot be listed.
     """
-    if not root.is_dir():
-        return []
-    tasks = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-    return [summary for path in tasks for summary in list_caches(path)]
+    tasks = parse_place(root).list_places()
+    return [summary for place in tasks for summary in list_caches(place)]
 
 
-def open_named_cache(root: Path, task: str, fingerprint: str) -> Cache:
+def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
     """Open the cache of a task that has a fingerprint, or whose fingerprint begins so.
 
     Raises:
@@ -30,7 +29,7 @@ def open_named_cache(root: Path, task: str, fingerprint: str) -> Cache:
     """
     found = [
         summary
-        for summary in list_caches(root / task)
+        for summary in list_caches(parse_place(root) / task)
         if summary.manifest and summary.manifest.fingerprint.startswith(fingerprint)
     ]
     if len(found) != 1:
@@ -38,10 +37,10 @@ def open_named_cache(root: Path, task: str, fingerprint: str) -> Cache:
             f"{len(found) or 'no'} caches of task {task} below {root} have a fingerprint beginning "
             f"with {fingerprint!r}"
         )
-    return open_cache(found[0].path)
+    return open_cache(found[0].place)
 
 
-def find_cache(root: Path, task: str, source: str | None, partial: bool) -> Cache:
+def find_cache(root: str | Path, task: str, source: str | None, partial: bool) -> Cache:
     """Find the cache to train on.
 
     Args:
@@ -60,17 +59,17 @@ def find_cache(root: Path, task: str, source: str | None, partial: bool) -> Cach
         if path.is_file():
             try:
                 pointer = json.loads(path.read_text())
-                return open_cache(root / pointer["directory"], pointer["fingerprint"])
+                return open_cache(parse_place(root) / pointer["directory"], pointer["fingerprint"])
             except (ValueError, KeyError, TypeError) as error:
                 raise CacheChoiceError(f"{path} is no summary of a teacher") from error
-        if path.is_dir():
-            return open_cache(path)
+        if path.is_dir() or "://" in source:
+            return open_cache(source)
         return open_named_cache(root, task, source)
-    found = [summary for summary in list_caches(root / task) if summary.manifest]
+    found = [summary for summary in list_caches(parse_place(root) / task) if summary.manifest]
     fitting = [summary for summary in found if summary.is_complete or partial]
     if len(fitting) == 1 or (not fitting and len(found) == 1):
         # Of an incomplete one its reader says how much is there and what to do.
-        return open_cache((fitting or found)[0].path)
+        return open_cache((fitting or found)[0].place)
     if not fitting:
         raise CacheChoiceError(
             f"no complete cache of task {task} below {root} ({len(found)} "
@@ -86,7 +85,7 @@ def find_cache(root: Path, task: str, source: str | None, partial: bool) -> Cach
 def _describe(summary: CacheSummary) -> str:
     manifest = summary.manifest
     if manifest is None:
-        return f"{summary.path}: {summary.error}"
+        return f"{summary.place}: {summary.error}"
     return (
         f"{manifest.fingerprint[:12]}  {manifest.label}, seed "
         f"{manifest.inputs['sampler'].get('seed', '-')}, {manifest.notes.get('model', '?')}, "

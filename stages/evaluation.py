@@ -55,7 +55,7 @@ class EvaluationConfig:
     label_column: str = "label"
     device: str = "auto"
     dtype: str = "auto"
-    cache: Path = Path("data/cache")
+    cache: str | Path = "data/cache"
     batch_positions: int = 16384
 
 
@@ -164,7 +164,7 @@ def measure_held_out(config: EvaluationConfig, device: str, reporter: Reporter) 
         raise SettingError("without --data only a student is measured: give --model and no teacher")
     record = read_record(config.model)
     cache = open_named_cache(config.cache, record["task"]["name"], record["fingerprint"])
-    reporter.say(f"no --data: the rows held out of {cache.path} ({cache.manifest.label})")
+    reporter.say(f"no --data: the rows held out of {cache.place} ({cache.manifest.label})")
     sampler = read_sampler(cache, read_table(cache))
     if sampler is not None and not isinstance(sampler, TokenSampler):
         raise SettingError(

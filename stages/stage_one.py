@@ -18,6 +18,7 @@ from cache.directory import Cache
 from cache.layout import Layout, answer_columns
 from cache.manifest import Manifest
 from cache.philox_torch import describe_backend
+from cache.places import parse_place
 from cache.reader import CacheReader
 from cache.samplers import Sampler
 from cache.store import create_or_open
@@ -66,7 +67,7 @@ class TeacherConfig:
     text_column: str = "text"
     min_length: int = 1
     seed: int = 0
-    cache: Path = Path("data/cache")
+    cache: str | Path = "data/cache"
     device: str = "auto"
     dtype: str = "auto"
     chunk_rows: int = 64
@@ -143,14 +144,16 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         return loaded[0]
 
     cache = create_or_open(
-        config.cache / task.name, manifest, lambda: make_attachments(inputs, teacher(), tokenizer)
+        parse_place(config.cache) / task.name,
+        manifest,
+        lambda: make_attachments(inputs, teacher(), tokenizer),
     )
     rows = manifest.layout.rows
     kind = "texts" if config.texts else f"random inputs ({config.sampler})"
     if config.texts is None:
         reporter.say(describe_backend(device.value))
     reporter.say(f"rows: {rows:,} {kind} of {inputs.lengths.min()}-{inputs.lengths.max()} pieces")
-    reporter.say(f"cache: {cache.path}")
+    reporter.say(f"cache: {cache.place}")
     began = time.monotonic()
     computed = _fill(cache, config, inputs, teacher, reporter)
     seconds = time.monotonic() - began

@@ -52,7 +52,7 @@ class StudentConfig:
     task: str
     arch: str
     init: str | None = None
-    cache: Path = Path("data/cache")
+    cache: str | Path = "data/cache"
     source: str | None = None
     partial: bool = False
     learning_rate: float | None = None
@@ -88,7 +88,7 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     """
     task_name = load_task(config.task).name
     cache = find_cache(config.cache, task_name, config.source, config.partial)
-    reporter.say(f"cache: {cache.path} ({cache.manifest.label})")
+    reporter.say(f"cache: {cache.place} ({cache.manifest.label})")
     reader = CacheReader(cache, partial=config.partial)
     if reader.rows < cache.layout.rows:
         reporter.warn(f"training on {reader.rows:,} of {cache.layout.rows:,} rows (--partial)")

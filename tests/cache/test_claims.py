@@ -61,10 +61,10 @@ def test_two_processes_at_once_write_each_shard_once(tmp_path: Path) -> None:
     assert written[0] and written[1]
     alone = make_cache(tmp_path / "alone")
     fill(alone)
-    found = open_cache(tmp_path / alone.path.name)
-    assert tree(found.path) == tree(alone.path)
-    assert inside(found.path / "claims") == ["creator.lock", "guard.lock"]
-    assert inside(found.path / "tmp") == []
+    found = open_cache(tmp_path / alone.place.path.name)
+    assert tree(found.place.path) == tree(alone.place.path)
+    assert inside(found.place.path / "claims") == ["creator.lock", "guard.lock"]
+    assert inside(found.place.path / "tmp") == []
 
 
 def test_a_writer_killed_again_and_again_ends_with_an_unbroken_runs_rows(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_writer_killed_again_and_again_ends_with_an_unbroken_runs_rows(tmp_pat
     assert found.live_claims() == []
     alone = make_cache(tmp_path / "alone")
     fill(alone)
-    assert tree(found.path) == tree(alone.path)
+    assert tree(found.place.path) == tree(alone.place.path)
 
 
 def test_an_orphan_keeps_its_claim_and_its_successor_works_around_it(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_asking_who_is_live_never_hides_a_free_shard(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def ask() -> None:
-        mine = open_cache(cache.path)
+        mine = open_cache(cache.place.path)
         while not stop.is_set():
             mine.live_claims()
 
@@ -199,7 +199,7 @@ def test_a_lock_on_a_removed_file_shuts_nobody_out(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     claim = cache.claim_next()
     assert claim is not None
-    (cache.path / "claims" / "000000.lock").unlink()
+    (cache.place.path / "claims" / "000000.lock").unlink()
     with pytest.raises(ClaimError, match="without its claim"):
         cache.commit(claim, make_columns(cache, 0), 1.0)
     with cache.claim_next() or pytest.fail("nothing to claim") as other:
@@ -213,11 +213,11 @@ def test_a_removed_cache_is_not_brought_back_by_a_release(tmp_path: Path) -> Non
     cache = make_cache(tmp_path)
     claim = cache.claim_next()
     assert claim is not None
-    shutil.rmtree(cache.path)
+    shutil.rmtree(cache.place.path)
     with pytest.raises(ClaimError):
         cache.commit(claim, make_columns(cache, 0), 1.0)
     claim.release()
-    assert not cache.path.exists()
+    assert not cache.place.path.exists()
 
 
 def test_nobody_waits_for_ever_for_a_stopped_process(
@@ -225,7 +225,7 @@ def test_nobody_waits_for_ever_for_a_stopped_process(
 ) -> None:
     cache = make_cache(tmp_path)
     monkeypatch.setattr("cache.claims.GUARD_SECONDS", 0.05)
-    with (cache.path / "claims" / "guard.lock").open("w") as held:
+    with (cache.place.path / "claims" / "guard.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(ClaimError, match=r"guard\.lock"):
             cache.claim_next()
@@ -241,7 +241,7 @@ def test_a_forked_child_can_neither_use_nor_give_back_a_claim(tmp_path: Path) ->
     if child == 0:
         try:
             claim.release()
-            os._exit(0 if not claim.is_held_in(cache.path / "claims") else 1)
+            os._exit(0 if not claim.is_held_in(cache._claims) else 1)
         finally:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
@@ -257,7 +257,7 @@ def test_a_lock_file_with_anything_in_it_is_only_a_lock_file(
 ) -> None:
     cache = make_cache(tmp_path)
     with cache.claim_next() or pytest.fail("nothing to claim"):
-        (cache.path / "claims" / "000000.lock").write_bytes(content)
+        (cache.place.path / "claims" / "000000.lock").write_bytes(content)
         (live,) = cache.live_claims()
         assert (live.shard, live.host, live.pid) == (0, "", 0)
 

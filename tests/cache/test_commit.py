@@ -20,7 +20,9 @@ from cache.store import list_caches
 def test_at_most_40_bytes_a_row_for_two_classes(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, rows=65536, chunk_rows=64, shard_rows=16384, tokens=None)
     fill(cache)
-    blocks = sum(path.stat().st_blocks * 512 for path in cache.path.rglob("*") if path.is_file())
+    blocks = sum(
+        path.stat().st_blocks * 512 for path in cache.place.path.rglob("*") if path.is_file()
+    )
     assert blocks <= 40 * 65536
     assert list_caches(tmp_path)[0].bytes <= 40 * 65536
 
@@ -28,7 +30,7 @@ def test_at_most_40_bytes_a_row_for_two_classes(tmp_path: Path) -> None:
 def test_a_record_can_be_read_by_a_person(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     fill(cache, 1)
-    document = json.loads((cache.path / "commits" / "000000.json").read_text())
+    document = json.loads((cache.place.path / "commits" / "000000.json").read_text())
     assert document["rows"] == [0, 32]
     assert document["files"]["rows/logits/c/0/0"]["size"] == 32 * 8 + 4 * (4 + 16) + 4
     assert cache.record(0).seconds == 0.5
@@ -54,12 +56,12 @@ def test_columns_of_another_shape_or_dtype_are_refused(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     cache = make_cache(tmp_path)
-    before = tree(cache.path)
+    before = tree(cache.place.path)
     claim = cache.claim_next()
     assert claim is not None
     with claim, pytest.raises(ColumnsError, match=named):
         cache.commit(claim, changed(make_columns(cache, 0), **changes), 1.0)
-    assert (cache.committed(), tree(cache.path)) == ([], before)
+    assert (cache.committed(), tree(cache.place.path)) == ([], before)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -68,7 +70,7 @@ def test_a_value_that_is_not_finite_commits_and_leaves_nothing(
 ) -> None:
     cache = make_cache(tmp_path)
     fill(cache, 2)
-    before = tree(cache.path)
+    before = tree(cache.place.path)
     claim = cache.claim_next()
     assert claim is not None
     with claim:
@@ -77,7 +79,7 @@ def test_a_value_that_is_not_finite_commits_and_leaves_nothing(
         with pytest.raises(NonFiniteError, match="shard 2: column 'logits' of row 69") as caught:
             cache.commit(claim, columns, 1.0)
     assert (caught.value.shard, caught.value.row, caught.value.column) == (2, 69, "logits")
-    assert (cache.committed(), tree(cache.path)) == ([0, 1], before)
+    assert (cache.committed(), tree(cache.place.path)) == ([0, 1], before)
     assert cache.live_claims() == []
 
 
@@ -112,16 +114,16 @@ def test_what_a_killed_writer_left_is_swept_when_the_shard_is_claimed(tmp_path: 
     partials = [f"tmp/{name.replace('/', '.')}.{'0' * 32}.partial" for name in objects]
     others = f"tmp/rows.seed.c.11.{'0' * 32}.partial"
     for path in [*objects, *partials, others]:
-        (cache.path / path).parent.mkdir(exist_ok=True)
-        (cache.path / path).write_bytes(b"half")
+        (cache.place.path / path).parent.mkdir(exist_ok=True)
+        (cache.place.path / path).write_bytes(b"half")
     with cache.claim_next() or pytest.fail("nothing to claim") as claim:
         assert claim.shard == 1
-        assert not any((cache.path / path).exists() for path in [*objects, *partials])
-        assert (cache.path / others).exists()
+        assert not any((cache.place.path / path).exists() for path in [*objects, *partials])
+        assert (cache.place.path / others).exists()
     fill(cache)
     clean = make_cache(tmp_path / "clean")
     fill(clean)
-    assert tree(cache.path) == tree(clean.path)
+    assert tree(cache.place.path) == tree(clean.place.path)
 
 
 def test_a_write_that_fails_leaves_the_shard_to_be_done_again(
@@ -160,7 +162,7 @@ def test_a_write_that_fails_leaves_the_shard_to_be_done_again(
         assert cache.live_claims() == []
         fill(cache)
         assert cache.is_complete
-        assert tree(cache.path) == tree(whole.path)
-        assert inside(cache.path / "tmp") == []
+        assert tree(cache.place.path) == tree(whole.place.path)
+        assert inside(cache.place.path / "tmp") == []
         shutil.rmtree(root)
     assert failures > 50

@@ -22,7 +22,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture
 def mine(full: Cache, tmp_path: Path) -> Cache:
     """A copy to damage."""
-    shutil.copytree(full.path, tmp_path / full.path.name)
+    shutil.copytree(full.place.path, tmp_path / full.place.path.name)
     return make_cache(tmp_path)
 
 
@@ -31,7 +31,7 @@ FILES = ["rows/seed/c/2", "rows/logits/c/2/0", "rows/tokens/c/2/0", "commits/000
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_flipped_byte_anywhere_in_a_shard_is_refused(mine: Cache, file: str) -> None:
-    path = mine.path / file
+    path = mine.place.path / file
     data = path.read_bytes()
     reader = CacheReader(mine)
     for place in range(0, len(data), 3):
@@ -42,13 +42,13 @@ def test_a_flipped_byte_anywhere_in_a_shard_is_refused(mine: Cache, file: str) -
             reader.read_shard(2)
         assert (caught.value.shard, caught.value.file) == (2, file)
     assert f"shard 2: {path}: " in str(caught.value)
-    assert f"run `pipeline cache verify {mine.path}`" in str(caught.value)
+    assert f"run `pipeline cache verify {mine.place.path}`" in str(caught.value)
     reader.read_shard(1)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_that_is_cut_emptied_lengthened_or_gone_is_refused(mine: Cache, file: str) -> None:
-    path = mine.path / file
+    path = mine.place.path / file
     data = path.read_bytes()
     reader = CacheReader(mine)
     for changed in (data[:-1], data[: len(data) // 2], b"", data + b"\0", bytes(len(data))):
@@ -67,22 +67,22 @@ def test_files_swapped_between_shards_or_caches_are_refused(mine: Cache, tmp_pat
     other = make_cache(tmp_path / "other", seed=1)
     fill(other)
     for file in FILES:
-        kept = (mine.path / file).read_bytes()
-        from_other = (other.path / file).read_bytes()
-        from_next = (mine.path / file.replace("2", "3", 1)).read_bytes()
+        kept = (mine.place.path / file).read_bytes()
+        from_other = (other.place.path / file).read_bytes()
+        from_next = (mine.place.path / file.replace("2", "3", 1)).read_bytes()
         for foreign in (from_other, from_next):
-            (mine.path / file).write_bytes(foreign)
+            (mine.place.path / file).write_bytes(foreign)
             if foreign != kept:  # the rows of the two caches are the same, their records not
                 with pytest.raises(DamageError):
                     CacheReader(mine).read_shard(2)
-        (mine.path / file).write_bytes(kept)
+        (mine.place.path / file).write_bytes(kept)
     CacheReader(mine).read_shard(2)
 
 
 @pytest.mark.parametrize("file", ["rows/zarr.json", "rows/logits/zarr.json"])
 def test_changed_metadata_is_refused(mine: Cache, file: str) -> None:
-    data = (mine.path / file).read_bytes()
-    (mine.path / file).write_bytes(data.replace(b"3", b"4", 1))
+    data = (mine.place.path / file).read_bytes()
+    (mine.place.path / file).write_bytes(data.replace(b"3", b"4", 1))
     with pytest.raises(DamageError, match=r"zarr\.json"):
         CacheReader(mine)
 
@@ -124,7 +124,7 @@ def test_a_hostile_record_with_a_fitting_checksum_is_refused(
         "seconds": 0.5,
         "finished": record.finished.isoformat(),
     }
-    path = mine.path / "commits" / "000002.json"
+    path = mine.place.path / "commits" / "000002.json"
     assert seal(document) == path.read_bytes()
     for key, value in change.items():
         if key == "path":
@@ -139,7 +139,7 @@ def test_a_hostile_record_with_a_fitting_checksum_is_refused(
 
 
 def test_a_hundred_megabytes_of_json_are_not_read(mine: Cache) -> None:
-    with (mine.path / "commits" / "000002.json").open("wb") as file:
+    with (mine.place.path / "commits" / "000002.json").open("wb") as file:
         file.truncate(10**8)
     tracemalloc.start()
     with pytest.raises(DamageError, match="more than"):
@@ -150,5 +150,5 @@ def test_a_hundred_megabytes_of_json_are_not_read(mine: Cache) -> None:
 
 def test_records_of_no_shard_are_not_counted(mine: Cache) -> None:
     for name in ("000010.json", "0000001.json", "000001.json.bak", "x", "-00001.json"):
-        (mine.path / "commits" / name).write_bytes(b"")
+        (mine.place.path / "commits" / name).write_bytes(b"")
     assert mine.committed() == list(range(10))

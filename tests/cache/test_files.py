@@ -18,7 +18,7 @@ def test_what_is_written_is_read_and_replaced(tmp_path: Path) -> None:
     assert (files.read("a/b/c", 10), files.size("a/b/c")) == (b"other", 5)
     assert files.names() == ["a", "d", "tmp"]
     assert files.names("tmp") == []
-    assert files.total() == 5
+    assert sum(size for _, size in files.walk()) == 5
 
 
 def test_no_more_is_read_than_asked_for_and_one_byte(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     assert (files.read("a", 1), files.size("a"), files.names("a")) == (None, None, [])
     files.remove("a")
     files.clear("a")
-    files.sweep("a")
+    files.discard("a")
     files.write({"a": b""})
     assert (files.read("a/b", 1), files.size("a/b"), files.names("a/b")) == (None, None, [])
 

@@ -217,8 +217,8 @@ def test_windows_continue_anywhere(sizes: dict[int, int], width: int, start: int
 def test_reading_writes_nothing(tmp_path: Path) -> None:
     mine = make_cache(tmp_path)
     fill(mine)
-    before = inside(mine.path)
-    times = {path: path.stat().st_mtime_ns for path in mine.path.rglob("*")}
+    before = inside(mine.place.path)
+    times = {path: path.stat().st_mtime_ns for path in mine.place.path.rglob("*")}
     list(islice(CacheReader(mine).stream_slices(8, 1), 50))
-    assert inside(mine.path) == before
-    assert {path: path.stat().st_mtime_ns for path in mine.path.rglob("*")} == times
+    assert inside(mine.place.path) == before
+    assert {path: path.stat().st_mtime_ns for path in mine.place.path.rglob("*")} == times

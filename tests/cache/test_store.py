@@ -23,21 +23,21 @@ from cache.store import Cache, create_or_open, list_caches, open_cache
 def test_a_new_cache_is_empty_and_knows_what_it_is_of(tmp_path: Path) -> None:
     manifest = make_manifest()
     cache = create_or_open(tmp_path / "a" / "root", manifest, lambda: ATTACHMENTS)
-    assert cache.path == tmp_path / "a" / "root" / manifest.fingerprint[:32]
+    assert cache.place.path == tmp_path / "a" / "root" / manifest.fingerprint[:32]
     assert cache.fingerprint == manifest.fingerprint
     assert cache.manifest.inputs == manifest.inputs
     assert datetime.now(UTC) - datetime.fromisoformat(cache.manifest.created) < timedelta(minutes=5)
     assert (cache.shards, cache.committed(), cache.is_complete) == (10, [], False)
     assert cache.rows_of(9) == range(288, 300)
     assert cache.read_attachment("words.json") == ATTACHMENTS["words.json"]
-    assert inside(cache.path) == [
+    assert inside(cache.place.path) == [
         "attachments",
         "claims",
         "manifest.json",
         "rows",
         "tmp",
     ]
-    assert inside(cache.path / "tmp") == []
+    assert inside(cache.place.path / "tmp") == []
 
 
 def test_a_full_cache_is_read_by_zarr_alone(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_full_cache_is_read_by_zarr_alone(tmp_path: Path) -> None:
     fill(cache)
     assert cache.is_complete
     assert cache.committed() == list(range(10))
-    group = zarr.open_group(cache.path / "rows", mode="r")
+    group = zarr.open_group(cache.place.path / "rows", mode="r")
     assert group.attrs["fingerprint"] == cache.fingerprint
     assert sorted(group.array_keys()) == sorted(cache.layout.columns)
     for shard in cache.committed():
@@ -93,14 +93,14 @@ def test_of_creators_at_once_one_creates_and_the_others_open(tmp_path: Path) -> 
 
 def test_a_half_created_cache_is_cleared_and_made_again(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
-    whole = tree(cache.path)
-    (cache.path / "manifest.json").unlink()
-    (cache.path / "attachments" / "table.bin").write_bytes(b"half")
-    (cache.path / "attachments" / "stray").write_bytes(b"")
-    (cache.path / "rows" / "seed" / "zarr.json").unlink()
-    (cache.path / "tmp" / "x.partial").write_bytes(b"")
-    assert tree(make_cache(tmp_path).path) == whole
-    assert inside(cache.path / "tmp") == []
+    whole = tree(cache.place.path)
+    (cache.place.path / "manifest.json").unlink()
+    (cache.place.path / "attachments" / "table.bin").write_bytes(b"half")
+    (cache.place.path / "attachments" / "stray").write_bytes(b"")
+    (cache.place.path / "rows" / "seed" / "zarr.json").unlink()
+    (cache.place.path / "tmp" / "x.partial").write_bytes(b"")
+    assert tree(make_cache(tmp_path).place.path) == whole
+    assert inside(cache.place.path / "tmp") == []
 
 
 def test_a_creator_that_fails_leaves_nothing_that_opens(tmp_path: Path) -> None:
@@ -119,46 +119,46 @@ def test_a_creator_that_fails_leaves_nothing_that_opens(tmp_path: Path) -> None:
 def test_commits_without_a_manifest_are_damage_and_are_not_cleared(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     fill(cache, 1)
-    before = tree(cache.path)
-    (cache.path / "manifest.json").unlink()
+    before = tree(cache.place.path)
+    (cache.place.path / "manifest.json").unlink()
     with pytest.raises(DamageError, match=r"manifest\.json: missing"):
         make_cache(tmp_path)
-    assert tree(cache.path) == before
+    assert tree(cache.place.path) == before
 
 
 def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
     cache, other = make_cache(tmp_path), make_cache(tmp_path, seed=1)
     with pytest.raises(ForeignError, match="asked for"):
-        open_cache(cache.path, other.fingerprint)
-    shutil.copy(other.path / "manifest.json", cache.path / "manifest.json")
+        open_cache(cache.place.path, other.fingerprint)
+    shutil.copy(other.place.path / "manifest.json", cache.place.path / "manifest.json")
     with pytest.raises(ForeignError):
-        open_cache(cache.path)
+        open_cache(cache.place.path)
     with pytest.raises(ForeignError):
         make_cache(tmp_path)
 
 
 def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
-    path = cache.path / "manifest.json"
+    path = cache.place.path / "manifest.json"
     path.write_text(path.read_text().replace('"m"', '"n"'))
     with pytest.raises(ManifestError, match="checksum"):
-        open_cache(cache.path)
+        open_cache(cache.place.path)
 
 
 def test_a_link_to_a_cache_is_as_good_as_the_cache(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "root")
-    (tmp_path / "mine").symlink_to(cache.path)
+    (tmp_path / "mine").symlink_to(cache.place.path)
     assert open_cache(tmp_path / "mine").fingerprint == cache.fingerprint
 
 
 @pytest.mark.parametrize("change", [b"", b"x", bytes(range(255)), bytes(256), bytes(257)])
 def test_a_changed_attachment_is_refused(tmp_path: Path, change: bytes) -> None:
     cache = make_cache(tmp_path)
-    (cache.path / "attachments" / "table.bin").write_bytes(change)
+    (cache.place.path / "attachments" / "table.bin").write_bytes(change)
     with pytest.raises(DamageError, match=r"table\.bin.*pipeline cache verify") as caught:
         cache.read_attachment("table.bin")
     assert (caught.value.shard, caught.value.file) == (None, "attachments/table.bin")
-    (cache.path / "attachments" / "table.bin").unlink()
+    (cache.place.path / "attachments" / "table.bin").unlink()
     with pytest.raises(DamageError, match="missing"):
         cache.read_attachment("table.bin")
     with pytest.raises(ManifestError, match=r"no attachment '\.\./manifest\.json'"):
@@ -174,16 +174,19 @@ def test_a_list_names_what_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "stray").mkdir()
-    (broken.path / "commits" / "000001.json").write_bytes(b"")
-    found = {summary.path.name: summary for summary in list_caches(tmp_path)}
+    (broken.place.path / "commits" / "000001.json").write_bytes(b"")
+    found = {summary.place.path.name: summary for summary in list_caches(tmp_path)}
     assert len(found) == 4
-    summary = found[done.path.name]
+    summary = found[done.place.path.name]
     assert (summary.committed, summary.shards, summary.is_complete) == (2, 2, True)
     assert summary.newest == done.record(1).finished
-    assert summary.bytes == sum(p.stat().st_size for p in done.path.rglob("*") if p.is_file())
-    assert (found[begun.path.name].committed, found[begun.path.name].is_complete) == (1, False)
-    assert not found[broken.path.name].is_complete
-    assert "000001.json" in (found[broken.path.name].error or "")
+    assert summary.bytes == sum(p.stat().st_size for p in done.place.path.rglob("*") if p.is_file())
+    assert (found[begun.place.path.name].committed, found[begun.place.path.name].is_complete) == (
+        1,
+        False,
+    )
+    assert not found[broken.place.path.name].is_complete
+    assert "000001.json" in (found[broken.place.path.name].error or "")
     assert "not a cache" in (found["stray"].error or "")
     assert (found["stray"].manifest, found["stray"].shards) == (None, 0)
 
@@ -191,10 +194,10 @@ def test_a_list_names_what_is_no_cache(tmp_path: Path) -> None:
 def test_a_cache_can_be_opened_where_nothing_can_be_written(tmp_path: Path) -> None:
     cache: Cache = make_cache(tmp_path, rows=40)
     fill(cache)
-    shutil.rmtree(cache.path / "claims")
-    shutil.rmtree(cache.path / "tmp")
-    before = sorted(cache.path.rglob("*"))
-    again = open_cache(cache.path)
+    shutil.rmtree(cache.place.path / "claims")
+    shutil.rmtree(cache.place.path / "tmp")
+    before = sorted(cache.place.path.rglob("*"))
+    again = open_cache(cache.place.path)
     assert again.is_complete and again.live_claims() == []
     assert again.read_attachment("table.bin") == ATTACHMENTS["table.bin"]
-    assert sorted(cache.path.rglob("*")) == before
+    assert sorted(cache.place.path.rglob("*")) == before

@@ -208,10 +208,10 @@ class TestCaches:
         root, result = filled
         (entry,) = json.loads(run_here("cache", "list", "--cache", root, "--json").out)
         assert entry["fingerprint"] == result.cache.fingerprint
-        assert entry["path"] == str(result.cache.path)
+        assert entry["path"] == str(result.cache.place.path)
         assert (entry["complete"], entry["shards"], entry["committed"]) == (True, 7, 7)
         assert entry["bytes"] == sum(
-            path.stat().st_size for path in result.cache.path.rglob("*") if path.is_file()
+            path.stat().st_size for path in result.cache.place.path.rglob("*") if path.is_file()
         )
         line = run_here("cache", "list", "--cache", root).out
         for part in (result.cache.fingerprint[:12], "7/7", "mood, 200 vocabulary"):

@@ -44,7 +44,7 @@ def test_without_a_file_the_built_in_defaults_hold(seen: Callable[[str], Seen]) 
     assert kept[0]["sampler"] == "vocabulary"
     assert kept[0]["model"] == "auto"
     assert kept[0]["rows"] == 65536
-    assert kept[0]["cache"] == Path("data/cache")
+    assert kept[0]["cache"] == "data/cache"
 
 
 def test_the_file_gives_defaults_and_a_flag_wins(seen: Callable[[str], Seen]) -> None:

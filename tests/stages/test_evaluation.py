@@ -145,7 +145,7 @@ class TestHeldOutRows:
     def test_they_stay_the_same_when_a_partial_cache_is_completed(
         self, filled: tuple[Path, TeacherResult], mood: Path, tmp_path: Path
     ) -> None:
-        path = filled[1].cache.path
+        path = filled[1].cache.place.path
         copy = Path(shutil.copytree(path, tmp_path / "c" / "mood" / path.name))
         for record in sorted((copy / "commits").iterdir())[:3]:
             record.unlink()

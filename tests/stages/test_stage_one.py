@@ -81,14 +81,14 @@ def test_what_happens_is_said(llm: Path, mood: Path, tmp_path: Path) -> None:
         "float32",
         "label bad: Bad → ĠBad, Poor → ĠPoor",
         "rows: 200 random inputs (vocabulary) of 1-12 pieces",
-        f"cache: {result.cache.path}",
+        f"cache: {result.cache.place.path}",
         "computed 200 rows",
         "teacher: bad ",
         "spread",
     ):
         assert part in said
     assert (result.computed, result.answers.rows) == (200, 200)
-    assert result.cache.path.parent == tmp_path / "mood"
+    assert result.cache.place.path.parent == tmp_path / "mood"
 
 
 @pytest.mark.parametrize("sampler", ["vocabulary", "uniform", "unigram"])
@@ -145,7 +145,7 @@ class TestInterruption:
         assert done.code == 0
         assert "continuing:" in done.err
         assert f"computed {ROWS - 32 * marks[1]:,} rows" in done.err
-        assert files_of(root / "mood" / whole.path.name) == files_of(whole.path)
+        assert files_of(root / "mood" / whole.place.path.name) == files_of(whole.place.path)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_ends_cleanly_and_the_same_command_continues(
@@ -164,7 +164,7 @@ class TestInterruption:
         assert 0 < there < whole.shards
         result = run_teacher(make_teacher_config(mood, llm, root, rows=ROWS), SilentReporter())
         assert result.computed == ROWS - 32 * there
-        assert files_of(result.cache.path) == files_of(whole.path)
+        assert files_of(result.cache.place.path) == files_of(whole.place.path)
 
     def test_two_processes_at_once_share_the_work(
         self, whole: Cache, llm: Path, mood: Path, tmp_path: Path
@@ -182,7 +182,7 @@ class TestInterruption:
         ]
         assert sum(counts) == ROWS
         assert len(counts) == 2
-        assert files_of(root / "mood" / whole.path.name) == files_of(whole.path)
+        assert files_of(root / "mood" / whole.place.path.name) == files_of(whole.place.path)
 
     def test_a_stop_is_asked_for_between_any_two_batches(
         self, llm: Path, mood: Path, tmp_path: Path
@@ -235,10 +235,10 @@ class TestIdentity:
             run(chunk_rows=4),
             run(batch_positions=256),
         ]
-        assert len({result.cache.path for result in results}) == len(results)
+        assert len({result.cache.place.path for result in results}) == len(results)
         assert [result.computed for result in results] == [16] * 5 + [24] + [16] * 6
         again = run()
-        assert (again.computed, again.cache.path) == (0, results[0].cache.path)
+        assert (again.computed, again.cache.place.path) == (0, results[0].cache.place.path)
         assert len(list((root / "mood").iterdir())) == len(results)
 
     def test_a_copy_of_a_model_is_the_same_model(
@@ -339,7 +339,7 @@ class TestTexts:
             )
             found.append(run_teacher(config, SilentReporter()))
         assert [result.computed for result in found] == [2, 2, 0]
-        assert found[0].cache.path == found[2].cache.path != found[1].cache.path
+        assert found[0].cache.place.path == found[2].cache.place.path != found[1].cache.place.path
 
     def test_a_bad_file_is_an_error_before_anything_is_made(
         self, llm: Path, mood: Path, tmp_path: Path

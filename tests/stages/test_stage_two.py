@@ -73,7 +73,7 @@ class TestStudents:
         result = run_student(config, reporter)
         said = "\n".join(reporter.lines)
         for part in (
-            f"cache: {filled[1].cache.path} (mood, 200 vocabulary)",
+            f"cache: {filled[1].cache.place.path} (mood, 200 vocabulary)",
             "device: cpu",
             "precision: float32",
             "student: mini, random start",
@@ -302,7 +302,7 @@ class TestChoiceOfACache:
     @pytest.fixture
     def partial(self, filled: Filled, tmp_path: Path) -> Path:
         """A root with a cache that lacks three shards."""
-        path = filled[1].cache.path
+        path = filled[1].cache.place.path
         copy = Path(shutil.copytree(path, tmp_path / "root" / "mood" / path.name))
         for record in sorted((copy / "commits").iterdir())[:3]:
             record.unlink()
@@ -328,7 +328,7 @@ class TestChoiceOfACache:
         [
             lambda result: result.cache.fingerprint[:12],
             lambda result: result.cache.fingerprint,
-            lambda result: str(result.cache.path),
+            lambda result: str(result.cache.place.path),
         ],
     )
     def test_one_is_named_by_its_digits_or_its_directory(
@@ -347,9 +347,9 @@ class TestChoiceOfACache:
         root, results = several
         cache = results[1].cache
         summary = tmp_path / "summary.json"
-        pointer = {"fingerprint": cache.fingerprint, "directory": f"mood/{cache.path.name}"}
+        pointer = {"fingerprint": cache.fingerprint, "directory": f"mood/{cache.place.path.name}"}
         summary.write_text(json.dumps(pointer))
-        assert find_cache(root, "mood", str(summary), partial=False).path == cache.path
+        assert find_cache(root, "mood", str(summary), partial=False).place == cache.place
         for broken in ("[]", "{}", "nonsense", '{"directory": 1, "fingerprint": 2}'):
             summary.write_text(broken)
             with pytest.raises(CacheChoiceError, match="no summary of a teacher"):
