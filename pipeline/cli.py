@@ -81,7 +81,7 @@ def _explain(error: Exception) -> int:
     from stages.reporting import Interrupted
 
     if isinstance(error, Interrupted):
-        click.echo("stopped; the same command continues", err=True)
+        click.echo(str(error), err=True)
         return 130
     if isinstance(error, StageError | CacheError):
         click.echo(f"error: {error}", err=True)

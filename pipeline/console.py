@@ -21,7 +21,13 @@ PLAIN_SECONDS = 15.0
 class Console:
     """A reporter on standard error; results alone go to standard output."""
 
-    def __init__(self) -> None:
+    def __init__(self, resumable: bool = False) -> None:
+        """Make a reporter of one command.
+
+        Args:
+            resumable: Whether the same command continues what a signal has stopped.
+        """
+        self._farewell = "stopped; the same command continues" if resumable else "stopped"
         self._bar: object | None = None
         self._stop = False
 
@@ -36,7 +42,7 @@ class Console:
     def check_stop(self) -> None:
         """Raise :class:`Interrupted` after a first signal."""
         if self._stop:
-            raise Interrupted
+            raise Interrupted(self._farewell)
 
     @contextmanager
     def track(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def format_json(data: Any) -> str:
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write a JSON file, and the directories above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    # A name of this process's own: torchrun's ranks all write the one summary.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(format_json(data) + "\n")
     partial.replace(path)

@@ -47,7 +47,7 @@ def teacher(summary: Path | None, **options: Any) -> None:
     from stages.stage_one import TeacherConfig, run_teacher
 
     quieten_libraries()
-    console = Console()
+    console = Console(resumable=True)
     with console.catch_signals():
         result = run_teacher(TeacherConfig(**options), console)
     if summary is None:
@@ -115,7 +115,7 @@ def student(metrics: Path | None, **options: Any) -> None:
     from stages.training import TrainingConfig
 
     quieten_libraries()
-    console = Console()
+    console = Console(resumable=True)
     names = ("objective", "steps", "rows", "slices", "log_every", "checkpoint_every", "seed")
     training = TrainingConfig(**{name: options.pop(name) for name in names})
     with console.catch_signals():

@@ -21,6 +21,19 @@ BATCH = 256
 READ_BYTES = 2**20
 
 
+class Input(click.File):
+    """A file to read, or standard input, which may have been closed by whoever started this."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> BinaryIO:
+        """Open it."""
+        try:
+            return super().convert(value, param, ctx)  # type: ignore[return-value]
+        except RuntimeError:  # how click says that there is no descriptor
+            self.fail("standard input is closed; name a FILE", param, ctx)
+
+
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), help="A student's directory.")
 @click.option(
@@ -99,7 +112,7 @@ def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
 )
 @click.option("--text-column", default="text", show_default=True, help="Key of a JSON line's text.")
 @click.option("--device", default="auto", show_default=True)
-@click.argument("file", type=click.File("rb"), default="-")
+@click.argument("file", type=Input("rb"), default="-")
 def tag(model: Path, every: bool, form: str, text_column: str, device: str, file: BinaryIO) -> None:
     """Tag texts: a line in, a JSON line out, as a stream.
 

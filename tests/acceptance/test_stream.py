@@ -96,9 +96,18 @@ def test_a_signal_ends_a_waiting_stream_with_130_and_no_traceback(
     assert process.wait(timeout=60) == 130
     assert process.stderr is not None
     said = process.stderr.read().decode()
-    assert "stopped" in said
+    assert said.endswith("stopped\n")  # nothing of it would continue
     assert "Traceback" not in said
     assert "Fatal" not in said
+
+
+def test_a_closed_standard_input_is_named(student: Path, tmp_path: Path) -> None:
+    process = start(
+        "tag", "--model", student, cwd=tmp_path, stdin=None, preexec_fn=lambda: os.close(0)
+    )
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.decode().endswith("standard input is closed; name a FILE\n")
 
 
 def test_a_reader_who_has_had_enough_is_no_traceback(
