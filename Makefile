@@ -34,6 +34,7 @@ format: $(STAMP)
 bench: $(STAMP)
 	python -m benchmarks.philox
 	python -m benchmarks.feeding
+	python -m benchmarks.storage --out benchmarks/storage.md
 
 clean:
 	rm -rf .venv

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,7 +35,9 @@ _KEYS = (
     "finished",
     "checksum",
 )
-_NAME = re.compile(r"([0-9]{6,})\.json")
+_SUFFIX = ".json"
+_LONGEST = 16
+"""Digits of a file name, beyond which it is no shard's and not worth the conversion."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,11 @@ class CommitRecord:
 
 def record_path(shard: int) -> str:
     """Return where the commit record of a shard lies, from the cache directory on."""
-    return f"{DIRECTORY}/{shard:06d}.json"
+    return f"{DIRECTORY}/{_file_name(shard)}"
+
+
+def _file_name(shard: int) -> str:
+    return f"{shard:06d}{_SUFFIX}"
 
 
 def committed_shards(names: Iterable[str], shards: int) -> list[int]:
@@ -121,10 +126,12 @@ def committed_shards(names: Iterable[str], shards: int) -> list[int]:
     """
     found = set()
     for name in names:
-        match = _NAME.fullmatch(name)
-        # The name must be the very one that is written: 0000012.json is nobody's record.
-        if match and int(match[1]) < shards and record_path(int(match[1])).endswith(f"/{name}"):
-            found.add(int(match[1]))
+        digits = name[: -len(_SUFFIX)]
+        if name.endswith(_SUFFIX) and digits.isdecimal() and len(digits) < _LONGEST:
+            shard = int(digits)
+            # The name must be the very one that is written: 0000012.json is nobody's record.
+            if shard < shards and name == _file_name(shard):
+                found.add(shard)
     return sorted(found)
 
 

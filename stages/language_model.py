@@ -7,15 +7,19 @@ every model.  Nothing is ever executed from a model's directory and only safeten
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError, SettingError
+from stages.hashing import hash_files
 from stages.loading import load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from stages.reporting import Reporter
 
 LLAMA = "meta-llama/Llama-2-7b-hf"
 LLAMA_BYTES = 16 * 2**30
@@ -46,17 +50,23 @@ class Choice:
 
 
 def choose_device(device: str) -> Choice:
-    """Resolve ``auto`` to the device that this machine has.
+    """Resolve ``auto`` to the device that this machine has; ``cuda`` is each rank's own.
+
+    Under torchrun, which gives every process of a machine a local rank, ``auto`` and ``cuda`` are
+    the CUDA device of that number.
 
     Raises:
         SettingError: The device asked for is not there or is no device.
     """
     import torch
 
-    if device == "auto":
-        if torch.cuda.is_available():
-            return Choice("cuda", f"auto: {torch.cuda.get_device_name()} is there")
+    if device == "auto" and not torch.cuda.is_available():
         return Choice("cpu", "auto: no CUDA device is there")
+    rank = os.environ.get("LOCAL_RANK")
+    if device in ("auto", "cuda") and rank is not None:
+        return _choose_ranks_device(rank, torch.cuda.device_count())
+    if device == "auto":
+        return Choice("cuda", f"auto: {torch.cuda.get_device_name()} is there")
     try:
         parsed = torch.device(device)
     except RuntimeError as error:
@@ -203,18 +213,26 @@ def load_language_model(folder: Path, device: str, dtype: str) -> PreTrainedMode
     return model.eval()
 
 
-def describe_identity(folder: Path) -> dict[str, str]:
-    """Hash what a model's answers depend on.
+def describe_identity(folder: Path, reporter: Reporter) -> dict[str, str]:
+    """Hash what a model's answers depend on; large files that are as they were need no reading.
+
+    Args:
+        folder: A directory from :func:`resolve_model`.
+        reporter: Told what takes long and what is wrong with the memory of hashes.
 
     Returns:
         SHA-256 of the weights, the configuration and the tokenizer files.
+
+    Raises:
+        ModelError: A file cannot be read, or is being written.
+        Interrupted: A stop was asked for.
     """
     weights = sorted(folder.glob("*.safetensors"))
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return {
-        "weights": _hash_files(weights),
-        "config": _hash_files([folder / "config.json"]),
-        "tokenizer": _hash_files(tokenizer),
+        "weights": _combine_hashes(weights, reporter),
+        "config": _combine_hashes([folder / "config.json"], reporter),
+        "tokenizer": _combine_hashes(tokenizer, reporter),
     }
 
 
@@ -235,6 +253,19 @@ def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ids: list[int] = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token_id
     return ids if bos is None else [int(bos), *ids]
+
+
+def _choose_ranks_device(rank: str, count: int) -> Choice:
+    if not rank.isdecimal():
+        raise SettingError(f"LOCAL_RANK: got {rank!r:.40}, must be a number, as torchrun sets it")
+    if int(rank) >= count:
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", "an unknown number of")
+        raise SettingError(
+            f"torchrun's local rank {rank} has no device of its own: torchrun started {ranks:.40} "
+            f"processes here, torch sees {count} CUDA device(s); start one for each, or say "
+            "--device cuda:N to share one, or --device cpu"
+        )
+    return Choice(f"cuda:{int(rank)}", f"torchrun's local rank {int(rank)}")
 
 
 def _refuse_paths(model: str) -> None:
@@ -275,11 +306,9 @@ def _require_files(folder: Path, name: str) -> Path:
     return folder
 
 
-def _hash_files(paths: list[Path]) -> str:
+def _combine_hashes(paths: list[Path], reporter: Reporter) -> str:
     digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            inner = hashlib.file_digest(file, "sha256").hexdigest()
+    for path, inner in zip(paths, hash_files(paths, reporter), strict=True):
         digest.update(f"{path.name}:{inner}\n".encode())
     return digest.hexdigest()
 

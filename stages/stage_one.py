@@ -6,7 +6,7 @@ Any number of processes with the same settings share the work; each takes the ne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,7 +128,10 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     verbaliser = build_verbaliser(task, tokenizer)
     _report_words(verbaliser, reporter)
     inputs = prepare_inputs(config, task, tokenizer, reporter)
-    manifest = _describe_cache(config, task, folder, tokenizer, inputs, device.value, dtype.value)
+    identity = lm.describe_identity(folder, reporter)
+    manifest = _describe_cache(
+        config, task, folder, identity, tokenizer, inputs, device.value, dtype.value
+    )
 
     loaded: list[Teacher] = []
 
@@ -181,6 +184,7 @@ def _describe_cache(
     config: TeacherConfig,
     task: Task,
     folder: Path,
+    model: Mapping[str, str],
     tokenizer: PreTrainedTokenizerBase,
     inputs: Inputs,
     device: str,
@@ -189,7 +193,7 @@ def _describe_cache(
     verbaliser = build_verbaliser(task, tokenizer)
     rows = len(inputs.lengths)
     identity = {
-        "model": lm.describe_identity(folder),
+        "model": dict(model),
         "task": {
             "name": task.name,
             "prompt": task.prompt,
@@ -248,10 +252,12 @@ def _fill(
     sampler = read_sampler(cache, teacher().table)
     computed, waiting = 0, False
     with reporter.track("teacher", total, done, "row") as advance:
-        while not cache.is_complete:
+        while True:
             reporter.check_stop()
             claim = cache.claim_next()
             if claim is None:
+                if cache.is_complete:
+                    return computed
                 if not waiting:
                     held = len(cache.live_claims())
                     reporter.say(f"waiting: other live processes hold the last {held} shard(s)")
@@ -264,7 +270,6 @@ def _fill(
                 columns = _answer_rows(rows, config, inputs, sampler, teacher(), reporter, advance)
                 cache.commit(claim, columns, time.monotonic() - began)
                 computed += len(rows)
-    return computed
 
 
 def _answer_rows(

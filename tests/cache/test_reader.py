@@ -1,4 +1,3 @@
-import time
 import tracemalloc
 from itertools import islice
 from pathlib import Path
@@ -160,19 +159,6 @@ def test_memory_is_that_of_a_window(tmp_path: Path) -> None:
         pass
     assert tracemalloc.get_traced_memory()[1] < 2 * window
     tracemalloc.stop()
-
-
-def test_two_million_rows_a_second(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path, rows=2**18, chunk_rows=64, shard_rows=2**15, tokens=None)
-    fill(cache)
-    reader = CacheReader(cache)
-    best = 0.0
-    for _ in range(3):
-        start = time.process_time()
-        rows = sum(piece.rows for piece in islice(reader.stream_slices(64, 1), 4096))
-        best = max(best, rows / (time.process_time() - start))
-    assert rows == 2**18
-    assert best > 2e6
 
 
 @given(

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from stages import language_model as lm
 from stages.errors import ModelError, SettingError
+from stages.reporting import SilentReporter
 
 GIB = 2**30
 Cuda = Callable[..., None]
@@ -63,6 +64,30 @@ class TestChoices:
         assert lm.choose_dtype("float16", "cpu") == lm.Choice("float16", "as asked")
         with pytest.raises(SettingError, match=r"torch sees 2 CUDA device\(s\)"):
             lm.choose_device("cuda:2")
+
+    @pytest.mark.parametrize("device", ["auto", "cuda"])
+    def test_every_rank_of_torchrun_has_a_gpu_of_its_own(
+        self, device: str, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cuda(count=2)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+        assert lm.choose_device(device) == lm.Choice("cuda:1", "torchrun's local rank 1")
+        assert lm.choose_device("cuda:0") == lm.Choice("cuda:0", "as asked")
+        assert lm.choose_device("cpu") == lm.Choice("cpu", "as asked")
+        monkeypatch.setenv("LOCAL_RANK", "2")
+        with pytest.raises(SettingError, match=r"rank 2 .* 4 processes .* sees 2 CUDA device\(s\)"):
+            lm.choose_device(device)
+        assert lm.choose_device("cuda:1").value == "cuda:1"
+        monkeypatch.setenv("LOCAL_RANK", "one")
+        with pytest.raises(SettingError, match="LOCAL_RANK: got 'one'"):
+            lm.choose_device(device)
+
+    def test_ranks_without_a_gpu_share_the_processor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert lm.choose_device("auto") == lm.Choice("cpu", "auto: no CUDA device is there")
+        with pytest.raises(SettingError, match=r"rank 1 .* sees 0 CUDA device\(s\)"):
+            lm.choose_device("cuda")
 
 
 class TestHub:
@@ -134,24 +159,26 @@ class TestIdentity:
         self, name: str, part: str, llm: Path, tmp_path: Path
     ) -> None:
         copy = Path(shutil.copytree(llm, tmp_path / "copy"))
-        before = lm.describe_identity(copy)
-        assert before == lm.describe_identity(llm)
+        before = lm.describe_identity(copy, SilentReporter())
+        assert before == lm.describe_identity(llm, SilentReporter())
         (copy / name).write_bytes((copy / name).read_bytes() + b" ")
-        after = lm.describe_identity(copy)
+        after = lm.describe_identity(copy, SilentReporter())
         assert {key for key in before if before[key] != after[key]} == {part}
 
     def test_it_does_not_change_with_what_they_do_not(self, llm: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(llm, tmp_path / "copy"))
         (copy / "README.md").write_text("a card")
         (copy / "generation_config.json").unlink()
-        assert lm.describe_identity(copy) == lm.describe_identity(llm)
+        assert lm.describe_identity(copy, SilentReporter()) == lm.describe_identity(
+            llm, SilentReporter()
+        )
 
     def test_weights_in_shards_count_with_their_names(self, llm: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(llm, tmp_path / "copy"))
         shutil.copy(copy / "model.safetensors", copy / "model-2.safetensors")
-        one = lm.describe_identity(copy)["weights"]
+        one = lm.describe_identity(copy, SilentReporter())["weights"]
         (copy / "model-2.safetensors").rename(copy / "model-3.safetensors")
-        assert len({one, lm.describe_identity(copy)["weights"]}) == 2
+        assert len({one, lm.describe_identity(copy, SilentReporter())["weights"]}) == 2
 
 
 @pytest.mark.parametrize(("start", "token"), [("<s>", "<s>"), (None, "</s>")])
