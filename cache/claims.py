@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 
 from cache.errors import ClaimError, StorageError
-from cache.storage import Claims, LiveClaim
+from cache.files import reporting
+from cache.storage import Claims, LiveClaim, always
 
 GUARD_SECONDS = 30.0
 """The guard is held for milliseconds; whoever waits so long waits for a stopped process."""
@@ -53,13 +54,12 @@ class LocalClaim:
 
     def is_held_in(self, claims: Claims) -> bool:
         """Say whether this process still holds the claim, in this directory of claims."""
-        return (
-            self._descriptor >= 0
-            and self._pid == os.getpid()
-            and isinstance(claims, LocalClaims)
-            and claims.directory == self._claims.directory
-            and _is_at(self._descriptor, self._path)
-        )
+        if self._descriptor < 0 or self._pid != os.getpid():
+            return False
+        if not isinstance(claims, LocalClaims) or claims.directory != self._claims.directory:
+            return False
+        with reporting("look at", self._path):
+            return _is_at(self._descriptor, self._path)
 
     def release(self) -> None:
         """Give the claim back; doing so again does nothing."""
@@ -117,13 +117,15 @@ class LocalClaims:
                 descriptor = _try_lock(path)
                 if descriptor is None:
                     continue
-                if is_done(shard):
+                try:
+                    if not is_done(shard):
+                        _sign(descriptor)
+                        return LocalClaim(self, shard, path, descriptor)
+                except BaseException:
+                    # Or this process would keep everyone from the shard, itself included.
                     _drop(path, descriptor)
-                    continue
-                holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-                return LocalClaim(self, shard, path, descriptor)
+                    raise
+                _drop(path, descriptor)
         return None
 
     def live(self) -> list[LiveClaim]:
@@ -133,28 +135,31 @@ class LocalClaims:
             ClaimError: A stopped process is in the way.
             StorageError: The lock files cannot be opened.
         """
-        if not self.directory.is_dir():
-            return []
+        with reporting("look at", self.directory):
+            if not self.directory.is_dir():
+                return []
         with self._guard():
             return self._find_live()
 
     @contextmanager
-    def creating(self) -> Iterator[None]:
+    def creating(self) -> Iterator[Callable[[], bool]]:
         """Hold the right to create the cache, waiting for as long as a live process holds it.
+
+        Gives a function that says whether the right is still held, which a lock always is.
 
         Raises:
             StorageError: The lock file cannot be made.
         """
         self._make()
         descriptor = self._wait("creator.lock", None)
-        try:
-            yield
-        finally:
-            _unlock(descriptor)
+        with _unlocking(descriptor):
+            yield always
 
     @contextmanager
-    def removing(self) -> Iterator[None]:
+    def removing(self) -> Iterator[Callable[[], bool]]:
         """Hold the right to remove the cache; nobody can claim a shard meanwhile.
+
+        Gives a function that says whether the right is still held.
 
         Raises:
             ClaimError: A live process has a claim, or is removing it too.
@@ -173,19 +178,14 @@ class LocalClaims:
             )
         if descriptor is None:
             raise ClaimError(f"{self.directory.parent} is being removed by another process")
-        try:
-            yield
-        finally:
-            _unlock(descriptor)
+        with _unlocking(descriptor):
+            yield always
 
     def release(self, path: Path, descriptor: int) -> None:
         """Let go of a lock; called by the claim that holds it."""
-        try:
-            with self._guard():
-                _drop(path, descriptor)
-        except (ClaimError, StorageError):
-            # The file stays; without the lock it claims nothing.
-            _unlock(descriptor)
+        # Should one of them fail, the file stays; without the lock it claims nothing.
+        with suppress(ClaimError, StorageError), _unlocking(descriptor), self._guard():
+            _remove(path, descriptor)
 
     def _find_live(self) -> list[LiveClaim]:
         found = []
@@ -202,24 +202,18 @@ class LocalClaims:
         return found
 
     def _make(self) -> None:
-        try:
+        with reporting("make", self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make {self.directory}: {error.strerror}") from error
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         descriptor = self._wait("guard.lock", GUARD_SECONDS)
-        try:
+        with _unlocking(descriptor), reporting("use", self.directory):
             yield
-        except OSError as error:
-            raise StorageError(f"cannot use {self.directory}: {error.strerror}") from error
-        finally:
-            _unlock(descriptor)
 
     def _wait(self, name: str, seconds: float | None) -> int:
         start, pause = time.monotonic(), 0.0005
-        try:
+        with reporting("lock in", self.directory):
             while (descriptor := _try_lock(self.directory / name)) is None:
                 if seconds is not None and time.monotonic() - start > seconds:
                     raise ClaimError(
@@ -228,8 +222,6 @@ class LocalClaims:
                     )
                 time.sleep(pause)
                 pause = min(2 * pause, 0.05)
-        except OSError as error:
-            raise StorageError(f"cannot lock in {self.directory}: {error.strerror}") from error
         return descriptor
 
 
@@ -238,24 +230,39 @@ def _try_lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # The file may have been removed between open and lock; a lock on that one shuts
+            # nobody out who opens the new one.
+            if _is_at(descriptor, path):
+                return descriptor
+        except BaseException as error:
             os.close(descriptor)
-            return None
-        except OSError:
-            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                return None
             raise
-        # The file may have been removed between open and lock; a lock on that one shuts nobody
-        # out who opens the new one.
-        if _is_at(descriptor, path):
-            return descriptor
         os.close(descriptor)
 
 
+def _sign(descriptor: int) -> None:
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
 def _drop(path: Path, descriptor: int) -> None:
+    with _unlocking(descriptor):
+        _remove(path, descriptor)
+
+
+def _remove(path: Path, descriptor: int) -> None:
     # Removed while locked and under the guard: nobody else can have this very file open.
+    if _is_at(descriptor, path):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _unlocking(descriptor: int) -> Iterator[None]:
     try:
-        if _is_at(descriptor, path):
-            path.unlink(missing_ok=True)
+        yield
     finally:
         _unlock(descriptor)
 

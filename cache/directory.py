@@ -28,6 +28,7 @@ from cache.errors import (
     ClaimError,
     ColumnsError,
     DamageError,
+    LostClaimError,
     ManifestError,
     NonFiniteError,
     StorageError,
@@ -76,6 +77,11 @@ class Cache:
     def rows_of(self, shard: int) -> range:
         """Return the rows of a shard, as indices into the whole cache."""
         return self.layout.rows_of(shard)
+
+    def paths_of(self, shard: int) -> list[str]:
+        """Return where a shard's files lie: one for each column, and its commit record."""
+        columns = self.layout.columns.items()
+        return [*(object_path(name, column, shard) for name, column in columns), record_path(shard)]
 
     def committed(self) -> list[int]:
         """Return the committed shards, sorted; what they hold is checked when it is read."""
@@ -163,13 +169,14 @@ class Cache:
         Raises:
             CacheError: The claims cannot be made.
         """
-        if self.files.size(MANIFEST) is None:
-            raise StorageError(f"{self.place} was removed while this process worked on it")
+        self._check_presence()
         done = set(self.committed())
         candidates = (shard for shard in range(self.shards) if shard not in done)
         claim = self._claims.take_first(candidates, self._is_committed)
         if claim is not None:
             try:
+                # Again, since only now nobody can remove the cache any more.
+                self._check_presence()
                 self._sweep(claim.shard)
             except BaseException:
                 claim.release()
@@ -186,14 +193,17 @@ class Cache:
             seconds: What computing them took.
 
         Raises:
-            ClaimError: The claim is not held, or the shard is committed already.
+            LostClaimError: The claim is not held (any more); the shard was not committed here.
+            ClaimError: The shard is committed already.
             ColumnsError: A column is missing, unknown, or of another shape or dtype.
             NonFiniteError: A value is NaN or infinite; nothing is written.
             StorageError: A file could not be written; the shard is not committed.
         """
         shard = claim.shard
         if not claim.is_held_in(self._claims):
-            raise ClaimError(f"shard {shard} of {self.place} was written without its claim")
+            raise LostClaimError(
+                f"shard {shard} of {self.place} was not committed: this process has no claim on it"
+            )
         if self._is_committed(shard):
             raise ClaimError(f"shard {shard} of {self.place} is committed already")
         if not math.isfinite(seconds) or seconds < 0:
@@ -213,28 +223,35 @@ class Cache:
             finished=datetime.now(UTC),
         )
         try:
-            self.files.write(objects)
+            self.files.write(objects, lambda: claim.is_held_in(self._claims))
         except StorageError:
             # A full disk is no better for the half of a shard that fitted.
             with suppress(StorageError):
                 self._sweep(shard)
             raise
+        if not claim.is_held_in(self._claims):
+            raise LostClaimError(
+                f"shard {shard} of {self.place} was not committed: its claim was lost while it "
+                "was written"
+            )
         if not self.files.put_if_absent(record_path(shard), record.to_bytes()):
             raise ClaimError(
                 f"shard {shard} of {self.place} was committed by someone without its claim; "
                 f"run `pipeline cache verify {self.place}`"
             )
 
+    def _check_presence(self) -> None:
+        if self.files.size(MANIFEST) is None:
+            raise StorageError(f"{self.place} was removed while this process worked on it")
+
     def _is_committed(self, shard: int) -> bool:
         return self.files.size(record_path(shard)) is not None
 
     def _sweep(self, shard: int) -> None:
-        # Whatever lies here without a record is a killed writer's, and the claim is ours.
-        for name, column in self.layout.columns.items():
-            path = object_path(name, column, shard)
+        # Whatever lies here without a record is a killed writer's, and the claim is ours; of the
+        # record there can be no more than parts.
+        for path in self.paths_of(shard):
             self.files.discard(path)
-            self.files.remove(path)
-        self.files.discard(record_path(shard))
 
 
 def damage(cache: Place, file: str, fault: str, shard: int | None = None) -> DamageError:

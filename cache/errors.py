@@ -29,6 +29,10 @@ class ClaimError(CacheError):
     """A shard or a cache was to be changed without the right to it, or while someone has it."""
 
 
+class LostClaimError(ClaimError):
+    """A claim was lost before its shard was committed: nothing counts, and someone may redo it."""
+
+
 class ColumnsError(CacheError):
     """The columns of a shard have not the names, shapes or dtypes of the layout."""
 

@@ -7,15 +7,17 @@ object store can stand in by offering the same few methods: those of
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from cache.errors import StorageError
+from cache.storage import always
 
 TEMPORARY = "tmp"
 """Where files grow before they are moved into place: readers see whole files or none."""
@@ -49,9 +51,13 @@ class LocalFiles:
         Raises:
             StorageError: It is there but cannot be read.
         """
-        with _reporting("read", path):
+        with reporting("read", path):
+            target = self._resolve(path)
+            if not target.is_file() and target.exists() and not target.is_dir():
+                # A pipe would be waited for, and a device has no end.
+                raise OSError(errno.ENXIO, "neither a file nor a directory")
             try:
-                with self._resolve(path).open("rb") as file:
+                with target.open("rb") as file:
                     size = os.fstat(file.fileno()).st_size
                     return file.read(min(limit, size) + 1)
             except (FileNotFoundError, NotADirectoryError):
@@ -59,21 +65,25 @@ class LocalFiles:
 
     def size(self, path: str) -> int | None:
         """Return the number of bytes of a file, or None if there is none."""
-        with _reporting("read", path):
+        with reporting("read", path):
             try:
                 return self._resolve(path).stat().st_size
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def write(self, objects: Mapping[str, bytes]) -> None:
+    def write(self, objects: Mapping[str, bytes], is_mine: Callable[[], bool] = always) -> None:
         """Write whole files, replacing what was there; each appears complete or not at all.
+
+        Args:
+            objects: Contents by path.
+            is_mine: Not asked: the locks that protect local files do not lapse.
 
         Raises:
             StorageError: One could not be written; those before it may have been.
         """
         for path, data in objects.items():
             target = self._resolve(path)
-            with self._temporary(path, data) as temporary, _reporting("write", path):
+            with self._temporary(path, data) as temporary, reporting("write", path):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 temporary.replace(target)
         self._sync_names(objects)
@@ -88,14 +98,15 @@ class LocalFiles:
             StorageError: It could not be written.
         """
         target = self._resolve(path)
-        with self._temporary(path, data) as temporary, _reporting("write", path):
+        with self._temporary(path, data) as temporary, reporting("write", path):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 # Unlike a rename, a link fails where the name is taken.
                 os.link(temporary, target)
                 won = True
             except FileExistsError:
-                won = False
+                # Where a network lost the first answer, the repeated call finds its own link.
+                won = temporary.stat().st_nlink > 1
         # The loser too: what it does next may rest on the winner's file, whose name the winner
         # may not have got onto the disk yet.
         self._sync_names([path])
@@ -103,50 +114,76 @@ class LocalFiles:
 
     def names(self, path: str = "") -> list[str]:
         """Return the sorted names of what is directly in a directory; none if there is none."""
-        with _reporting("list", path):
+        with reporting("list", path):
             try:
-                return sorted(entry.name for entry in self._resolve(path).iterdir())
+                # Not through Path, which would build one for each of many thousand records.
+                with os.scandir(self._resolve(path)) as entries:
+                    return sorted(entry.name for entry in entries)
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
     def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
-        with _reporting("remove", path):
-            self._resolve(path).unlink(missing_ok=True)
+        """Remove a file, if it is there; it stays removed if the power fails."""
+        with reporting("remove", path):
+            target = self._resolve(path)
+            try:
+                target.unlink()
+            except FileNotFoundError:
+                return
+            _sync(target.parent)
 
     def discard(self, path: str) -> None:
-        """Remove what killed writers of a file have left; only for whoever alone may write it."""
+        """Remove what killed writers have left of a file or directory, whole or in parts.
+
+        Only for whoever alone may write it.
+        """
         stem = _flat(path)
         for name in self.names(TEMPORARY):
             if name.startswith(stem) and _PARTIAL.fullmatch(name, len(stem)):
                 self.remove(f"{TEMPORARY}/{name}")
+        with reporting("remove", path):
+            target = self._resolve(path)
+            is_directory = target.is_dir() and not target.is_symlink()
+        if is_directory:
+            self.clear(path)
+        else:
+            self.remove(path)
 
     def clear(self, path: str) -> None:
-        """Remove a directory and all that is in it, if it is there."""
-        with _reporting("remove", path):
-            with suppress(FileNotFoundError):
-                shutil.rmtree(self._resolve(path))
-            self._durable.clear()
+        """Remove a directory and all that is in it, if it is there; it stays removed likewise."""
+        self._durable.clear()
+        with reporting("remove", path):
+            target = self._resolve(path)
+            try:
+                shutil.rmtree(target)
+            except FileNotFoundError:
+                if os.path.lexists(target):  # something in it went meanwhile, the rest is there
+                    raise
+                return
+            _sync(target.parent)
 
     def walk(self) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file, in no order."""
-        for directory, _, names in os.walk(self.root):
-            for name in names:
-                path = Path(directory) / name
-                with suppress(FileNotFoundError):  # removed since it was listed
-                    yield path.relative_to(self.root).as_posix(), path.lstat().st_size
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # or removed since it was listed
+                raise error
+
+        with reporting("list", str(self.root)):
+            for directory, _, names in os.walk(self.root, onerror=refuse):
+                for name in names:
+                    path = Path(directory) / name
+                    with suppress(FileNotFoundError):
+                        yield path.relative_to(self.root).as_posix(), path.lstat().st_size
 
     def _resolve(self, path: str) -> Path:
-        parts = PurePosixPath(path)
-        if parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
-            raise StorageError(f"the path {path!r:.80} leads out of the cache")
-        return self.root / parts
+        return self.root / check_path(path)
 
     @contextmanager
     def _temporary(self, path: str, data: bytes) -> Iterator[Path]:
         temporary = self.root / TEMPORARY / f"{_flat(path)}{uuid.uuid4().hex}.partial"
         try:
-            with _reporting("write", path):
+            with reporting("write", path):
                 temporary.parent.mkdir(parents=True, exist_ok=True)
                 with temporary.open("xb") as file:
                     file.write(data)
@@ -160,7 +197,7 @@ class LocalFiles:
                 temporary.unlink(missing_ok=True)
 
     def _sync_names(self, paths: Mapping[str, bytes] | list[str]) -> None:
-        with _reporting("sync", str(self.root)):
+        with reporting("sync", str(self.root)):
             parents = {self._resolve(path).parent for path in paths}
             for directory in sorted(parents, key=str):
                 _sync(directory)
@@ -177,19 +214,34 @@ class LocalFiles:
         self._durable.add(directory)
 
 
+def check_path(path: str) -> str:
+    """Return a relative path, tidied.
+
+    Raises:
+        StorageError: It leads out of where it is relative to.
+    """
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
+        raise StorageError(f"the path {path!r:.80} leads out of the cache")
+    return str(parts)
+
+
 def make_directory(path: Path) -> None:
-    """Make a directory and its missing parents, each durable before the next.
+    """Make a directory and its missing parents, and make their names durable.
 
     Raises:
         StorageError: One cannot be made.
     """
-    with _reporting("make the directory", str(path)):
-        missing = [path]
-        while not missing[-1].parent.is_dir() and missing[-1].parent != missing[-1]:
-            missing.append(missing[-1].parent)
-        for directory in reversed(missing):
-            directory.mkdir(exist_ok=True)
-            _sync(directory.parent)
+    with reporting("make the directory", str(path)):
+        path.mkdir(parents=True, exist_ok=True)
+        # The names of parents that were there too: whoever made them may have been killed before
+        # syncing.  Where nothing can be made from here, nothing was.
+        for parent in path.absolute().parents:
+            if not os.access(parent, os.R_OK | os.W_OK):
+                break
+            _sync(parent)
+            if parent.is_mount():
+                break
 
 
 def _flat(path: str) -> str:
@@ -205,8 +257,11 @@ def _sync(directory: Path) -> None:
 
 
 @contextmanager
-def _reporting(action: str, path: str) -> Iterator[None]:
+def reporting(action: str, path: str | Path) -> Iterator[None]:
+    """Raise StorageError in place of what the operating system says of an action on a path."""
     try:
         yield
     except OSError as error:
         raise StorageError(f"cannot {action} {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise StorageError(f"cannot {action} {path}: there is not memory enough for it") from error

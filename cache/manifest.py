@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from cache.documents import (
+    CHECKSUM,
     DocumentError,
     canonical,
     check_keys,
@@ -29,6 +30,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 4 * 2**20
 LARGEST_FILE = 2**40
+LARGEST_METADATA = 2**20
 ATTACHMENTS = "attachments/"
 
 _KEYS = (
@@ -202,6 +204,7 @@ class Manifest:
             # First of all, since another version may differ in everything else.
             version = document.get("format_version")
             if type(version) is int and version != FORMAT_VERSION:
+                _check_version(document)
                 kind = "a newer" if version > FORMAT_VERSION else "an older"
                 raise VersionError(
                     f"{source}: format version {version!r:.40} is of {kind} release; this one "
@@ -244,6 +247,17 @@ def check_attachment_name(name: str) -> str:
     return ATTACHMENTS + name
 
 
+def _check_version(document: Mapping[str, Any]) -> None:
+    # A flipped bit in this one digit would otherwise make a cache one that nobody may repair.
+    contents = {key: value for key, value in document.items() if key != CHECKSUM}
+    try:
+        ours = canonical({**contents, "format_version": FORMAT_VERSION})
+    except (ValueError, RecursionError):  # whatever it is, it was never sealed as ours
+        return
+    if hashlib.sha256(ours).hexdigest() == document.get(CHECKSUM):
+        raise DocumentError("its format_version was changed after it was written")
+
+
 def _files(document: object, layout: Layout) -> dict[str, FileInfo]:
     files = {}
     for path, item in mapping(document, "files").items():
@@ -251,7 +265,8 @@ def _files(document: object, layout: Layout) -> dict[str, FileInfo]:
             check_attachment_name(path.removeprefix(ATTACHMENTS))
         elif not _METADATA.fullmatch(path):
             raise DocumentError(f"files: {path!r:.80} is neither an attachment nor array metadata")
-        files[path] = FileInfo.from_document(item, f"file {path}", LARGEST_FILE)
+        largest = LARGEST_FILE if path.startswith(ATTACHMENTS) else LARGEST_METADATA
+        files[path] = FileInfo.from_document(item, f"file {path}", largest)
     wanted = ["rows/zarr.json", *(f"rows/{name}/zarr.json" for name in layout.columns)]
     present = [path for path in files if not path.startswith(ATTACHMENTS)]
     if sorted(present) != sorted(wanted):

@@ -10,12 +10,13 @@ from urllib.parse import unquote, urlsplit
 
 from cache.claims import LocalClaims
 from cache.errors import PlaceError
-from cache.files import LocalFiles, make_directory
+from cache.files import LocalFiles, make_directory, reporting
 from cache.storage import Claims, Files
 
 CLAIMS = "claims"
 SCHEMES = ("s3", "gs", "az")
 
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 
 
@@ -47,11 +48,12 @@ class LocalPlace:
     def list_places(self) -> list[LocalPlace]:
         """Return the directories in this one, by name; hidden ones are left out."""
         names = LocalFiles(self.path).names()
-        return [
-            LocalPlace(self.path / name)
-            for name in names
-            if not name.startswith(".") and (self.path / name).is_dir()
-        ]
+        with reporting("look into", self.path):
+            return [
+                LocalPlace(self.path / name)
+                for name in names
+                if not name.startswith(".") and (self.path / name).is_dir()
+            ]
 
     def open_files(self) -> Files:
         """Return the files below."""
@@ -103,9 +105,8 @@ class ObjectPlace:
     def open_claims(self) -> Claims:
         """Return the claims on the cache that lies here."""
         from cache.leases import LeasedClaims
-        from cache.objects import open_store
 
-        return LeasedClaims(open_store(f"{self.url}/{CLAIMS}"))
+        return LeasedClaims(f"{self.url}/{CLAIMS}")
 
 
 Place = LocalPlace | ObjectPlace
@@ -134,7 +135,7 @@ def parse_place(text: str | Path | Place) -> Place:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise PlaceError(f"{text!r:.200} begins with none of {known}; a path needs no prefix")
     steps = parts.path.strip("/").split("/")
-    if not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
+    if not _BUCKET.fullmatch(parts.netloc) or parts.query or parts.fragment:
         raise PlaceError(
             f"{text!r:.200} must be {parts.scheme}://bucket/prefix; credentials and endpoint "
             "belong into environment variables"

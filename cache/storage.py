@@ -13,6 +13,11 @@ from types import TracebackType
 from typing import Protocol
 
 
+def always() -> bool:
+    """Return True: the answer where the right to write cannot lapse."""
+    return True
+
+
 class Files(Protocol):
     """Files below one place, named by relative paths with forward slashes.
 
@@ -26,8 +31,17 @@ class Files(Protocol):
     def size(self, path: str) -> int | None:
         """Return the number of bytes of a file, None if there is none."""
 
-    def write(self, objects: Mapping[str, bytes]) -> None:
-        """Write whole files, replacing what was there."""
+    def write(self, objects: Mapping[str, bytes], is_mine: Callable[[], bool] = always) -> None:
+        """Write whole files, replacing what was there.
+
+        Args:
+            objects: Contents by path.
+            is_mine: Whether the caller still has the right to write these files.  Asked where
+                that right can lapse, before anything is replaced.
+
+        Raises:
+            LostClaimError: Something else is there, and the right to replace it has gone.
+        """
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Write a whole file unless there is one; of any number of callers one gets True."""
@@ -42,7 +56,12 @@ class Files(Protocol):
         """Remove a file, if it is there."""
 
     def discard(self, path: str) -> None:
-        """Remove what a killed writer of a file has left; only for who alone may write it."""
+        """Remove what killed writers have left of a file or directory, whole or in parts.
+
+        Only for who alone may write it.  Where that right can lapse nothing is removed: the
+        right may have passed on since, and what is there may be the successor's.  Leftovers are
+        replaced there by the next write.
+        """
 
     def clear(self, path: str) -> None:
         """Remove a directory ("" for all) and what is in it, if it is there."""
@@ -111,11 +130,16 @@ class Claims(Protocol):
     def live(self) -> list[LiveClaim]:
         """Return the claims held by live processes, this one among them, by shard."""
 
-    def creating(self) -> AbstractContextManager[None]:
-        """Hold the right to create the cache, waiting for as long as a live process holds it."""
+    def creating(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Hold the right to create the cache, waiting for as long as a live process holds it.
 
-    def removing(self) -> AbstractContextManager[None]:
+        Gives a function that says whether the right is still held.
+        """
+
+    def removing(self) -> AbstractContextManager[Callable[[], bool]]:
         """Hold the right to remove the cache; nobody can claim a shard meanwhile.
+
+        Gives a function that says whether the right is still held.
 
         Raises:
             ClaimError: A live process has a claim, or is removing it too.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cache.commits import DIRECTORY
 from cache.directory import Cache, damage
-from cache.errors import CacheError, ForeignError, ManifestError
+from cache.errors import CacheError, ClaimError, ForeignError, ManifestError, VersionError
 from cache.files import TEMPORARY
 from cache.layout import Column, Layout, answer_columns
 from cache.manifest import (
@@ -39,6 +39,7 @@ __all__ = [
     "create_or_open",
     "list_caches",
     "open_cache",
+    "read_manifest",
 ]
 
 
@@ -80,28 +81,38 @@ def create_or_open(
     """Open the cache of a manifest, creating it where it does not exist yet.
 
     Any number of processes may call this at once: one creates, the others wait and open.  What a
-    killed creator left half done is cleared and done again.
+    killed creator left half done is cleared and done again.  What is missing of a cache is made
+    again, the manifest too; committed shards stay, since their records say what they are of.
 
     Args:
         root: Place, path or URL below which caches lie; made if need be.
         manifest: What the cache is of; its ``files`` and ``created`` are filled in here.
-        attachments: Called only by whoever creates, returns files to keep with the cache by
+        attachments: Called only where one is missing, returns files to keep with the cache by
             name.  They are not part of the fingerprint: what matters in them belongs into the
             inputs.
 
     Raises:
-        ManifestError: The manifest found there, or an attachment's name, is not usable.
-        DamageError: There are commit records but no manifest.
+        ManifestError: The manifest found there, or an attachment's name, is not usable, or a
+            missing file comes out differently than it was.
+        DamageError: Something that cannot be read is in the manifest's place.
+        ClaimError: The right to create it was lost on the way, or it is being removed.
         StorageError: A file could not be written.
     """
     place = parse_place(root) / manifest.directory
     files = place.open_files()
     if files.size(MANIFEST) is None:
         place.prepare()
-        with place.open_claims().creating():
+        with place.open_claims().creating() as is_mine:
             if files.size(MANIFEST) is None:
-                _create(place, files, manifest, attachments)
-    return open_cache(place, manifest.fingerprint)
+                _create(place, files, manifest, attachments, is_mine)
+    cache = open_cache(place, manifest.fingerprint)
+    if _find_missing(cache) or _find_leftovers(cache):
+        with place.open_claims().creating() as is_mine:
+            if missing := _find_missing(cache):
+                _restore(cache, missing, attachments, is_mine)
+            for path in _find_leftovers(cache):
+                cache.files.remove(path)
+    return cache
 
 
 def open_cache(path: str | Path | Place, fingerprint: str | None = None) -> Cache:
@@ -117,9 +128,25 @@ def open_cache(path: str | Path | Place, fingerprint: str | None = None) -> Cach
         ForeignError: It is another cache than the one asked for, or than its directory says.
     """
     place = parse_place(path)
-    data = place.open_files().read(MANIFEST, LARGEST_MANIFEST)
+    try:
+        manifest = read_manifest(place, fingerprint)
+    except (VersionError, ForeignError):
+        raise
+    except ManifestError as error:
+        files = place.open_files()
+        if files.size(MANIFEST) is None and not files.names(DIRECTORY):
+            raise
+        raise ManifestError(f"{error}; run `pipeline cache verify {place}`") from error
+    return Cache(place, manifest)
+
+
+def read_manifest(place: Place, fingerprint: str | None = None) -> Manifest:
+    """Return the manifest of a cache, as :func:`open_cache` does and raising what it raises."""
+    files = place.open_files()
+    data = files.read(MANIFEST, LARGEST_MANIFEST)
     if data is None:
-        raise ManifestError(f"{place} is not a cache: it has no {MANIFEST}")
+        kind = "has commit records, but" if files.names(DIRECTORY) else "is not a cache:"
+        raise ManifestError(f"{place} {kind} it has no {MANIFEST}")
     manifest = Manifest.from_bytes(data, f"{place}/{MANIFEST}")
     if fingerprint is not None and manifest.fingerprint != fingerprint:
         raise ForeignError(
@@ -132,7 +159,7 @@ def open_cache(path: str | Path | Place, fingerprint: str | None = None) -> Cach
             f"{place} holds the manifest of another cache, whose directory would be named "
             f"{manifest.directory}"
         )
-    return Cache(place, manifest)
+    return manifest
 
 
 def list_caches(root: str | Path | Place) -> list[CacheSummary]:
@@ -169,15 +196,24 @@ def _create(
     files: Files,
     manifest: Manifest,
     attachments: Callable[[], Mapping[str, bytes]],
+    is_mine: Callable[[], bool],
 ) -> None:
-    if files.names(DIRECTORY):
-        # Never a killed creator's: records come after the manifest.  They may be paid work.
-        raise damage(place, MANIFEST, "missing, although shards are committed")
-    for leftover in (GROUP, ATTACHMENTS.rstrip("/"), TEMPORARY):
-        files.clear(leftover)
+    # Records come after the manifest, so where there are some it was lost.  They may be paid work,
+    # and each says in full what it is of: the rows stay, and whoever reads them checks that.
+    lost = bool(files.names(DIRECTORY))
+    if not lost:
+        for leftover in (GROUP, ATTACHMENTS.rstrip("/"), TEMPORARY):
+            files.discard(leftover)
     contents = {}
     for name, data in attachments().items():
-        contents[check_attachment_name(name)] = data
+        path = check_attachment_name(name)
+        if lost and files.read(path, len(data)) not in (None, data):
+            # The rows may rest on the old one, and nobody can say any more whether it is sound.
+            raise ManifestError(
+                f"{place}/{path} is not what is made now, and the manifest that could say which "
+                "of the two the rows belong to is gone; if the new one will do, remove the file"
+            )
+        contents[path] = data
     contents.update(metadata(manifest.layout, manifest.fingerprint))
     complete = replace(
         manifest,
@@ -186,5 +222,48 @@ def _create(
     )
     # Made before anything is written, since it may yet turn out too large.
     data = complete.to_bytes()
-    files.write(contents)
-    files.put_if_absent(MANIFEST, data)
+    files.write(contents, is_mine)
+    if not is_mine():
+        raise ClaimError(
+            f"{place} was not created: this process was suspended, or cut off from it, until its "
+            "right to do so lapsed; run the same command again"
+        )
+    if not files.put_if_absent(MANIFEST, data) and files.size(MANIFEST) is None:
+        raise damage(place, MANIFEST, "something that cannot be read is in its place")
+
+
+def _find_leftovers(cache: Cache) -> list[str]:
+    # A file that is published has two names for a moment.  Whoever is killed in it leaves the
+    # temporary one, and a committed shard is claimed, and swept, by nobody any more.  Nor is what
+    # belongs to the cache as a whole, which is only ever written under the right to create.
+    if not (names := cache.files.names(TEMPORARY)):
+        return []
+    paths = {MANIFEST, *cache.manifest.files}
+    paths.update(path for shard in cache.committed() for path in cache.paths_of(shard))
+    stems = {path.replace("/", ".") for path in paths}
+    return [f"{TEMPORARY}/{name}" for name in names if name.rsplit(".", 2)[0] in stems]
+
+
+def _find_missing(cache: Cache) -> list[str]:
+    return [path for path in cache.manifest.files if cache.files.size(path) is None]
+
+
+def _restore(
+    cache: Cache,
+    missing: list[str],
+    attachments: Callable[[], Mapping[str, bytes]],
+    is_mine: Callable[[], bool],
+) -> None:
+    made = metadata(cache.layout, cache.fingerprint)
+    if any(path.startswith(ATTACHMENTS) for path in missing):
+        made.update({check_attachment_name(name): data for name, data in attachments().items()})
+    wanted = cache.manifest.files
+    lost = [path for path in missing if wanted[path].fault(made.get(path)) is not None]
+    cache.files.write({path: made[path] for path in missing if path not in lost}, is_mine)
+    if lost:
+        raise ManifestError(
+            f"{cache.place}/{lost[0]} is missing and cannot be restored: it comes out differently "
+            "now (another machine, or another release of a library?); if the new one will do, "
+            f"remove {cache.place}/{MANIFEST}: the same command then keeps the rows and makes "
+            "everything else anew"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pipeline import inspecting, running, using
+from pipeline import caching, inspecting, running, using
 from pipeline.params import read_params
 
 
@@ -45,7 +45,7 @@ for command in (
     using.evaluate,
     using.tag,
     inspecting.task,
-    inspecting.cache,
+    caching.cache,
     inspecting.doctor,
 ):
     cli.add_command(command)

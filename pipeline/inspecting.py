@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: tasks, caches, and the machine."""
+"""Commands that look and change nothing: tasks and the machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
-from pipeline.options import CACHE
 
 
 @click.group()
@@ -76,50 +74,6 @@ def check_task(name: str, model: str) -> None:
     for line in verbaliser.describe_splits():
         click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
     click.echo(f"task {entry.name} can be used with {model}")
-
-
-@click.group()
-def cache() -> None:
-    """Caches: the teacher's recorded answers."""
-
-
-@cache.command("list")
-@CACHE
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_caches_command(cache: str, as_json: bool) -> None:
-    """List the caches below a root.
-
-    Example: pipeline cache list
-    """
-    from stages.caches import find_caches
-
-    entries: list[dict[str, Any]] = [
-        {
-            "fingerprint": found.manifest.fingerprint if found.manifest else None,
-            "label": found.manifest.label if found.manifest else None,
-            "path": str(found.place),
-            "shards": found.shards,
-            "committed": found.committed,
-            "complete": found.is_complete,
-            "bytes": found.bytes,
-            "newest": found.newest.isoformat() if found.newest else None,
-            "error": found.error,
-        }
-        for found in find_caches(cache)
-    ]
-    if as_json:
-        click.echo(json.dumps(entries, indent=2))
-        return
-    if not entries:
-        click.echo(f"no caches below {cache}")
-    for entry in entries:
-        if entry["error"]:
-            click.echo(f"{'unreadable':<14} {entry['path']}: {entry['error']}")
-            continue
-        click.echo(
-            f"{str(entry['fingerprint'])[:12]:<14} {entry['committed']:>5}/{entry['shards']:<5} "
-            f"{entry['bytes'] / 2**20:>9.1f} MiB  {entry['label']}"
-        )
 
 
 @click.command()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
-from cache.places import parse_place
-from cache.store import Cache, CacheSummary, list_caches, open_cache
+from cache.errors import CacheError
+from cache.places import LocalPlace, Place, parse_place
+from cache.store import Cache, CacheSummary, list_caches, open_cache, read_manifest
 from stages.errors import CacheChoiceError
+from stages.task import list_tasks
+
+MOST_CANDIDATES = 20
 
 
 def find_caches(root: str | Path) -> list[CacheSummary]:
@@ -20,6 +26,103 @@ def find_caches(root: str | Path) -> list[CacheSummary]:
     return [summary for place in tasks for summary in list_caches(place)]
 
 
+def list_places(root: str | Path) -> list[Place]:
+    """Return every directory below a root that is a cache or ought to be one.
+
+    Raises:
+        StorageError: A directory is there but cannot be listed.
+    """
+    return [place for task in parse_place(root).list_places() for place in task.list_places()]
+
+
+def find_place(root: str | Path, name: str) -> Place:
+    """Find the cache that is meant by a name, whether or not it can be opened.
+
+    Args:
+        root: Root of the caches.
+        name: A fingerprint's first digits, or the path or URL of a cache directory.
+
+    Raises:
+        CacheChoiceError: Nothing is meant by it, or several caches; the message lists what there
+            is.
+        CacheError: The URL is none, or a directory cannot be listed.
+    """
+    if not name.strip():
+        raise CacheChoiceError("an empty name names no cache")
+    if "/" in name or Path(name).is_dir():
+        place = parse_place(name)
+        if isinstance(place, LocalPlace) and not place.path.is_dir():
+            raise CacheChoiceError(f"there is no directory {place}")
+        return place
+    places = list_places(root)
+    # Directories are named after the fingerprint's first half, and known by that alone where the
+    # manifest cannot be read.
+    digits = name[:32].lower()
+    found = [place for place in places if any(own.startswith(digits) for own in place.names)]
+    # A link is found by its target's name too, which is then meant itself.
+    found = [place for place in found if not _leads_to_another(place, found)]
+    if len(found) == 1:
+        return found[0]
+    shown = found or places
+    lines = [f"  {_introduce(place)}" for place in shown[:MOST_CANDIDATES]]
+    if len(shown) > len(lines):
+        lines.append(f"  and {len(shown) - len(lines)} more")
+    count = f"{len(found)} caches begin" if found else "no cache begins"
+    there = "" if found else "; there are:" if lines else ", and there are none"
+    raise CacheChoiceError(
+        "\n".join([f"{count} with {name!r:.80} below {root}{there or ':'}", *lines])
+    )
+
+
+def find_places(root: str | Path, names: Iterable[str]) -> list[Place]:
+    """Find the caches that are meant by several names, each once.
+
+    Raises:
+        CacheChoiceError: As for :func:`find_place`.
+        CacheError: As there.
+    """
+    found: dict[object, Place] = {}
+    for name in names:
+        place = find_place(root, name)
+        key: object = place
+        # A link is not what it leads to, which matters to who would remove it.
+        if isinstance(place, LocalPlace) and not place.path.is_symlink():
+            key = place.path.resolve()
+        found.setdefault(key, place)
+    return list(found.values())
+
+
+def format_teacher_command(cache: Cache) -> str:
+    """Return the command that computes what is missing of a cache, or begins it anew elsewhere.
+
+    What a manifest does not know is left to whoever types it: where the file of a task of one's
+    own lies, and which column texts were taken from.
+    """
+    inputs, notes, layout = cache.manifest.inputs, cache.manifest.notes, cache.layout
+    try:
+        task, sampler, compute = inputs["task"]["name"], inputs["sampler"], inputs["compute"]
+        # A task of one's own is known by name only, not where its file lies.
+        named = task if task in list_tasks() else f"{task}.yaml"
+        options = {"task": named, "model": notes["model"]}
+        if notes.get("source"):
+            options["texts"] = notes["source"]
+        else:
+            options |= {"sampler": sampler["name"], "rows": layout.rows, "seed": sampler["seed"]}
+            options["min-length"] = sampler["lengths"]["minimum"]
+        options |= {
+            "device": compute["device"],
+            "dtype": compute["dtype"],
+            "chunk-rows": layout.chunk_rows,
+            "shard-rows": layout.shard_rows,
+            "batch-positions": compute["batch_positions"],
+            "cache": _root_of(cache.place, task),
+        }
+    except (KeyError, TypeError):
+        return "pipeline teacher with the settings that the cache was made with"
+    given = (f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
+    return " ".join(["pipeline teacher", *given])
+
+
 def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
     """Open the cache of a task that has a fingerprint, or whose fingerprint begins so.
 
@@ -30,7 +133,7 @@ def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
     found = [
         summary
         for summary in list_caches(parse_place(root) / task)
-        if summary.manifest and summary.manifest.fingerprint.startswith(fingerprint)
+        if _begins(summary, fingerprint)
     ]
     if len(found) != 1:
         raise CacheChoiceError(
@@ -82,6 +185,13 @@ def find_cache(root: str | Path, task: str, source: str | None, partial: bool) -
     )
 
 
+def _begins(summary: CacheSummary, digits: str) -> bool:
+    if summary.manifest is not None:
+        return summary.manifest.fingerprint.startswith(digits)
+    # One whose manifest is damaged is found too, so that opening it says so.
+    return any(name.startswith(digits[:32]) for name in summary.place.names)
+
+
 def _describe(summary: CacheSummary) -> str:
     manifest = summary.manifest
     if manifest is None:
@@ -91,3 +201,29 @@ def _describe(summary: CacheSummary) -> str:
         f"{manifest.inputs['sampler'].get('seed', '-')}, {manifest.notes.get('model', '?')}, "
         f"{summary.committed}/{summary.shards} shards, {manifest.created}"
     )
+
+
+def _leads_to_another(place: Place, others: list[Place]) -> bool:
+    return isinstance(place, LocalPlace) and any(
+        isinstance(other, LocalPlace)
+        and other != place
+        and place.path.is_symlink()
+        and place.path.resolve() == other.path.resolve()
+        for other in others
+    )
+
+
+def _introduce(place: Place) -> str:
+    try:
+        return f"{place}  {read_manifest(place).label}"
+    except CacheError as error:
+        return str(error)
+
+
+def _root_of(place: Place, task: str) -> str:
+    # A cache that was moved away from where the teacher puts them has no root.
+    if isinstance(place, LocalPlace):
+        folder = place.path.absolute().parent
+        return str(place.path.parent.parent) if folder.name == task else "ROOT"
+    folder_url, _, name = place.url.rpartition("/")[0].rpartition("/")
+    return folder_url if name == task else "ROOT"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from cache.directory import Cache
+from cache.errors import LostClaimError
 from cache.layout import Layout, answer_columns
 from cache.manifest import Manifest
 from cache.philox_torch import describe_backend
@@ -121,6 +122,7 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     device = lm.choose_device(config.device)
     model = lm.choose_model(config.model, device.value)
     dtype = lm.choose_dtype(config.dtype, device.value)
+    config = replace(config, model=model.value)
     reporter.say(f"model: {model.value} ({model.reason})")
     reporter.say(f"device: {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
     folder = lm.resolve_model(model.value)
@@ -229,7 +231,7 @@ def _describe_cache(
     )
     name = inputs.identity["name"]
     notes = {
-        "model": config.model if config.model != "auto" else folder.name,
+        "model": config.model,
         "torch": str(torch.__version__),
         "source": str(config.texts) if config.texts else "",
     }
@@ -268,7 +270,12 @@ def _fill(
                 began = time.monotonic()
                 rows = cache.rows_of(claim.shard)
                 columns = _answer_rows(rows, config, inputs, sampler, teacher(), reporter, advance)
-                cache.commit(claim, columns, time.monotonic() - began)
+                try:
+                    cache.commit(claim, columns, time.monotonic() - began)
+                except LostClaimError as error:
+                    # Suspended, or cut off from the store, for longer than a claim lives.
+                    reporter.warn(f"{error}; going on with what is free")
+                    continue
                 computed += len(rows)
 
 

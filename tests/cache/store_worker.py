@@ -47,7 +47,7 @@ def make_columns(cache: Cache, shard: int) -> dict[str, npt.NDArray[Any]]:
     return columns
 
 
-def make_cache(root: Path, **settings: Any) -> Cache:
+def make_cache(root: Path | str, **settings: Any) -> Cache:
     return create_or_open(root, make_manifest(**settings), lambda: ATTACHMENTS)
 
 
@@ -78,7 +78,7 @@ def inside(directory: Path) -> list[str]:
 
 
 def main() -> None:
-    cache = make_cache(Path(sys.argv[1]))
+    cache = make_cache(sys.argv[1])
     stop = int(sys.argv[3]) if len(sys.argv) > 3 else -1
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()

@@ -15,7 +15,7 @@ import pytest
 from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
 
 import cache.claims
-from cache.errors import ClaimError
+from cache.errors import ClaimError, LostClaimError
 from cache.store import Cache, create_or_open, open_cache
 
 WORKER = Path(__file__).with_name("store_worker.py")
@@ -200,7 +200,7 @@ def test_a_lock_on_a_removed_file_shuts_nobody_out(tmp_path: Path) -> None:
     claim = cache.claim_next()
     assert claim is not None
     (cache.place.path / "claims" / "000000.lock").unlink()
-    with pytest.raises(ClaimError, match="without its claim"):
+    with pytest.raises(LostClaimError, match="no claim on it"):
         cache.commit(claim, make_columns(cache, 0), 1.0)
     with cache.claim_next() or pytest.fail("nothing to claim") as other:
         assert other.shard == 0

@@ -11,6 +11,7 @@ from store_worker import fill, inside, make_cache, make_columns, tree
 from cache.errors import (
     ClaimError,
     ColumnsError,
+    LostClaimError,
     NonFiniteError,
     StorageError,
 )
@@ -96,14 +97,14 @@ def test_a_shard_is_committed_once_and_only_under_its_claim(tmp_path: Path) -> N
     cache, other = make_cache(tmp_path), make_cache(tmp_path, seed=1)
     claim, foreign = cache.claim_next(), other.claim_next()
     assert claim is not None and foreign is not None
-    with pytest.raises(ClaimError, match="without its claim"):
+    with pytest.raises(LostClaimError, match="no claim on it"):
         cache.commit(foreign, make_columns(cache, 0), 1.0)
     cache.commit(claim, make_columns(cache, 0), 1.0)
     with pytest.raises(ClaimError, match="committed already"):
         cache.commit(claim, make_columns(cache, 0), 1.0)
     claim.release()
     claim.release()
-    with pytest.raises(ClaimError, match="without its claim"):
+    with pytest.raises(LostClaimError, match="no claim on it"):
         cache.commit(claim, make_columns(cache, 0), 1.0)
 
 

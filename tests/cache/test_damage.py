@@ -1,21 +1,42 @@
+"""Every single damage to every file of a small cache: verification and readers must name each."""
+
+import re
 import shutil
-import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
-from store_worker import fill, make_cache
+from store_worker import ATTACHMENTS, fill, make_cache, make_columns, make_manifest, tree
 
-from cache.documents import seal
-from cache.errors import CacheError, DamageError
+from cache.errors import CacheError, DamageError, ForeignError
 from cache.reader import CacheReader
-from cache.store import Cache
+from cache.store import Cache, create_or_open, open_cache
+from cache.verification import repair_cache, verify_cache
+
+SIZES = {"rows": 12, "chunk_rows": 4, "shard_rows": 8, "tokens": 3}
+FEW = 61
+"""The run that is always made takes every so manieth byte; all of them take minutes."""
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    cache = make_cache(tmp_path_factory.mktemp("root"))
+    cache = make_cache(tmp_path_factory.mktemp("root"), **SIZES)
     fill(cache)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """A cache of the same layout and another fingerprint, with other rows and attachments."""
+    attachments = {name: data[::-1] for name, data in ATTACHMENTS.items()}
+    manifest = make_manifest(**SIZES, seed=1)
+    cache = create_or_open(tmp_path_factory.mktemp("other"), manifest, lambda: attachments)
+    while (claim := cache.claim_next()) is not None:
+        with claim:
+            columns = make_columns(cache, claim.shard)
+            cache.commit(claim, {name: values + 1 for name, values in columns.items()}, 0.5)
     return cache
 
 
@@ -23,132 +44,170 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def mine(full: Cache, tmp_path: Path) -> Cache:
     """A copy to damage."""
     shutil.copytree(full.place.path, tmp_path / full.place.path.name)
-    return make_cache(tmp_path)
+    return make_cache(tmp_path, **SIZES)
 
 
-FILES = ["rows/seed/c/2", "rows/logits/c/2/0", "rows/tokens/c/2/0", "commits/000002.json"]
+@dataclass(frozen=True)
+class Damage:
+    """One file, or with ``partner`` two, and what is done to it."""
 
+    file: str
+    how: str
+    number: int = 0
+    partner: str = ""
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_flipped_byte_anywhere_in_a_shard_is_refused(mine: Cache, file: str) -> None:
-    path = mine.place.path / file
-    data = path.read_bytes()
-    reader = CacheReader(mine)
-    for place in range(0, len(data), 3):
+    def do(self, root: Path, other: Path) -> None:
+        path = root / self.file
+        data = path.read_bytes()
+        if self.how in ("flip", "invert", "cut", "lengthen"):
+            path.write_bytes(self.change(data))
+            return
+        path.unlink()
+        if self.how == "swap":
+            (root / self.partner).rename(path)
+            (root / self.partner).write_bytes(data)
+        elif self.how == "foreign":
+            path.write_bytes((other / self.file).read_bytes())
+        elif self.how == "directory":
+            path.mkdir()
+        elif self.how == "link":
+            path.symlink_to("nowhere")
+
+    def change(self, data: bytes) -> bytes:
+        if self.how == "cut":
+            return data[: self.number]
+        if self.how == "lengthen":
+            return data + b"\0"
         changed = bytearray(data)
-        changed[place] ^= 1 << place % 8
-        path.write_bytes(bytes(changed))
-        with pytest.raises(DamageError) as caught:
-            reader.read_shard(2)
-        assert (caught.value.shard, caught.value.file) == (2, file)
-    assert f"shard 2: {path}: " in str(caught.value)
-    assert f"run `pipeline cache verify {mine.place.path}`" in str(caught.value)
-    reader.read_shard(1)
+        changed[self.number] ^= 0xFF if self.how == "invert" else 1 << (self.number * 5 + 3) % 8
+        return bytes(changed)
+
+    @property
+    def uncommits(self) -> bool:
+        return self.file.startswith("commits/") and self.how == "delete"
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_file_that_is_cut_emptied_lengthened_or_gone_is_refused(mine: Cache, file: str) -> None:
-    path = mine.place.path / file
-    data = path.read_bytes()
-    reader = CacheReader(mine)
-    for changed in (data[:-1], data[: len(data) // 2], b"", data + b"\0", bytes(len(data))):
-        path.write_bytes(changed)
-        with pytest.raises(DamageError):
-            reader.read_shard(2)
-    path.unlink()
-    with pytest.raises(DamageError, match="missing"):
-        reader.read_shard(2)
-    path.mkdir()
-    with pytest.raises(CacheError):
-        reader.read_shard(2)
+def files_of(cache: Cache) -> list[str]:
+    return sorted(path for path, _ in cache.files.walk() if not path.startswith("claims/"))
 
 
-def test_files_swapped_between_shards_or_caches_are_refused(mine: Cache, tmp_path: Path) -> None:
-    other = make_cache(tmp_path / "other", seed=1)
-    fill(other)
-    for file in FILES:
-        kept = (mine.place.path / file).read_bytes()
-        from_other = (other.place.path / file).read_bytes()
-        from_next = (mine.place.path / file.replace("2", "3", 1)).read_bytes()
-        for foreign in (from_other, from_next):
-            (mine.place.path / file).write_bytes(foreign)
-            if foreign != kept:  # the rows of the two caches are the same, their records not
-                with pytest.raises(DamageError):
-                    CacheReader(mine).read_shard(2)
-        (mine.place.path / file).write_bytes(kept)
-    CacheReader(mine).read_shard(2)
+def byte_by_byte(cache: Cache) -> list[Damage]:
+    return [
+        Damage(file, how, number)
+        for file in files_of(cache)
+        for number in range((cache.place.path / file).stat().st_size)
+        for how in ("flip", "invert", "cut")
+    ]
 
 
-@pytest.mark.parametrize("file", ["rows/zarr.json", "rows/logits/zarr.json"])
-def test_changed_metadata_is_refused(mine: Cache, file: str) -> None:
-    data = (mine.place.path / file).read_bytes()
-    (mine.place.path / file).write_bytes(data.replace(b"3", b"4", 1))
-    with pytest.raises(DamageError, match=r"zarr\.json"):
-        CacheReader(mine)
+def as_a_whole(cache: Cache, other: Cache) -> Iterator[Damage]:
+    files, root = files_of(cache), cache.place.path
+    for file in files:
+        for how in ("delete", "directory", "link", "lengthen"):
+            yield Damage(file, how)
+        foreign = other.place.path / file
+        if foreign.read_bytes() != (root / file).read_bytes():
+            yield Damage(file, "foreign")
+    for one, two in combinations(files, 2):
+        if (root / one).read_bytes() != (root / two).read_bytes():
+            yield Damage(one, "swap", partner=two)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"shard": 3},
-        {"shard": True},
-        {"rows": [0, 1]},
-        {"rows": "64"},
-        {"fingerprint": "0" * 64},
-        {"format_version": 2},
-        {"seconds": -1.0},
-        {"seconds": "1"},
-        {"seconds": True},
-        {"finished": "now"},
-        {"finished": "2026-01-01T00:00:00"},
-        {"files": {}},
-        {"files": []},
-        {"extra": 1},
-        {"size": -1},
-        {"size": 2**62},
-        {"size": 1.5},
-        {"sha256": "x"},
-        {"path": "rows/../../secret"},
-    ],
-)
-def test_a_hostile_record_with_a_fitting_checksum_is_refused(
-    mine: Cache, change: dict[str, Any]
-) -> None:
-    record = mine.record(2)
-    document: dict[str, Any] = {
-        "format_version": 1,
-        "fingerprint": mine.fingerprint,
-        "shard": 2,
-        "rows": [64, 96],
-        "files": {path: info.to_document() for path, info in record.files.items()},
-        "seconds": 0.5,
-        "finished": record.finished.isoformat(),
-    }
-    path = mine.place.path / "commits" / "000002.json"
-    assert seal(document) == path.read_bytes()
-    for key, value in change.items():
-        if key == "path":
-            document["files"][value] = document["files"].pop(FILES[0])
-        elif key in ("size", "sha256"):
-            document["files"][FILES[0]][key] = value
+def read_everything(root: Path, fingerprint: str) -> None:
+    cache = open_cache(root, fingerprint)
+    reader = CacheReader(cache)
+    for shard in reader.shards:
+        reader.read_shard(shard)
+    for name in cache.manifest.attachments:
+        cache.read_attachment(name)
+
+
+def is_named(file: str, named: set[str]) -> bool:
+    """Without a sound manifest no file can be judged, without its record none of a shard's."""
+    match = re.fullmatch(r"rows/\w+/c/(\d)(/0)?", file)
+    return bool({file, "manifest.json", f"commits/00000{match[1]}.json" if match else ""} & named)
+
+
+def check_all(cases: list[Damage], mine: Cache, other: Cache) -> None:
+    root, whole = mine.place.path, mine.place.path.with_suffix(".whole")
+    shutil.copytree(root, whole)
+    unseen = []
+    for case in cases:
+        case.do(root, other.place.path)
+        report = verify_cache(root)
+        named = {fault.file for fault in report.faults}
+        if case.uncommits:
+            told = not named and report.committed == mine.shards - 1
         else:
-            document[key] = value
-    path.write_bytes(seal(document))
-    with pytest.raises(DamageError, match=r"000002\.json"):
-        CacheReader(mine).read_shard(2)
+            told = all(is_named(file, named) for file in (case.file, case.partner) if file)
+        try:
+            read_everything(root, mine.fingerprint)
+            unseen.append(("reader", case))
+        except CacheError:
+            pass
+        if not told:
+            unseen.append(("verification", case))
+        for file in filter(None, (case.file, case.partner)):
+            if (root / file).is_dir():
+                (root / file).rmdir()
+            (root / file).unlink(missing_ok=True)
+            shutil.copy(whole / file, root / file)
+    assert unseen == []
+    assert verify_cache(root).faults == ()
+    read_everything(root, mine.fingerprint)
 
 
-def test_a_hundred_megabytes_of_json_are_not_read(mine: Cache) -> None:
-    with (mine.place.path / "commits" / "000002.json").open("wb") as file:
-        file.truncate(10**8)
-    tracemalloc.start()
-    with pytest.raises(DamageError, match="more than"):
-        mine.record(2)
-    assert tracemalloc.get_traced_memory()[1] < 10**7
-    tracemalloc.stop()
+def test_damage_here_and_there_is_seen(mine: Cache, other: Cache) -> None:
+    check_all(byte_by_byte(mine)[::FEW], mine, other)
 
 
-def test_records_of_no_shard_are_not_counted(mine: Cache) -> None:
-    for name in ("000010.json", "0000001.json", "000001.json.bak", "x", "-00001.json"):
-        (mine.place.path / "commits" / name).write_bytes(b"")
-    assert mine.committed() == list(range(10))
+@pytest.mark.slow
+def test_every_damage_to_every_byte_is_seen(mine: Cache, other: Cache) -> None:
+    cases = byte_by_byte(mine)
+    assert len(cases) > 30_000
+    check_all(cases, mine, other)
+
+
+def test_every_damage_to_a_whole_file_is_seen(mine: Cache, other: Cache) -> None:
+    cases = list(as_a_whole(mine, other))
+    assert len(cases) > 250
+    check_all(cases, mine, other)
+
+
+def test_repair_and_the_teacher_bring_back_every_byte(mine: Cache, other: Cache) -> None:
+    root = mine.place.path
+    whole = tree(root)
+    for case in as_a_whole(mine, other):
+        if case.how == "swap" and not case.file.startswith("commits/000001"):
+            continue
+        case.do(root, other.place.path)
+        report = verify_cache(root)
+        if case.file == "manifest.json" and case.how == "foreign":
+            with pytest.raises(ForeignError):
+                repair_cache(report)
+            (root / "manifest.json").unlink()
+        # Twice where the manifest is swapped: only once it is there again, others can be judged.
+        for _ in range(2 if case.partner == "manifest.json" else 1):
+            report = verify_cache(root)
+            damaged = {fault.shard for fault in report.faults if fault.shard is not None}
+            repair_cache(report)
+            records = {path.name: path.read_bytes() for path in (root / "commits").iterdir()}
+            assert len(records) == mine.shards - len(damaged) - case.uncommits, case
+            fill(make_cache(root.parent, **SIZES))
+            now = {path.name: path.read_bytes() for path in (root / "commits").iterdir()}
+            assert records.items() <= now.items(), case
+        assert tree(root) == whole, case
+        report = verify_cache(root)
+        assert (report.faults, report.committed, report.strays) == ((), mine.shards, ()), case
+
+
+def test_the_error_names_shard_file_and_what_to_run(mine: Cache) -> None:
+    path = mine.place.path / "rows" / "logits" / "c" / "1" / "0"
+    path.write_bytes(path.read_bytes()[:-1])
+    reader = CacheReader(mine)
+    with pytest.raises(DamageError) as caught:
+        reader.read_shard(1)
+    assert (caught.value.shard, caught.value.file) == (1, "rows/logits/c/1/0")
+    assert f"shard 1: {path}: " in str(caught.value)
+    assert f"run `pipeline cache verify {mine.place.path}`" in str(caught.value)
+    reader.read_shard(0)

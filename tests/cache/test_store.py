@@ -17,6 +17,7 @@ from cache.errors import (
     ForeignError,
     ManifestError,
 )
+from cache.reader import CacheReader
 from cache.store import Cache, create_or_open, list_caches, open_cache
 
 
@@ -60,9 +61,6 @@ def test_a_full_cache_is_read_by_zarr_alone(tmp_path: Path) -> None:
 def test_the_same_manifest_opens_and_another_makes_another(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     fill(cache, 3)
-
-    def never() -> Mapping[str, bytes]:
-        raise AssertionError("the cache exists")
 
     assert create_or_open(tmp_path, make_manifest(), never).committed() == [0, 1, 2]
     assert make_cache(tmp_path, seed=1).committed() == []
@@ -116,14 +114,95 @@ def test_a_creator_that_fails_leaves_nothing_that_opens(tmp_path: Path) -> None:
     assert make_cache(tmp_path).committed() == []
 
 
-def test_commits_without_a_manifest_are_damage_and_are_not_cleared(tmp_path: Path) -> None:
+def never() -> Mapping[str, bytes]:
+    raise AssertionError("nothing of it is missing")
+
+
+def test_a_lost_manifest_is_made_again_and_the_rows_stay(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    fill(cache, 3)
+    whole = tree(cache.place.path)
+    records = {path: path.read_bytes() for path in (cache.place.path / "commits").iterdir()}
+    (cache.place.path / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match="has commit records, but it has no manifest"):
+        open_cache(cache.place.path)
+    again = make_cache(tmp_path)
+    assert again.committed() == [0, 1, 2]
+    assert tree(again.place.path) == whole
+    assert all(path.read_bytes() == data for path, data in records.items())
+    (cache.place.path / "manifest.json").unlink()
+    shutil.rmtree(cache.place.path / "attachments")
+    shutil.rmtree(cache.place.path / "rows" / "logits")
+    again = make_cache(tmp_path)
+    assert again.read_attachment("table.bin") == ATTACHMENTS["table.bin"]
+    again.check_metadata()
+
+
+def test_without_a_manifest_records_of_another_cache_are_still_refused(tmp_path: Path) -> None:
+    cache, other = make_cache(tmp_path), make_cache(tmp_path, seed=1)
+    fill(cache, 1), fill(other, 2)
+    (cache.place.path / "manifest.json").unlink()
+    for name in ("000000.json", "000001.json"):
+        shutil.copy(other.place.path / "commits" / name, cache.place.path / "commits" / name)
+    reader = CacheReader(make_cache(tmp_path), partial=True)
+    for shard in (0, 1):
+        with pytest.raises(DamageError, match="of another cache"):
+            reader.read_shard(shard)
+
+
+def test_without_a_manifest_nobody_chooses_between_two_attachments(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     fill(cache, 1)
-    before = tree(cache.place.path)
     (cache.place.path / "manifest.json").unlink()
-    with pytest.raises(DamageError, match=r"manifest\.json: missing"):
+    table = cache.place.path / "attachments" / "table.bin"
+    table.write_bytes(b"rows may rest on this")
+    before = tree(cache.place.path)
+    with pytest.raises(ManifestError, match=r"table\.bin is not what is made now.*remove the file"):
         make_cache(tmp_path)
     assert tree(cache.place.path) == before
+    table.unlink()
+    assert make_cache(tmp_path).committed() == [0]
+
+
+def test_a_missing_file_is_made_again_only_as_it_was(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    fill(cache, 2)
+    whole, manifest = tree(cache.place.path), make_manifest()
+    (cache.place.path / "rows" / "zarr.json").unlink()
+    create_or_open(tmp_path, manifest, never)  # metadata follow from the layout
+    for name in ATTACHMENTS:
+        (cache.place.path / "attachments" / name).unlink()
+    make_cache(tmp_path)
+    assert tree(cache.place.path) == whole
+    create_or_open(tmp_path, manifest, never)
+
+    for name in ATTACHMENTS:
+        (cache.place.path / "attachments" / name).unlink()
+    for changed in ({"table.bin": b"other"}, {}):
+        words = {"words.json": ATTACHMENTS["words.json"]}
+        with pytest.raises(ManifestError, match=r"table\.bin is missing and cannot be restored"):
+            create_or_open(tmp_path, manifest, lambda new=words | changed: new)
+    assert inside(cache.place.path / "attachments") == ["words.json"]
+    # What the message says: without its manifest the cache takes the new one.
+    (cache.place.path / "manifest.json").unlink()
+    new = {**ATTACHMENTS, "table.bin": b"other"}
+    again = create_or_open(tmp_path, manifest, lambda: new)
+    assert (again.committed(), again.read_attachment("table.bin")) == ([0, 1], b"other")
+
+
+def test_a_damaged_file_is_not_replaced_unsaid(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    for file in ("attachments/table.bin", "rows/zarr.json"):
+        (cache.place.path / file).write_bytes(b"damaged")
+    create_or_open(tmp_path, make_manifest(), never)
+    assert (cache.place.path / "attachments" / "table.bin").read_bytes() == b"damaged"
+    (cache.place.path / "manifest.json").write_bytes(b"damaged")
+    with pytest.raises(ManifestError, match="run `pipeline cache verify"):
+        create_or_open(tmp_path, make_manifest(), never)
+    (cache.place.path / "manifest.json").unlink()
+    (cache.place.path / "manifest.json").symlink_to("nowhere")
+    with pytest.raises(DamageError, match=r"manifest\.json: something that cannot be read"):
+        make_cache(tmp_path)
 
 
 def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:

@@ -200,6 +200,24 @@ class TestInterruption:
             run_teacher(config, Impatient())
         assert run_teacher(config, SilentReporter()).computed > 0
 
+    def test_a_lost_claim_is_said_and_its_shard_computed_again(
+        self, whole: Cache, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        class Meddler(SilentReporter):
+            """Takes a shard away from the teacher while it is computed."""
+
+            def check_stop(self) -> None:
+                if not self.warnings:
+                    for lock in tmp_path.glob("mood/*/claims/0*.lock"):
+                        lock.unlink()
+
+        reporter = Meddler()
+        result = run_teacher(make_teacher_config(mood, llm, tmp_path, rows=ROWS), reporter)
+        (warning,) = reporter.warnings
+        assert "was not committed: this process has no claim on it; going on" in warning
+        assert result.computed == ROWS
+        assert files_of(result.cache.place.path) == files_of(whole.place.path)
+
 
 class TestIdentity:
     def test_other_settings_are_another_cache_and_coming_back_finds_the_first(

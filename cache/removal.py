@@ -1,0 +1,154 @@
+"""Taking away: a whole cache, or one thing in it; never what is no cache's, nor behind a link."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path, PurePosixPath
+
+from cache.commits import DIRECTORY, committed_shards
+from cache.errors import LostClaimError, ManifestError, PlaceError, StorageError, VersionError
+from cache.files import TEMPORARY, reporting
+from cache.layout import MOST_SHARDS
+from cache.manifest import ATTACHMENTS, LARGEST_MANIFEST, MANIFEST, Manifest
+from cache.places import CLAIMS, LocalPlace, Place, parse_place
+from cache.shards import GROUP
+from cache.storage import Files
+
+_CONTENTS = (DIRECTORY, GROUP, ATTACHMENTS.rstrip("/"), TEMPORARY, MANIFEST)
+"""What a cache is made of, in the order in which it goes: what is left never promises more."""
+
+_NAME = re.compile(r"[0-9a-f]{32}")
+_IS_DIRECTORY = (errno.EISDIR, errno.EPERM)
+"""What removing a file says of a directory, on Linux and elsewhere."""
+
+
+def remove_cache(place: str | Path | Place) -> None:
+    """Remove a cache, damaged, half created or half removed ones too.
+
+    Commit records go first and the manifest last, so that killing this leaves a cache that says
+    truly how little it holds, and that the same call removes.  Waits for a process that is just
+    creating the cache.  Files that are no cache's stay, and so does the directory around them.
+
+    Args:
+        place: The cache, or its path or URL.
+
+    Raises:
+        PlaceError: It is a link.
+        ManifestError: It is not a cache.
+        VersionError: It is of another version of the format.
+        ClaimError: A live process works on it.
+        LostClaimError: The right to remove it was lost on the way.
+        StorageError: The storage refuses.
+    """
+    place = parse_place(place)
+    check_removable(place)
+    files, claims = place.open_files(), place.open_claims()
+    # Who wants to create the cache anew must wait, or would lose the half of it.
+    with claims.creating() as may_create, claims.removing() as may_remove:
+        for name in _CONTENTS:
+            # Suspended for long, this may wake up beside someone who creates the cache anew.
+            if not (may_create() and may_remove()):
+                raise LostClaimError(
+                    f"{place} was removed in part only: this process was suspended, or cut off "
+                    "from it, until its right to do so lapsed; run the same command again"
+                )
+            erase(place, files, name)
+        # The locks held here go last: from then on others may create the cache anew.
+        alone = set(files.names()) <= {CLAIMS}
+        try:
+            files.clear("" if alone else CLAIMS)
+        except StorageError as error:
+            raise StorageError(f"{place} was emptied, but not removed itself: {error}") from error
+
+
+def check_removable(place: Place) -> Manifest | None:
+    """Make sure that a place is a cache, or what is left of one, and no user's directory.
+
+    Args:
+        place: The place.
+
+    Returns:
+        Its manifest, or None where there is no sound one.
+
+    Raises:
+        PlaceError: It is a link.
+        ManifestError: It is not a cache.
+        VersionError: It is of another version of the format.
+        StorageError: The storage refuses.
+    """
+    if isinstance(place, LocalPlace) and _is_link(place.path):
+        raise PlaceError(
+            f"{place} is a link to {place.path.resolve()}: name that to remove the cache, or "
+            "remove the link itself with rm"
+        )
+    files = place.open_files()
+    names = set(files.names())
+    only_ours = names <= {*_CONTENTS, CLAIMS}
+    manifest = _read_manifest(place, files)
+    if manifest is not None and (only_ours or manifest.directory in place.names):
+        return manifest
+    # Without a manifest the directory's name must say so, and something in it.
+    with reporting("look at", str(place)):
+        there = bool(names) or (isinstance(place, LocalPlace) and place.path.is_dir())
+    named = any(_NAME.fullmatch(name) for name in place.names)
+    holds = only_ours or bool(committed_shards(files.names(DIRECTORY), MOST_SHARDS))
+    if there and manifest is None and named and holds:
+        return None
+    raise ManifestError(f"{place} is not a cache, or not only one; nothing was removed")
+
+
+def erase(place: Place, files: Files, path: str) -> None:
+    """Remove a file, a link, or a directory with all that is in it, if it is there.
+
+    Args:
+        place: The cache.
+        files: The files below it.
+        path: What to remove, from there on.
+
+    Raises:
+        StorageError: It lies behind a link, or the storage refuses.
+    """
+    check_no_link(place, path)
+    try:
+        files.remove(path)
+    except StorageError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _IS_DIRECTORY:
+            raise
+    files.clear(path)
+
+
+def check_no_link(place: Place, path: str) -> None:
+    """Make sure that what is removed lies in the cache itself.
+
+    Raises:
+        StorageError: A directory on the way is a link.
+    """
+    if not isinstance(place, LocalPlace):
+        return
+    for parent in PurePosixPath(path).parents:
+        link = place.path / parent
+        if link != place.path and _is_link(link):
+            raise StorageError(
+                f"cannot remove {path}: {link} is a link to {link.resolve()}, and what lies there "
+                "may not be this cache's; remove it by hand"
+            )
+
+
+def _is_link(path: Path) -> bool:
+    with reporting("look at", path):
+        return path.is_symlink()
+
+
+def _read_manifest(place: Place, files: Files) -> Manifest | None:
+    try:
+        data = files.read(MANIFEST, LARGEST_MANIFEST)
+        return None if data is None else Manifest.from_bytes(data, f"{place}/{MANIFEST}")
+    except VersionError:
+        raise
+    except ManifestError:
+        return None
+    except StorageError as error:
+        if not isinstance(error.__cause__, IsADirectoryError):
+            raise
+        return None

@@ -1,0 +1,343 @@
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from object_server import LAX, ask
+from obstore.store import MemoryStore
+
+import cache.bucket
+from cache.bucket import Bucket, open_bucket
+from cache.errors import ClaimError, StorageError
+from cache.files import LocalFiles
+from cache.leases import LeasedClaims
+from cache.objects import ObjectFiles
+from cache.storage import Files
+
+
+def in_memory() -> ObjectFiles:
+    store = MemoryStore()
+    return ObjectFiles(Bucket("s3://memory/here", lambda seconds: store))
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
+    if request.param == "s3":
+        return ObjectFiles(request.getfixturevalue("s3"))
+    return LocalFiles(tmp_path / "root") if request.param == "local" else in_memory()
+
+
+def contents(files: Files) -> dict[str, int]:
+    return dict(files.walk())
+
+
+def test_what_is_written_is_read_and_replaced(files: Files) -> None:
+    files.write({"a/b/c": b"one", "d": b"", "ü %20+#": b"x"})
+    assert files.read("a/b/c", 10) == b"one"
+    assert files.read("d", 10) == b""
+    assert files.read("ü %20+#", 10) == b"x"
+    files.write({"a/b/c": b"other"})
+    assert (files.read("a/b/c", 10), files.size("a/b/c")) == (b"other", 5)
+    assert contents(files) == {"a/b/c": 5, "d": 0, "ü %20+#": 1}
+
+
+def test_no_more_is_read_than_asked_for_and_one_byte(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.bucket, "PART", 1000)
+    data = bytes(range(256)) * 20
+    files.write({"a": data})
+    for limit in (0, 1, 10, 999, 1000, 1001, 2500, 5118, 5119, 5120, 10**9):
+        assert files.read("a", limit) == data[: limit + 1]
+
+
+def test_what_is_not_there(files: Files) -> None:
+    assert (files.read("a", 1), files.size("a"), files.names("a"), files.names()) == (
+        (None, None, [], [])
+    )
+    files.remove("a")
+    files.clear("a")
+    files.clear("")
+    files.discard("a")
+    files.write({"a": b""})
+    assert (files.read("a/b", 1), files.size("a/b"), files.names("a/b")) == (None, None, [])
+
+
+def test_names_and_what_is_removed(files: Files) -> None:
+    files.write({"a/x/1": b"", "a/y": b"", "ab/z": b"", "c": b""})
+    assert files.names("a") == ["x", "y"]
+    assert set(files.names()) - {"tmp"} == {"a", "ab", "c"}
+    files.remove("a/y")
+    files.clear("a")
+    assert contents(files) == {"ab/z": 0, "c": 0}
+    files.clear("")
+    assert contents(files) == {}
+
+
+def test_put_if_absent_has_one_winner(files: Files) -> None:
+    barrier, wins = threading.Barrier(8), []
+
+    def put(number: int) -> None:
+        barrier.wait()
+        if files.put_if_absent("a/b", b"the same"):
+            wins.append(number)
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wins) == 1
+    assert files.read("a/b", 10) == b"the same"
+
+
+@pytest.mark.parametrize("path", ["../a", "a/../../b", "/etc/passwd", "a\\..\\b", "a\0b"])
+def test_paths_cannot_lead_out(files: Files, path: str) -> None:
+    calls: list[Callable[[str], object]] = [files.size, files.names, files.remove, files.clear]
+    calls += [files.discard, lambda path: files.read(path, 1)]
+    calls += [lambda path: files.write({path: b""}), lambda path: files.put_if_absent(path, b"")]
+    for call in calls:
+        with pytest.raises(StorageError, match="leads out"):
+            call(path)
+
+
+STEPS = st.tuples(
+    st.sampled_from(["write", "put_if_absent", "remove", "clear", "read", "size", "names"]),
+    st.sampled_from(["a/b", "a/c/d", "a/c/e", "f", "g/h"]),
+    st.binary(max_size=3),
+)
+
+
+@given(st.lists(STEPS, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_an_object_store_behaves_as_a_directory_does(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, bytes]]
+) -> None:
+    both: tuple[Files, Files] = (LocalFiles(tmp_path_factory.mktemp("root")), in_memory())
+    for action, path, data in steps:
+        answers: list[object] = []
+        for files in both:
+            match action:
+                case "write":
+                    answers.append(files.write({path: data, "z": data}))
+                case "put_if_absent":
+                    answers.append(files.put_if_absent(path, data))
+                case "read":
+                    answers.append(files.read(path, len(data)))
+                case "clear":
+                    answers.append(files.clear(path.partition("/")[0] if "/" in path else "g"))
+                case "names":
+                    # Of a directory that is empty now only a file system still knows.
+                    answers.append(set(files.names("a")) - {"c"})
+                case _:
+                    answers.append(getattr(files, action)(path))
+        assert answers[0] == answers[1]
+    assert contents(both[0]) == contents(both[1])
+
+
+def never() -> bool:
+    return False
+
+
+def test_nothing_else_is_overwritten_without_the_right_to_it() -> None:
+    files = in_memory()
+    files.write({"a": b"one", "b": b"two"}, never)
+    files.write({"a": b"one"}, never)
+    with pytest.raises(ClaimError, match="the right to do so was lost"):
+        files.write({"a": b"1", "c": b"3"}, never)
+    assert [files.read(path, 9) for path in "abc"] == [b"one", b"two", b"3"]
+
+
+@pytest.mark.parametrize(("theirs", "fails"), [(b"theirs", True), (b"mine", False)])
+def test_a_successors_object_stays(theirs: bytes, fails: bool) -> None:
+    """Its writer comes after the right was found to hold, and before what rests on that is put."""
+    files = in_memory()
+    files.write({"a": b"left over"})
+
+    def is_mine() -> bool:
+        files.write({"a": theirs})
+        return True
+
+    if fails:
+        with pytest.raises(ClaimError, match="someone else writes"):
+            files.write({"a": b"mine"}, is_mine)
+    else:
+        files.write({"a": b"mine"}, is_mine)
+    assert files.read("a", 9) == theirs
+
+
+def test_what_a_late_writer_sweeps_stays() -> None:
+    files = in_memory()
+    files.write({"rows/a": b"1"})
+    files.discard("rows/a")
+    files.discard("rows")
+    assert files.read("rows/a", 9) == b"1"
+
+
+def test_an_object_is_never_read_half_before_and_half_after_a_change(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.bucket, "PART", 1000)
+    files, other, stop = ObjectFiles(s3), ObjectFiles(s3), threading.Event()
+    files.write({"a": b"0" * 4000})
+
+    def change() -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            other.write({"a": b"%d" % (turn % 2) * 4000})
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(10):
+            try:
+                data = files.read("a", 4000)
+            except StorageError as error:
+                assert "changes faster" in str(error)
+            else:
+                assert data in (b"0" * 4000, b"1" * 4000)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_put_whose_answer_was_lost_is_known_again(s3: str, object_server: str) -> None:
+    files = ObjectFiles(s3)
+    for path in ("record", "data"):
+        ask(object_server, f"_server/{path}", "PUT")
+        if path == "record":
+            assert files.put_if_absent(path, b"x")
+        else:
+            files.write({path: b"x"}, never)
+        assert files.read(path, 9) == b"x"
+    ask(object_server, "_server/data", "PUT")
+    files.write({"data": b"y"})
+    assert files.read("data", 9) == b"y"
+    assert not files.put_if_absent("record", b"x")
+
+
+def test_of_several_processes_one_wins_each_object(s3: str) -> None:
+    script = (
+        "import sys; from cache.bucket import open_bucket\n"
+        "bucket = open_bucket(sys.argv[1])\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for number in range(12):\n"
+        "    if bucket.create(f'new/{number}', sys.argv[2].encode()): print('new', number)\n"
+        "    old = bucket.get(f'old/{number}', 9)\n"
+        "    if old.data == b'' and bucket.replace(f'old/{number}', sys.argv[2].encode(),\n"
+        "        old.version): print('old', number)"
+    )
+    bucket = open_bucket(s3)
+    for number in range(12):
+        bucket.create(f"old/{number}", b"")
+    package = str(Path(cache.bucket.__file__).parents[1])
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, s3, str(number)],
+            env={**os.environ, "PYTHONPATH": package},
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    won = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    every = [f"{kind} {number}" for kind in ("new", "old") for number in range(12)]
+    assert sorted(line for lines in won for line in lines) == sorted(every)
+    for number, lines in enumerate(won):
+        for line in lines:
+            found = bucket.get(line.replace(" ", "/"), 9)
+            assert found is not None
+            assert found.data == str(number).encode()
+
+
+def test_a_forked_child_says_so_instead_of_waiting_for_ever(s3: str) -> None:
+    files = ObjectFiles(s3)
+    files.write({"a": b""})
+    child = os.fork()
+    if child == 0:
+        try:
+            files.size("a")
+        except StorageError as error:
+            os._exit(0 if "forked" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_store_that_heeds_no_conditions_is_refused(s3: str) -> None:
+    with pytest.raises(StorageError, match="does not heed conditions"):
+        LeasedClaims(s3.replace("caches", LAX)).take_first([0], lambda shard: False)
+
+
+NOWHERE = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+WRONG = {"AWS_ACCESS_KEY_ID": "wrong", "AWS_SESSION_TOKEN": "a-secret-token"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (NOWHERE, r"http://127\.0\.0\.1:9 cannot be reached \(Connection refused\)"),
+        ({"AWS_ENDPOINT_URL": "localhost:9000"}, "AWS_ENDPOINT_URL must be http://host:port"),
+        ({"AWS_ENDPOINT_URL": "http://me:a-secret-key@x"}, "AWS_ENDPOINT_URL must be"),
+        ({"AWS_ENDPOINT_URL": "http://x:port"}, "AWS_ENDPOINT_URL must be"),
+        ({"AWS_ENDPOINT_URL": ""}, "AWS_ENDPOINT_URL is empty"),
+        ({"AWS_REGION": "a/b"}, "AWS_REGION is no region: 'a/b'"),
+        ({"AWS_SECRET_ACCESS_KEY": "a-secret-key\n"}, "AWS_SECRET_ACCESS_KEY holds a space"),
+        ({"AWS_SECRET_ACCESS_KEY": None}, "there are no credentials; set AWS_ACCESS_KEY_ID"),
+        (WRONG, r"refuses it \(SignatureDoesNotMatch\); check AWS_ACCESS_KEY_ID"),
+        (
+            {
+                "AWS_ACCESS_KEY_ID": None,
+                "AWS_SECRET_ACCESS_KEY": None,
+                "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9",
+            },
+            "there are no credentials; set AWS_ACCESS_KEY_ID",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence_without_a_secret(
+    s3: str, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str | None], told: str
+) -> None:
+    monkeypatch.setattr(cache.bucket, "RETRIES", 1)
+    for name, value in changes.items():
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(StorageError, match=told) as caught:
+        ObjectFiles(s3).read("a", 1)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_missing_bucket_is_named_by_every_call_that_can_know(s3: str) -> None:
+    files = ObjectFiles("s3://nowhere/prefix")
+    calls: list[Callable[[], object]] = [
+        lambda: files.read("a", 1),
+        lambda: files.write({"a": b""}),
+        lambda: files.put_if_absent("a", b""),
+        lambda: files.remove("a"),
+        lambda: files.names("a"),
+        lambda: list(files.walk()),
+        files.names,
+        files.list_prefixes,
+    ]
+    for call in calls:
+        with pytest.raises(StorageError, match="there is no bucket 'nowhere'; make it"):
+            call()

@@ -1,0 +1,312 @@
+"""What verification says of caches in every state, and that repair removes that and no more."""
+
+import errno
+import json
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from store_worker import fill, inside, make_cache, make_columns, tree
+
+import cache.directory
+from cache.documents import seal
+from cache.errors import ForeignError, ManifestError, StorageError, VersionError
+from cache.files import LocalFiles
+from cache.reader import CacheReader
+from cache.store import Cache, open_cache
+from cache.verification import Fault, Report, repair_cache, verify_cache
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Cache:
+    found = make_cache(tmp_path)
+    fill(found)
+    return found
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def bytes_below(place: Path) -> int:
+    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+
+
+def test_a_sound_cache_is_sound_and_read_once(full: Cache) -> None:
+    steps: list[int] = []
+    report = verify_cache(str(full.place), steps.append)
+    assert (report.place, report.committed, report.faults, report.strays) == (
+        full.place,
+        10,
+        (),
+        (),
+    )
+    assert report.cache is not None and report.cache.fingerprint == full.fingerprint
+    assert report.bytes == bytes_below(full.place.path)
+    assert steps == [1] * 10
+    assert repair_cache(report) == []
+
+
+def test_shards_that_are_not_there_yet_are_no_damage(tmp_path: Path) -> None:
+    begun = make_cache(tmp_path)
+    for count in (0, 4):
+        fill(begun, count)
+        report = verify_cache(begun.place)
+        assert (report.committed, report.faults, report.strays) == (count, (), ())
+
+
+def test_every_fault_of_a_shard_is_listed(full: Cache) -> None:
+    root = full.place.path
+    flip(root / "rows/seed/c/3")
+    (root / "rows/length/c/3").unlink()
+    (root / "rows/tokens/c/3/0").write_bytes(b"")
+    (root / "commits/000005.json").write_bytes(b"{}")
+    (root / "rows/seed/c/5").unlink()
+    (root / "attachments/words.json").unlink()
+    flip(root / "rows/zarr.json")
+    report = verify_cache(root)
+    changed = "changed since it was written (its SHA-256 does not fit)"
+    assert set(report.faults[:2]) == {
+        Fault("attachments/words.json", "missing", None),
+        Fault("rows/zarr.json", changed, None),
+    }
+    found = {(fault.file, fault.shard): fault.fault for fault in report.faults[2:]}
+    assert found.pop(("rows/tokens/c/3/0", 3)).startswith("0 bytes instead of ")
+    assert found == {
+        ("rows/seed/c/3", 3): changed,
+        ("rows/length/c/3", 3): "missing",
+        ("commits/000005.json", 5): "commit record: the key 'format_version' is missing",
+        ("rows/seed/c/5", 5): "missing",
+    }
+    assert report.committed == 10
+
+
+def test_what_a_live_process_writes_is_neither_damage_nor_stray(tmp_path: Path) -> None:
+    begun = make_cache(tmp_path)
+    fill(begun, 2)
+    claim = begun.claim_next()
+    assert claim is not None
+    begun.files.write({"rows/seed/c/2": b"begun"})
+    partial = "tmp/rows.seed.c.2." + 32 * "0" + ".partial"
+    (begun.place.path / partial).write_bytes(b"beg")
+    report = verify_cache(begun.place)
+    assert (report.committed, report.faults, report.strays) == (2, (), ())
+    claim.release()  # as far as others can tell, it was killed
+    report = verify_cache(begun.place)
+    assert (report.faults, report.strays) == ((), ("rows/seed/c/2", partial))
+    assert repair_cache(report) == []
+    fill(begun)
+    assert verify_cache(begun.place).strays == ()
+
+
+def test_files_that_belong_to_nothing_are_named_and_left(full: Cache) -> None:
+    strays = (
+        "attachments/other",
+        "commits/000010.json",
+        "commits/1.json",
+        "notes.txt",
+        "rows/other/c/0",
+        "rows/seed/c/00",
+        "rows/seed/c/10",
+        "rows/seed/c/x",
+        "tmp/anything",
+    )
+    full.files.write(dict.fromkeys(strays, b""))
+    report = verify_cache(full.place)
+    assert (report.strays, report.faults) == (strays, ())
+    assert repair_cache(report) == []
+    assert verify_cache(full.place).strays == strays
+    assert CacheReader(full).rows == 300
+
+
+def test_what_is_committed_or_freed_meanwhile_is_no_fault(tmp_path: Path) -> None:
+    begun = make_cache(tmp_path)
+    fill(begun, 4)
+
+    def others(count: int) -> None:
+        fill(begun, 1)
+        (begun.place.path / "commits" / "000003.json").unlink(missing_ok=True)
+
+    report = verify_cache(begun.place, others)
+    assert (report.committed, report.faults) == (3, ())
+
+
+def test_a_shard_repaired_while_it_is_looked_at_is_looked_at_again(
+    full: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = full.place.path
+    flip(root / "rows/length/c/4")
+    read = LocalFiles.read
+
+    def repair_first(files: LocalFiles, path: str, limit: int) -> bytes | None:
+        data = read(files, path, limit)
+        if path == "rows/length/c/4":
+            monkeypatch.undo()
+            (root / "commits/000004.json").unlink()
+            fill(full)
+        return data
+
+    monkeypatch.setattr(LocalFiles, "read", repair_first)
+    report = verify_cache(root)
+    assert (report.committed, report.faults) == (10, ())
+
+
+def test_a_storage_that_refuses_is_not_taken_for_damage(
+    full: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(full.place.path / "rows/seed/c/1")
+    damaged = verify_cache(full.place)
+    read, kind = LocalFiles.read, errno.EACCES
+
+    def refuse(files: LocalFiles, path: str, limit: int) -> bytes | None:
+        if not path.startswith("rows/length/c"):
+            return read(files, path, limit)
+        error = StorageError(f"cannot read {path}")
+        raise error from OSError(kind, "so it is")
+
+    monkeypatch.setattr(LocalFiles, "read", refuse)
+    for action in (lambda: verify_cache(full.place), lambda: repair_cache(damaged)):
+        with pytest.raises(StorageError, match="rows/length/c/"):
+            action()
+    assert len(full.committed()) == 10
+    kind = errno.EIO  # a bad sector, which is this file's
+    report = verify_cache(full.place)
+    assert len(report.faults) == 11
+    assert Fault("rows/length/c/9", "cannot be read (so it is)", 9) in report.faults
+
+
+def test_values_that_are_not_finite_are_found_whatever_their_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = make_cache(tmp_path)
+    monkeypatch.setattr(cache.directory, "_check_columns", lambda *_: None)
+    fill(odd, 1)
+    with odd.claim_next() or pytest.fail("nothing to claim") as claim:
+        columns = make_columns(odd, 1)
+        columns["logits"][5, 1] = np.nan
+        odd.commit(claim, columns, 1.0)
+    (fault,) = verify_cache(odd.place).faults
+    assert fault == Fault("rows/logits/c/1/0", "row 37 is NaN or infinite", 1)
+
+
+def test_one_column_is_held_at_a_time(tmp_path: Path) -> None:
+    large = make_cache(tmp_path, rows=2**19, chunk_rows=64, shard_rows=2**17, tokens=None)
+    fill(large)
+    tracemalloc.start()
+    report = verify_cache(large.place)
+    assert report.faults == ()
+    # A column of a shard is 1 MiB, of which decoding makes a copy; a shard is 3 MiB, all 12.
+    assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    tracemalloc.stop()
+
+
+def test_what_was_repaired_in_the_meantime_stays(full: Cache) -> None:
+    root = full.place.path
+    kept = {path: (root / path).read_bytes() for path in ("rows/seed/c/1", "attachments/table.bin")}
+    for path in kept:
+        flip(root / path)
+    (root / "rows/length/c/2").unlink()
+    report = verify_cache(root)
+    assert {fault.shard for fault in report.faults} == {None, 1, 2}
+    for path, data in kept.items():
+        (root / path).write_bytes(data)
+    (root / "commits/000002.json").unlink()
+    with full.claim_next() or pytest.fail("nothing to claim"):
+        assert repair_cache(report) == []
+    assert len(full.committed()) == 9
+
+
+def test_repair_says_what_it_removes_and_leaves_the_rest(full: Cache) -> None:
+    root = full.place.path
+    flip(root / "rows/seed/c/1")
+    (root / "rows/length/c/1").unlink()
+    (root / "attachments/table.bin").write_bytes(b"")
+    before = {path for path in root.rglob("*") if path.is_file()}
+    removed = repair_cache(verify_cache(root))
+    assert removed == ["attachments/table.bin", "rows/seed/c/1", "commits/000001.json"]
+    assert before - {path for path in root.rglob("*") if path.is_file()} == {
+        root / path for path in removed
+    }
+    assert full.live_claims() == []
+
+
+@pytest.mark.parametrize("path", ["rows/logits/c/1", "rows/length", "commits", "attachments"])
+def test_a_file_where_a_directory_must_be_is_found_and_removed(full: Cache, path: str) -> None:
+    root = full.place.path
+    whole = tree(root)
+    shutil.rmtree(root / path)
+    (root / path).write_bytes(b"")
+    report = verify_cache(root)
+    assert Fault(path, "a file where a directory must be", None) in report.faults
+    assert path in repair_cache(report)
+    fill(make_cache(root.parent))
+    assert tree(root) == whole
+    assert verify_cache(root).faults == ()
+
+
+def change_version(root: Path, version: int, sealed: bool) -> None:
+    path = root / "manifest.json"
+    document = json.loads(path.read_bytes())
+    document["format_version"] = version
+    if sealed:
+        del document["checksum"]
+    data = seal(document) if sealed else json.dumps(document, indent=2).encode() + b"\n"
+    path.write_bytes(data)
+
+
+def test_another_version_is_left_alone_and_a_changed_digit_is_damage(full: Cache) -> None:
+    root = full.place.path
+    flip(root / "rows/seed/c/1")
+    report = verify_cache(root)
+    kept = (root / "manifest.json").read_bytes()
+    change_version(root, 2, sealed=True)
+    with pytest.raises(VersionError, match="version 2 is of a newer release"):
+        verify_cache(root)
+    with pytest.raises(VersionError):
+        repair_cache(Report(report.place, None, 10, (Fault("manifest.json", "", None),), ()))
+    (root / "manifest.json").write_bytes(kept)
+    change_version(root, 3, sealed=False)
+    (fault,) = verify_cache(root).faults
+    assert "its format_version was changed" in fault.fault
+    assert repair_cache(verify_cache(root)) == ["manifest.json"]
+
+
+def test_a_manifest_of_another_cache_is_for_a_person_to_judge(full: Cache, tmp_path: Path) -> None:
+    stranger = make_cache(tmp_path, seed=1)
+    shutil.copy(stranger.place.path / "manifest.json", full.place.path / "manifest.json")
+    report = verify_cache(full.place)
+    assert (report.cache, report.committed) == (None, 10)
+    (fault,) = report.faults
+    assert fault.file == "manifest.json"
+    assert fault.fault.startswith("holds the manifest of another cache")
+    with pytest.raises(ForeignError):
+        repair_cache(report)
+    assert (full.place.path / "manifest.json").exists()
+
+
+def test_what_is_no_cache_is_not_verified(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ManifestError, match="not a cache"):
+            verify_cache(place)
+    assert inside(tmp_path) == []
+
+
+def test_a_cache_is_verified_where_nothing_can_be_written(
+    full: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (full.place.path / "commits" / "000009.json").unlink()
+    before = sorted(full.place.path.rglob("*"))
+
+    def refuse(*_: object) -> None:
+        raise StorageError("read-only file system")
+
+    monkeypatch.setattr("cache.claims.LocalClaims.live", refuse)
+    monkeypatch.setattr(LocalFiles, "write", refuse)
+    report = verify_cache(full.place)
+    assert (report.committed, report.faults, len(report.strays)) == (9, (), 5)
+    assert sorted(full.place.path.rglob("*")) == before
+    assert open_cache(full.place).committed() == list(range(9))

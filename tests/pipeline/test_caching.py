@@ -1,0 +1,302 @@
+"""The commands on caches, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from processes import Result, run_here
+
+from cache.places import LocalPlace
+from cache.reader import CacheReader
+from cache.store import Cache, open_cache
+from stages.stage_one import TeacherResult
+
+
+@pytest.fixture
+def mine(filled: tuple[Path, TeacherResult], mood: Path, tmp_path: Path) -> Cache:
+    """A copy of a full cache where the commands look by default, with its task beside."""
+    shutil.copytree(filled[0], tmp_path / "data" / "cache")
+    shutil.copy(mood, tmp_path)
+    place = filled[1].cache.place
+    assert isinstance(place, LocalPlace)
+    return open_cache(tmp_path / "data" / "cache" / place.path.relative_to(filled[0]))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    found = run_here("cache", *arguments)
+    assert (found.code, "Traceback" in found.err) == (code, False), found.err
+    return found
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_path_prints_what_a_shell_can_use(mine: Cache, here: Path) -> None:
+    relative = mine.place.path.relative_to(here)
+    for name in (mine.fingerprint, mine.fingerprint[:5], mine.fingerprint[:40].upper()):
+        assert run("path", name).out == f"{relative}\n"
+    assert run("path", mine.place).out == f"{mine.place}\n"
+    assert run("path", f"{relative}/").out == f"{relative}\n"
+    run("show", f"file://{mine.place}")
+
+
+def test_a_name_must_mean_one_cache(mine: Cache, here: Path) -> None:
+    (mine.place.path / "manifest.json").write_bytes(b"{")
+    assert run("path", mine.fingerprint[:4]).out == f"{mine.place.path.relative_to(here)}\n"
+    twin = mine.place.path.with_name(mine.fingerprint[:8] + "0" * 24)
+    shutil.copytree(mine.place.path, twin)
+    for command in ("path", "show", "verify", "remove"):
+        found = run(command, mine.fingerprint[:8], code=2)
+        assert found.out == ""
+        assert "2 caches begin with" in found.err
+        assert mine.place.path.name in found.err and twin.name in found.err
+        found = run(command, "zz", code=2)
+        assert "no cache begins with 'zz'" in found.err and twin.name in found.err
+        assert "an empty name" in run(command, "", code=2).err
+        assert "there is no directory" in run(command, "./none", code=2).err
+    assert "and there are none" in run("path", "a", "--cache", "elsewhere", code=2).err
+
+
+def test_a_link_is_as_good_as_the_cache_but_is_not_removed(mine: Cache, here: Path) -> None:
+    link = mine.place.path.with_name("best")
+    link.symlink_to(mine.place.path)
+    assert run("path", mine.fingerprint[:6]).out == f"{mine.place.path.relative_to(here)}\n"
+    assert mine.fingerprint in run("show", "best").out
+    assert "is a link to" in run("remove", "best", "--yes", code=1).err
+    assert mine.is_complete
+
+
+def test_show_says_all_there_is(mine: Cache) -> None:
+    words = run("show", mine.fingerprint[:6]).out
+    for part in (
+        mine.fingerprint,
+        "mood, 200 vocabulary",
+        "mood: bad, good",
+        r"Is this good or bad?\n",
+        r"\nAnswer:",
+        "weights " + mine.manifest.inputs["model"]["weights"][:12],
+        "vocabulary, seed 0",
+        "log-uniform, 1 to 12 pieces",
+        "cpu, float32, attention",
+        "200 rows in chunks of 8 and shards of 32",
+        "7 of 7 shards, 200 of 200 rows, complete",
+        " rows a second while it was being filled",
+        "workers      none",
+        " a row",
+        "bad: most probable in ",
+        mine.manifest.created,
+    ):
+        assert part in words
+    data = json.loads(run("show", mine.fingerprint[:6], "--json").out)
+    assert (data["fingerprint"], data["complete"], data["rows"]) == (mine.fingerprint, True, 200)
+    assert data["inputs"] == mine.manifest.inputs
+    g = [CacheReader(mine).read_shard(shard)["probabilities"] for shard in range(7)]
+    votes = sum((part.argmax(axis=1) == 1).sum() for part in g)
+    assert data["balance"]["good"]["rows"] == votes
+    assert data["balance"]["good"]["probability"] == pytest.approx(
+        sum(float(part[:, 1].sum()) for part in g) / 200
+    )
+    assert (data["workers"], data["seconds_left"], data["damage"]) == ([], None, [])
+    records = [mine.record(shard) for shard in range(7)]
+    assert data["row_bytes"] == sum(i.size for r in records for i in r.files.values()) / 200
+
+
+def test_rate_counts_work_side_by_side_once_and_pauses_not_at_all(mine: Cache) -> None:
+    first = mine.record(0).finished
+    # Two workers for ten seconds, a night's pause, one worker for five.
+    for shard, (end, seconds) in enumerate([(10, 10), (10, 10), (50_000, 5)]):
+        finished = first + timedelta(seconds=end)
+        record = replace(mine.record(shard), finished=finished, seconds=float(seconds))
+        (mine.place.path / "commits" / f"{shard:06d}.json").write_bytes(record.to_bytes())
+    for shard in range(3, 7):
+        (mine.place.path / "commits" / f"{shard:06d}.json").unlink()
+    claims = [mine.claim_next(), mine.claim_next()]
+    data = json.loads(run("show", mine.fingerprint[:6], "--json").out)
+    assert data["rate"] == pytest.approx(96 / 15)
+    # 104 rows, of which one worker does 96 in 25 seconds, for two.
+    assert data["seconds_left"] == pytest.approx(104 * 25 / 96 / 2)
+    assert [worker["shard"] for worker in data["workers"]] == [3, 4]
+    assert {worker["pid"] for worker in data["workers"]} == {os.getpid()}
+    words = run("show", mine.fingerprint[:6]).out
+    assert "time left    0 min 14 s" in words
+    assert f"{os.uname().nodename}, process {os.getpid()}, shard 4" in words
+    for claim in claims:
+        assert claim is not None
+        claim.release()
+
+
+def test_show_says_what_it_found_damaged(mine: Cache) -> None:
+    flip(mine.place.path / "rows" / "seed" / "c" / "2")
+    flip(mine.place.path / "commits" / "000004.json")
+    found = run("show", mine.fingerprint[:6], code=1)
+    assert "5 of 7 shards, 136 of 200 rows" in found.out
+    assert "shard 2: " in found.err and "shard 4: " in found.err
+    assert (
+        found.err.count(f"run `pipeline cache verify {mine.place.path.relative_to(Path.cwd())}")
+        == 2
+    )
+    flip(mine.place.path / "rows" / "zarr.json")
+    data = json.loads(run("show", mine.fingerprint[:6], "--json", code=1).out)
+    assert (len(data["damage"]), data["balance"], data["committed"]) == (2, {}, 6)
+    (mine.place.path / "manifest.json").write_bytes(b"{")
+    assert "pipeline cache verify" in run("show", mine.fingerprint[:6], code=1).err
+
+
+def test_verify_names_what_is_damaged_and_repair_is_undone_by_the_command_it_prints(
+    mine: Cache, here: Path
+) -> None:
+    root = mine.place.path
+    whole = {path: path.read_bytes() for path in root.rglob("*/**/*") if path.is_file()}
+    found = run("verify")
+    assert found.out.startswith(f"OK       {mine.fingerprint[:12]}  7 of 7 shards, ")
+    assert found.out.endswith(" bytes  mood, 200 vocabulary\n") and found.err == ""
+    flip(root / "rows" / "seed" / "c" / "2")
+    (root / "rows" / "logits" / "c" / "5" / "0").unlink()
+    flip(root / "attachments" / "embedding.safetensors")
+    (root / "commits" / "000000.json").unlink()
+
+    shown = root.relative_to(here)
+    found = run("verify", mine.fingerprint[:6], code=1)
+    lines = found.out.splitlines()
+    assert lines[0].startswith(f"{shown}/attachments/embedding.safetensors: changed since")
+    assert lines[1].startswith(f"shard 2: {shown}/rows/seed/c/2: changed since")
+    assert lines[2] == f"shard 5: {shown}/rows/logits/c/5/0: missing"
+    assert lines[3].startswith(f"damaged  {mine.fingerprint[:12]}  6 of 7 shards, 3 faults, ")
+    assert lines[4].startswith("  strays, which nothing reads: rows/length/c/0, ")
+    assert f"`pipeline cache verify {shown} --repair`" in found.err
+    (data,) = json.loads(run("verify", "--json", code=1).out)
+    assert (data["sound"], data["committed"], data["shards"]) == (False, 6, 7)
+    assert data["faults"][2] == {"file": "rows/logits/c/5/0", "fault": "missing", "shard": 5}
+    assert data["removed"] is None and len(data["strays"]) == 4
+
+    found = run("verify", mine.fingerprint[:6], "--repair")
+    for path in ("attachments/embedding.safetensors", "rows/seed/c/2", "commits/000005.json"):
+        assert f"removed {shown}/{path}\n" in found.out
+    kept = {path: path.stat().st_mtime_ns for path in (root / "commits").iterdir()}
+    assert sorted(path.name[5] for path in kept) == ["1", "3", "4", "6"]
+    command = found.err.partition("to make it again: ")[2].strip()
+    assert run_here(*shlex.split(command)[1:]).code == 0
+    assert "OK " in run("verify").out
+    for path, data in whole.items():
+        if path.parent.name not in ("claims", "commits"):
+            assert path.read_bytes() == data
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert len(list((root / "commits").iterdir())) == 7
+
+
+def test_verify_goes_on_to_the_next_cache(mine: Cache, here: Path) -> None:
+    (mine.place.path.with_name("junk")).mkdir()
+    found = run("verify")
+    assert "OK " in found.out
+    assert "warning: data/cache/mood/junk is not a cache" in found.err
+    found = run("verify", "./data/cache/mood/junk", mine.fingerprint[:6], code=1)
+    assert "OK " in found.out
+    assert "error: data/cache/mood/junk is not a cache" in found.err
+    (mine.place.path / "manifest.json").write_bytes(b"{")
+    twin = mine.place.path.with_name("0" * 32)
+    shutil.copytree(mine.place.path, twin)
+    found = run("verify", "--repair", "--json")
+    results = {Path(entry["path"]).name: entry for entry in json.loads(found.out)}
+    for name in (twin.name, mine.place.path.name):
+        assert results[name]["removed"] == ["manifest.json"]
+        assert (results[name]["shards"], results[name]["committed"]) == (None, 7)
+    assert "junk" in results["junk"]["error"]
+    assert run("verify", "--cache", "nowhere").out == "no caches below nowhere\n"
+    assert json.loads(run("verify", "--cache", "nowhere", "--json").out) == []
+
+
+def test_verify_and_repair_leave_a_misplaced_manifest_to_a_person(mine: Cache) -> None:
+    wrong = mine.place.path.with_name("0" * 32)
+    mine.place.path.rename(wrong)
+    found = run("verify", code=1)
+    assert "holds the manifest of another cache" in found.out
+    assert mine.place.path.name in run("verify", "--repair", code=1).err
+    assert (wrong / "manifest.json").exists()
+
+
+def test_remove_asks_and_needs_somebody_to_answer(mine: Cache) -> None:
+    found = run("remove", mine.fingerprint[:6], code=2)
+    assert "mood, 200 vocabulary, 200 rows, 7 commit records" in found.err
+    assert "--yes" in found.err
+    assert answer("n", "cache", "remove", mine.fingerprint[:6]) == (1, "nothing was removed")
+    assert mine.is_complete
+    code, said = answer("y", "cache", "remove", mine.fingerprint[:6])
+    assert (code, said) == (0, f"removed {mine.place.path.relative_to(Path.cwd())}")
+    assert not mine.place.path.exists()
+
+
+def answer(word: str, *arguments: str) -> tuple[int, str]:
+    """Run a command at a terminal where that is typed."""
+    leader, follower = pty.openpty()
+    os.write(leader, f"{word}\n".encode())
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", *arguments],
+            stdin=follower,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    finally:
+        os.close(leader), os.close(follower)
+    return done.returncode, done.stderr.rpartition(": ")[2].strip().splitlines()[-1]
+
+
+def test_remove_takes_several_and_refuses_one_in_use(mine: Cache, here: Path) -> None:
+    (mine.place.path / "commits" / "000003.json").unlink()
+    with mine.claim_next() or pytest.fail("nothing to claim"):
+        found = run("remove", mine.fingerprint[:6], "--yes", code=1)
+        assert f"is in use: process {os.getpid()} " in found.err
+    twin = mine.place.path.with_name("0" * 32)
+    shutil.copytree(mine.place.path, twin)
+    (twin / "manifest.json").write_bytes(b"{")
+    (twin / "notes.txt").write_text("mine")
+    assert "not a cache" in run("remove", "data/cache/mood", mine.place, "--yes", code=1).err
+    assert mine.place.path.exists()
+    found = run("remove", "0000", mine.fingerprint[:6], mine.place, "--yes")
+    assert "no manifest, 6 commit records" in found.err
+    assert "what is not part of a cache stays: notes.txt" in found.err
+    assert sorted(path.name for path in (here / "data/cache/mood").rglob("*")) == [
+        "0" * 32,
+        "notes.txt",
+    ]
+
+
+def test_a_student_is_told_that_the_manifest_of_its_cache_is_damaged(mine: Cache) -> None:
+    (mine.place.path / "manifest.json").write_bytes(b"{")
+    found = run_here(
+        "student", "--task", "mood.yaml", "--arch", "mini", "--from", mine.fingerprint[:6]
+    )
+    assert found.code == 1
+    assert (
+        "manifest.json is not a sound manifest: not JSON; run `pipeline cache verify" in found.err
+    )
+
+
+def test_what_a_manifest_says_does_not_steer_the_terminal(mine: Cache) -> None:
+    document = replace(mine.manifest, label="a\x1b[2Jb\nc")
+    (mine.place.path / "manifest.json").write_bytes(document.to_bytes())
+    for arguments in (("list",), ("show", mine.fingerprint[:6]), ("verify",)):
+        out = run(*arguments).out
+        assert "\x1b" not in out
+        assert "a\ufffd[2Jb\ufffdc" in out
