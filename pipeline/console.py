@@ -49,7 +49,8 @@ class Console:
         self, title: str, total: int, done: int, unit: str
     ) -> Iterator[Callable[[int], None]]:
         """Show a bar with rate and time left on a terminal, a line at intervals otherwise."""
-        if not sys.stderr.isatty():
+        # The bars of torchrun's ranks, which share a terminal, would overwrite each other.
+        if not sys.stderr.isatty() or "LOCAL_RANK" in os.environ:
             yield self._track_plainly(title, total, done, unit)
             return
         from tqdm import tqdm

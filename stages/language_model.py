@@ -87,14 +87,16 @@ def choose_model(model: str, device: str) -> Choice:
         return Choice(model, "as asked")
     if torch.device(device).type != "cuda":
         return Choice("mini", f"auto: {LLAMA} needs a CUDA device, and the device is {device}")
-    free, _ = torch.cuda.mem_get_info(torch.device(device))
-    if free < LLAMA_BYTES:
+    # Not by what is free: the same command beside a running one, or after it, must mean the same
+    # model, or it would fill another cache.  What does not fit then is said when it is loaded.
+    _, room = torch.cuda.mem_get_info(torch.device(device))
+    if room < LLAMA_BYTES:
         return Choice(
             "mini",
             f"auto: {LLAMA} needs {LLAMA_BYTES / 2**30:.0f} GiB, {device} has "
-            f"{free / 2**30:.1f} GiB free",
+            f"{room / 2**30:.1f} GiB",
         )
-    return Choice(LLAMA, f"auto: {device} has {free / 2**30:.0f} GiB free")
+    return Choice(LLAMA, f"auto: {device} has {room / 2**30:.0f} GiB")
 
 
 def choose_dtype(dtype: str, device: str) -> Choice:

@@ -1,7 +1,6 @@
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
 
@@ -65,33 +63,6 @@ def test_two_processes_at_once_write_each_shard_once(tmp_path: Path) -> None:
     assert tree(found.place.path) == tree(alone.place.path)
     assert inside(found.place.path / "claims") == ["creator.lock", "guard.lock"]
     assert inside(found.place.path / "tmp") == []
-
-
-def test_a_writer_killed_again_and_again_ends_with_an_unbroken_runs_rows(tmp_path: Path) -> None:
-    chance = np.random.default_rng(5)
-    path = tmp_path / make_manifest().directory
-    records: dict[str, bytes] = {}
-    kills = 0
-    while len(records) < 10:
-        # Ten shards of 0.08 s outlast the first three draws together, however fast the machine.
-        with worker(tmp_path, 0.08) as process:
-            go(process)
-            time.sleep(chance.uniform(0, 0.3))
-            kills += process.poll() is None
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        if (path / "commits").is_dir():
-            now = {
-                name: (path / "commits" / name).read_bytes() for name in inside(path / "commits")
-            }
-            assert records.items() <= now.items()  # nothing committed is lost or done again
-            records = now
-    assert kills > 2
-    found = open_cache(path)
-    assert found.live_claims() == []
-    alone = make_cache(tmp_path / "alone")
-    fill(alone)
-    assert tree(found.place.path) == tree(alone.place.path)
 
 
 def test_an_orphan_keeps_its_claim_and_its_successor_works_around_it(tmp_path: Path) -> None:

@@ -74,6 +74,17 @@ def test_on_a_terminal_progress_is_a_bar_with_rate_and_time_left(
     assert "a line above it\r\n" in found
 
 
+def test_ranks_that_share_a_terminal_have_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with Console().track("teacher", 10, 4, "row") as advance:
+            advance(2)
+        monkeypatch.undo()
+    assert read_to_the_end(leader) == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_first_signal_asks_to_stop_and_handlers_are_put_back(
     number: int, capfd: pytest.CaptureFixture[str]

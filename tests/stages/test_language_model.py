@@ -23,7 +23,7 @@ Cuda = Callable[..., None]
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     """Pretends that there is a CUDA device."""
 
-    def pretend(free: int = 40, bf16: bool = True, count: int = 1) -> None:
+    def pretend(room: int = 80, bf16: bool = True, count: int = 1) -> None:
         for name, value in {
             "is_available": True,
             "get_device_name": "Some GPU",
@@ -31,7 +31,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
             "is_bf16_supported": bf16,
         }.items():
             monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free * GIB, 80 * GIB))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (GIB, room * GIB))
 
     return pretend
 
@@ -46,15 +46,15 @@ class TestChoices:
         cuda()
         assert lm.choose_device("auto") == lm.Choice("cuda", "auto: Some GPU is there")
         found = lm.choose_model("auto", "cuda")
-        assert found == lm.Choice("meta-llama/Llama-2-7b-hf", "auto: cuda has 40 GiB free")
+        assert found == lm.Choice("meta-llama/Llama-2-7b-hf", "auto: cuda has 80 GiB")
         assert lm.choose_dtype("auto", "cuda").value == "bfloat16"
         assert lm.choose_model("auto", "cpu").value == "mini"
 
-    def test_with_a_gpu_that_is_full_or_old(self, cuda: Cuda) -> None:
-        cuda(free=8, bf16=False)
+    def test_with_a_gpu_that_is_small_or_old(self, cuda: Cuda) -> None:
+        cuda(room=8, bf16=False)
         found = lm.choose_model("auto", "cuda:0")
         assert found.value == "mini"
-        assert "needs 16 GiB, cuda:0 has 8.0 GiB free" in found.reason
+        assert "needs 16 GiB, cuda:0 has 8.0 GiB" in found.reason
         assert lm.choose_dtype("auto", "cuda").value == "float16"
 
     def test_what_is_asked_for_is_taken(self, cuda: Cuda) -> None:
