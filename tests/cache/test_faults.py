@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from contract import (
+    contents,
+    damage,
+    expect_recovery,
+    expect_whole,
+    mend,
+    run,
+    small,
+)
+from faulty_disk import FAULTS, Death, Disk
+from faulty_files import FAULTS as CALL_FAULTS
+from faulty_files import FaultyPlace, Fuse, MemoryPlace, behind, new_place
+from store_worker import fill, make_cache, make_manifest
+
+import cache.store
+from cache.errors import CacheError, StorageError
+from cache.manifest import Manifest
+from cache.places import LocalPlace, Place
+from cache.reader import CacheReader
+from cache.verification import remove_cache, verify_cache
+
+LIES = [fault for fault in FAULTS if "nothing" in fault]
+HONEST = [fault for fault in FAULTS if fault not in LIES]
+SIZES = [(2, 10), pytest.param(3, 1, marks=pytest.mark.slow)]
+"""Shards, and of how many calls one meets its accident."""
+
+
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def remove(root: Place, manifest: Manifest) -> None:
+    remove_cache(root / manifest.directory)
+
+
+Operation = Callable[[Place, Manifest], object]
+
+
+def accidents(
+    folder: Path, operation: Operation, manifest: Manifest, fault: str, step: int
+) -> Iterator[LocalPlace]:
+    """Have an accident at one call after the other that an operation makes."""
+    start, disk = folder / "start", folder / "disk"
+    start.mkdir()
+    if operation is not run:
+        damage(LocalPlace(start / "root"), manifest)
+
+    def attempt(at: int) -> Disk:
+        shutil.copytree(start, disk)
+        calls = Disk(disk, at, fault)
+        with calls.in_force():
+            try:
+                operation(LocalPlace(disk / "root"), manifest)
+            except CacheError:
+                assert at >= 0 and fault != "done twice"
+        return calls
+
+    log = attempt(-1).log
+    step = 1 if fault == "done twice" else step
+    # Other calls for every kind of fault.
+    for at, (kind, path) in [*enumerate(log)][[*FAULTS].index(fault) % step :: step]:
+        if kind in FAULTS[fault]:
+            shutil.rmtree(disk)
+            assert attempt(at).leaked == [], f"{at}: {kind} {path}"
+            with Disk(disk).in_force():
+                yield LocalPlace(disk / "root")
+
+
+@pytest.mark.parametrize(("shards", "step"), SIZES)
+@pytest.mark.parametrize("fault", HONEST)
+def test_after_any_call_that_fails_the_same_command_finishes(
+    tmp_path: Path, fault: str, shards: int, step: int
+) -> None:
+    for root in accidents(tmp_path, run, small(shards), fault, (step + 1) // 2):
+        expect_recovery(root, small(shards))
+
+
+@pytest.mark.parametrize(("shards", "step"), SIZES)
+@pytest.mark.parametrize("fault", HONEST)
+def test_after_any_call_that_fails_a_repair_can_be_repeated(
+    tmp_path: Path, fault: str, shards: int, step: int
+) -> None:
+    manifest, last = small(shards), f"commits/{shards - 1:06d}.json"
+    for root in accidents(tmp_path, mend, manifest, fault, step):
+        kept = contents(root, manifest, last)
+        mend(root, manifest)
+        assert kept and contents(root, manifest, last) == kept
+        expect_whole(root, manifest)
+
+
+@pytest.mark.parametrize(("shards", "step"), SIZES)
+@pytest.mark.parametrize("fault", HONEST)
+def test_after_any_call_that_fails_what_was_to_be_removed_is_a_cache_or_gone(
+    tmp_path: Path, fault: str, shards: int, step: int
+) -> None:
+    manifest = small(shards)
+    for root in accidents(tmp_path, remove, manifest, fault, step):
+        mend(root, manifest)
+        expect_whole(root, manifest)
+        remove(root, manifest)
+        assert not (root / manifest.directory).path.exists()
+
+
+@pytest.mark.parametrize(("shards", "step"), [(2, 1), pytest.param(3, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fault", LIES)
+def test_where_the_disk_lies_no_wrong_row_is_ever_read(
+    tmp_path: Path, fault: str, shards: int, step: int
+) -> None:
+    manifest = small(shards)
+    named = 0
+    for root in accidents(tmp_path, run, manifest, fault, step):
+        try:
+            run(root, manifest)  # holds every row against what was to be written
+        except CacheError:
+            named += 1
+            mend(root, manifest)
+        expect_whole(root, manifest)
+    assert (named > 0) == (fault == "nothing")
+
+
+@pytest.mark.parametrize(("shards", "step"), SIZES)
+@pytest.mark.parametrize("operation", [run, mend, remove])
+@pytest.mark.parametrize("kind", ["directory", "store"])
+def test_after_any_call_of_the_storage_that_fails_the_contract_holds(
+    tmp_path: Path, kind: str, operation: Operation, shards: int, step: int
+) -> None:
+    manifest = small(shards)
+
+    def attempt(fuse: Fuse) -> FaultyPlace | MemoryPlace:
+        root = new_place(kind, tmp_path / f"{fuse.at} {fuse.fault}")
+        if operation is not run:
+            damage(root, manifest)
+        with suppress(CacheError, Death):
+            operation(behind(root, fuse), manifest)
+        return root
+
+    plain = Fuse()
+    attempt(plain)
+    cases = [
+        (at, fault)
+        for at, call in enumerate(plain.calls)
+        for fault, calls in CALL_FAULTS.items()
+        if call in calls
+    ]
+    for at, fault in cases[:: (step + 3) // 4 if operation is run else step]:
+        root = attempt(Fuse(at, fault))
+        if operation is not run:
+            mend(root, manifest)
+        expect_recovery(root, manifest)
+
+
+@pytest.mark.parametrize("limit", [1000, 10_000])
+def test_a_file_too_large_is_named_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
+    sizes = {"rows": 4096, "chunk_rows": 64, "shard_rows": 2048}
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            fill(make_cache(tmp_path, **sizes))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    path = tmp_path / make_manifest(**sizes).directory
+    assert not any((path / "tmp").iterdir()) and not any(path.glob("rows/*/c/*"))
+    cache = make_cache(tmp_path, **sizes)
+    fill(cache)
+    assert CacheReader(cache).rows == 4096 and verify_cache(cache.place).faults == ()
+
+
+SMALL_DISKS = """
+import subprocess, sys
+from pathlib import Path
+from contract import expect_recovery, run, small
+from cache.errors import StorageError
+from cache.places import LocalPlace
+
+disk, refused = Path(sys.argv[1]), 0
+def mount(*options): subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", disk], check=True)
+sizes = [f"size={4 * n}k" for n in range(1, 25, 2)]
+for limit in [*sizes, *(f"nr_inodes={n}" for n in range(3, 45, 2))]:
+    mount("-o", limit)
+    try:
+        run(LocalPlace(disk / "root"), small(3))
+    except StorageError as error:
+        assert "No space left on device" in str(error), error
+        refused += 1
+    mount("-o", f"remount,size=1m,nr_inodes=1000")
+    expect_recovery(LocalPlace(disk / "root"), small(3))
+    subprocess.run(["umount", disk], check=True)
+print(refused)
+"""
+
+
+def test_a_full_disk_is_named_and_survived(tmp_path: Path) -> None:
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    try:
+        probe = [*alone, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)]
+        subprocess.run(probe, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    folders = [Path(cache.store.__file__).parents[1], Path(__file__).parent]
+    result = subprocess.run(
+        [*alone, sys.executable, "-c", SMALL_DISKS, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 20

@@ -1,0 +1,113 @@
+"""Workers whose cache or claim goes to somebody else at the worst moment."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import obstore
+import pytest
+from contract import commit, open_small, small
+from faulty_disk import Death
+from faulty_files import Fuse, behind, new_place
+from store_worker import make_columns
+
+import cache.bucket
+from cache.errors import ClaimError, StorageError
+from cache.lease import LEASE_SECONDS, RELEASED
+from cache.reader import CacheReader
+from cache.verification import remove_cache, repair_cache, verify_cache
+
+
+@pytest.mark.parametrize("kind", ["directory", "store"])
+def test_nobody_claims_a_shard_of_a_cache_that_was_removed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    found = open_small(new_place(kind, tmp_path), small(2))
+    monkeypatch.setattr(found, "committed", lambda: remove_cache(found.place) or [])
+    with pytest.raises(StorageError, match="was removed"):
+        found.claim_next()
+    assert found.files.names("rows") == [] and found.live_claims() == []
+
+
+class Interruption:
+    """The store's library, with something happening before or after the ``at``-th request."""
+
+    def __init__(self, at: int, when: str, event: Callable[[], None]) -> None:
+        self._left = itertools.chain([False] * at, [True], itertools.repeat(False))
+        self._when, self._event = when, event
+        self.has_happened = False
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(obstore, name)
+
+        def request(*arguments: Any, **options: Any) -> Any:
+            if not next(self._left):
+                return real(*arguments, **options)
+            self.has_happened = True
+            if self._when == "before":
+                self._event()
+            try:
+                return real(*arguments, **options)
+            finally:
+                if self._when == "after":
+                    self._event()
+
+        return request
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("fate", ["killed before", "killed after", ""])
+def test_who_was_suspended_at_any_request_and_replaced_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch, fate: str, when: str
+) -> None:
+    """The successor's rows differ, as those of another kind of device do; it may be killed too."""
+    for at in itertools.count():
+        root = new_place("store", Path(str(at)))
+        sleeper = open_small(root, small(2))
+        with sleeper.claim_next() or pytest.fail("nothing to claim") as claim:
+            told = []
+
+            def replace(root: Any = root, claim: Any = claim, told: list[int] = told) -> None:
+                lease = claim._lease
+                lease._bucket.overwrite(lease._path, RELEASED)
+                lease._began -= 2 * LEASE_SECONDS
+                fuse = Fuse()
+                successor = open_small(behind(root, fuse), small(2))
+                # Of its calls in a commit, which begin with a look for the record, the second.
+                with suppress(Death), successor.claim_next() or pytest.fail("nothing") as mine:
+                    fuse.arm(1 if fate else -1, fate)
+                    commit(successor, mine, change=1)
+                    told.append(mine.shard)
+
+            interruption = Interruption(at, when, replace)
+            monkeypatch.setattr(cache.bucket, "obstore", interruption)
+            with suppress(ClaimError):
+                commit(sleeper, claim)
+                told.append(claim.shard)
+        monkeypatch.undo()
+        if not interruption.has_happened:
+            break
+        assert len(told) == len(set(told))
+        found = open_small(root, small(2))
+        report = verify_cache(found.place)
+        # No store can make a put depend on another object, so who is suspended right before the
+        # record may still publish it on what a successor wrote who then died: damage, but named.
+        assert not report.faults or (fate, when, {fault.shard for fault in report.faults}) == (
+            "killed after",
+            "before",
+            {0},
+        )
+        repair_cache(report)
+        while (claim := found.claim_next()) is not None:
+            with claim:
+                commit(found, claim, change=2)
+        for shard in range(2):
+            rows, plain = CacheReader(found).read_shard(shard), make_columns(found, shard)
+            changes = {name: np.unique(rows[name] - plain[name]).tolist() for name in rows}
+            assert changes["seed"] == changes["tokens"] and len(changes["seed"]) == 1
+    assert at > 3
