@@ -26,6 +26,7 @@ from cache.manifest import Manifest
 from cache.store import Cache, create_or_open, open_cache
 
 TEACHER = ("teacher", "--task", "reddit", "--model", "mini", "--chunk-rows", "8")
+TEACHER += ("--batch-positions", "512")  # found by trial, it would not be the same in every run
 SHARD_ROWS = 16
 PAUSE = 0.1
 """Seconds in which a writer without a model does nothing, so that kills find it there too."""

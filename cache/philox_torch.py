@@ -38,9 +38,9 @@ EAGER_TILE = 1 << 15
 KERNEL_TILE = 1 << 22
 """Blocks made at once by a compiled kernel or a GPU: 64 MiB of words bound what is held twice."""
 WORTH_A_KERNEL = 1 << 18
-"""Numpy makes a smaller draw in under two milliseconds, so compiling a kernel would not pay."""
+"""A smaller draw is over in a millisecond or two without, so compiling a kernel would not pay."""
 
-_Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+_Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.dtype | None], torch.Tensor]
 
 
 def random_integers(
@@ -89,36 +89,46 @@ def random_bits(
     Raises:
         SamplerError: As there; or ``compiled`` was asked for and cannot be had.
     """
-    check_draw(seeds, count, first, stream)
-    device = torch.device(device)
-    chosen = choose_backend(device, len(seeds) * count) if backend == "auto" else backend
-    if chosen == "numpy" or len(seeds) * count == 0:
-        words = random_integers_numpy(seeds, count, first=first, stream=stream)
-        return torch.from_numpy(words.view(np.int32)).to(device)
-    kernel: _Kernel = _make_tile
-    if chosen == "compiled":
-        compiled, problem = _compile(device.type)
-        if compiled is not None:
-            kernel = compiled
-        elif backend == "compiled":
-            raise SamplerError(f"the compiled generator cannot be had: {problem}")
-        else:
-            warnings.warn(
-                f"random integers come from unfused torch kernels on {device.type}: {problem}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-    tile = EAGER_TILE if device.type == "cpu" and kernel is _make_tile else KERNEL_TILE
-    return _draw(kernel, tile, seeds, count, first, stream, device)
+    return _random(seeds, count, first, stream, torch.device(device), backend, None)
+
+
+def random_uniform(
+    seeds: NDArray[np.uint64],
+    count: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    backend: Backend = "auto",
+) -> torch.Tensor:
+    """Draw a row of numbers in [0, 1) for each seed: 24 random bits times 2**-24.
+
+    Where the generator is compiled, so is the conversion: one pass, and no integers in memory.
+
+    Args:
+        seeds: One key a row, shape (B,).
+        count: Numbers a row.
+        dtype: What they are rounded to from float32, which holds them exactly.
+        device: Where the tensor is to lie.
+        backend: How to compute it; never changes a bit of the result.
+
+    Returns:
+        Shape (B, count), of the dtype.
+
+    Raises:
+        SamplerError: As for :func:`random_bits`.
+    """
+    return _random(seeds, count, 0, Purpose.ROW_INPUT, torch.device(device), backend, dtype)
 
 
 def choose_backend(
     device: torch.device | str, integers: int
 ) -> Literal["numpy", "eager", "compiled"]:
     """Return how ``auto`` computes a draw of so many integers for a device."""
-    if torch.device(device).type != "cuda" or integers < WORTH_A_KERNEL:
+    if torch.device(device).type != "cuda":
         return "numpy"
-    return "eager" if compiler_problem("cuda") else "compiled"
+    # A small draw too is made on the GPU: copying one there would wait for what it is doing.
+    small = integers < WORTH_A_KERNEL
+    return "eager" if small or compiler_problem("cuda") else "compiled"
 
 
 def describe_backend(device: torch.device | str) -> str:
@@ -128,7 +138,8 @@ def describe_backend(device: torch.device | str) -> str:
     if kind == "cuda":
         if problem:
             return f"random integers: unfused torch kernels on cuda ({problem})"
-        return f"random integers: a compiled torch kernel on cuda, numpy below {WORTH_A_KERNEL}"
+        small = f"unfused ones below {WORTH_A_KERNEL}"
+        return f"random integers: a compiled torch kernel on cuda, {small}"
     copied = "" if kind == "cpu" else f", copied to {kind}"
     why = problem or "compiling would take longer than most runs spend on them"
     return f"random integers: numpy blocks{copied} ({why})"
@@ -152,6 +163,46 @@ def compiler_problem(device_type: str) -> str:
         # torch hands its own folder to the compiler unquoted.
         return "no compiled kernel: torch is installed in a folder with a space in its path"
     return ""
+
+
+def send(values: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """Copy an array to a device without waiting for what the device is doing."""
+    tensor = torch.from_numpy(values)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _random(
+    seeds: NDArray[np.uint64],
+    count: int,
+    first: int,
+    stream: int,
+    device: torch.device,
+    backend: Backend,
+    dtype: torch.dtype | None,
+) -> torch.Tensor:
+    check_draw(seeds, count, first, stream)
+    chosen = choose_backend(device, len(seeds) * count) if backend == "auto" else backend
+    if chosen == "numpy" or len(seeds) * count == 0:
+        words = random_integers_numpy(seeds, count, first=first, stream=stream)
+        bits = torch.from_numpy(words.view(np.int32))
+        return (bits if dtype is None else _to_unit(bits, dtype)).to(device)
+    kernel: _Kernel = _make_tile
+    if chosen == "compiled":
+        compiled, problem = _compile(device.type, dtype)
+        if compiled is not None:
+            kernel = compiled
+        elif backend == "compiled":
+            raise SamplerError(f"the compiled generator cannot be had: {problem}")
+        else:
+            warnings.warn(
+                f"random integers come from unfused torch kernels on {device.type}: {problem}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+    tile = EAGER_TILE if device.type == "cpu" and kernel is _make_tile else KERNEL_TILE
+    return _draw(kernel, tile, seeds, count, first, stream, device, dtype)
 
 
 def philox_torch(counter: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -187,12 +238,19 @@ def _multiply(word: torch.Tensor, factor: int) -> torch.Tensor:
     return word * factor
 
 
-def _make_tile(seeds: torch.Tensor, index: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
-    # (B,), (C,) and a scalar, all int64, give (B, C, 4) of int32.  The words stay apart until the
-    # end, so that all of it is one pass when compiled.
+def _make_tile(
+    seeds: torch.Tensor, index: torch.Tensor, stream: torch.Tensor, dtype: torch.dtype | None
+) -> torch.Tensor:
+    # (B,), (C,) and a scalar, all int64, give (B, C, 4) of int32, or numbers in [0, 1).
+    # The words stay apart until the end, so that all of it is one pass when compiled.
     low, high = (index & MASK)[None], ((index >> 32) & MASK)[None]
     k0, k1 = (seeds & MASK)[:, None], ((seeds >> 32) & MASK)[:, None]
-    return _rounds(low, high, stream, torch.zeros_like(stream), k0, k1)
+    words = _rounds(low, high, stream, torch.zeros_like(stream), k0, k1)
+    return words if dtype is None else _to_unit(words, dtype)
+
+
+def _to_unit(bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return ((bits >> 8).bitwise_and(0xFFFFFF).to(torch.float32) * 2.0**-24).to(dtype)
 
 
 @torch.no_grad()
@@ -204,10 +262,11 @@ def _draw(
     first: int,
     stream: int,
     device: torch.device,
+    dtype: torch.dtype | None,
 ) -> torch.Tensor:
     first_block, skipped = divmod(first, 4)
     blocks = -(-(skipped + count) // 4)
-    keys = torch.from_numpy(seeds.view(np.int64)).to(device)
+    keys = send(seeds.view(np.int64), device)
     tag = torch.tensor(int(stream), dtype=torch.int64, device=device)
     columns = min(blocks, tile // 2)
     height = tile // columns
@@ -220,7 +279,7 @@ def _draw(
         index = torch.arange(max(width, 2), dtype=torch.int64, device=device) + start
         made = []
         for rows in torch.split(keys, height):
-            words = kernel(rows if len(rows) > 1 else rows.repeat(2), index, tag)
+            words = kernel(rows if len(rows) > 1 else rows.repeat(2), index, tag, dtype)
             made.append(words[: len(rows), :width])
         parts.append(_join(made, 0).flatten(1))
     return _join(parts, 1)[:, skipped : skipped + count].contiguous()
@@ -231,7 +290,7 @@ def _join(parts: list[torch.Tensor], axis: int) -> torch.Tensor:
 
 
 @functools.cache
-def _compile(device_type: str) -> tuple[_Kernel | None, str]:
+def _compile(device_type: str, dtype: torch.dtype | None) -> tuple[_Kernel | None, str]:
     # Remembered for the process, a failure too: it depends on the machine alone and takes long.
     problem = compiler_problem(device_type)
     if problem:
@@ -242,7 +301,7 @@ def _compile(device_type: str) -> tuple[_Kernel | None, str]:
     index = torch.arange(3, dtype=torch.int64, device=device_type)
     try:
         with torch.no_grad():
-            kernel(keys, index, torch.tensor(0, dtype=torch.int64, device=device_type))
+            kernel(keys, index, torch.tensor(0, dtype=torch.int64, device=device_type), dtype)
     except Exception as error:  # whatever a compiler may fail with, the answer is the same
         return (
             None,

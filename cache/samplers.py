@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from cache.errors import SamplerError
 from cache.lengths import LONGEST
 from cache.philox import random_integers_numpy
-from cache.philox_torch import choose_backend, random_bits
+from cache.philox_torch import random_integers, random_uniform, send
 
 SAMPLERS = ("uniform", "vocabulary", "unigram")
 WHOLE = 1 << 32
@@ -80,13 +81,7 @@ class UniformSampler:
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
         """Draw inputs of one length; see :class:`Sampler`."""
         count = _check_length(length) * self.width
-        if choose_backend(self.device, len(seeds) * count) == "numpy":
-            words = random_integers_numpy(seeds, count)
-            np.right_shift(words, np.uint32(8), out=words)
-            bits = torch.from_numpy(words.view(np.int32)).to(self.device)
-        else:
-            bits = (random_bits(seeds, count, device=self.device) >> 8).bitwise_and_(0xFFFFFF)
-        values = bits.to(torch.float32).mul_(2.0**-24).to(self.dtype)
+        values = random_uniform(seeds, count, dtype=self.dtype, device=self.device)
         return values.view(len(seeds), length, self.width)
 
 
@@ -108,7 +103,10 @@ class VocabularySampler:
 
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
         """Draw inputs of one length; see :class:`Sampler`."""
-        return _look_up(self.table, self.draw_ids(seeds, length))
+        if not self.table.is_cuda:
+            return _look_up(self.table, send(self.draw_ids(seeds, length), self.table.device))
+        words = random_integers(seeds, _check_length(length), device=self.table.device)
+        return _look_up(self.table, pick_uniformly(words, len(self.table)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +131,14 @@ class UnigramSampler:
 
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
         """Draw inputs of one length; see :class:`Sampler`."""
-        return _look_up(self.table, self.draw_ids(seeds, length))
+        if not self.table.is_cuda:
+            return _look_up(self.table, send(self.draw_ids(seeds, length), self.table.device))
+        words = random_integers(seeds, _check_length(length), device=self.table.device)
+        return _look_up(self.table, pick_distributed(words, self._thresholds))
+
+    @cached_property
+    def _thresholds(self) -> torch.Tensor:
+        return torch.from_numpy(self.thresholds).to(self.table.device)
 
 
 def build_sampler(
@@ -216,6 +221,18 @@ def draw_distributed_ids(
     return np.searchsorted(thresholds, words, side="right").astype(np.int64, copy=False)
 
 
+def pick_uniformly(words: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Turn 32-bit integers, as int64, into the ids of :func:`draw_uniform_ids`, on any device."""
+    # Two limbs, since the product of 32 bits with a vocabulary of up to 32 may leave int64.
+    high, low = words >> 16, words & 0xFFFF
+    return (high * vocabulary + (low * vocabulary >> 16)) >> 16
+
+
+def pick_distributed(words: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """Turn 32-bit integers, as int64, into the ids of :func:`draw_distributed_ids`."""
+    return torch.searchsorted(thresholds, words, right=True)
+
+
 def quantise_distribution(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
     """Turn probabilities into cumulative integer counts, with which drawing is exact.
 
@@ -255,9 +272,8 @@ def quantise_distribution(probabilities: NDArray[np.float64]) -> NDArray[np.int6
     return np.cumsum(full)
 
 
-def _look_up(table: torch.Tensor, ids: NDArray[np.int64]) -> torch.Tensor:
-    where = torch.from_numpy(ids).to(table.device)
-    return table.index_select(0, where.flatten()).view(*ids.shape, table.shape[1])
+def _look_up(table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[1])
 
 
 def _check_length(length: int) -> int:

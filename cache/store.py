@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cache.commits import DIRECTORY
 from cache.directory import Cache, damage
@@ -76,7 +77,10 @@ class CacheSummary:
 
 
 def create_or_open(
-    root: str | Path | Place, manifest: Manifest, attachments: Callable[[], Mapping[str, bytes]]
+    root: str | Path | Place,
+    manifest: Manifest,
+    attachments: Callable[[], Mapping[str, bytes]],
+    findings: Callable[[], Mapping[str, Any]] = dict,
 ) -> Cache:
     """Open the cache of a manifest, creating it where it does not exist yet.
 
@@ -90,6 +94,7 @@ def create_or_open(
         attachments: Called only where one is missing, returns files to keep with the cache by
             name.  They are not part of the fingerprint: what matters in them belongs into the
             inputs.
+        findings: Called only where the manifest is written, returns notes to add to it.
 
     Raises:
         ManifestError: The manifest found there, or an attachment's name, is not usable, or a
@@ -104,7 +109,7 @@ def create_or_open(
         place.prepare()
         with place.open_claims().creating() as is_mine:
             if files.size(MANIFEST) is None:
-                _create(place, files, manifest, attachments, is_mine)
+                _create(place, files, manifest, attachments, findings, is_mine)
     cache = open_cache(place, manifest.fingerprint)
     if _find_missing(cache) or _find_leftovers(cache):
         with place.open_claims().creating() as is_mine:
@@ -196,6 +201,7 @@ def _create(
     files: Files,
     manifest: Manifest,
     attachments: Callable[[], Mapping[str, bytes]],
+    findings: Callable[[], Mapping[str, Any]],
     is_mine: Callable[[], bool],
 ) -> None:
     # Records come after the manifest, so where there are some it was lost.  They may be paid work,
@@ -217,6 +223,7 @@ def _create(
     contents.update(metadata(manifest.layout, manifest.fingerprint))
     complete = replace(
         manifest,
+        notes={**manifest.notes, **findings()},
         files={path: FileInfo.of(data) for path, data in contents.items()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

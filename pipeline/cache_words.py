@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from pipeline.formats import format_duration
 
 if TYPE_CHECKING:
     from cache.store import Manifest
@@ -94,7 +96,7 @@ def overview_words(found: CacheOverview) -> Iterator[tuple[str, str]]:
     if found.rate is not None:
         yield "rate", f"{found.rate:,.1f} rows a second while it was being filled"
     if found.seconds_left is not None:
-        yield "time left", _duration(found.seconds_left)
+        yield "time left", format_duration(found.seconds_left)
     if found.workers:
         for claim in found.workers:
             yield "worker", f"{claim.host or '?'}, process {claim.pid or '?'}, shard {claim.shard}"
@@ -166,7 +168,7 @@ def _input_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
             (
                 "computed",
                 f"{compute['device']}, {compute['dtype']}, attention {compute['attention']}, "
-                f"{compute['batch_positions']} positions a batch",
+                + _batch_words(compute, notes),
             )
         ]
     except (KeyError, TypeError, AttributeError):
@@ -175,7 +177,9 @@ def _input_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from words
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+def _batch_words(compute: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+    tuning = notes.get("tuning", {})
+    words = f"{tuning.get('batch_positions', compute['batch_positions'])} positions a batch"
+    if compute["batch_positions"] == "auto" and tuning:
+        words += f" (found on {tuning['found_on']})"
+    return words + (", compiled" if tuning.get("compiled") else "")

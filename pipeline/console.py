@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -115,8 +116,11 @@ class Console:
 
 
 def quieten_libraries() -> None:
-    """Keep transformers' own bars and notices from between the lines; errors still show."""
-    from transformers.utils import logging
+    """Keep the libraries' own bars and notices from between the lines; errors still show."""
+    # Before transformers is imported, which imports torchao wherever it is installed.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

@@ -56,24 +56,31 @@ def show_task(name: str, as_json: bool) -> None:
 @task.command("check")
 @click.argument("name")
 @click.option("--model", default="mini", show_default=True, help="mini, hub id or directory.")
-def check_task(name: str, model: str) -> None:
-    """Check a task against a model's tokenizer.
+@click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
+def check_task(name: str, model: str, chat: bool) -> None:
+    """Check a task against a model's tokenizer, and show the prompt as the model sees it.
 
     Example: pipeline task check mine.yaml --model meta-llama/Llama-2-7b-hf
     """
     from pipeline.console import quieten_libraries
     from stages.language_model import load_tokenizer, resolve_tokenizer
+    from stages.prompting import describe_chat, describe_frame
     from stages.task import load_task
     from stages.verbaliser import build_verbaliser
 
     entry = load_task(name)
     quieten_libraries()
-    verbaliser = build_verbaliser(entry, load_tokenizer(resolve_tokenizer(model)))
+    tokenizer = load_tokenizer(resolve_tokenizer(model))
+    verbaliser = build_verbaliser(entry, tokenizer, chat)
+    for line in describe_frame(entry, tokenizer, chat):
+        click.echo(line)
     for word in verbaliser.words:
         click.echo(f"{word.label:<16} {word.word:<16} {word.token_id:>7}  {' '.join(word.pieces)}")
     for line in verbaliser.describe_splits():
         click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
-    click.echo(f"task {entry.name} can be used with {model}")
+    if hint := describe_chat(tokenizer, chat):
+        click.echo(hint, err=True)
+    click.echo(f"task {entry.name} can be used with {model}{' --chat' if chat else ''}")
 
 
 @click.command()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.files import write_json
-from pipeline.options import CACHE
+from pipeline.formats import format_duration, format_size
+from pipeline.options import CACHE, CHAT, QUANTISE, AutoCount
+
+if TYPE_CHECKING:
+    from stages.estimate import Estimate
 
 SAMPLERS = ("vocabulary", "unigram", "uniform")
 OBJECTIVES = ("kl", "generalised-kl", "l2", "algorithm-1")
@@ -26,17 +30,38 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 @click.option("--min-length", type=COUNT, default=1, show_default=True, help="In pieces.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @CACHE
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:N; all: the model split over all GPUs.",
+)
 @click.option(
     "--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16."
 )
 @click.option("--chunk-rows", type=COUNT, default=64, show_default=True, help="Of one length.")
 @click.option("--shard-rows", type=COUNT, default=4096, show_default=True, help="Written at once.")
-@click.option("--batch-positions", type=COUNT, default=16384, show_default=True)
+@click.option(
+    "--batch-positions",
+    type=AutoCount(),
+    default="auto",
+    show_default=True,
+    help="Most positions in a forward pass; auto: found by a short trial.",
+)
+@click.option(
+    "--compile",
+    type=click.Choice(("auto", "on", "off")),
+    default="auto",
+    show_default=True,
+    help="Have torch compile the layers; auto: for long runs, if it pays.",
+)
+@CHAT
+@QUANTISE
+@click.option("--dry-run", is_flag=True, help="Say what the run would take, and write nothing.")
 @click.option(
     "--summary", type=click.Path(path_type=Path), help="Write what was found to this JSON file."
 )
-def teacher(summary: Path | None, **options: Any) -> None:
+def teacher(summary: Path | None, dry_run: bool, **options: Any) -> None:
     """Stage one: record a language model's answers to random inputs.
 
     The same command again continues where it stopped, and several at once share the work.
@@ -44,10 +69,15 @@ def teacher(summary: Path | None, **options: Any) -> None:
     Example: pipeline teacher --task imdb --rows 100000
     """
     from pipeline.console import Console, quieten_libraries
+    from stages.estimate import estimate_teacher
     from stages.stage_one import TeacherConfig, run_teacher
 
     quieten_libraries()
     console = Console(resumable=True)
+    if dry_run:
+        with console.catch_signals():
+            _show_estimate(estimate_teacher(TeacherConfig(**options), console))
+        return
     with console.catch_signals():
         result = run_teacher(TeacherConfig(**options), console)
     if summary is None:
@@ -68,6 +98,20 @@ def teacher(summary: Path | None, **options: Any) -> None:
             "balance": dict(zip(labels, answers.balance, strict=True)),
         },
     )
+
+
+def _show_estimate(found: Estimate) -> None:
+    left = found.rows - found.rows_there
+    there = f", {found.rows_there:,} of them there already" if found.rows_there else ""
+    for name, value in (
+        ("rows", f"{found.rows:,}{there}"),
+        ("batch", f"{found.batch_positions:,} positions"),
+        ("speed", f"{found.rows_per_second:,.1f} rows a second, from {found.trial_rows:,} rows"),
+        ("time", f"{format_duration(found.seconds)} for {left:,} rows, one worker"),
+        ("disk", f"{format_size(found.bytes)} in {found.directory}"),
+    ):
+        click.echo(f"{name + ':':<8}{value}")
+    click.echo("dry run: nothing was written")
 
 
 @click.command()

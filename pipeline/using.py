@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import click
 
 from pipeline.files import format_json, write_json
-from pipeline.options import CACHE
+from pipeline.options import CACHE, CHAT, QUANTISE
 
 BATCH = 256
 """Most lines that are answered together; fewer where no more are waiting."""
@@ -46,6 +46,8 @@ class Input(click.File):
 @click.option("--text-column", default="text", show_default=True)
 @click.option("--label-column", default="label", show_default=True)
 @click.option("--device", default="auto", show_default=True)
+@CHAT
+@QUANTISE
 @click.option("--dtype", default="auto", show_default=True, help="The teacher's.")
 @CACHE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -115,12 +115,15 @@ def format_teacher_command(cache: Cache) -> str:
             "chunk-rows": layout.chunk_rows,
             "shard-rows": layout.shard_rows,
             "batch-positions": compute["batch_positions"],
+            "compile": compute["compile"],
+            "quantise": compute["weights"],
             "cache": _root_of(cache.place, task),
         }
     except (KeyError, TypeError):
         return "pipeline teacher with the settings that the cache was made with"
     given = (f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
-    return " ".join(["pipeline teacher", *given])
+    chat = ["--chat"] if "chat" in inputs else []
+    return " ".join(["pipeline teacher", *given, *chat])
 
 
 def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:

@@ -19,11 +19,14 @@ from stages.classifier import load_classifier
 from stages.errors import SettingError, TextDataError
 from stages.export import read_record
 from stages.inputs import read_sampler, read_table
+from stages.preparation import report_forward_pass
 from stages.projection import Projection, ProjectionMeter
+from stages.prompting import describe_chat
 from stages.rows import choose_held_out
 from stages.task import Task, load_task, parse_task
-from stages.teacher import Teacher
+from stages.teacher import Teacher, Watch
 from stages.texts import encode_texts, read_texts
+from stages.tuning import find_tuning
 
 if TYPE_CHECKING:
     from stages.reporting import Reporter
@@ -44,7 +47,9 @@ class EvaluationConfig:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: The teacher's number format.
         cache: Root of the caches, for the held-out rows.
-        batch_positions: The teacher's most positions in one forward pass.
+        batch_positions: The teacher's most positions in one forward pass; None: found by trial.
+        chat: Whether the teacher's prompt goes through its chat template.
+        quantise: The teacher's weights: ``none``, ``int8`` or ``fp8``.
     """
 
     data: Path | None = None
@@ -56,7 +61,9 @@ class EvaluationConfig:
     device: str = "auto"
     dtype: str = "auto"
     cache: str | Path = "data/cache"
-    batch_positions: int = 16384
+    batch_positions: int | None = None
+    chat: bool = False
+    quantise: str = "none"
 
 
 @dataclass(frozen=True)
@@ -106,10 +113,11 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
     """
     if config.model is None and (config.teacher is None or config.task is None):
         raise SettingError("give --model DIR, or --teacher MODEL and --task TASK, or all three")
-    device = lm.choose_device(config.device)
+    device = lm.choose_device(config.device, several=True)
+    main = lm.find_main_device(device.value)
     reporter.say(f"device: {device.value} ({device.reason})")
     if config.data is None:
-        found = measure_held_out(config, device.value, reporter)
+        found = measure_held_out(config, main, reporter)
         return Evaluation(found.rows, agreement=found.agreement, held_out=found)
     task = load_task(config.task) if config.task else _student_task(config)
     data = Path(str(config.data).replace("{task}", task.name))
@@ -119,7 +127,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
     student = teacher = None
     ours = theirs = None
     if config.model is not None:
-        classifier = load_classifier(config.model, device.value)
+        classifier = load_classifier(config.model, main)
         if classifier.labels != names:
             raise SettingError(
                 f"the student's labels are {', '.join(classifier.labels)}, the task's "
@@ -145,7 +153,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         student = compute_scores(gold, ours, names, len(rows) / seconds)
     if config.teacher is not None:
         began = time.monotonic()
-        theirs = ask_teacher(config, data, task, device.value, reporter).argmax(axis=1)
+        theirs = ask_teacher(config, data, task, device, reporter).argmax(axis=1)
         teacher = compute_scores(gold, theirs, names, len(rows) / (time.monotonic() - began))
     agreement = None if ours is None or theirs is None else float((ours == theirs).mean())
     return Evaluation(len(rows), student, teacher, agreement)
@@ -191,18 +199,28 @@ def measure_held_out(config: EvaluationConfig, device: str, reporter: Reporter) 
 
 
 def ask_teacher(
-    config: EvaluationConfig, data: Path, task: Task, device: str, reporter: Reporter
+    config: EvaluationConfig, data: Path, task: Task, device: lm.Choice, reporter: Reporter
 ) -> np.ndarray:
     """Return the teacher's class logits on every text of the file, shape (N, K)."""
-    choice = lm.choose_model(config.teacher or "auto", device)
-    dtype = lm.choose_dtype(config.dtype, device)
-    reporter.say(f"teacher: {choice.value} ({choice.reason}), {dtype.value} ({dtype.reason})")
+    choice = lm.choose_model(config.teacher or "auto", device.value)
+    dtype = lm.choose_dtype(config.dtype, device.value)
+    lm.check_quantisation(config.quantise, device.value, dtype.value)
     folder = lm.resolve_model(choice.value)
+    device = lm.place_model(folder, config.device, device, dtype.value, config.quantise)
+    reporter.say(
+        f"teacher: {choice.value} ({choice.reason}) on {device.value}, {dtype.value} "
+        f"({dtype.reason})"
+    )
     tokenizer = lm.load_tokenizer(folder)
-    teacher = Teacher(lm.load_language_model(folder, device, dtype.value), tokenizer, task)
+    if line := describe_chat(tokenizer, config.chat):
+        reporter.say(line)
+    model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
+    teacher = Teacher(model, tokenizer, task, config.chat)
+    report_forward_pass(teacher, reporter)
     texts = encode_texts(
         data, tokenizer, task.max_length, reporter, config.text_column, config.label_column
     )
+    tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
     with reporter.track("teacher", len(texts.lengths), 0, "text") as show:
 
         def advance(rows: int) -> None:
@@ -212,8 +230,8 @@ def ask_teacher(
         return teacher.answer_rows(
             texts.lengths,
             lambda part, length: teacher.look_up(texts.tokens[part, :length]),
-            config.batch_positions,
-            advance,
+            tuning.batch_positions,
+            Watch(advance, reporter.warn),
         )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from stages.reporting import Reporter
-    from stages.stage_one import TeacherConfig
+    from stages.settings import TeacherConfig
     from stages.teacher import Teacher
 
 TABLE = "embedding.safetensors"
@@ -51,6 +51,11 @@ class Inputs:
     lengths: np.ndarray
     tokens: np.ndarray | None
     identity: Mapping[str, Any]
+
+    def select(self, rows: slice | np.ndarray) -> Inputs:
+        """Return the inputs of some of the rows."""
+        tokens = None if self.tokens is None else self.tokens[rows]
+        return Inputs(self.seeds[rows], self.lengths[rows], tokens, self.identity)
 
 
 def prepare_inputs(

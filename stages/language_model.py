@@ -1,4 +1,4 @@
-"""Finding, choosing and loading the causal language model, and saying exactly which one it is.
+"""Finding and loading the causal language model, and saying exactly which one it is.
 
 A hub id is first brought to a local directory, so that one code path loads, hashes and reports
 every model.  Nothing is ever executed from a model's directory and only safetensors are read.
@@ -7,23 +7,50 @@ every model.  Nothing is ever executed from a model's directory and only safeten
 from __future__ import annotations
 
 import hashlib
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import ModelError, SettingError
+from stages.devices import (
+    ALL,
+    DTYPES,
+    LLAMA,
+    Choice,
+    choose_device,
+    choose_dtype,
+    choose_model,
+    find_main_device,
+)
+from stages.errors import ModelError
 from stages.hashing import hash_files
 from stages.loading import load_weights
+from stages.memory import check_fit, describe_shortage, place_model, share_room
+from stages.quantising import QUANTISATIONS, check_quantisation, make_quantisation, try_quantised
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from stages.reporting import Reporter
 
-LLAMA = "meta-llama/Llama-2-7b-hf"
-LLAMA_BYTES = 16 * 2**30
-"""What Llama-2-7b needs on a device: 13.5 GB of bf16 weights, and room for a batch."""
+__all__ = [
+    "DTYPES",
+    "LLAMA",
+    "QUANTISATIONS",
+    "Choice",
+    "check_quantisation",
+    "choose_attention",
+    "choose_device",
+    "choose_dtype",
+    "choose_model",
+    "describe_identity",
+    "encode_prompt",
+    "find_main_device",
+    "find_start_id",
+    "load_language_model",
+    "load_tokenizer",
+    "place_model",
+    "resolve_model",
+    "resolve_tokenizer",
+]
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 """What is fetched of a hub repository: weights, configuration and tokenizer, no code."""
@@ -37,81 +64,6 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A value and, in words for the log, why it was chosen."""
-
-    value: str
-    reason: str
-
-
-def choose_device(device: str) -> Choice:
-    """Resolve ``auto`` to the device that this machine has; ``cuda`` is each rank's own.
-
-    Under torchrun, which gives every process of a machine a local rank, ``auto`` and ``cuda`` are
-    the CUDA device of that number.
-
-    Raises:
-        SettingError: The device asked for is not there or is no device.
-    """
-    import torch
-
-    if device == "auto" and not torch.cuda.is_available():
-        return Choice("cpu", "auto: no CUDA device is there")
-    rank = os.environ.get("LOCAL_RANK")
-    if device in ("auto", "cuda") and rank is not None:
-        return _choose_ranks_device(rank, torch.cuda.device_count())
-    if device == "auto":
-        return Choice("cuda", f"auto: {torch.cuda.get_device_name()} is there")
-    try:
-        parsed = torch.device(device)
-    except RuntimeError as error:
-        raise SettingError(f"device {device!r}: use auto, cpu, cuda or cuda:N") from error
-    if parsed.type not in ("cpu", "cuda"):
-        raise SettingError(f"device {device!r}: use auto, cpu, cuda or cuda:N")
-    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise SettingError(f"device {device!r} is not there: torch sees {count} CUDA device(s)")
-    return Choice(device, "as asked")
-
-
-def choose_model(model: str, device: str) -> Choice:
-    """Resolve ``auto`` to Llama-2-7b where the device has room for it, otherwise to ``mini``."""
-    import torch
-
-    if model != "auto":
-        return Choice(model, "as asked")
-    if torch.device(device).type != "cuda":
-        return Choice("mini", f"auto: {LLAMA} needs a CUDA device, and the device is {device}")
-    # Not by what is free: the same command beside a running one, or after it, must mean the same
-    # model, or it would fill another cache.  What does not fit then is said when it is loaded.
-    _, room = torch.cuda.mem_get_info(torch.device(device))
-    if room < LLAMA_BYTES:
-        return Choice(
-            "mini",
-            f"auto: {LLAMA} needs {LLAMA_BYTES / 2**30:.0f} GiB, {device} has "
-            f"{room / 2**30:.1f} GiB",
-        )
-    return Choice(LLAMA, f"auto: {device} has {room / 2**30:.0f} GiB")
-
-
-def choose_dtype(dtype: str, device: str) -> Choice:
-    """Resolve ``auto`` to the number format that the device computes the model in."""
-    import torch
-
-    if dtype != "auto":
-        if dtype not in DTYPES:
-            raise SettingError(f"dtype: got {dtype!r}, must be auto or one of {', '.join(DTYPES)}")
-        return Choice(dtype, "as asked")
-    if torch.device(device).type != "cuda":
-        return Choice("float32", "auto: the CPU's own format")
-    if torch.cuda.is_bf16_supported():
-        return Choice("bfloat16", "auto: the GPU computes it natively")
-    return Choice("float16", "auto: the GPU has no bfloat16")
 
 
 def resolve_model(model: str) -> Path:
@@ -167,51 +119,64 @@ def choose_attention(folder: Path) -> str:
     Raises:
         ModelError: It is no causal language model.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        raise ModelError(f"{folder} is no causal LM: {_one_line(error)}") from error
-    return "sdpa" if kind._supports_sdpa else "eager"
+    return _read_config(folder)[1]
 
 
-def load_language_model(folder: Path, device: str, dtype: str) -> PreTrainedModel:
+def load_language_model(
+    folder: Path, device: str, dtype: str, quantise: str = "none"
+) -> PreTrainedModel:
     """Load a causal language model for inference.
+
+    Weights go straight to where they are used, each converted or quantised on the way, so that the
+    machine's own memory never holds the whole of a model that is meant for a GPU.
 
     Args:
         folder: A directory from :func:`resolve_model`.
-        device: Device to put it on.
-        dtype: One of :data:`DTYPES`.
+        device: Device to put it on, or ``all``: its layers over every CUDA device, which accelerate
+            moves the hidden states between; inputs go to the input embeddings' device.
+        dtype: One of :data:`stages.devices.DTYPES`.
+        quantise: One of :data:`stages.quantising.QUANTISATIONS`.
 
     Returns:
         The model in evaluation mode, its weights frozen.
 
     Raises:
+        SettingError: It cannot be quantised so on this device.
         ModelError: It is no causal language model, damaged, lacks weights, or is larger than the
             device.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = load_weights(
-        AutoModelForCausalLM,
-        str(folder),
-        "a causal LM",
-        dtype=getattr(torch, dtype),
-        attn_implementation=choose_attention(folder),
-    )
+    _refuse_kernels()
+    check_quantisation(quantise, device, dtype)
+    config, attention = _read_config(folder)
+    check_fit(folder, device, dtype, quantise)
+    options = _choose_placement(device)
+    if quantise != "none":
+        options["quantization_config"] = make_quantisation(folder, quantise)
     try:
-        model = model.to(device)
-    except torch.OutOfMemoryError as error:
-        size = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
-        raise ModelError(
-            f"{folder} is {size:.1f} GiB in {dtype} and does not fit on {device}; use a smaller "
-            "model, --dtype bfloat16 or --device cpu"
-        ) from error
+        model = load_weights(
+            AutoModelForCausalLM,
+            str(folder),
+            "a causal LM",
+            # Not read again from the folder, where it may name an attention of its own.
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            **options,
+        )
+    except ModelError as error:
+        if isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise ModelError(describe_shortage(folder, device, dtype, quantise)) from error
+        raise
+    places = getattr(model, "hf_device_map", {})
+    if device == ALL and {"cpu", "disk"} & set(map(str, places.values())):
+        raise ModelError(describe_shortage(folder, device, dtype, quantise))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    if quantise != "none":
+        try_quantised(model, quantise)
     return model.eval()
 
 
@@ -257,17 +222,40 @@ def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids if bos is None else [int(bos), *ids]
 
 
-def _choose_ranks_device(rank: str, count: int) -> Choice:
-    if not rank.isdecimal():
-        raise SettingError(f"LOCAL_RANK: got {rank!r:.40}, must be a number, as torchrun sets it")
-    if int(rank) >= count:
-        ranks = os.environ.get("LOCAL_WORLD_SIZE", "an unknown number of")
-        raise SettingError(
-            f"torchrun's local rank {rank} has no device of its own: torchrun started {ranks:.40} "
-            f"processes here, torch sees {count} CUDA device(s); start one for each, or say "
-            "--device cuda:N to share one, or --device cpu"
+def _read_config(folder: Path) -> tuple[PretrainedConfig, str]:
+    """Read a model's configuration, and choose how its attention is computed."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        raise ModelError(f"{folder} is no causal LM: {_one_line(error)}") from error
+    return config, "sdpa" if kind._supports_sdpa else "eager"
+
+
+def _choose_placement(device: str) -> dict[str, Any]:
+    """Return what tells transformers where the weights go."""
+    import torch
+
+    if device == ALL:
+        return {"device_map": "auto", "max_memory": share_room()}
+    return {"device_map": {"": torch.device(device)}}
+
+
+def _refuse_kernels() -> None:
+    """Refuse to load a model where that could run code from a hub.
+
+    Only with this package does transformers fetch kernels: for the attention or the experts that a
+    model's own configuration names, for some quantised checkpoints, and for some families always.
+    """
+    from transformers.utils import is_kernels_available
+
+    if is_kernels_available():
+        raise ModelError(
+            "the package kernels is installed, with which transformers fetches code from a hub and "
+            "runs it, where a model asks for it: pip uninstall kernels"
         )
-    return Choice(f"cuda:{int(rank)}", f"torchrun's local rank {int(rank)}")
 
 
 def _refuse_paths(model: str) -> None:

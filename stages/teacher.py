@@ -1,22 +1,24 @@
 """The teacher function g: input embeddings to class logits, through a prompted causal LM.
 
 The prompt's embeddings are put around the input's, the language model runs once, and only the
-label words' logits are computed, at the last position (paper, Eq. 9 and section 4.1).  What the
-prompt contributes to attention is the same for every input, so it is computed once and reused.
+label words' logits are computed, at the last position (paper, Eq. 9 and section 4.1).
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
+from cache.philox_torch import send
 from stages.errors import ModelError
-from stages.language_model import encode_prompt
+from stages.forward import FullPass, choose_pass
+from stages.packing import Batch, plan_batches
+from stages.prompting import frame_task
 from stages.verbaliser import build_verbaliser
 
 if TYPE_CHECKING:
@@ -24,8 +26,21 @@ if TYPE_CHECKING:
 
     from stages.task import Task
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
-"""How far logits through the reused prefix may lie from a plain forward pass, by rounding alone."""
+Embed = Callable[[np.ndarray, int], torch.Tensor]
+"""Takes the indices (B,) of rows and their one length T, returns their inputs, (B, T, d_T)."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told while rows are answered.
+
+    Attributes:
+        advance: Called with the number of rows that are done; may raise to stop.
+        warn: Called with a line when batches are made smaller than asked.
+    """
+
+    advance: Callable[[int], None]
+    warn: Callable[[str], None]
 
 
 class Teacher:
@@ -37,39 +52,49 @@ class Teacher:
         prefix_ids: Pieces in front of the input, BOS first where the tokenizer has one.
         suffix_ids: Pieces behind the input.
         table: The embedding of every token id, shape (V, d_T), in the model's number format.
-        prefix_reused: Whether the prefix's keys and values are reused, and if not
-        full_pass_reason: why.
+        forward_pass: How the model is run.
+        fallbacks: Why no better way to run it can be used, one line for each.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        chat: bool = False,
     ) -> None:
         self.model = model
-        self.verbaliser = build_verbaliser(task, tokenizer)
-        self.prefix_ids = encode_prompt(task.prompt, tokenizer)
-        self.suffix_ids = (
-            list(tokenizer(task.suffix, add_special_tokens=False)["input_ids"])
-            if task.suffix
-            else []
-        )
-        self.device = model.device
-        self._check_length(task)
+        self.verbaliser = build_verbaliser(task, tokenizer, chat)
+        frame = frame_task(task, tokenizer, chat)
+        self.prefix_ids, self.suffix_ids = list(frame.prefix_ids), list(frame.suffix_ids)
         embed = model.get_input_embeddings()
+        self.device = embed.weight.device
+        self._check_length(task)
         # Through the module, not its weight: some families scale inside it.
         with torch.inference_mode():
             vocabulary = torch.arange(embed.weight.shape[0], device=self.device)
             self.table = torch.cat([embed(part) for part in torch.split(vocabulary, 4096)]).clone()
         self._full_head = model.get_output_embeddings()
-        model.set_output_embeddings(_cut_head(self._full_head, self.verbaliser.token_ids))
-        self._prefix_cache: Any = None
-        self.full_pass_reason = self._prepare_prefix()
+        model.set_output_embeddings(WordHead(self._full_head, self.verbaliser.token_ids))
+        self._suffix = self._look_up(self.suffix_ids)
+        prefix = self._look_up(self.prefix_ids)
+        with torch.inference_mode():
+            # What is said to no input at all, which no way but the full pass can be asked.
+            bare = torch.cat([prefix, self._suffix], dim=1)
+            self._silence = FullPass(model, bare[:, :0]).run([bare]) if bare.shape[1] else None
+            self.forward_pass, self.fallbacks = choose_pass(
+                model, prefix, self._suffix, self.table, task.max_length
+            )
+        self.positions_around = len(self.suffix_ids)
+        if not self.forward_pass.mixes_lengths:
+            self.positions_around += len(self.prefix_ids)
+        self._most_positions: int | None = None
 
     @property
-    def prefix_reused(self) -> bool:
-        """Whether the prefix's keys and values are reused by every batch."""
-        return not self.full_pass_reason
+    def runs_prompt_with_rows(self) -> bool:
+        """Whether there is a prompt in front of the input, and it is run anew with every row."""
+        return bool(self.prefix_ids) and isinstance(self.forward_pass, FullPass)
 
-    @torch.inference_mode()
     def compute_class_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Answer a batch of inputs of one length.
 
@@ -79,45 +104,75 @@ class Teacher:
         Returns:
             Class logits, shape (B, K), float32, on the model's device.
         """
-        inputs = torch.cat(
-            [embeddings.to(self.table), self._repeat(self.suffix_ids, len(embeddings))], dim=1
-        )
-        if not self.prefix_reused or inputs.shape[1] == 0:
-            return self._run_full(inputs)
-        return self._run_behind_prefix(inputs)
+        return self.answer_groups([embeddings])
+
+    @torch.inference_mode()
+    def answer_groups(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Answer a batch of inputs of several lengths.
+
+        Args:
+            groups: For each length the inputs of that length, shape (B, T, d_T).
+
+        Returns:
+            Class logits, shape (all B, K), float32, on the model's device.
+
+        Raises:
+            ModelError: An input is empty, and there is neither a prompt nor a suffix.
+        """
+        inputs = [
+            torch.cat([part.to(self.table), self._suffix.expand(len(part), -1, -1)], dim=1)
+            for part in groups
+        ]
+        filled = [part for part in inputs if part.shape[1]]
+        answers = self.forward_pass.run(filled) if filled else self.table.new_empty(0)
+        answered = iter(answers.split([len(part) for part in filled]) if filled else ())
+        found = []
+        for part in inputs:
+            if part.shape[1]:
+                found.append(next(answered))
+            elif self._silence is None:
+                raise ModelError("an empty input needs a prompt or a suffix to be answered")
+            else:
+                found.append(self._silence.expand(len(part), -1))
+        return self.verbaliser.compute_class_logits(torch.cat(found))
 
     def answer_rows(
-        self,
-        lengths: np.ndarray,
-        embed: Callable[[np.ndarray, int], torch.Tensor],
-        batch_positions: int,
-        advance: Callable[[int], None],
+        self, lengths: np.ndarray, embed: Embed, batch_positions: int, watch: Watch
     ) -> np.ndarray:
-        """Answer rows of any lengths; those of one length go together, so nothing is padded.
+        """Answer rows of any lengths, none of them padded.
+
+        On a GPU a batch is set going before the one in front of it has ended.
 
         Args:
             lengths: Pieces of each row, shape (N,).
-            embed: Takes the indices (B,) of rows and their one length T, returns their input
-                embeddings, shape (B, T, d_T).
+            embed: Makes the rows' input embeddings.
             batch_positions: Most positions in one forward pass, unless a single row has more.
-            advance: Called after each pass with the number of its rows; may raise to stop.
+            watch: Told about progress and trouble.
 
         Returns:
             Class logits, shape (N, K), float32.
+
+        Raises:
+            ModelError: A single row is too much for the device's memory.
         """
         logits = np.empty((len(lengths), len(self.verbaliser.labels)), dtype=np.float32)
-        for length in map(int, np.unique(lengths)):
-            alike = np.flatnonzero(lengths == length)
-            step = max(1, batch_positions // (length + len(self.prefix_ids + self.suffix_ids)))
-            for begin in range(0, len(alike), step):
-                part = alike[begin : begin + step]
-                logits[part] = self.compute_class_logits(embed(part, length)).cpu().numpy()
-                advance(len(part))
+        running: _Answers | None = None
+        for batch in plan_batches(
+            lengths, self.positions_around, batch_positions, self.forward_pass.mixes_lengths
+        ):
+            for begun in self._begin(batch, embed, watch):
+                if running is not None:
+                    logits[running.rows] = running.wait()
+                    watch.advance(len(running.rows))
+                running = begun
+        if running is not None:
+            logits[running.rows] = running.wait()
+            watch.advance(len(running.rows))
         return logits
 
     def look_up(self, tokens: np.ndarray) -> torch.Tensor:
         """Return the embeddings of token ids (B, T), shape (B, T, d_T)."""
-        return self.table[torch.from_numpy(tokens.astype(np.int64)).to(self.device)]
+        return self.table[send(tokens.astype(np.int64), self.device)]
 
     @torch.inference_mode()
     def average_next_token(self, ids: torch.Tensor) -> torch.Tensor:
@@ -132,54 +187,50 @@ class Teacher:
         small = self.model.get_output_embeddings()
         self.model.set_output_embeddings(self._full_head)
         try:
-            total = torch.zeros(len(self.table), dtype=torch.float64)
-            for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
-                prefix = self._repeat(self.prefix_ids, 1)
-                inputs = torch.cat([prefix, self.table[row.to(self.device)][None]], dim=1)
-                output = self.model(inputs_embeds=inputs, use_cache=False)
-                logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
-                total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
+            with self.forward_pass.suspend():
+                total = torch.zeros(len(self.table), dtype=torch.float64)
+                prefix = self._look_up(self.prefix_ids)
+                for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
+                    inputs = torch.cat([prefix, self.table[row.to(self.device)][None]], dim=1)
+                    output = self.model(inputs_embeds=inputs, use_cache=False)
+                    logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
+                    total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
         finally:
             self.model.set_output_embeddings(small)
         return total / total.sum()
 
-    def _run_full(self, inputs: torch.Tensor) -> torch.Tensor:
-        inputs = torch.cat([self._repeat(self.prefix_ids, len(inputs)), inputs], dim=1)
-        output = self.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=1)
-        return self.verbaliser.compute_class_logits(output.logits[:, -1])
-
-    def _run_behind_prefix(self, inputs: torch.Tensor) -> torch.Tensor:
-        # Every call appends to the cache it is given, so each batch gets a copy of its own.
-        past = copy.deepcopy(self._prefix_cache)
-        past.batch_repeat_interleave(len(inputs))
-        output = self.model(inputs_embeds=inputs, past_key_values=past, logits_to_keep=1)
-        return self.verbaliser.compute_class_logits(output.logits[:, -1])
-
-    @torch.inference_mode()
-    def _prepare_prefix(self) -> str:
-        """Run the prefix once; return why it cannot be reused, or an empty string."""
-        from transformers import DynamicCache
-
-        if not self.prefix_ids:
-            return "the prompt has no pieces"
-        output = self.model(
-            inputs_embeds=self._repeat(self.prefix_ids, 1), use_cache=True, logits_to_keep=1
+    def _begin(self, batch: Batch, embed: Embed, watch: Watch) -> Iterator[_Answers]:
+        """Set a batch going, in parts if the device cannot hold it at once."""
+        positions = sum(
+            len(rows) * (length + self.positions_around) for rows, length in batch.groups
         )
-        past = getattr(output, "past_key_values", None)
-        if not isinstance(past, DynamicCache):
-            return f"{type(self.model).__name__} keeps no keys and values that can be reused"
-        self._prefix_cache = past
-        # A family whose cache behaves otherwise would give wrong answers silently: try it.
-        rows = self.table[: 2 * 3].reshape(2, 3, -1)
-        probe = torch.cat([rows, self._repeat(self.suffix_ids, 2)], dim=1)
-        apart = (self._run_behind_prefix(probe) - self._run_full(probe)).abs().max().item()
-        if not apart <= TOLERANCE[self.table.dtype]:
-            self._prefix_cache = None
-            return f"answers through the reused prefix are off by {apart:.2g} in the logits"
-        return ""
+        most = self._most_positions
+        if most is None or positions <= most or len(batch.rows) == 1:
+            try:
+                yield _Answers(
+                    batch.rows, self.answer_groups([embed(*group) for group in batch.groups])
+                )
+                return
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(batch.rows) == 1:
+                    raise ModelError(
+                        f"a single row of {positions} positions is too much for the memory of "
+                        f"{self.device}; use a smaller model, --quantise, or a shorter max_length"
+                    ) from error
+            self._most_positions = positions // 2
+            watch.warn(
+                f"{self.device} has no memory for {positions:,} positions at once; going on with "
+                f"at most {self._most_positions:,} (other rounding in the last bits, no other rows)"
+            )
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        for half in batch.halve():
+            yield from self._begin(half, embed, watch)
 
-    def _repeat(self, ids: list[int], rows: int) -> torch.Tensor:
-        return self.table[ids].unsqueeze(0).expand(rows, -1, -1)
+    def _look_up(self, ids: Sequence[int]) -> torch.Tensor:
+        return self.table[list(ids)].unsqueeze(0)
 
     def _check_length(self, task: Task) -> None:
         longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -192,20 +243,55 @@ class Teacher:
             )
 
 
-def _cut_head(head: nn.Module | None, token_ids: tuple[int, ...]) -> nn.Linear:
-    """Keep the output layer's rows of the label words; what a family does to logits still runs."""
-    if not isinstance(head, nn.Linear):
-        raise ModelError(f"the model's output layer is {type(head).__name__}, must be linear")
-    rows = torch.tensor(token_ids, device=head.weight.device)
-    cut = nn.Linear(
-        head.in_features,
-        len(token_ids),
-        bias=head.bias is not None,
-        device=head.weight.device,
-        dtype=head.weight.dtype,
+class WordHead(nn.Module):
+    """The output layer's rows of the label words, in float32 whatever the model computes in.
+
+    What a family does to logits behind its output layer still runs.
+
+    Raises:
+        ModelError: The output layer is not linear.
+    """
+
+    def __init__(self, head: nn.Module | None, token_ids: Sequence[int]) -> None:
+        super().__init__()
+        if not isinstance(head, nn.Linear):
+            raise ModelError(f"the model's output layer is {type(head).__name__}, must be linear")
+        rows = torch.tensor(list(token_ids), device=head.weight.device)
+        self.out_features = len(token_ids)
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor | None
+        self.register_buffer("weight", head.weight.detach()[rows].float())
+        bias = None if head.bias is None else head.bias.detach()[rows].float()
+        self.register_buffer("bias", bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the words' logits, shape (..., words), float32, of states (..., d_T)."""
+        return nn.functional.linear(hidden.to(self.weight.device).float(), self.weight, self.bias)
+
+
+class _Answers:
+    """Class logits on their way from the device."""
+
+    def __init__(self, rows: np.ndarray, logits: torch.Tensor) -> None:
+        self.rows, self._ready = rows, None
+        if logits.is_cuda:
+            # Copied behind this batch and in front of the next, or waiting would be for both.
+            self._logits = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+            self._logits.copy_(logits, non_blocking=True)
+            self._ready = torch.cuda.Event()
+            self._ready.record(torch.cuda.current_stream(logits.device))
+        else:
+            self._logits = logits
+
+    def wait(self) -> np.ndarray:
+        """Return the logits, shape (B, K), once they are there."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        return self._logits.numpy()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has no memory left; a CPU's has no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
-    with torch.no_grad():
-        cut.weight.copy_(head.weight[rows])
-        if head.bias is not None:
-            cut.bias.copy_(head.bias[rows])
-    return cut.requires_grad_(False)

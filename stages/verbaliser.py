@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.errors import TaskError
+from stages.prompting import cut_behind, cut_start, frame_text
 
 if TYPE_CHECKING:
     import torch
@@ -80,15 +81,19 @@ class Verbaliser:
         return torch.stack(per_label, dim=1)
 
 
-def build_verbaliser(task: Task, tokenizer: PreTrainedTokenizerBase) -> Verbaliser:
+def build_verbaliser(
+    task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False
+) -> Verbaliser:
     """Look every label word of a task up in a tokenizer.
 
     The words are cut where they will be read: after the task's suffix (or after a colon, where it
-    has none) and a space, since most tokenizers cut a word at the start of a text differently.
+    has none) and a space, since most tokenizers cut a word at the start of a text differently; or
+    where the tokenizer's chat template puts an answer.
 
     Args:
         task: The task.
         tokenizer: The language model's tokenizer.
+        chat: Whether the prompt goes through the tokenizer's chat template.
 
     Returns:
         The verbaliser.
@@ -96,20 +101,27 @@ def build_verbaliser(task: Task, tokenizer: PreTrainedTokenizerBase) -> Verbalis
     Raises:
         TaskError: Two labels share a first piece and so cannot be told apart, or a word has no
             piece of its own.
+        ModelError: The tokenizer has no chat template, or the template cannot be used.
     """
-    anchor = task.suffix or "Answer:"
-    gap = "" if anchor[-1].isspace() else " "
-    before = tokenizer(anchor, add_special_tokens=False)["input_ids"]
+    text = frame_text(task, tokenizer, chat)
+    cut = cut_behind if chat else cut_start
+    before = cut(text.anchor, tokenizer)
     words = []
     columns = []
     owner: dict[int, WordPieces] = {}
     for column, label in enumerate(task.labels):
         for word in label.words:
-            ids = tokenizer(anchor + gap + word, add_special_tokens=False)["input_ids"]
+            ids = cut(text.anchor + text.gap + word, tokenizer)
             shared = 0
             while shared < min(len(before), len(ids)) and before[shared] == ids[shared]:
                 shared += 1
             own = ids[shared:]
+            if chat and shared < len(before):
+                raise TaskError(
+                    f"task {task.name}: label {label.name!r}: the tokenizer joins the word "
+                    f"{word!r} with the end of the chat template's text, {text.anchor[-20:]!r}; "
+                    "choose another word"
+                )
             if not own:
                 raise TaskError(
                     f"task {task.name}: label {label.name!r}: the tokenizer gives the word "

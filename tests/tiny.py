@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
+import yaml
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from stages import tuning
 from stages.stage_one import TeacherConfig
 from stages.stage_two import StudentConfig
-from stages.task import list_tasks, load_task
+from stages.task import Task, list_tasks, load_task, parse_task
+from stages.teacher import Embed, Teacher, Watch
 from stages.training import TrainingConfig
 
 MOOD = """\
@@ -25,25 +31,114 @@ labels:
   good: [Good, Great]
 """
 
+LONGEST = 24
+"""Pieces of the longest input of :func:`make_short_task`."""
+
 LABEL_WORDS = sorted({w for name in list_tasks() for x in load_task(name).labels for w in x.words})
 CORPUS = [f"a {word} answer: {word} {word.lower()}\nAnswer: {word}" for word in LABEL_WORDS] * 20
 
-FAMILIES = (
-    ("llama", hf.LlamaConfig, hf.LlamaForCausalLM, {}),
-    ("gpt2", hf.GPT2Config, hf.GPT2LMHeadModel, {"n_embd": 32, "n_layer": 2, "n_head": 4}),
-    ("qwen2", hf.Qwen2Config, hf.Qwen2ForCausalLM, {}),
-    ("qwen3", hf.Qwen3Config, hf.Qwen3ForCausalLM, {"head_dim": 8}),
-    ("mistral", hf.MistralConfig, hf.MistralForCausalLM, {"sliding_window": 16}),
-    ("gemma", hf.GemmaConfig, hf.GemmaForCausalLM, {"head_dim": 8}),
-    ("gemma2", hf.Gemma2Config, hf.Gemma2ForCausalLM, {"head_dim": 8, "sliding_window": 16}),
-    ("gemma3", hf.Gemma3TextConfig, hf.Gemma3ForCausalLM, {"head_dim": 8, "sliding_window": 16}),
-    ("phi", hf.PhiConfig, hf.PhiForCausalLM, {}),
-    ("neox", hf.GPTNeoXConfig, hf.GPTNeoXForCausalLM, {}),
-    ("falcon", hf.FalconConfig, hf.FalconForCausalLM, {}),
-    ("olmo", hf.OlmoConfig, hf.OlmoForCausalLM, {}),
-    ("mamba", hf.MambaConfig, hf.MambaForCausalLM, {"state_size": 4}),
-)
-FAMILY_NAMES = tuple(name for name, *_ in FAMILIES)
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+LONG_ROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 8}),
+    "mistral": ("mistral", {"sliding_window": 16}),
+    "mistral-wide": ("mistral", {"sliding_window": 400}),
+    "gemma": ("gemma", {"head_dim": 8}),
+    "gemma2": ("gemma2", {"head_dim": 8, "sliding_window": 16}),
+    "gemma2-wide": ("gemma2", {"head_dim": 8}),
+    "gemma3": ("gemma3_text", {"head_dim": 8, "sliding_window": 16}),
+    "gemma3-wide": ("gemma3_text", {"head_dim": 8}),
+    "phi": ("phi", {}),
+    "phi3": ("phi3", {"pad_token_id": 0}),
+    # Turns as far as the longest row of a batch says, from 16 positions on.
+    "phi3-long": (
+        "phi3",
+        {
+            "pad_token_id": 0,
+            "rope_parameters": LONG_ROPE | {"rope_theta": 1e4},
+            "original_max_position_embeddings": 16,
+        },
+    ),
+    "neox": ("gpt_neox", {}),
+    "falcon": ("falcon", {}),
+    "falcon-alibi": ("falcon", {"alibi": True}),
+    "falcon-new": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "olmo": ("olmo", {}),
+    "olmo2": ("olmo2", {}),
+    "smollm3": ("smollm3", {"pad_token_id": 0}),
+    "stablelm": ("stablelm", {}),
+    "starcoder2": ("starcoder2", {}),
+    "granite": (
+        "granite",
+        {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.5}
+        | {"logits_scaling": 2.0},
+    ),
+    "cohere": ("cohere", {"logit_scale": 0.5}),
+    "opt": ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
+    "bloom": ("bloom", {}),
+    "mpt": ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}),
+    "gptj": ("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}),
+    "bigcode": ("gpt_bigcode", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
+    # Two softmaxes, one taken from the other.
+    "diffllama": ("diffllama", {}),
+    "mixtral": ("mixtral", {"num_local_experts": 4}),
+    "qwen2-moe": ("qwen2_moe", EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 16}),
+    "qwen3-moe": ("qwen3_moe", EXPERTS | {"num_experts": 4, "head_dim": 8}),
+    "olmoe": ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "gpt-oss": (
+        "gpt_oss",
+        {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 400},
+    ),
+    "llama4": (
+        "llama4_text",
+        {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 32, "pad_token_id": 0},
+    ),
+    "llama4-chunks": (
+        "llama4_text",
+        {
+            "head_dim": 8,
+            "num_local_experts": 2,
+            "intermediate_size_mlp": 32,
+            "pad_token_id": 0,
+            "attention_chunk_size": 16,
+        },
+    ),
+    # Values of another width than queries and keys.
+    "deepseek3": (
+        "deepseek_v3",
+        EXPERTS
+        | {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8}
+        | {"v_head_dim": 6, "num_key_value_heads": 4, "n_routed_experts": 4}
+        | {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    ),
+    "mamba": ("mamba", {"state_size": 4}),
+    "jamba": (
+        "jamba",
+        {"use_mamba_kernels": False, "mamba_d_state": 4, "mamba_dt_rank": 4, "num_experts": 2}
+        | {"num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1},
+    ),
+    # Looks three positions back, in front of an ordinary last layer.
+    "lfm2": ("lfm2", {"layer_types": ["conv", "conv", "full_attention"]}),
+    # State space and attention side by side in every layer.
+    "falcon-h1": (
+        "falcon_h1",
+        {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4}
+        | {"mamba_n_groups": 1, "mamba_chunk_size": 8, "head_dim": 8},
+    ),
+    "qwen3-next": (
+        "qwen3_next",
+        EXPERTS
+        | {"layer_types": ["linear_attention", "linear_attention", "full_attention"]}
+        | {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
+        | {"linear_num_value_heads": 4, "head_dim": 8, "num_experts": 4}
+        | {"shared_expert_intermediate_size": 16},
+    ),
+}
+FAMILY_NAMES = tuple(FAMILIES)
 
 ENCODERS = (
     ("roberta", {"type_vocab_size": 1}),
@@ -93,17 +188,63 @@ def make_tokenizer(kind: str = "bytes", start: str | None = "<s>") -> hf.PreTrai
 
 def make_language_model(family: str, vocabulary: int) -> hf.PreTrainedModel:
     """A random causal LM whose answers depend visibly on its input."""
-    _, config, model, own = next(entry for entry in FAMILIES if entry[0] == family)
-    common = {"num_hidden_layers": 3, "max_position_embeddings": 512}
+    model_type, own = FAMILIES[family]
+    common: dict[str, Any] = {"num_hidden_layers": 3, "max_position_embeddings": 512}
     if family != "gpt2":
         common |= {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
         common |= {"intermediate_size": 64}
+    common |= {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1}
     torch.manual_seed(0)
-    made = model(config(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, **common | own))
+    made = hf.AutoModelForCausalLM.from_config(hf.AutoConfig.for_model(model_type, **common | own))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_((0.5 if family == "llama" else 0.2) * torch.randn_like(parameter))
     return made.eval()
+
+
+def make_short_task(suffix: str = "\nAnswer:", prompt: str | None = None) -> Task:
+    task = parse_task(yaml.safe_load(MOOD), "mood", "mood")
+    return replace(
+        task,
+        suffix=suffix,
+        prompt=task.prompt if prompt is None else prompt,
+        max_length=LONGEST,
+    )
+
+
+def make_teacher(family: str, suffix: str = "\nAnswer:", prompt: str | None = None) -> Teacher:
+    tokenizer = make_tokenizer(start=None if prompt == "" else "<s>")
+    model = make_language_model(family, len(tokenizer))
+    return Teacher(model, tokenizer, make_short_task(suffix, prompt))
+
+
+def draw_ids(rows: int, length: int, vocabulary: int) -> torch.Tensor:
+    return torch.randint(vocabulary, (rows, length), generator=torch.Generator().manual_seed(7))
+
+
+class Listener:
+    """Keeps what a watch is told."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.warnings: list[str] = []
+        self.watch = Watch(self.counts.append, self.warnings.append)
+
+
+def embed_with(teacher: Teacher, ids: torch.Tensor) -> Embed:
+    return lambda rows, length: teacher.look_up(ids.numpy()[rows, :length])
+
+
+def fake_rates(monkeypatch: pytest.MonkeyPatch, rate: Callable[[int], float]) -> list[int]:
+    """Have a machine of given speed; no real one is the same twice."""
+    sizes: list[int] = []
+
+    def measure(teacher: Teacher, length: int, positions: int) -> float:
+        sizes.append(positions)
+        return rate(positions)
+
+    monkeypatch.setattr(tuning, "measure_rate", measure)
+    return sizes
 
 
 def write_language_model(

@@ -28,6 +28,7 @@ from cache.philox_torch import (
     describe_backend,
     random_bits,
     random_integers,
+    random_uniform,
 )
 
 # Random123's kat_vectors for philox4x32-10: counter, key, words.
@@ -170,6 +171,10 @@ def test_the_compiled_kernel_gives_the_same_bits_for_every_shape() -> None:
         assert made.dtype == torch.int32
         expected = random_integers_numpy(seeds, count, first=first, stream=stream)
         assert np.array_equal(made.numpy().view(np.uint32), expected)
+    seeds = as_seeds(1, 2**64 - 1)
+    for dtype in (torch.float32, torch.bfloat16):
+        made = random_uniform(seeds, 9, dtype=dtype, backend="compiled")
+        assert torch.equal(made, random_uniform(seeds, 9, dtype=dtype, backend="numpy"))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "eager", "auto"])
@@ -240,10 +245,10 @@ def test_wrong_numbers_are_named() -> None:
         mix_seeds(0, -1, 1)
 
 
-def test_only_large_draws_for_a_gpu_leave_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_for_a_gpu_are_made_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_backend("cpu", 1 << 40) == "numpy"
     assert choose_backend("mps", 1 << 40) == "numpy"
-    assert choose_backend("cuda:1", 1000) == "numpy"
+    assert choose_backend("cuda:1", 1000) == "eager"
     monkeypatch.setattr(philox_torch, "compiler_problem", lambda _: "")
     assert choose_backend("cuda", 1 << 20) == "compiled"
     assert "a compiled torch kernel on cuda" in describe_backend("cuda")
@@ -264,7 +269,7 @@ def test_a_missing_compiler_is_found_and_named(monkeypatch: pytest.MonkeyPatch) 
 def test_asking_for_a_kernel_that_cannot_be_had_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(philox_torch, "_compile", lambda _: (None, "no compiler here"))
+    monkeypatch.setattr(philox_torch, "_compile", lambda *_: (None, "no compiler here"))
     with pytest.raises(SamplerError, match="cannot be had: no compiler here"):
         random_integers(as_seeds(1), 4, backend="compiled")
     # Where it was chosen rather than asked for, the draw goes on and says so.
@@ -285,6 +290,6 @@ def test_a_compiler_that_fails_is_reported_once_and_for_all(
 
     monkeypatch.setattr(philox_torch, "compiler_problem", lambda _: "")
     monkeypatch.setattr(torch, "compile", fail)
-    kernel, problem = philox_torch._compile.__wrapped__("cpu")
+    kernel, problem = philox_torch._compile.__wrapped__("cpu", None)
     assert kernel is None
     assert problem == "torch.compile failed: ld: cannot find -lgomp"

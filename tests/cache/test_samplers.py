@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from cache import samplers
 from cache.errors import SamplerError
 from cache.philox import mix_seeds, random_integers_numpy
+from cache.philox_torch import random_uniform
 from cache.samplers import (
     SAMPLERS,
     WHOLE,
@@ -80,17 +81,20 @@ def test_uniform_values_are_24_exact_bits() -> None:
     assert np.array_equal(drawn.numpy().astype(np.float64).reshape(4, -1), expected)
 
 
-def test_uniform_values_on_the_kernel_path_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler, seeds = make_sampler("uniform"), mix_seeds(2, 0, 40)
-    expected = sampler.draw_embeddings(seeds, 7)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_uniform_values_on_the_kernel_path_are_the_same(dtype: torch.dtype) -> None:
+    sampler, seeds = make_sampler("uniform", dtype), mix_seeds(2, 0, 40)
+    made = random_uniform(seeds, 7 * WIDTH, dtype=dtype, backend="eager")
+    assert torch.equal(sampler.draw_embeddings(seeds, 7).flatten(1), made)
 
-    def draw_eagerly(seeds: np.ndarray, count: int, device: torch.device) -> torch.Tensor:
-        return samplers_random_bits(seeds, count, device=device, backend="eager")
 
-    samplers_random_bits = samplers.random_bits
-    monkeypatch.setattr(samplers, "choose_backend", lambda *_: "eager")
-    monkeypatch.setattr(samplers, "random_bits", draw_eagerly)
-    assert torch.equal(sampler.draw_embeddings(seeds, 7), expected)
+@given(st.integers(1, WHOLE), st.lists(st.integers(0, WHOLE - 1), min_size=1))
+def test_a_gpu_picks_the_ids_that_a_cpu_picks(vocabulary: int, words: list[int]) -> None:
+    picked = samplers.pick_uniformly(torch.tensor(words), vocabulary)
+    assert picked.tolist() == [word * vocabulary >> 32 for word in words]
+    counts = np.array([0, 5, WHOLE // 3, WHOLE // 3, WHOLE])
+    picked = samplers.pick_distributed(torch.tensor(words), torch.from_numpy(counts))
+    assert picked.tolist() == np.searchsorted(counts, words, side="right").tolist()
 
 
 def test_uniform_is_the_float32_draw_rounded_to_the_dtype() -> None:

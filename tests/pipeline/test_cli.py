@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from processes import run_here
+from tiny import make_tokenizer
 
 from pipeline.cli import cli
 from stages.stage_one import TeacherResult
@@ -134,6 +135,7 @@ def test_what_cannot_be_is_said_and_ends_with_2(arguments: list[str], named: lis
         (["evaluate", "--model", "none", "--data", "x.txt"], ["none is no student"]),
         (["task", "check", "imdb", "--model", "./none"], ["model directory './none'"]),
         (["task", "check", "imdb", "--model", "."], ["cannot load the tokenizer"]),
+        (["task", "check", "imdb", "--chat"], ["has no chat template", "leave --chat out"]),
     ],
 )
 def test_what_fails_is_said_in_one_line_and_ends_with_1(
@@ -173,6 +175,25 @@ class TestTasks:
         for word in ("Bad", "Poor", "Good", "Great"):
             assert any(f"Ġ{word}" in line.split() for line in found.out.splitlines())
         assert f"task mood can be used with {llm}" in found.out
+
+    def test_check_shows_the_prompt_as_the_model_sees_it(self, mood: Path, here: Path) -> None:
+        tokenizer = make_tokenizer()
+        tokenizer.chat_template = (
+            "{% for m in messages %}{{ '[' + m.role + '] ' + m.content + '\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '[assistant] ' }}{% endif %}"
+        )
+        tokenizer.save_pretrained(here / "talker")
+        plain = run_here("task", "check", mood, "--model", "talker")
+        assert plain.code == 0
+        assert r"'<s>Is this good or bad?\n' <input> '\nAnswer:'" in plain.out.splitlines()
+        assert "--chat would put the prompt through it" in plain.err
+        found = run_here("task", "check", mood, "--model", "talker", "--chat")
+        assert found.code == 0
+        shown, sizes, *words, last = found.out.splitlines()
+        assert shown == (r"'<s>[user] Is this good or bad?\n' <input> '\nAnswer:\n[assistant]'")
+        assert sizes.endswith("behind it")
+        assert [word.split()[3:] for word in words] == [["ĠBad"], ["ĠPoor"], ["ĠGood"], ["ĠGreat"]]
+        assert last == "task mood can be used with talker --chat"
 
     @pytest.mark.parametrize("name", ["imdb", "ag_news", "reddit"])
     def test_the_bundled_tasks_fit_the_bundled_model(self, name: str) -> None:
@@ -233,7 +254,7 @@ def test_doctor_says_what_auto_would_choose_and_why() -> None:
     lines = {line.split()[0]: line for line in found.out.splitlines()}
     assert "cpu (auto: no CUDA device is there)" in lines["device"]
     assert "mini (auto: meta-llama/Llama-2-7b-hf needs a CUDA device" in lines["model"]
-    assert "float32 (auto" in lines["dtype"]
+    assert "(auto: the CPU" in lines["dtype"]
     assert {"python", "torch", "transformers", "zarr", "cores", "disk"} <= set(lines)
 
 

@@ -1,93 +1,22 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import huggingface_hub
 import pytest
 import torch
+from gpus import pretend_gpus
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-from tiny import make_tokenizer, write_language_model
+from tiny import make_language_model, make_tokenizer, write_language_model
 from transformers import PreTrainedTokenizerFast
 
 from stages import language_model as lm
-from stages.errors import ModelError, SettingError
+from stages.errors import ModelError
 from stages.reporting import SilentReporter
-
-GIB = 2**30
-Cuda = Callable[..., None]
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
-    """Pretends that there is a CUDA device."""
-
-    def pretend(room: int = 80, bf16: bool = True, count: int = 1) -> None:
-        for name, value in {
-            "is_available": True,
-            "get_device_name": "Some GPU",
-            "device_count": count,
-            "is_bf16_supported": bf16,
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (GIB, room * GIB))
-
-    return pretend
-
-
-class TestChoices:
-    def test_without_a_gpu(self) -> None:
-        assert lm.choose_device("auto") == lm.Choice("cpu", "auto: no CUDA device is there")
-        assert lm.choose_model("auto", "cpu").value == "mini"
-        assert lm.choose_dtype("auto", "cpu").value == "float32"
-
-    def test_with_a_gpu_that_has_room(self, cuda: Cuda) -> None:
-        cuda()
-        assert lm.choose_device("auto") == lm.Choice("cuda", "auto: Some GPU is there")
-        found = lm.choose_model("auto", "cuda")
-        assert found == lm.Choice("meta-llama/Llama-2-7b-hf", "auto: cuda has 80 GiB")
-        assert lm.choose_dtype("auto", "cuda").value == "bfloat16"
-        assert lm.choose_model("auto", "cpu").value == "mini"
-
-    def test_with_a_gpu_that_is_small_or_old(self, cuda: Cuda) -> None:
-        cuda(room=8, bf16=False)
-        found = lm.choose_model("auto", "cuda:0")
-        assert found.value == "mini"
-        assert "needs 16 GiB, cuda:0 has 8.0 GiB" in found.reason
-        assert lm.choose_dtype("auto", "cuda").value == "float16"
-
-    def test_what_is_asked_for_is_taken(self, cuda: Cuda) -> None:
-        cuda(count=2)
-        assert lm.choose_device("cuda:1") == lm.Choice("cuda:1", "as asked")
-        assert lm.choose_model("gpt2", "cuda") == lm.Choice("gpt2", "as asked")
-        assert lm.choose_dtype("float16", "cpu") == lm.Choice("float16", "as asked")
-        with pytest.raises(SettingError, match=r"torch sees 2 CUDA device\(s\)"):
-            lm.choose_device("cuda:2")
-
-    @pytest.mark.parametrize("device", ["auto", "cuda"])
-    def test_every_rank_of_torchrun_has_a_gpu_of_its_own(
-        self, device: str, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        cuda(count=2)
-        monkeypatch.setenv("LOCAL_RANK", "1")
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-        assert lm.choose_device(device) == lm.Choice("cuda:1", "torchrun's local rank 1")
-        assert lm.choose_device("cuda:0") == lm.Choice("cuda:0", "as asked")
-        assert lm.choose_device("cpu") == lm.Choice("cpu", "as asked")
-        monkeypatch.setenv("LOCAL_RANK", "2")
-        with pytest.raises(SettingError, match=r"rank 2 .* 4 processes .* sees 2 CUDA device\(s\)"):
-            lm.choose_device(device)
-        assert lm.choose_device("cuda:1").value == "cuda:1"
-        monkeypatch.setenv("LOCAL_RANK", "one")
-        with pytest.raises(SettingError, match="LOCAL_RANK: got 'one'"):
-            lm.choose_device(device)
-
-    def test_ranks_without_a_gpu_share_the_processor(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("LOCAL_RANK", "1")
-        assert lm.choose_device("auto") == lm.Choice("cpu", "auto: no CUDA device is there")
-        with pytest.raises(SettingError, match=r"rank 1 .* sees 0 CUDA device\(s\)"):
-            lm.choose_device("cuda")
 
 
 class TestHub:
@@ -212,12 +141,95 @@ def test_a_model_is_loaded_in_the_format_asked_for(llm: Path) -> None:
         assert lm.load_language_model(llm, "cpu", name).dtype == getattr(torch, name)
 
 
-def test_a_model_larger_than_its_device_is_refused_with_its_size(
+def test_a_model_larger_than_its_device_is_refused_before_it_is_loaded(
     llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    pretend_gpus(monkeypatch, free=(0.05,))
+    with pytest.raises(ModelError, match=r"does not fit on cuda: it needs 0\.06 GiB in float32"):
+        lm.load_language_model(llm, "cuda", "float32")
+
+
+def test_memory_that_runs_out_while_loading_is_said(
+    llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("transformers.PreTrainedModel.to", full)
-    with pytest.raises(ModelError, match=r"is 0\.0 GiB in float32 and does not fit on cuda"):
+    pretend_gpus(monkeypatch, free=(80,))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
+    with pytest.raises(ModelError, match=r"its memory ran out .* fit: --device cpu"):
         lm.load_language_model(llm, "cuda", "float32")
+
+
+class TestSplit:
+    """A model in parts, which accelerate runs one after another."""
+
+    PARTS: ClassVar[dict[str, str]] = {
+        "model.embed_tokens": "cpu",
+        "model.layers.0": "cpu",
+        "model.layers.1": "disk",
+        "model.layers.2": "cpu",
+        "model.norm": "cpu",
+        "model.rotary_emb": "cpu",
+        "lm_head": "cpu",
+    }
+
+    def test_it_answers_as_the_whole_does(
+        self, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = lm.load_language_model(llm, "cpu", "float32")
+        placement = {"device_map": self.PARTS, "offload_folder": str(tmp_path)}
+        monkeypatch.setattr(lm, "_choose_placement", lambda _: placement)
+        split = lm.load_language_model(llm, "cpu", "float32")
+        apart = {name for name, weight in split.named_parameters() if weight.is_meta}
+        assert {name.rsplit(".layers.")[1][0] for name in apart} == {"1"}
+        assert split.get_input_embeddings().weight.device.type == "cpu"
+        ids = torch.randint(0, 300, (4, 20), generator=torch.manual_seed(0))
+        inputs = whole.get_input_embeddings()(ids)
+        with torch.inference_mode():
+            expected = whole(inputs_embeds=inputs).logits
+            assert torch.equal(split(inputs_embeds=inputs).logits, expected)
+
+    def test_all_gpus_and_nothing_else_get_their_share(
+        self, llm: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: dict[str, Any] = {}
+
+        def load(kind: Any, source: str, what: str, **options: Any) -> torch.nn.Module:
+            asked.update(options)
+            model = make_language_model("llama", 300)
+            model.hf_device_map = {"model": 0, "lm_head": places[1]}
+            return model
+
+        pretend_gpus(monkeypatch, free=(9, 18))
+        monkeypatch.setattr(lm, "load_weights", load)
+        places: list[Any] = [0, 1]
+        lm.load_language_model(llm, "all", "bfloat16")
+        assert asked["device_map"] == "auto"
+        assert asked["max_memory"] == {0: 8 * 2**30, 1: 16 * 2**30}
+        places[1] = "disk"
+        with pytest.raises(ModelError, match=r"on the CUDA devices together: .* memory ran out"):
+            lm.load_language_model(llm, "all", "bfloat16")
+
+    def test_on_one_device_nothing_stands_between_the_layers(self, llm: Path) -> None:
+        model = lm.load_language_model(llm, "cpu", "float32")
+        assert not any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
+class TestKernels:
+    def test_a_model_cannot_name_one(self, llm: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(llm, tmp_path / "copy"))
+        config = json.loads((copy / "config.json").read_text())
+        named = {"attn_implementation": "some/kernel", "_attn_implementation": "some/kernel"}
+        named |= {"_attn_implementation_internal": "some/kernel", "use_kernels": "yes"}
+        (copy / "config.json").write_text(json.dumps(config | named))
+        model = lm.load_language_model(copy, "cpu", "float32")
+        assert model.config._attn_implementation == "sdpa"
+        assert model.use_kernels is False
+
+    def test_the_package_that_fetches_them_is_refused(
+        self, llm: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("transformers.utils.is_kernels_available", lambda: True)
+        with pytest.raises(ModelError, match="pip uninstall kernels"):
+            lm.load_language_model(llm, "cpu", "float32")

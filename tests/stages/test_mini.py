@@ -187,7 +187,7 @@ class TestScript:
         tokenizer = load_tokenizer(tmp_path / "one")
         model = load_language_model(tmp_path / "one", "cpu", "float32")
         teacher = Teacher(model, tokenizer, load_task("reddit"))
-        assert teacher.prefix_reused
+        assert teacher.fallbacks == []
         assert teacher.compute_class_logits(teacher.table[torch.tensor([[5, 6, 7]])]).shape == (
             1,
             2,

@@ -213,8 +213,10 @@ class TestInterruption:
 
         reporter = Meddler()
         result = run_teacher(make_teacher_config(mood, llm, tmp_path, rows=ROWS), reporter)
-        (warning,) = reporter.warnings
-        assert "was not committed: this process has no claim on it; going on" in warning
+        # A shard is committed while the next is computed, so that one may be taken away as well.
+        assert 1 <= len(reporter.warnings) <= 2
+        for warning in reporter.warnings:
+            assert "was not committed: this process has no claim on it; going on" in warning
         assert result.computed == ROWS
         assert files_of(result.cache.place.path) == files_of(whole.place.path)
 

@@ -1,0 +1,159 @@
+"""Choosing devices, number formats and the default model, each with the reason for the log.
+
+Choices that a cache's fingerprint depends on follow from what a machine is, never from a timing or
+from what happens to be free: the same command beside a running one, or after it, must mean the
+same rows.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from stages.errors import SettingError
+
+LLAMA = "meta-llama/Llama-2-7b-hf"
+LLAMA_BYTES = 16 * 2**30
+"""What Llama-2-7b needs on a device: 13.5 GB of bf16 weights, and room for a batch."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+ALL = "all"
+"""The device that is every CUDA device of the machine, one model split over them."""
+
+FAST_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
+"""Instructions that multiply bfloat16: Intel's tiles, AVX-512's, and ARM's under torch's name."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value and, in words for the log, why it was chosen."""
+
+    value: str
+    reason: str
+
+
+def choose_device(device: str, several: bool = False) -> Choice:
+    """Resolve ``auto`` to the device that this machine has; ``cuda`` is each rank's own.
+
+    Under torchrun, which gives every process of a machine a local rank, ``auto`` and ``cuda`` are
+    the CUDA device of that number.  Every rank is a worker on shards of its own, with a model of
+    its own, so ranks never share one model: no tensor parallelism, a large model is split by
+    ``all`` within one process instead.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``all``.
+        several: Whether ``all`` is allowed: a language model can be split over devices.
+
+    Raises:
+        SettingError: The device asked for is not there or is no device.
+    """
+    import torch
+
+    if device == ALL and several:
+        return _choose_all(torch.cuda.device_count())
+    if device == "auto" and not torch.cuda.is_available():
+        return Choice("cpu", "auto: no CUDA device is there")
+    rank = os.environ.get("LOCAL_RANK")
+    if device in ("auto", "cuda") and rank is not None:
+        return _choose_ranks_device(rank, torch.cuda.device_count())
+    if device == "auto":
+        return Choice("cuda", f"auto: {torch.cuda.get_device_name()} is there")
+    known = "auto, cpu, cuda, cuda:N or all" if several else "auto, cpu, cuda or cuda:N"
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        raise SettingError(f"device {device!r}: use {known}") from error
+    if parsed.type not in ("cpu", "cuda"):
+        raise SettingError(f"device {device!r}: use {known}")
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise SettingError(f"device {device!r} is not there: torch sees {count} CUDA device(s)")
+    return Choice(device, "as asked")
+
+
+def find_main_device(device: str) -> str:
+    """Return the device that torch knows: the first CUDA device for ``all``, or the device itself.
+
+    Its type is what a fingerprint holds; a model split over devices takes its inputs there.
+    """
+    return "cuda:0" if device == ALL else device
+
+
+def choose_model(model: str, device: str) -> Choice:
+    """Resolve ``auto`` to Llama-2-7b where the device has room for it, otherwise to ``mini``."""
+    import torch
+
+    if model != "auto":
+        return Choice(model, "as asked")
+    if torch.device(find_main_device(device)).type != "cuda":
+        return Choice("mini", f"auto: {LLAMA} needs a CUDA device, and the device is {device}")
+    # Not by what is free: the same command beside a running one, or after it, must mean the same
+    # model, or it would fill another cache.  What does not fit then is said when it is loaded.
+    devices = range(torch.cuda.device_count()) if device == ALL else (torch.device(device),)
+    room = sum(torch.cuda.mem_get_info(each)[1] for each in devices)
+    if room < LLAMA_BYTES:
+        return Choice(
+            "mini",
+            f"auto: {LLAMA} needs {LLAMA_BYTES / 2**30:.0f} GiB, {device} has "
+            f"{room / 2**30:.1f} GiB",
+        )
+    return Choice(LLAMA, f"auto: {device} has {room / 2**30:.0f} GiB")
+
+
+def choose_dtype(dtype: str, device: str) -> Choice:
+    """Resolve ``auto`` to the number format that the device computes the model in.
+
+    Raises:
+        SettingError: It names no number format.
+    """
+    import torch
+
+    if dtype != "auto":
+        if dtype not in DTYPES:
+            raise SettingError(f"dtype: got {dtype!r}, must be auto or one of {', '.join(DTYPES)}")
+        return Choice(dtype, "as asked")
+    if torch.device(find_main_device(device)).type != "cuda":
+        return _choose_cpu_dtype()
+    if torch.cuda.is_bf16_supported():
+        return Choice("bfloat16", "auto: the GPU computes it natively")
+    return Choice("float16", "auto: the GPU has no bfloat16")
+
+
+def _choose_cpu_dtype() -> Choice:
+    import torch
+
+    # Without such instructions bfloat16 is emulated, several times slower than float32.
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    fast = next((name for name in FAST_BF16 if able.get(name)), None)
+    if fast is None:
+        return Choice("float32", "auto: the CPU has no instructions that multiply bfloat16")
+    if not torch.backends.mkldnn.is_available():
+        return Choice("float32", f"auto: the CPU has {fast}, this build of torch does not use it")
+    return Choice("bfloat16", f"auto: the CPU multiplies it by its own instructions, {fast}")
+
+
+def _choose_all(count: int) -> Choice:
+    if "LOCAL_RANK" in os.environ:
+        raise SettingError(
+            "--device all splits one model over every CUDA device, torchrun starts a worker with a "
+            "model of its own for each of them: use one or the other"
+        )
+    if count == 0:
+        raise SettingError("device 'all' is not there: torch sees 0 CUDA device(s)")
+    if count == 1:
+        return Choice("cuda", "as asked: one CUDA device is all there is")
+    return Choice(ALL, f"as asked: {count} CUDA devices")
+
+
+def _choose_ranks_device(rank: str, count: int) -> Choice:
+    if not rank.isdecimal():
+        raise SettingError(f"LOCAL_RANK: got {rank!r:.40}, must be a number, as torchrun sets it")
+    if int(rank) >= count:
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", "an unknown number of")
+        raise SettingError(
+            f"torchrun's local rank {rank} has no device of its own: torchrun started {ranks:.40} "
+            f"processes here, torch sees {count} CUDA device(s); start one for each, or say "
+            "--device cuda:N to share one, or --device cpu"
+        )
+    return Choice(f"cuda:{int(rank)}", f"torchrun's local rank {int(rank)}")

@@ -1,0 +1,132 @@
+"""What a run of the teacher stage would take, from a short trial that writes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cache.errors import ManifestError
+from cache.places import parse_place
+from cache.samplers import build_sampler
+from cache.store import open_cache
+from stages.filling import answer_inputs
+from stages.inputs import TEXTS
+from stages.preparation import Preparation, prepare_teacher
+from stages.settings import TeacherConfig
+from stages.teacher import Teacher, Watch
+from stages.tuning import find_tuning, read_tuning
+
+if TYPE_CHECKING:
+    from stages.reporting import Reporter
+
+TRIAL_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be expected of a run.
+
+    Attributes:
+        directory: Where the rows would lie.
+        rows: Rows of the whole cache.
+        rows_there: Those that are there already.
+        batch_positions: Most positions in one forward pass.
+        rows_per_second: Of the lengths that the cache has, measured.
+        trial_rows: Rows that it was measured on.
+        seconds: For the rows that are missing, one worker.
+        bytes: Of the whole cache on disk.
+    """
+
+    directory: str
+    rows: int
+    rows_there: int
+    batch_positions: int
+    rows_per_second: float
+    trial_rows: int
+    seconds: float
+    bytes: int
+
+
+def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
+    """Load the model, answer some of the rows, and write nothing.
+
+    Args:
+        config: The settings of the run.
+        reporter: Told about choices and findings.
+
+    Returns:
+        What the run would take.
+
+    Raises:
+        StageError: Task, model or texts are not usable.
+        CacheError: There is a cache of these settings, and it is damaged.
+        Interrupted: A stop was asked for.
+    """
+    ready = prepare_teacher(config, reporter)
+    place = parse_place(config.cache) / ready.task.name / ready.manifest.directory
+    there, tuning = 0, None
+    try:
+        cache = open_cache(place, ready.manifest.fingerprint)
+        there = sum(len(cache.rows_of(shard)) for shard in cache.committed())
+        tuning = read_tuning(cache.manifest.notes)
+    except ManifestError:
+        if place.open_files().size("manifest.json") is not None:
+            raise
+    teacher = ready.load_teacher()
+    lengths = ready.inputs.lengths
+    if tuning is None:
+        # Compiling is left out: it takes longer than everything else here.
+        tuning = find_tuning(teacher, lengths, ready.config.batch_positions, "off", reporter)
+    positions = tuning.batch_positions
+    rate = tuning.rate or _measure(ready, teacher, positions, TRIAL_SECONDS / 8, 0, reporter)[0]
+    rate, rows = _measure(ready, teacher, positions, TRIAL_SECONDS, rate, reporter)
+    whole = float((lengths + teacher.positions_around).sum()) / rate
+    return Estimate(
+        directory=str(place),
+        rows=len(lengths),
+        rows_there=there,
+        batch_positions=positions,
+        rows_per_second=len(lengths) / whole,
+        trial_rows=rows,
+        seconds=whole * (len(lengths) - there) / len(lengths),
+        bytes=_count_bytes(ready, teacher),
+    )
+
+
+def _measure(
+    ready: Preparation,
+    teacher: Teacher,
+    batch_positions: int,
+    seconds: float,
+    rate: float,
+    reporter: Reporter,
+) -> tuple[float, int]:
+    """Return positions a second over rows spread evenly over the cache, and how many they were."""
+    inputs, layout = ready.inputs, ready.manifest.layout
+    each = inputs.lengths + teacher.positions_around
+    share = min(1.0, max(batch_positions, seconds * rate) / float(each.sum()))
+    chunk = layout.chunk_rows
+    chunks = -(-len(each) // chunk)
+    count = max(1, min(chunks, round(share * chunks), layout.shard_rows // chunk))
+    name = inputs.identity["name"]
+    sampler = None
+    if name != TEXTS:
+        # Drawing from a distribution costs what drawing from the whole vocabulary does.
+        known = "vocabulary" if name == "unigram" else name
+        sampler = build_sampler(known, table=teacher.table)
+    spread = np.linspace(0, chunks - 1, count).astype(int)
+    rows = np.concatenate([np.arange(k * chunk, min((k + 1) * chunk, len(each))) for k in spread])
+    watch = Watch(lambda done: reporter.check_stop(), reporter.warn)
+    began = time.perf_counter()
+    answer_inputs(inputs.select(rows), sampler, teacher, batch_positions, watch)
+    return float(each[rows].sum()) / (time.perf_counter() - began), len(rows)
+
+
+def _count_bytes(ready: Preparation, teacher: Teacher) -> int:
+    """Return what rows and the embedding table take on disk, before compression."""
+    layout = ready.manifest.layout
+    row = sum(column.row_bytes for column in layout.columns.values())
+    return layout.rows * row + teacher.table.numel() * teacher.table.element_size()

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from processes import run_here
+from tiny import make_tokenizer, write_language_model
+
+SMALL = ("--rows", 96, "--chunk-rows", 8, "--shard-rows", 32)
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def test_a_dry_run_prints_what_a_run_would_take(llm: Path, mood: Path, tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    command = ("teacher", "--task", mood, "--model", llm, "--cache", root, *SMALL, "--dry-run")
+    found = run_here(*command)
+    assert found.code == 0, found.err
+    names = [line.split(":")[0] for line in found.out.splitlines()]
+    assert names == ["rows", "batch", "speed", "time", "disk", "dry run"]
+    for part in ("96", "rows a second, from", "one worker", f"in {root}/mood/", "nothing was"):
+        assert part in found.out
+    assert "found by trial" in found.err
+    assert not root.exists()
+
+
+def test_what_is_found_by_trial_is_kept_with_the_cache(
+    llm: Path, mood: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "cache"
+    command = ("teacher", "--task", mood, "--model", llm, "--cache", root, *SMALL)
+    assert run_here(*command).code == 0
+    (manifest,) = root.glob("mood/*/manifest.json")
+    written = json.loads(manifest.read_text())
+    tuning = written["notes"]["tuning"]
+    assert written["inputs"]["compute"]["batch_positions"] == "auto"
+    assert tuning["positions_per_second"] > 0
+    assert tuning["found_on"].startswith("cpu")
+    shown = run_here("cache", "show", manifest.parent.name[:8], "--cache", root)
+    assert f"{tuning['batch_positions']} positions a batch (found on cpu" in shown.out
+    # One shard less: who continues does as the first one did.
+    (manifest.parent / "commits" / "000001.json").unlink()
+    again = run_here(*command)
+    assert again.code == 0
+    assert f"batch: {tuning['batch_positions']:,} positions, not compiled, as found" in again.err
+    assert "computed 32 rows" in again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--batch-positions", "0"), "0 is not in the range x>=1"),
+        (("--batch-positions", "many"), "'many' is not a valid integer"),
+        (("--compile", "maybe"), "'maybe' is not one of"),
+        (("--quantise", "int3"), "'int3' is not one of"),
+    ],
+)
+def test_what_cannot_be_a_setting_is_named(options: tuple[str, str], named: str) -> None:
+    found = run_here("teacher", "--task", "imdb", *options)
+    assert found.code == 2
+    assert named in found.err
+
+
+def test_a_prompt_goes_through_the_chat_template_when_asked(mood: Path, tmp_path: Path) -> None:
+    model, root = write_language_model(tmp_path / "chat"), tmp_path / "cache"
+    command = ("teacher", "--task", mood, "--model", model, "--cache", root, *SMALL)
+    refused = run_here(*command, "--chat")
+    assert refused.code == 1
+    assert "has no chat template; leave --chat out" in refused.err
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(model)
+    plain, chat = run_here(*command), run_here(*command, "--chat")
+    assert (plain.code, chat.code) == (0, 0), chat.err
+    assert "the tokenizer has a chat template; --chat would" in plain.err
+    found = [json.loads(path.read_text())["inputs"] for path in root.glob("mood/*/manifest.json")]
+    assert len(found) == 2
+    (framed,) = [inputs["chat"] for inputs in found if "chat" in inputs]
+    decoded = tokenizer.decode(framed["prefix_ids"])
+    assert decoded == "<s><|user|>\nIs this good or bad?\n"
+    assert tokenizer.decode(framed["suffix_ids"]) == "\nAnswer:<|end|>\n<|assistant|>\n"
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "Good", "label": "good"}\n')
+    asked = ("evaluate", "--teacher", model, "--task", mood, "--data", texts)
+    assert run_here(*asked, "--chat").code == 0
+    assert run_here(*asked).code == 0
