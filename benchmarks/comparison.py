@@ -24,6 +24,7 @@ from benchmarks.subjects import (
     make_tokenizer,
 )
 from benchmarks.yardsticks import BATCH_ROWS, Floor, Loop, Ours
+from stages.allocation import keep_freed_memory
 from stages.prompting import frame_task
 from stages.teacher import Teacher
 from stages.verbaliser import build_verbaliser
@@ -237,6 +238,7 @@ def measure_own_memory(effort: Effort, name: str, number: int) -> dict[str, int]
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = read_status("VmRSS")
     if name == OURS:
+        keep_freed_memory("cpu")
         ours = Ours.tune(Teacher(model, tokenizer, task), rows.lengths)
         ours.answer(rows.select(rows.choose(len(rows.lengths) // 2)))
     else:
@@ -261,6 +263,8 @@ def make_ours(shape: Shape, pieces: int, rows: Rows, device: str = "cpu") -> Our
     Raises:
         RuntimeError: The tokenizer cuts the prompt into another number of pieces.
     """
+    # As the stage does; all yardsticks of this process gain from it.
+    keep_freed_memory(device)
     model, task = make_model(shape, device), make_task(pieces, shape.longest)
     teacher = Teacher(model, make_tokenizer(), task)
     if len(teacher.prefix_ids) != pieces:

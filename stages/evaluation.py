@@ -14,6 +14,7 @@ import torch
 from cache.reader import CacheReader
 from cache.samplers import TokenSampler
 from stages import language_model as lm
+from stages.allocation import keep_freed_memory
 from stages.caches import open_named_cache
 from stages.classifier import load_classifier
 from stages.errors import SettingError, TextDataError
@@ -214,6 +215,7 @@ def ask_teacher(
     tokenizer = lm.load_tokenizer(folder)
     if line := describe_chat(tokenizer, config.chat):
         reporter.say(line)
+    reporter.say(keep_freed_memory(device.value))
     model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
     teacher = Teacher(model, tokenizer, task, config.chat)
     report_forward_pass(teacher, reporter)

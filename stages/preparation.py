@@ -13,6 +13,7 @@ import torch
 from cache.layout import Layout, answer_columns
 from cache.manifest import Manifest
 from stages import language_model as lm
+from stages.allocation import keep_freed_memory
 from stages.inputs import Inputs, prepare_inputs
 from stages.prompting import describe_chat, frame_task
 from stages.settings import TeacherConfig
@@ -64,6 +65,7 @@ class Preparation:
             ModelError: It cannot be loaded, or does not fit.
         """
         if self._teacher is None:
+            self.reporter.say(keep_freed_memory(self.device))
             began = time.monotonic()
             model = lm.load_language_model(
                 self.folder, self.device, self.dtype, self.config.quantise

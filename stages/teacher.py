@@ -78,13 +78,15 @@ class Teacher:
         model.set_output_embeddings(WordHead(self._full_head, self.verbaliser.token_ids))
         self._suffix = self._look_up(self.suffix_ids)
         prefix = self._look_up(self.prefix_ids)
-        with torch.inference_mode():
-            # What is said to no input at all, which no way but the full pass can be asked.
-            bare = torch.cat([prefix, self._suffix], dim=1)
-            self._silence = FullPass(model, bare[:, :0]).run([bare]) if bare.shape[1] else None
-            self.forward_pass, self.fallbacks = choose_pass(
-                model, prefix, self._suffix, self.table, task.max_length
-            )
+        try:
+            self._choose_pass(prefix, task.max_length)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"{self.device} holds the model, and has no memory left for a few rows of "
+                f"{task.max_length} pieces; use a smaller model, --quantise or a shorter max_length"
+            ) from error
         self.positions_around = len(self.suffix_ids)
         if not self.forward_pass.mixes_lengths:
             self.positions_around += len(self.prefix_ids)
@@ -228,6 +230,15 @@ class Teacher:
                 torch.cuda.empty_cache()
         for half in batch.halve():
             yield from self._begin(half, embed, watch)
+
+    @torch.inference_mode()
+    def _choose_pass(self, prefix: torch.Tensor, longest: int) -> None:
+        # What is said to no input at all, which no way but the full pass can be asked.
+        bare = torch.cat([prefix, self._suffix], dim=1)
+        self._silence = FullPass(self.model, bare[:, :0]).run([bare]) if bare.shape[1] else None
+        self.forward_pass, self.fallbacks = choose_pass(
+            self.model, prefix, self._suffix, self.table, longest
+        )
 
     def _look_up(self, ids: Sequence[int]) -> torch.Tensor:
         return self.table[list(ids)].unsqueeze(0)

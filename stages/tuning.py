@@ -98,6 +98,12 @@ def find_tuning(
         reporter.say(f"batch: {positions:,} positions, as asked")
         rate = _try_size(teacher, length, positions, reporter)
     if rate is None:
+        if compiling == "on":
+            raise SettingError(
+                f"--compile on: {teacher.device} has no memory for {positions:,} positions at "
+                "once; use a smaller --batch-positions, or leave it to be found"
+            )
+        reporter.say("compile: off (no trial could be made)")
         return Tuning(positions)
     seconds = float((lengths + teacher.positions_around).sum()) / rate
     compiled, faster = _try_compiling(
@@ -233,9 +239,9 @@ def _try_compiling(
     compile_layers(teacher)
     for size in (positions // 2, positions):  # two sizes, so that no size is taken to be fixed
         reporter.check_stop()
-        measure_rate(teacher, length, max(1, size))
+        _try_size(teacher, length, max(1, size), reporter)
     spent = time.perf_counter() - began
-    faster = measure_rate(teacher, length, positions)
+    faster = _try_size(teacher, length, positions, reporter) or 0.0
     found = f"{faster / rate:.2f} times the speed, compiled in {spent:.0f} s"
     if compiling == "on" or faster >= rate * GAIN:
         reporter.say(f"compile: on ({found})")

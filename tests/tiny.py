@@ -13,6 +13,7 @@ import torch
 import transformers as hf
 import yaml
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import nn
 
 from stages import tuning
 from stages.stage_one import TeacherConfig
@@ -233,6 +234,16 @@ class Listener:
 
 def embed_with(teacher: Teacher, ids: torch.Tensor) -> Embed:
     return lambda rows, length: teacher.look_up(ids.numpy()[rows, :length])
+
+
+def run_out(teacher: Teacher, room: int) -> None:
+    """Let the teacher's device have memory for so many positions."""
+
+    def refuse(module: nn.Module, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        if kwargs["inputs_embeds"].shape[:2].numel() > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    teacher.model.register_forward_pre_hook(refuse, with_kwargs=True)
 
 
 def fake_rates(monkeypatch: pytest.MonkeyPatch, rate: Callable[[int], float]) -> list[int]:

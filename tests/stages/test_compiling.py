@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from tiny import LONGEST, draw_ids, fake_rates, make_teacher
+from tiny import LONGEST, draw_ids, fake_rates, make_teacher, run_out
 from torch import nn
 
 from cache.philox_torch import compiler_problem
@@ -117,3 +117,13 @@ def test_compiled_layers_answer_as_others_do() -> None:
             atol=1e-5,
             rtol=0,
         )
+
+
+def test_a_size_that_does_not_fit_cannot_be_compiled_for(compiled: list[nn.Module]) -> None:
+    teacher, reporter = make_teacher("llama"), SilentReporter()
+    run_out(teacher, 100)
+    with pytest.raises(SettingError, match="--compile on: cpu has no memory for 300 positions"):
+        find_tuning(teacher, LENGTHS, 300, "on", reporter)
+    assert find_tuning(teacher, LENGTHS, 300, "auto", reporter).compiled is False
+    assert "compile: off (no trial could be made)" in reporter.lines
+    assert not compiled

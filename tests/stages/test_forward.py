@@ -210,6 +210,14 @@ def test_two_ways_on_one_model_in_turn_do_not_remember_each_other(known: int) ->
                 torch.testing.assert_close(copied.run(rows), wanted, atol=1e-4, rtol=0)
 
 
+def test_more_rows_than_a_kernel_takes_are_no_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = make_teacher("llama")
+    inputs = teacher.table[draw_ids(7, 5, len(teacher.table))]
+    wanted = teacher.compute_class_logits(inputs)
+    monkeypatch.setattr(forward, "MOST_ROWS", 2)
+    torch.testing.assert_close(teacher.compute_class_logits(inputs), wanted, atol=1e-5, rtol=0)
+
+
 def test_the_last_layer_is_run_for_last_positions_only() -> None:
     teacher, seen = make_teacher("llama"), []
     for layer in find_layers(teacher.model):

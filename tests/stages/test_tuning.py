@@ -8,19 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import LONGEST, fake_rates, make_teacher, make_teacher_config
-from torch import nn
+from tiny import LONGEST, fake_rates, make_teacher, make_teacher_config, run_out
 
 from cache.store import create_or_open, open_cache
 from stages import tuning
+from stages.errors import ModelError
 from stages.inputs import make_attachments
 from stages.preparation import prepare_teacher
 from stages.reporting import Interrupted, SilentReporter
 from stages.stage_one import run_teacher
-from stages.teacher import Teacher
 from stages.tuning import (
     Tuning,
     find_tuning,
@@ -31,16 +29,6 @@ from stages.tuning import (
 
 LENGTHS = np.random.default_rng(0).integers(1, LONGEST + 1, 200)
 FOUND = re.compile(r"batch: ([\d,]+) positions, found by trial \(.* by size: (.*)\)")
-
-
-def run_out(teacher: Teacher, room: int) -> None:
-    """Let the teacher's device have memory for so many positions."""
-
-    def refuse(module: nn.Module, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
-        if kwargs["inputs_embeds"].shape[:2].numel() > room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    teacher.model.register_forward_pre_hook(refuse, with_kwargs=True)
 
 
 def read_rates(reporter: SilentReporter) -> tuple[int, dict[int, int]]:
@@ -110,6 +98,12 @@ class TestSizes:
         found = find_tuning(teacher, LENGTHS, None, "off", reporter)
         assert 1 <= found.batch_positions <= 512
         assert "batch: cpu has no memory for 512 positions at once" in reporter.lines
+
+    def test_memory_for_not_even_a_row_is_an_error_that_says_so(self) -> None:
+        teacher = make_teacher("llama")
+        run_out(teacher, 10)
+        with pytest.raises(ModelError, match=r"cpu has no memory for a row of \d+ pieces"):
+            find_tuning(teacher, LENGTHS, None, "off", SilentReporter())
 
     def test_a_size_that_is_asked_for_is_taken_even_if_it_does_not_fit(self) -> None:
         for room in (10**6, 100):
