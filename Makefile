@@ -35,6 +35,7 @@ bench: $(STAMP)
 	python -m benchmarks.philox
 	python -m benchmarks.feeding
 	python -m benchmarks.storage --out benchmarks/storage.md
+	python -m benchmarks.teacher --device cpu --out benchmarks/teacher.md
 
 clean:
 	rm -rf .venv
