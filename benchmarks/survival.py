@@ -26,7 +26,8 @@ from cache.manifest import Manifest
 from cache.store import Cache, create_or_open, open_cache
 
 TEACHER = ("teacher", "--task", "reddit", "--model", "mini", "--chunk-rows", "8")
-TEACHER += ("--batch-positions", "512")  # found by trial, it would not be the same in every run
+# What would be found by trial need not be the same in every run.
+TEACHER += ("--batch-positions", "512", "--dtype", "float32")
 SHARD_ROWS = 16
 PAUSE = 0.1
 """Seconds in which a writer without a model does nothing, so that kills find it there too."""

@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _float32() -> Iterator[None]:
+    """Where ``auto`` would be bfloat16 on this processor, tests that compare still get float32."""
+    import torch
+
+    from stages.devices import FAST_BF16
+
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    plain = {name: there for name, there in found.items() if name not in FAST_BF16}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", lambda: plain, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """What the project was given: real data and the real Llama-2 tokenizer."""

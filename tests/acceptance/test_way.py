@@ -21,6 +21,7 @@ from tiny import write_language_model
 from stages.language_model import load_language_model
 
 FILL = ("--rows", 200, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
+FILL += ("--dtype", "float32")
 TRAIN = ("--steps", 8, "--rows", 16, "--log-every", 4, "--held-out-rows", 16)
 
 
