@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pipeline import caching, inspecting, running, using
+from pipeline import caching, exporting, inspecting, running, using
 from pipeline.params import read_params
 
 
@@ -44,6 +44,7 @@ for command in (
     running.student,
     using.evaluate,
     using.tag,
+    exporting.export,
     inspecting.task,
     caching.cache,
     inspecting.doctor,

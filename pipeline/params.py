@@ -54,22 +54,25 @@ def read_params(group: click.Group) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise click.UsageError(f"{FILE}: {section} must map options to values")
         # By the names that are typed: the parameter of "--from" cannot be named so in Python.
-        names = {
-            max(option.opts, key=len).lstrip("-").replace("-", "_"): option.name
+        options = {
+            max(option.opts, key=len).lstrip("-").replace("-", "_"): option
             for option in command.params
             if isinstance(option, click.Option) and option.name
         }
         defaults[section] = {}
         for key, value in values.items():
-            if key not in names:
+            if key not in options:
                 raise click.UsageError(
-                    f"{FILE}: {section}: unknown option {key!r}{_nearest(key, tuple(names))}"
+                    f"{FILE}: {section}: unknown option {key!r}{_nearest(key, tuple(options))}"
                 )
-            if isinstance(value, list | dict):
+            option = options[key]
+            several = value if isinstance(value, list) and option.multiple else [value]
+            if any(isinstance(each, list | dict) for each in several):
                 raise click.UsageError(f"{FILE}: {section}: {key} must be a single value")
             if value is not None:
                 # As typed, so that the option's own type judges it: int() would cut 1.5 to 1.
-                defaults[section][names[key]] = str(value)
+                typed = [str(each) for each in several]
+                defaults[section][option.name] = typed if option.multiple else typed[0]
     return defaults
 
 

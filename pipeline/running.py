@@ -13,6 +13,7 @@ from pipeline.options import CACHE, CHAT, QUANTISE, AutoCount
 
 if TYPE_CHECKING:
     from stages.estimate import Estimate
+    from stages.stage_two import StudentResult
 
 SAMPLERS = ("vocabulary", "unigram", "uniform")
 OBJECTIVES = ("kl", "generalised-kl", "l2", "algorithm-1")
@@ -116,7 +117,13 @@ def _show_estimate(found: Estimate) -> None:
 
 @click.command()
 @click.option("--task", required=True, help="A bundled task's name, or a task file.")
-@click.option("--arch", required=True, help="Short name, hub id or directory of an encoder.")
+@click.option(
+    "--arch",
+    "archs",
+    multiple=True,
+    required=True,
+    help="Short name, hub id or directory of an encoder; may be given several times.",
+)
 @click.option(
     "--init",
     type=click.Choice(["pretrained", "random"]),
@@ -143,27 +150,58 @@ def _show_estimate(found: Estimate) -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Directory to write.  [default: data/students/<task>-<arch>]",
+    help="Directory to write; {arch} in it is the encoder's name.  "
+    "[default: data/students/<task>-<arch>]",
 )
-@click.option("--curve", type=click.Path(path_type=Path), help="CSV of c, norms and angles.")
-@click.option("--metrics", type=click.Path(path_type=Path), help="JSON of the held-out figures.")
-def student(metrics: Path | None, **options: Any) -> None:
+@click.option(
+    "--curve", type=click.Path(path_type=Path), help="CSV of c, norms and angles; likewise."
+)
+@click.option(
+    "--metrics", type=click.Path(path_type=Path), help="JSON of the held-out figures; likewise."
+)
+def student(archs: tuple[str, ...], **options: Any) -> None:
     """Stage two: train a classifier on a cache and write it as a transformers directory.
 
-    A killed run continues from its checkpoint when the same command is typed again.
+    A killed run continues from its checkpoint when the same command is typed again.  Several
+    --arch are trained one after the other, each into a directory of its own.
 
-    Example: pipeline student --task imdb --arch roberta-large
+    Example: pipeline student --task imdb --arch roberta-large --arch distilbert
     """
     from pipeline.console import Console, quieten_libraries
-    from stages.stage_two import StudentConfig, run_student
+    from stages.stage_two import StudentConfig, check_students, run_student
     from stages.training import TrainingConfig
 
+    names = [Path(arch).name for arch in archs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise click.UsageError(f"--arch: {twice} is given twice; one directory holds one student")
+    if len(archs) > 1:
+        for key in ("out", "curve", "metrics"):
+            if options[key] is not None and "{arch}" not in str(options[key]):
+                raise click.UsageError(
+                    f"--{key}: got {options[key]} for {len(archs)} students; put {{arch}} into it"
+                )
     quieten_libraries()
     console = Console(resumable=True)
-    names = ("objective", "steps", "rows", "slices", "log_every", "checkpoint_every", "seed")
-    training = TrainingConfig(**{name: options.pop(name) for name in names})
+    fields = ("objective", "steps", "rows", "slices", "log_every", "checkpoint_every", "seed")
+    training = TrainingConfig(**{name: options.pop(name) for name in fields})
+    places = {key: options.pop(key) for key in ("out", "curve", "metrics")}
+    configs, targets = [], []
+    for arch, name in zip(archs, names, strict=True):
+        own: dict[str, Any] = {
+            key: Path(str(path).replace("{arch}", name)) if path is not None else None
+            for key, path in places.items()
+        }
+        targets.append(own.pop("metrics"))
+        configs.append(StudentConfig(arch=arch, training=training, **options, **own))
     with console.catch_signals():
-        result = run_student(StudentConfig(training=training, **options), console)
+        # What is wrong with the last one shows before hours go into the first.
+        check_students(configs)
+        for config, target in zip(configs, targets, strict=True):
+            _write_metrics(run_student(config, console), target)
+
+
+def _write_metrics(result: StudentResult, metrics: Path | None) -> None:
     if metrics is not None:
         found = result.projection
         write_json(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import select
 from collections.abc import Iterator
@@ -21,6 +22,24 @@ BATCH = 256
 READ_BYTES = 2**20
 
 
+class Share(click.ParamType[float]):
+    """A number from 0 to 1."""
+
+    name = "0 to 1"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number <= 1:
+            self.fail(f"got {value}, must be in [0, 1]", param, ctx)
+        return number
+
+
 class Input(click.File):
     """A file to read, or standard input, which may have been closed by whoever started this."""
 
@@ -35,7 +54,9 @@ class Input(click.File):
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), help="A student's directory.")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="A student's directory, or an ONNX file of it."
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -50,17 +71,23 @@ class Input(click.File):
 @QUANTISE
 @click.option("--dtype", default="auto", show_default=True, help="The teacher's.")
 @CACHE
+@click.option(
+    "--threshold", type=Share(), help="Also: what is left without answers of a lower score."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--metrics", type=click.Path(path_type=Path), help="Also write the JSON to a file.")
 def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
     """Measure a student, or a teacher without one, on labelled texts.
 
     Without --data the written student is compared with the cached rows held out from its training.
+    The expected calibration error says how far scores are from how often they are right, or from
+    the teacher's: before and after the temperature that is in the student.
 
     Example: pipeline evaluate --model data/students/imdb-mini --data test.jsonl --teacher mini
     """
     from pipeline.console import Console, quieten_libraries
-    from stages.evaluation import EvaluationConfig, Scores
+    from pipeline.evaluation_words import format_evaluation
+    from stages.evaluation import EvaluationConfig
     from stages.evaluation import evaluate as run
 
     quieten_libraries()
@@ -73,37 +100,19 @@ def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
     if as_json:
         click.echo(format_json(data))
         return
-    if found.held_out is not None:
-        click.echo(
-            f"{found.rows:,} held-out rows: agreement {found.held_out.agreement:.2%}, "
-            f"α {found.held_out.angle:.3f} rad, centred α {found.held_out.centred_angle:.3f} rad"
-        )
-        return
-
-    def show(name: str, scores: Scores) -> None:
-        click.echo(
-            f"{name}: accuracy {scores.accuracy:.2%}, macro-F1 {scores.macro_f1:.2%}, "
-            f"{scores.texts_per_second:,.0f} texts a second"
-        )
-        click.echo(f"  {'class':<20} {'precision':>9} {'recall':>9} {'F1':>9} {'rows':>9}")
-        for label, row in scores.classes.items():
-            click.echo(
-                f"  {label:<20} {row['precision']:>9.2%} {row['recall']:>9.2%} "
-                f"{row['f1']:>9.2%} {row['rows']:>9,}"
-            )
-
-    click.echo(f"{found.rows:,} texts of {options['data']}")
-    if found.student is not None:
-        show("student", found.student)
-    if found.teacher is not None:
-        show("teacher", found.teacher)
-    if found.agreement is not None:
-        click.echo(f"agreement of student and teacher: {found.agreement:.2%}")
+    for line in format_evaluation(found, str(options["data"])):
+        click.echo(line)
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="A student.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A student's directory, or an ONNX file of it.",
+)
 @click.option("--all", "every", is_flag=True, help="Give the scores of all labels.")
+@click.option("--threshold", type=Share(), help="Least score of a tag; below it there is none.")
 @click.option(
     "--format",
     "form",
@@ -115,23 +124,44 @@ def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
 @click.option("--text-column", default="text", show_default=True, help="Key of a JSON line's text.")
 @click.option("--device", default="auto", show_default=True)
 @click.argument("file", type=Input("rb"), default="-")
-def tag(model: Path, every: bool, form: str, text_column: str, device: str, file: BinaryIO) -> None:
+def tag(
+    model: Path,
+    every: bool,
+    threshold: float | None,
+    form: str,
+    text_column: str,
+    device: str,
+    file: BinaryIO,
+) -> None:
     """Tag texts: a line in, a JSON line out, as a stream.
 
     Reads FILE, or standard input where it is '-' or absent.  A JSON line keeps its other keys.
     A line that holds no text has the label null; one that cannot be read has an "error" and makes
-    the exit code 1.  Texts longer than the student reads are cut and marked "cut".
+    the exit code 1.  Texts longer than the student reads are cut and marked "cut".  Below the
+    --threshold the label is null, the score is given, and "below_threshold" is true.
 
     Example: echo "What a film!" | pipeline tag --model data/students/imdb-mini
     """
     from pipeline.console import Console, quieten_libraries
-    from stages import language_model as lm
-    from stages.classifier import load_classifier
+    from stages.calibration import find_temperature
+    from stages.classifier import find_home, is_onnx, load_classifier
     from stages.tagging import format_answer, read_line, tag_lines
 
-    quieten_libraries()
+    # An ONNX file is tagged with where there is no transformers to quieten.
+    if not is_onnx(model):
+        quieten_libraries()
     console = Console()
-    classifier = load_classifier(model, lm.choose_device(device).value)
+    classifier = load_classifier(model, device)
+    console.say(f"device: {classifier.device}")
+    if threshold is not None:
+        temperature = find_temperature(find_home(model))
+        if temperature is None:
+            console.warn(
+                f"threshold: {threshold:g}, of scores as they come: {model} has no record of a "
+                "temperature in it, so they may be far from how often they are right"
+            )
+        else:
+            console.say(f"threshold: {threshold:g}, of scores at the temperature {temperature:.2f}")
     bad = 0
     is_json = None if form == "auto" else form == "jsonl"
     number = 0
@@ -146,7 +176,7 @@ def tag(model: Path, every: bool, form: str, text_column: str, device: str, file
                     kind = "JSON lines" if is_json else "plain text"
                     console.say(f"input: {kind} (auto: by its first line)")
                 lines.append(read_line(raw, number, bool(is_json), text_column))
-            for answer in tag_lines(lines, classifier, every):
+            for answer in tag_lines(lines, classifier, every, threshold):
                 bad += "error" in answer
                 click.echo(format_answer(answer))
     if bad:

@@ -1,67 +1,230 @@
-"""Model cards: what a student is, in the form that model hubs read."""
+"""Model cards: what a student is, in the form that model hubs read.
+
+Everything in a card is in the student's record; nothing that was not measured is claimed.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import yaml
+
+from stages.architectures import ARCHITECTURES
+
+MARKED = "\\`*_[]<>#~$&|"
+"""Characters that Markdown, or the HTML in it, would take for its own."""
+
+PYTHON = """```python
+import transformers
+
+classify = transformers.pipeline("text-classification", model="this directory")
+classify("some text", truncation=True)
+```"""
 
 
 def write_card(record: Mapping[str, Any]) -> str:
     """Write a student's README.md.
 
     Args:
-        record: What the student was trained from and how, as kept beside its weights.
+        record: What the student was trained from and how, as kept beside its weights;
+            `calibration`, `exports` and `evaluations` may be absent.
 
     Returns:
         Markdown with a YAML head.
     """
-    task, held_out, training = record["task"], record["held_out"], record["training"]
-    labels = [label["name"] for label in task["labels"]]
-    text_free = record["sampler"] != "texts"
-    data = (
-        f"{record['rows']:,} random inputs of the sampler `{record['sampler']}`; no text was used"
-        if text_free
-        else f"{record['rows']:,} texts, without their labels"
-    )
-    head = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-classification",
-        "tags: [text-classification, distillation, functional-projection]",
-        "---",
+    head = yaml.safe_dump(_describe_head(record), sort_keys=False, allow_unicode=True, width=1000)
+    body = "\n\n".join(part for part in _write_parts(record) if part)
+    return f"---\n{head}---\n{body}\n"
+
+
+def _describe_head(record: Mapping[str, Any]) -> dict[str, Any]:
+    task = record["task"]
+    head: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["text-classification", "distillation", "functional-projection"],
+    }
+    known = ARCHITECTURES.get(record["arch"])
+    if record["init"] == "pretrained" and known is not None:
+        head["base_model"] = known.hub_id
+    results = [
+        {
+            "task": {"type": "text-classification"},
+            "dataset": {"name": _flatten(found.get("data", "labelled texts")), "type": "text"},
+            "metrics": [
+                {"type": kind, "value": found["student"][key]}
+                for kind, key in (("accuracy", "accuracy"), ("f1", "macro_f1"))
+            ],
+        }
+        for found in _list_scored(record)
     ]
-    body = [
-        f"# {task['name']}: {record['arch']} student",
-        "",
-        "A text classifier with the labels "
-        + ", ".join(f"`{label}`" for label in labels)
-        + f", projected from the language model `{record['teacher']}` under a prompt.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| prompt | `{json.dumps(task['prompt'], ensure_ascii=False)}` |",
-        f"| suffix | `{json.dumps(task['suffix'], ensure_ascii=False)}` |",
-        f"| trained on | {data} |",
-        f"| cache fingerprint | `{record['fingerprint']}` |",
-        f"| encoder | {record['arch']}, {record['init']} start |",
-        f"| objective | {training['objective']}, {training['steps']:,} steps of "
-        f"{training['rows']} rows, seed {training['seed']} |",
-        f"| longest input | {task['max_length']} pieces |",
-        "",
+    if results:
+        name = _flatten(f"{task['name']}-{record['arch']}")
+        head["model-index"] = [{"name": name, "results": results}]
+    return head
+
+
+def _write_parts(record: Mapping[str, Any]) -> Iterator[str]:
+    task = record["task"]
+    labels = [label["name"] for label in task["labels"]]
+    yield f"# {_escape(task['name'])}: {_escape(record['arch'])} student"
+    yield (
+        f"A text classifier with the labels {', '.join(map(_quote, labels))}, projected from the "
+        f"language model {_quote(record['teacher'])} under a prompt."
+    )
+    yield "\n".join(_write_origin(record))
+    yield "## Measured"
+    yield from _write_measured(record)
+    yield "## Use"
+    yield from _write_use(record)
+    yield "## What it is for, and what not"
+    yield _write_limits(record)
+
+
+def _write_origin(record: Mapping[str, Any]) -> Iterable[str]:
+    task, training = record["task"], record["training"]
+    kind = "texts, without their labels"
+    if record["sampler"] != "texts":
+        kind = f"random inputs of the sampler {_quote(record['sampler'])}; no text was used"
+    share = training.get("encoder_share", 1.0)
+    encoder = f", the encoder's {share * training['learning_rate']:g}" if share != 1.0 else ""
+    words = [
+        f"{_quote(label['name'])} ({', '.join(_quote(word) for word, _ in label['words'])})"
+        for label in task["labels"]
+    ]
+    rows = [
+        ("labels and their words", "; ".join(words)),
+        ("prompt", _quote(json.dumps(task["prompt"], ensure_ascii=False))),
+        ("suffix", _quote(json.dumps(task["suffix"], ensure_ascii=False))),
+        ("trained on", f"{record['rows']:,} {kind}"),
+        ("cache fingerprint", _quote(record["fingerprint"])),
+        ("encoder", f"{_escape(record['arch'])}, {record['init']} start"),
+        (
+            "training",
+            f"objective {training['objective']}, {training['steps']:,} steps of "
+            f"{training['rows']} rows, learning rate {training['learning_rate']:g}{encoder}, "
+            f"seed {training['seed']}",
+        ),
+        ("longest input", f"{task['max_length']} pieces"),
+    ]
+    return _write_table(("", ""), rows)
+
+
+def _write_measured(record: Mapping[str, Any]) -> Iterator[str]:
+    held_out = record["held_out"]
+    yield (
         f"On {held_out['rows']:,} held-out rows of the same inputs: agreement with the teacher "
         f"{held_out['agreement']:.1%}, angle α {held_out['angle']:.3f} rad, centred angle "
-        f"{held_out['centred_angle']:.3f} rad.",
-        "",
-        "```python",
-        "import transformers",
-        "",
-        'classify = transformers.pipeline("text-classification", model="this directory")',
-        'classify("some text", truncation=True)',
-        "```",
-        "",
-        "It repeats the teacher's answers, mistakes and leanings included, and was not measured "
-        "on any text unless stated above. The prompt is not part of its input.",
-        "",
+        f"{held_out['centred_angle']:.3f} rad."
+    )
+    found = record.get("calibration")
+    if found:
+        where = "is in its last layer" if found.get("folded") else "is not in its weights"
+        yield (
+            f"Temperature {found['temperature']:.2f}, fitted against the teacher on "
+            f"{found['rows']:,} held-out rows; it {where}. Expected calibration error against the "
+            f"teacher on {found['measured_rows']:,} other rows: {found['ece_before']:.1%} without "
+            f"it, {found['ece_after']:.1%} with it."
+        )
+    files = record.get("exports") or []
+    if files:
+        rows = [
+            (
+                _quote(each["file"]),
+                f"{each['bytes'] / 2**20:,.1f} MiB",
+                f"{each['agreement']:.2%}",
+                f"{each['largest_difference']:.1e}",
+                f"{each['texts_per_second'] / each['original_texts_per_second']:.2f}",
+            )
+            for each in files
+        ]
+        names = ("file", "size", "same label", "largest difference", "speed, original = 1")
+        yield "\n".join(_write_table(names, rows))
+        yield (
+            f"Against the student in torch on {files[0]['rows']:,} random inputs, one core, both "
+            "in turns."
+        )
+    for each in _list_scored(record):
+        yield from _write_scores(each)
+
+
+def _write_scores(found: Mapping[str, Any]) -> Iterator[str]:
+    student, rows = found["student"], []
+    yield f"On {found['rows']:,} labelled texts ({_escape(found.get('data', 'file not named'))}):"
+    for name, scores in student["classes"].items():
+        cells = (f"{scores[key]:.1%}" for key in ("precision", "recall", "f1"))
+        rows.append((_quote(name), *cells, f"{scores['rows']:,}"))
+    yield "\n".join(_write_table(("label", "precision", "recall", "F1", "texts"), rows))
+    line = f"Accuracy {student['accuracy']:.1%}, macro-F1 {student['macro_f1']:.1%}"
+    teacher = found.get("teacher")
+    if teacher:
+        line += f"; its teacher has {teacher['accuracy']:.1%} and {teacher['macro_f1']:.1%}"
+    if found.get("agreement") is not None:
+        line += f", and they agree on {found['agreement']:.1%}"
+    yield f"{line}."
+
+
+def _write_use(record: Mapping[str, Any]) -> Iterator[str]:
+    yield PYTHON
+    files = [each["file"] for each in record.get("exports") or []]
+    if files:
+        yield (
+            "The ONNX files take `input_ids` and `attention_mask` (int64, any batch and length) "
+            "and give `logits`; `tokenizer.json` adds the start token. `pipeline tag --model "
+            f"{files[-1]}` runs them with onnxruntime and tokenizers alone."
+        )
+
+
+def _write_limits(record: Mapping[str, Any]) -> str:
+    scored = _list_scored(record)
+    measured = "the texts named above" if scored else "no text at all"
+    labels = record["task"]["labels"]
+    lines = [
+        "It is for tagging many short texts with these labels where asking the language model for "
+        "each would cost too much.",
+        "It repeats its teacher's answers, mistakes and leanings included, and was measured on "
+        f"{measured}. Measure it on labelled texts of your own before you rely on it, and do not "
+        "let it decide about people by itself.",
+        f"It gives one of its {len(labels)} labels to every text, one that fits none included; a "
+        "threshold on the score can leave such texts out. Scores are calibrated, where that is "
+        "said above, against the teacher on inputs like those of its training, not on texts.",
+        f"It reads the first {record['task']['max_length']:,} pieces of a text. The prompt is no "
+        "part of its input. It knows the languages that its teacher knows.",
+        "The licences of the language model and of a pretrained encoder may bind its use.",
     ]
-    return "\n".join(head + body)
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _list_scored(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the evaluations of the student on labelled texts."""
+    return [found for found in record.get("evaluations") or [] if found.get("student")]
+
+
+def _write_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _quote(text: object) -> str:
+    """Return text as code that stays in its line and its cell of a table."""
+    flat = _flatten(text).replace("|", "\\|")
+    longest = max((len(run) for run in _runs(flat)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if longest or not flat.strip() else ""
+    return f"{fence}{space}{flat}{space}{fence}"
+
+
+def _escape(text: object) -> str:
+    return "".join(f"\\{c}" if c in MARKED else c for c in _flatten(text))
+
+
+def _flatten(text: object) -> str:
+    """Return text with nothing in it that would end a line; such characters as their escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def _runs(text: str) -> list[str]:
+    """Return the stretches of backticks in a text."""
+    return [run for run in "".join(c if c == "`" else " " for c in text).split(" ") if run]

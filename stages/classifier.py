@@ -1,21 +1,21 @@
-"""A written student, loaded to be used: texts to class probabilities."""
+"""A written student in use: texts to class probabilities, whatever computes them.
+
+What is the same for torch and onnxruntime, in numpy alone: an ONNX file is run where there is no
+torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from stages.errors import ModelError
-from stages.language_model import load_tokenizer
-from stages.loading import load_weights
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+LONGEST = 100_000
+"""Most pieces that are read where a tokenizer states no limit."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,23 @@ class Classifier:
     """A sequence-classification model and its tokenizer.
 
     Attributes:
-        model: The model, in evaluation mode.
-        tokenizer: Its tokenizer.
+        encode: Texts and a limit to each text's ids, start token included, cut at the limit.
+        run: Ids and mask, both (B, T) int64, to logits, (B, K) float32.
         labels: The classes' names in column order.
         max_length: Longest input in pieces, the start token included.
+        pad_id: Id that stands behind shorter inputs.
+        device: What computes, and why that does, for the log.
         batch_rows: Texts a forward pass.
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    encode: Callable[[list[str], int], Sequence[Sequence[int]]]
+    run: Callable[[np.ndarray, np.ndarray], np.ndarray]
     labels: tuple[str, ...]
     max_length: int
+    pad_id: int
+    device: str
     batch_rows: int = 64
 
-    @torch.inference_mode()
     def classify(self, texts: Sequence[str]) -> Answers:
         """Classify texts; those of like length share a batch.
 
@@ -62,63 +65,79 @@ class Classifier:
         if not texts:
             return Answers(np.empty((0, len(self.labels)), np.float32), np.empty(0, bool))
         # One piece more than is read, to know which texts were cut.
-        ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_length + 1)
-        ids = [pieces[: self.max_length + 1] for pieces in ids["input_ids"]]
+        limit = self.max_length + 1
+        ids = [pieces[:limit] for pieces in self.encode(list(texts), limit)]
         cut = np.array([len(pieces) > self.max_length for pieces in ids], dtype=bool)
         order = sorted(range(len(ids)), key=lambda k: len(ids[k]))
         found = np.empty((len(ids), len(self.labels)), dtype=np.float32)
-        pad = self.tokenizer.pad_token_id
         for begin in range(0, len(order), self.batch_rows):
             rows = order[begin : begin + self.batch_rows]
             pieces = [ids[row][: self.max_length] for row in rows]
-            width = max(map(len, pieces))
-            inputs = torch.full((len(rows), width), pad)
-            mask = torch.zeros((len(rows), width), dtype=torch.long)
+            # Another tokenizer than a student's may give an empty text no piece at all.
+            inputs = np.full((len(rows), max(1, *map(len, pieces))), self.pad_id, dtype=np.int64)
+            mask = np.zeros_like(inputs)
             for index, own in enumerate(pieces):
-                inputs[index, : len(own)] = torch.tensor(own)
+                inputs[index, : len(own)] = own
                 mask[index, : len(own)] = 1
-            found[rows] = self.answer(inputs, mask).cpu().numpy()
+            found[rows] = self.answer(inputs, mask)
         return Answers(found, cut)
 
-    @torch.inference_mode()
-    def answer(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def answer(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Answer token ids.
 
         Args:
             ids: The start token and the input, shape (B, T), int64.
-            mask: 1 at inputs and 0 at padding, shape (B, T); None: no padding.
+            mask: 1 at inputs and 0 at padding, shape (B, T), int64; None: no padding.
 
         Returns:
             Probabilities, shape (B, K), float32.
         """
-        mask = torch.ones_like(ids) if mask is None else mask
-        device = self.model.device
-        logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-        probabilities: torch.Tensor = logits.float().softmax(dim=1)
+        logits = self.run(ids, np.ones_like(ids) if mask is None else mask)
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
         return probabilities
 
 
-def load_classifier(folder: Path, device: str) -> Classifier:
-    """Load a directory that holds a sequence-classification model.
+def is_onnx(model: Path) -> bool:
+    """Whether a path is meant as an ONNX file rather than a model's directory."""
+    return model.suffix.lower() == ".onnx"
+
+
+def find_home(model: Path) -> Path:
+    """Return the directory with a model's configuration, tokenizer and record.
 
     Args:
-        folder: A student's directory, or any like it.
-        device: Device to put it on.
+        model: A model's directory, which is its own home, or an ONNX file, whose home is its
+            folder or the one above, as in the layout ``onnx/model.onnx`` of model hubs.
+    """
+    if not is_onnx(model):
+        return model
+    beside = model.absolute().parent
+    return beside if (beside / "config.json").is_file() else beside.parent
+
+
+def load_classifier(model: Path, device: str) -> Classifier:
+    """Load a classifier, importing only what it needs.
+
+    Args:
+        model: A student's directory, or any like it, for torch; or an ONNX file for onnxruntime.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ModelError: It is no such directory.
+        SettingError: The device is not there.
+        ModelError: It is no such model.
     """
-    from transformers import AutoModelForSequenceClassification
+    if is_onnx(model):
+        from stages.onnx_classifier import load_onnx_classifier
 
-    if not (folder / "config.json").is_file():
+        return load_onnx_classifier(model, device)
+    if not (model / "config.json").is_file():
         raise ModelError(
-            f"{folder} is no model directory (it has no config.json); 'pipeline student' makes one"
+            f"{model} is no model directory (it has no config.json); 'pipeline student' makes one"
         )
-    model = load_weights(
-        AutoModelForSequenceClassification, str(folder), "a classifier", dtype=torch.float32
-    )
-    tokenizer = load_tokenizer(folder)
-    labels = tuple(str(model.config.id2label[k]) for k in range(model.config.num_labels))
-    return Classifier(
-        model.to(device).eval(), tokenizer, labels, min(int(tokenizer.model_max_length), 100_000)
-    )
+    if (model / "onnx").is_dir() and not any(model.glob("*.safetensors*")):
+        files = ", ".join(sorted(str(file) for file in (model / "onnx").glob("*.onnx")))
+        raise ModelError(f"{model} holds no weights for torch; give one of its files: {files}")
+    from stages.torch_classifier import load_torch_classifier
+
+    return load_torch_classifier(model, device)

@@ -43,3 +43,7 @@ class TrainingError(StageError):
 
 class ExportError(StageError):
     """A student cannot be written in the format asked for."""
+
+
+class HubError(StageError):
+    """A model hub cannot be reached, or does not take what is to be uploaded."""

@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cache.reader import CacheReader
-from cache.samplers import TokenSampler
 from stages import language_model as lm
 from stages.allocation import keep_freed_memory
-from stages.caches import open_named_cache
-from stages.classifier import load_classifier
+from stages.calibration import expected_calibration_error, find_temperature
+from stages.classifier import Classifier, find_home, is_onnx, load_classifier
+from stages.devices import ALL
 from stages.errors import SettingError, TextDataError
-from stages.export import read_record
-from stages.inputs import read_sampler, read_table
+from stages.held_out import measure_held_out
 from stages.preparation import report_forward_pass
-from stages.projection import Projection, ProjectionMeter
+from stages.projection import Projection
 from stages.prompting import describe_chat
-from stages.rows import choose_held_out
+from stages.records import read_record
+from stages.scores import (
+    Confidence,
+    Scores,
+    Selection,
+    compute_scores,
+    measure_calibration,
+    select,
+)
 from stages.task import Task, load_task, parse_task
 from stages.teacher import Teacher, Watch
 from stages.texts import encode_texts, read_texts
@@ -40,7 +46,7 @@ class EvaluationConfig:
     Attributes:
         data: File of texts with labels; ``{task}`` in it stands for the task's name.  None: the
             student alone is measured, on the cached rows that were held out from its training.
-        model: A student's directory; None: the teacher alone is measured.
+        model: A student's directory or ONNX file; None: the teacher alone is measured.
         teacher: ``auto``, ``mini``, a hub id or a directory; None: no teacher.
         task: Name or path of the task; needed without a student, whose own task is used.
         text_column: Column of the text.
@@ -51,6 +57,7 @@ class EvaluationConfig:
         batch_positions: The teacher's most positions in one forward pass; None: found by trial.
         chat: Whether the teacher's prompt goes through its chat template.
         quantise: The teacher's weights: ``none``, ``int8`` or ``fp8``.
+        threshold: Least probability that makes a tag, in [0, 1]; None: every answer is one.
     """
 
     data: Path | None = None
@@ -65,24 +72,15 @@ class EvaluationConfig:
     batch_positions: int | None = None
     chat: bool = False
     quantise: str = "none"
+    threshold: float | None = None
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Accuracy and F1 of one set of answers.
-
-    Attributes:
-        accuracy: Share of right answers.
-        macro_f1: Mean of the classes' F1.
-        classes: Precision, recall, F1 and rows by class name; a class without a right or given
-            answer has F1 0.
-        texts_per_second: Speed, tokenizer included.
-    """
-
-    accuracy: float
-    macro_f1: float
-    classes: dict[str, dict[str, float]]
-    texts_per_second: float
+    def __post_init__(self) -> None:
+        if self.threshold is None:
+            return
+        if not 0 <= self.threshold <= 1:
+            raise SettingError(f"threshold: got {self.threshold:g}, must be in [0, 1]")
+        if self.data is None or self.model is None:
+            raise SettingError("a threshold is for a student on texts: give --model and --data")
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,8 @@ class Evaluation:
         teacher: The teacher's scores.
         agreement: Share of rows that both answer alike.
         held_out: The written student against the cached answers.
+        calibration: How far the probabilities mean what they say.
+        selection: What the threshold leaves of the student's answers.
     """
 
     rows: int
@@ -102,6 +102,8 @@ class Evaluation:
     teacher: Scores | None = None
     agreement: float | None = None
     held_out: Projection | None = None
+    calibration: Confidence | None = None
+    selection: Selection | None = None
 
 
 def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
@@ -118,17 +120,24 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
     main = lm.find_main_device(device.value)
     reporter.say(f"device: {device.value} ({device.reason})")
     if config.data is None:
-        found = measure_held_out(config, main, reporter)
-        return Evaluation(found.rows, agreement=found.agreement, held_out=found)
+        if config.model is None or config.teacher is not None:
+            raise SettingError(
+                "without --data only a student is measured: give --model and no teacher"
+            )
+        classifier = _load_student(config, main, reporter)
+        found, calibration = measure_held_out(config.model, classifier, config.cache, reporter)
+        return Evaluation(
+            found.rows, agreement=found.agreement, held_out=found, calibration=calibration
+        )
     task = load_task(config.task) if config.task else _student_task(config)
     data = Path(str(config.data).replace("{task}", task.name))
     rows = read_texts(data, config.text_column, config.label_column)
     names = task.label_names
     gold = _read_gold([(row.line, row.label) for row in rows], names, data)
-    student = teacher = None
+    student = teacher = selection = None
     ours = theirs = None
     if config.model is not None:
-        classifier = load_classifier(config.model, main)
+        classifier = _load_student(config, main, reporter)
         if classifier.labels != names:
             raise SettingError(
                 f"the student's labels are {', '.join(classifier.labels)}, the task's "
@@ -142,7 +151,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
             for begin in range(0, len(texts), 2048):
                 reporter.check_stop()
                 answers = classifier.classify(texts[begin : begin + 2048])
-                parts.append(answers.probabilities.argmax(axis=1))
+                parts.append(answers.probabilities)
                 cut += int(answers.cut.sum())
                 advance(len(answers.cut))
         ours = np.concatenate(parts)
@@ -151,52 +160,28 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
             reporter.say(
                 f"{cut:,} of {len(texts):,} texts are cut at {classifier.max_length - 1} pieces"
             )
-        student = compute_scores(gold, ours, names, len(rows) / seconds)
+        student = compute_scores(gold, ours.argmax(axis=1), names, len(rows) / seconds)
+        if config.threshold is not None:
+            selection = select(ours, gold, config.threshold)
     if config.teacher is not None:
         began = time.monotonic()
-        theirs = ask_teacher(config, data, task, device, reporter).argmax(axis=1)
-        teacher = compute_scores(gold, theirs, names, len(rows) / (time.monotonic() - began))
-    agreement = None if ours is None or theirs is None else float((ours == theirs).mean())
-    return Evaluation(len(rows), student, teacher, agreement)
-
-
-@torch.inference_mode()
-def measure_held_out(config: EvaluationConfig, device: str, reporter: Reporter) -> Projection:
-    """Compare a written student, as stock transformers loads it, with the held-out cached rows.
-
-    Raises:
-        SettingError: There is no student, or its cache's inputs are not tokens.
-        CacheChoiceError: Its cache is not below the root.
-        CacheError: The cache is incomplete or damaged.
-    """
-    if config.model is None or config.teacher is not None:
-        raise SettingError("without --data only a student is measured: give --model and no teacher")
-    record = read_record(config.model)
-    cache = open_named_cache(config.cache, record["task"]["name"], record["fingerprint"])
-    reporter.say(f"no --data: the rows held out of {cache.place} ({cache.manifest.label})")
-    sampler = read_sampler(cache, read_table(cache))
-    if sampler is not None and not isinstance(sampler, TokenSampler):
-        raise SettingError(
-            f"the inputs of the sampler {sampler.name} are no tokens, which the written student "
-            "reads; give --data FILE"
-        )
-    classifier = load_classifier(config.model, device)
-    # The very shards of the training: more of them since would mean other rows held out.
-    reader = CacheReader(cache, shards=record.get("shards"))
-    held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
-    meter = ProjectionMeter(len(classifier.labels))
-    for part in reader.read_chunks(held):
-        lengths = part.columns["length"]
-        for length in np.unique(lengths):
-            alike = lengths == length
-            if sampler is None:
-                ids = part.columns["tokens"][alike, :length].astype(np.int64)
-            else:
-                ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
-            inputs = np.insert(ids, 0, record["start_id"], axis=1)
-            g = torch.from_numpy(part.columns["probabilities"][alike])
-            meter.update(g, classifier.answer(torch.from_numpy(inputs)))
-    return meter.compute()
+        logits = torch.from_numpy(ask_teacher(config, data, task, device, reporter))
+        theirs = logits.softmax(dim=1).numpy()
+        seconds = time.monotonic() - began
+        teacher = compute_scores(gold, theirs.argmax(axis=1), names, len(rows) / seconds)
+    agreement = None
+    if ours is not None and theirs is not None:
+        agreement = float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
+    temperature = None if config.model is None else find_temperature(find_home(config.model))
+    calibration = Confidence(
+        temperature,
+        None if ours is None else measure_calibration(ours, gold, temperature),
+        None if ours is None or theirs is None else measure_calibration(ours, theirs, temperature),
+        None if theirs is None else expected_calibration_error(theirs, gold),
+    )
+    return Evaluation(
+        len(rows), student, teacher, agreement, calibration=calibration, selection=selection
+    )
 
 
 def ask_teacher(
@@ -237,39 +222,22 @@ def ask_teacher(
         )
 
 
-def compute_scores(
-    gold: np.ndarray, given: np.ndarray, names: Sequence[str], texts_per_second: float
-) -> Scores:
-    """Compute accuracy, macro-F1 and each class's figures.
-
-    Args:
-        gold: Right columns, shape (N,), int.
-        given: Answered columns, shape (N,), int.
-        names: The classes' names.
-        texts_per_second: Passed through.
-    """
-    classes = {}
-    for column, name in enumerate(names):
-        right = int(((gold == column) & (given == column)).sum())
-        called, there = int((given == column).sum()), int((gold == column).sum())
-        classes[name] = {
-            "precision": right / called if called else 0.0,
-            "recall": right / there if there else 0.0,
-            "f1": 2 * right / (called + there) if called + there else 0.0,
-            "rows": there,
-        }
-    return Scores(
-        accuracy=float((gold == given).mean()),
-        macro_f1=float(np.mean([figures["f1"] for figures in classes.values()])),
-        classes=classes,
-        texts_per_second=texts_per_second,
-    )
+def _load_student(config: EvaluationConfig, device: str, reporter: Reporter) -> Classifier:
+    if config.model is None:
+        raise SettingError("give --model")
+    # Where nobody chose, torch's device is not onnxruntime's.
+    if is_onnx(config.model) and config.device in ("auto", ALL):
+        device = "auto"
+    classifier = load_classifier(config.model, device)
+    if is_onnx(config.model):
+        reporter.say(f"student: onnxruntime on {classifier.device}")
+    return classifier
 
 
 def _student_task(config: EvaluationConfig) -> Task:
     if config.model is None:
         raise SettingError("give --task")
-    recorded: dict[str, Any] = read_record(config.model)["task"]
+    recorded: dict[str, Any] = read_record(find_home(config.model))["task"]
     labels = {label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]}
     return parse_task(recorded | {"labels": labels}, str(config.model), recorded["name"])
 

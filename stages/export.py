@@ -7,7 +7,6 @@ probabilities out, no code of this project, safetensors alone.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -17,51 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from stages.errors import ExportError
+from stages.folding import find_move, fold_student
+from stages.records import RECORD
+from stages.renumbering import PADDING, Move, renumber_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from stages.student import Student
 
 TOLERANCE = 1e-5
 """Largest difference in probability between a student and its export."""
 
-RECORD = "training.json"
-"""What the student was trained from and how; beside the weights, ignored by transformers."""
-
-NEEDED = ("task", "start_id", "fingerprint", "held_out")
-"""What is read of a record."""
-
-
-def fold_student(student: Student, table: torch.Tensor) -> PreTrainedModel:
-    """Return a stock model over token ids that computes what the student does on embeddings.
-
-    Args:
-        student: The trained student.
-        table: The language model's embedding table, shape (V, d_T).
-
-    Returns:
-        A copy of the encoder, in float32 on the CPU, whose word embeddings are the table under
-        the adapter.
-    """
-    encoder = copy.deepcopy(student.encoder).cpu().float().eval()
-    weight = student.adapter.weight.detach().cpu().float()
-    with torch.no_grad():
-        folded = torch.cat([part.float() @ weight.T for part in torch.split(table.cpu(), 4096)])
-    words = nn.Embedding.from_pretrained(folded, freeze=False)
-    encoder.set_input_embeddings(words)
-    encoder.config.vocab_size = len(folded)
-    base = getattr(encoder, encoder.base_model_prefix)
-    if hasattr(base.embeddings, "create_position_ids_from_inputs_embeds"):
-        _count_positions_from_zero(encoder, base.embeddings)
-    return encoder
-
 
 def build_tokenizer(
-    files: Mapping[str, bytes], start_id: int, max_length: int
+    files: Mapping[str, bytes], start_id: int, max_length: int, move: Move | None = None
 ) -> PreTrainedTokenizerFast:
     """Return the language model's tokenizer as the student needs it.
 
@@ -69,12 +40,13 @@ def build_tokenizer(
         files: The tokenizer's own files by name, among them ``tokenizer.json``.
         start_id: Id that every input begins with.
         max_length: Longest input in pieces, without the start token.
+        move: The id that the student's encoder has elsewhere, if there is one.
 
     Returns:
         The tokenizer: start token first and nothing else added, padded and cut on the right.
 
     Raises:
-        ExportError: The language model's tokenizer has no fast form.
+        ExportError: The language model's tokenizer has no fast form, or its ids cannot be moved.
     """
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
@@ -86,6 +58,8 @@ def build_tokenizer(
         )
     core = Tokenizer.from_str(files["tokenizer.json"].decode("utf-8"))
     start = core.id_to_token(start_id)
+    if move is not None:
+        core, start_id = renumber_tokenizer(core, move), move.apply(start_id)
     core.post_processor = TemplateProcessing(
         single=f"{start} $A", pair=f"{start} $A $B", special_tokens=[(start, start_id)]
     )
@@ -97,6 +71,8 @@ def build_tokenizer(
         for name in ("bos_token", "eos_token", "unk_token", "pad_token")
         if (token := config.get(name))
     }
+    if move is not None:
+        specials["pad_token"] = PADDING
     # A language model seldom has a padding token; what stands under the mask is never read.
     specials.setdefault("pad_token", specials.get("eos_token") or start)
     return PreTrainedTokenizerFast(
@@ -147,7 +123,7 @@ def write_student(
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
             folder = Path(temporary) / "model"
-            model = fold_student(student, table)
+            model = fold_student(student, table, tokenizer.pad_token_id)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             (folder / RECORD).write_text(json.dumps(dict(record), indent=2) + "\n")
@@ -184,16 +160,19 @@ def check_export(
     student.eval()
     device = student.start.device
     generator = torch.Generator().manual_seed(0)
+    move = find_move(student.encoder, len(table))
+    pad_id = 0 if move is None else move.source
     worst = 0.0
     for length in sorted({0, 1, min(7, max_length), max_length}):
         ids = torch.randint(len(table), (2, length), generator=generator)
         wanted = student(table[ids].to(device).float()).softmax(dim=1).cpu()
         inputs = torch.cat([torch.full((2, 1), start_id), ids], dim=1)
+        inputs = inputs if move is None else move.apply(inputs)
         plain = stock(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits
         worst = max(worst, float((plain.softmax(dim=1) - wanted).abs().max()))
         if length == max_length:
             continue
-        padded = torch.cat([inputs, torch.zeros(2, 1, dtype=torch.long)], dim=1)
+        padded = torch.cat([inputs, torch.full((2, 1), pad_id)], dim=1)
         mask = (torch.arange(length + 2) <= length).long().expand(2, -1)
         behind = stock(input_ids=padded, attention_mask=mask).logits
         worst = max(worst, float((behind.softmax(dim=1) - wanted).abs().max()))
@@ -204,42 +183,6 @@ def check_export(
             f"more than {TOLERANCE:g}; nothing was kept"
         )
     return worst
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Read what a student was trained from.
-
-    Raises:
-        ExportError: The directory is no student of this project.
-    """
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{folder} is no student: {RECORD} is missing or damaged") from error
-    lost = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
-    if lost:
-        raise ExportError(f"{folder} is no student: {RECORD} does not say its {', '.join(lost)}")
-    found: dict[str, Any] = record
-    return found
-
-
-def _count_positions_from_zero(encoder: PreTrainedModel, embeddings: Any) -> None:
-    """Let RoBERTa-like encoders count positions from 0, whatever the padding token is.
-
-    They count from ``pad_token_id + 1`` and skip that id.  Under the language model's vocabulary
-    any id may be a word and the padding id may be large, so no id is skipped (-1) and the rows of
-    the table that were never used go.
-    """
-    table: nn.Embedding = embeddings.position_embeddings
-    used = table.weight.detach()[embeddings.padding_idx + 1 :].clone()
-    embeddings.position_embeddings = nn.Embedding.from_pretrained(used, freeze=False)
-    embeddings.padding_idx = -1
-    encoder.config.pad_token_id = -1
-    encoder.config.max_position_embeddings = len(used)
-    for name in ("position_ids", "token_type_ids"):
-        buffer = getattr(embeddings, name, None)
-        if isinstance(buffer, torch.Tensor):
-            setattr(embeddings, name, buffer[:, : len(used)])
 
 
 def _sync(path: Path) -> None:

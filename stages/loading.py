@@ -44,6 +44,12 @@ def load_weights(
         )
     except Exception as error:  # transformers raises a dozen types, some of them bare
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "file named model.safetensors" in reason:
+            reason = (
+                "it has no model.safetensors, and other files of weights, which may run code when "
+                "they are read, are not loaded; where you trust them, convert them once with "
+                "transformers' from_pretrained and save_pretrained, and give that directory"
+            )
         raise ModelError(f"cannot load {what} from {source}: {reason}") from error
     # A weight of another shape comes with both shapes.
     other = {key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,22 +12,24 @@ import torch
 
 from cache.reader import CacheReader
 from stages import language_model as lm
+from stages.architectures import ARCHITECTURES
 from stages.caches import find_cache
 from stages.card import write_card
-from stages.export import RECORD, build_tokenizer, check_place, read_record, write_student
+from stages.export import build_tokenizer, check_place, write_student
+from stages.folding import check_foldable, find_move
 from stages.inputs import read_table
 from stages.locking import hold_lock
 from stages.projection import Projection
+from stages.rates import choose_rates
+from stages.records import RECORD, read_record
 from stages.rows import open_rows
-from stages.student import ARCHITECTURES, Student, build_encoder
+from stages.student import Student, build_encoder, configure_encoder
 from stages.task import load_task
+from stages.temperature import calibrate_student
 from stages.training import TrainingConfig, format_curve, train_student
 
 if TYPE_CHECKING:
     from stages.reporting import Reporter
-
-SMALL_WIDTH = 512
-"""Encoders narrower than this learn at a higher rate from a random start."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class StudentResult:
 
     Attributes:
         out: Its directory.
-        projection: Student against teacher on the held-out rows.
+        projection: The written student, temperature included, against the teacher on the held-out
+            rows.
         fingerprint: The cache's.
     """
 
@@ -92,13 +96,16 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     reader = CacheReader(cache, partial=config.partial)
     if reader.rows < cache.layout.rows:
         reporter.warn(f"training on {reader.rows:,} of {cache.layout.rows:,} rows (--partial)")
-    out = config.out or Path("data/students") / f"{task_name}-{Path(config.arch).name}"
+    out = _find_place(config, task_name)
     check_place(out)
     # An orphan of a killed `dvc repro` may still be training this very student.
     with hold_lock(out.parent / f".{out.name}.lock", reporter) as waited:
-        record = _find_twin(config, reader, out) if waited else None
+        record = _find_twin(config, reader, out)
         if record is not None:
-            reporter.say(f"the process waited for has trained {out}")
+            who = "the process waited for" if waited else "an earlier run"
+            reporter.say(
+                f"{who} has trained {out} with these very settings; remove it to train it again"
+            )
         else:
             record = _train(config, reader, out, reporter)
     if config.curve is not None:
@@ -109,6 +116,22 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     _report(projection, reporter)
     reporter.say(f"student: {out}")
     return StudentResult(out, projection, cache.fingerprint)
+
+
+def check_students(configs: Sequence[StudentConfig]) -> None:
+    """Check what can be known of several students before the first one is trained.
+
+    Raises:
+        StageError: One of them cannot be trained, or its place is taken.
+    """
+    for config in configs:
+        task = load_task(config.task)
+        check_place(_find_place(config, task.name))
+        configure_encoder(config.arch, _choose_init(config)[0], task.max_length)
+
+
+def _find_place(config: StudentConfig, task: str) -> Path:
+    return config.out or Path("data/students") / f"{task}-{Path(config.arch).name}"
 
 
 def _train(
@@ -126,7 +149,6 @@ def _train(
         for name in cache.manifest.attachments
         if name.startswith("tokenizer-")
     }
-    tokenizer = build_tokenizer(files, inputs["start_id"], max_length)
     device = lm.choose_device(config.device)
     reporter.say(f"device: {device.value} ({device.reason})")
     on_cpu = torch.device(device.value).type == "cpu"
@@ -138,23 +160,28 @@ def _train(
     torch.manual_seed(config.training.seed)
     encoder = build_encoder(config.arch, init, labels, max_length)
     table = read_table(cache)
+    move = find_move(encoder, len(table))
+    tokenizer = build_tokenizer(files, inputs["start_id"], max_length, move)
     student = Student(encoder, table[inputs["start_id"]], float(table.float().std()))
-    rate = config.learning_rate
-    if rate is None:
-        rate, reason = _choose_rate(init, student.adapter.out_features)
-        reporter.say(f"learning rate: {rate:g} ({reason})")
-    training = replace(config.training, learning_rate=rate)
+    check_foldable(student, max_length)
+    rates = choose_rates(config.learning_rate, init, student)
+    reporter.say(f"learning rate: {rates}")
+    training = replace(config.training, learning_rate=rates.rate, encoder_share=rates.encoder_share)
     source = open_rows(
         reader, table.to(accelerator.device), training, config.held_out_rows, accelerator.device
     )
     checkpoint = out.parent / f".{out.name}.checkpoint"
-    projection, history = train_student(
+    _, history = train_student(
         student, source, training, accelerator, checkpoint, _identify(config, reader), reporter
     )
+    # What is written computes in float32, and that is what is fitted and measured.
+    accelerator.unwrap_model(student, keep_fp32_wrapper=False)
+    calibration, projection = calibrate_student(student, source, reporter)
     record = {
         "identity": _identify(config, reader),
         "task": inputs["task"],
         "start_id": inputs["start_id"],
+        "moved_id": None if move is None else (move.source, move.target),
         "arch": config.arch,
         "init": init,
         "fingerprint": cache.fingerprint,
@@ -165,6 +192,7 @@ def _train(
         "shards": reader.shards,
         "training": asdict(training),
         "held_out": asdict(projection),
+        "calibration": None if calibration is None else asdict(calibration),
         "curve": history,
     }
     write_student(student, table, tokenizer, record, write_card(record), out)
@@ -201,14 +229,6 @@ def _choose_init(config: StudentConfig) -> tuple[str, str]:
     if known is not None and known.hub_id is None:
         return "random", f"{config.arch} has no pretrained weights"
     return "pretrained", "the default where there are pretrained weights"
-
-
-def _choose_rate(init: str, width: int) -> tuple[float, str]:
-    if init == "pretrained":
-        return 5e-5, "pretrained start"
-    if width < SMALL_WIDTH:
-        return 2e-3, f"random start, width {width}"
-    return 1e-4, f"random start, width {width}"
 
 
 def _report(projection: Projection, reporter: Reporter) -> None:

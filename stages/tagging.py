@@ -11,6 +11,9 @@ from stages.classifier import Classifier
 from stages.errors import TextDataError
 from stages.texts import parse_json_row
 
+KEYS = ("label", "score", "scores", "cut", "below_threshold")
+"""What answers say; where a line has such a key, that one moves aside."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -57,7 +60,7 @@ def read_line(raw: bytes, number: int, is_json: bool, text_column: str) -> Line:
 
 
 def tag_lines(
-    lines: Sequence[Line], classifier: Classifier, every: bool
+    lines: Sequence[Line], classifier: Classifier, every: bool, threshold: float | None = None
 ) -> Iterator[dict[str, Any]]:
     """Answer lines in their order.
 
@@ -65,19 +68,17 @@ def tag_lines(
         lines: The lines.
         classifier: The student.
         every: Whether to give the scores of all labels.
+        threshold: Least score of a tag; below it the label is None and ``below_threshold`` is set.
 
     Yields:
         The line's own keys and ``label``, ``score`` and ``scores``; a key of the line that has
-        one of these names moves to ``input_<name>``.
+        a name of :data:`KEYS` moves to ``input_<name>``.
     """
     texts = [line.text for line in lines if line.text is not None and line.text.strip()]
     answers = classifier.classify(texts) if texts else None
     at = 0
     for line in lines:
-        kept = {
-            f"input_{key}" if key in ("label", "score", "scores", "cut") else key: value
-            for key, value in line.fields.items()
-        }
+        kept = {f"input_{key}" if key in KEYS else key: value for key, value in line.fields.items()}
         if line.text is None:
             yield kept | {"error": line.error}
             continue
@@ -87,6 +88,8 @@ def tag_lines(
         row = answers.probabilities[at]
         best = int(row.argmax())
         tag: dict[str, Any] = {"label": classifier.labels[best], "score": float(row[best])}
+        if threshold is not None and tag["score"] < threshold:
+            tag |= {"label": None, "below_threshold": True}
         if every:
             tag["scores"] = dict(zip(classifier.labels, map(float, row), strict=True))
         if answers.cut[at]:

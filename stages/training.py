@@ -20,6 +20,7 @@ import torch
 
 from stages.errors import SettingError, TrainingError
 from stages.projection import Objective, Projection, ProjectionMeter
+from stages.rates import group_parameters, scale_rate
 from stages.reporting import Interrupted
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class TrainingConfig:
         steps: Optimiser steps.
         rows: Cached rows a step.
         slices: Parts of a step, each from another chunk and so of another input length.
-        learning_rate: Peak, after the warm-up and before the decay to 0.
+        learning_rate: Peak of adapter and head, after the warm-up and before the decay to 0.
+        encoder_share: The encoder's learning rate as a share of theirs.
         warm_up: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's, on matrices alone.
         clip: Largest norm of the gradient.
@@ -65,6 +67,7 @@ class TrainingConfig:
     rows: int = 64
     slices: int = 4
     learning_rate: float = 1e-3
+    encoder_share: float = 1.0
     warm_up: float = 0.05
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -80,6 +83,8 @@ class TrainingConfig:
             raise SettingError(f"rows: got {self.rows}, must be a multiple of {self.slices}")
         if not 0 < self.learning_rate < math.inf:
             raise SettingError(f"learning rate: got {self.learning_rate}, must be positive")
+        if not 0 <= self.encoder_share < math.inf:
+            raise SettingError(f"encoder's share: got {self.encoder_share}, must be at least 0")
         if not 0 <= self.warm_up < 1:
             raise SettingError(f"warm-up: got {self.warm_up}, must be in [0, 1)")
 
@@ -176,7 +181,7 @@ def train_student(
     identity = f"{identity} {sorted(asdict(config).items())}"
     torch.manual_seed(config.seed)
     objective = Objective(config.objective)
-    optimizer = torch.optim.AdamW(_group_parameters(student, objective, config), betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(group_parameters(student, objective, config), betas=(0.9, 0.98))
     prepared, objective, optimizer = accelerator.prepare(student, objective, optimizer)
     run = _Run(student, objective, optimizer)
     _continue_run(run, checkpoint, identity, reporter)
@@ -185,7 +190,7 @@ def train_student(
     with reporter.track("student", config.steps, run.step, "step") as advance:
         while run.step < config.steps:
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _rate(run.step, config)
+                group["lr"] = group["peak"] * scale_rate(run.step, config)
             run.losses.append(_take_step(prepared, run, stream, config, accelerator))
             run.step += 1
             advance(1)
@@ -278,25 +283,6 @@ def _log(run: _Run, found: Projection, reporter: Reporter) -> None:
         f"‖g‖ {found.norm_g:.3f}, ‖h‖ {found.norm_h:.3f}, α {found.angle:.3f}, "
         f"centred α {found.centred_angle:.3f}, agreement {found.agreement:.1%}"
     )
-
-
-def _group_parameters(
-    student: Student, objective: Objective, config: TrainingConfig
-) -> list[dict[str, Any]]:
-    used = [p for p in student.parameters() if p.requires_grad]
-    matrices = [p for p in used if p.ndim > 1]
-    # c takes the same learning rate (Algorithm 1, line 5) and no weight decay.
-    rest = [p for p in used if p.ndim <= 1] + list(objective.parameters())
-    return [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-
-
-def _rate(step: int, config: TrainingConfig) -> float:
-    """Warm up linearly, then decay linearly to 0."""
-    warm = max(1, round(config.warm_up * config.steps))
-    return min((step + 1) / warm, (config.steps - step) / max(1, config.steps - warm))
 
 
 def _continue_run(run: _Run, checkpoint: Path, identity: str, reporter: Reporter) -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from processes import Result
+
     from stages.stage_one import TeacherResult
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -110,3 +112,15 @@ def student(
     out = tmp_path_factory.mktemp("students") / "mood-mini"
     config = make_student_config(mood, filled[0], out, steps=60)
     return run_student(config, SilentReporter()).out
+
+
+@pytest.fixture(scope="session")
+def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The student's export in every form, for reading alone, and what the command said."""
+    from processes import run_here
+
+    out = tmp_path_factory.mktemp("exports") / "mood-mini"
+    both = ("--format", "onnx", "--format", "transformers", "--int8")
+    done = run_here("export", "--model", student, *both, "--out", out)
+    assert done.code == 0, done.err
+    return out, done

@@ -148,10 +148,59 @@ ENCODERS = (
     ("modernbert", {"global_attn_every_n_layers": 2, "local_attention": 8}),
     ("electra", {"embedding_size": 16}),
     ("albert", {"embedding_size": 16}),
-    ("deberta-v2", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+    (
+        "deberta-v2",
+        {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+        | {"norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False},
+    ),
     ("xlm-roberta", {"type_vocab_size": 1}),
+    ("mpnet", {}),
+    # What is called static.
+    ("eurobert", {"num_hidden_layers": 0, "classifier_pooling": "mean"}),
 )
 ENCODER_NAMES = tuple(name for name, _ in ENCODERS)
+
+FURTHER_ENCODERS: dict[str, dict[str, Any]] = {
+    "big_bird": {},
+    "camembert": {},
+    "data2vec-text": {},
+    "deberta": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "ernie": {},
+    "flaubert": {"emb_dim": 32, "n_layers": 2, "n_heads": 4},
+    "gte": {},
+    "jina_embeddings_v3": {"type_vocab_size": 1},
+    "megatron-bert": {},
+    "nomic_bert": {},
+    "rembert": {"input_embedding_size": 16},
+    "roberta-prelayernorm": {},
+    "roformer": {"embedding_size": 16},
+    "squeezebert": {"embedding_size": 32},
+    "xlm": {"emb_dim": 32, "n_layers": 2, "n_heads": 4},
+    "xlm-roberta-xl": {},
+}
+REFUSED_ENCODERS: dict[str, tuple[dict[str, Any], str]] = {
+    "canine": ({}, "no table of word embeddings"),
+    "convbert": ({"embedding_size": 16}, "padding behind an input changes their answer"),
+    "esm": (
+        {"mask_token_id": 3, "token_dropout": True},
+        "token ids otherwise than the ids' embeddings",
+    ),
+    "fnet": ({}, "padding behind an input changes their answer"),
+    "funnel": (
+        {"block_sizes": [1, 1], "d_model": 32, "n_head": 4, "d_head": 8},
+        "fails when it is tried",
+    ),
+    "ibert": ({}, "no table of word embeddings"),
+    "longformer": ({"attention_window": 8}, "fails when it is tried"),
+    "mistral4": ({}, "is a decoder"),
+    "mobilebert": (
+        {"embedding_size": 32, "intra_bottleneck_size": 32},
+        "padding behind an input changes their answer",
+    ),
+    "modernbert-decoder": ({}, "is no encoder"),
+    "nystromformer": ({}, "padding behind an input changes their answer"),
+    "t5": ({}, "is no encoder"),
+}
 
 
 def make_tokenizer(kind: str = "bytes", start: str | None = "<s>") -> hf.PreTrainedTokenizerFast:
@@ -269,17 +318,24 @@ def write_language_model(
 
 def write_encoder(folder: Path, model_type: str) -> Path:
     """A random encoder with weights, as one downloaded beforehand."""
-    own = dict(ENCODERS)[model_type]
-    common: dict[str, Any] = {"vocab_size": 50, "max_position_embeddings": 40, "pad_token_id": 1}
-    if model_type != "distilbert":
-        common |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-        common |= {"intermediate_size": 64}
-    if model_type == "modernbert":
-        common |= {f"{name}_token_id": 0 for name in ("bos", "eos", "cls", "sep")}
+    config = make_encoder_config(model_type, dict(ENCODERS)[model_type])
     torch.manual_seed(1)
-    config = hf.AutoConfig.for_model(model_type, **common | own)
     hf.AutoModel.from_config(config).save_pretrained(folder)
     return folder
+
+
+def make_encoder_config(model_type: str, own: dict[str, Any]) -> hf.PretrainedConfig:
+    """A tiny configuration of any family of encoders, from what its kind has of the usual."""
+    known = type(hf.AutoConfig.for_model(model_type))
+    common: dict[str, Any] = {"vocab_size": 50, "max_position_embeddings": 40, "pad_token_id": 1}
+    common |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    common |= {"intermediate_size": 64}
+    common |= {f"{name}_token_id": 0 for name in ("bos", "eos", "cls", "sep", "mask")}
+    # Families with other names for some of it are given these in their own settings.
+    taken = set(dir(known)) - {"num_hidden_layers"} if model_type == "funnel" else set(dir(known))
+    taken -= {name for name in known.attribute_map if name != "vocab_size"}
+    usual = {key: value for key, value in common.items() if key in taken}
+    return hf.AutoConfig.for_model(model_type, **usual | own)
 
 
 def make_teacher_config(task: Path | str, model: Path | str, cache: Path, **own: Any) -> Any:

@@ -80,7 +80,9 @@ def test_a_slow_stream_is_answered_line_by_line_and_ends_with_it(
     assert answers.get(timeout=60)["text"] == "no line end"
     assert process.wait(timeout=60) == 0
     assert process.stderr is not None
-    assert process.stderr.read().decode() == "input: plain text (auto: by its first line)\n"
+    device, kind = process.stderr.read().decode().splitlines()
+    assert device.startswith("device: ")
+    assert kind == "input: plain text (auto: by its first line)"
 
 
 def test_a_signal_ends_a_waiting_stream_with_130_and_no_traceback(
@@ -126,4 +128,4 @@ def test_a_reader_who_has_had_enough_is_no_traceback(
         pass
     assert process.wait(timeout=120) in (1, 141, -signal.SIGPIPE)
     assert process.stderr is not None
-    assert process.stderr.read().decode().splitlines()[1:] == []
+    assert process.stderr.read().decode().splitlines()[2:] == []

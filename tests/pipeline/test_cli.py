@@ -55,7 +55,9 @@ def test_the_options_of_every_example_exist(path: tuple[str, ...]) -> None:
 
 
 def test_the_verbs_of_the_design_are_there() -> None:
-    assert {"teacher", "student", "evaluate", "tag", "cache", "task", "doctor"} <= set(cli.commands)
+    assert {"teacher", "student", "evaluate", "tag", "export", "cache", "task", "doctor"} <= set(
+        cli.commands
+    )
     found = run_here("--help")
     assert found.code == 0
     assert all(name in found.out for name in cli.commands)

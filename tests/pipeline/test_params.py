@@ -76,6 +76,18 @@ def test_options_go_by_the_names_they_are_typed_with(seen: Callable[[str], Seen]
     assert kept[0]["every"] is True
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("mini", ("mini",)), ("[mini, bert]", ("mini", "bert"))]
+)
+def test_an_option_that_may_be_repeated_takes_a_list(
+    given: str, wanted: tuple[str, ...], seen: Callable[[str], Seen]
+) -> None:
+    write(f"student:\n  arch: {given}\n")
+    kept = seen("student")
+    assert run_here("student", "--task", "imdb").code == 0
+    assert kept[0]["archs"] == wanted
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "pipeline:\n  tasks: [imdb]\n  any: thing\n"])
 def test_what_is_for_others_is_left_alone(text: str) -> None:
     write(text)

@@ -11,11 +11,13 @@ from processes import run_here
 from tiny import make_student_config, make_teacher_config
 
 from cache.reader import CacheReader
+from stages.calibration import expected_calibration_error, undo_temperature
 from stages.classifier import load_classifier
 from stages.errors import SettingError, TextDataError
-from stages.evaluation import Evaluation, EvaluationConfig, compute_scores, evaluate
-from stages.export import read_record
+from stages.evaluation import Evaluation, EvaluationConfig, evaluate
+from stages.records import RECORD, read_record
 from stages.reporting import SilentReporter
+from stages.scores import Confidence, compute_scores
 from stages.stage_one import TeacherResult, run_teacher
 from stages.stage_two import run_student
 
@@ -83,6 +85,44 @@ class TestTexts:
         assert found.rows == 30
         assert found.student.texts_per_second > 0
 
+    def test_confidence_is_measured_against_labels_and_teacher(
+        self, student: Path, llm: Path, rows: Path
+    ) -> None:
+        found = run(data=rows, model=student, teacher=str(llm)).calibration
+        gold = np.array([1, 0, 0] * 10)
+        h = load_classifier(student, "cpu").classify(TEXTS).probabilities
+        temperature = read_record(student)["calibration"]["temperature"]
+        assert found is not None
+        assert found.temperature == temperature
+        assert found.against_labels is not None
+        assert found.against_labels.rows == 30
+        assert found.against_labels.ece_after == expected_calibration_error(h, gold)
+        plain = undo_temperature(h, temperature)
+        assert found.against_labels.ece_before == expected_calibration_error(plain, gold)
+        assert found.against_teacher is not None
+        assert found.teacher_ece is not None
+
+    def test_a_threshold_leaves_what_is_above_it(self, student: Path, rows: Path) -> None:
+        h = load_classifier(student, "cpu").classify(TEXTS).probabilities
+        right = h.argmax(axis=1) == np.array([1, 0, 0] * 10)
+        middle = float(np.sort(h.max(axis=1))[15])
+        for threshold, tagged in ((0.0, 30), (middle, 15), (1.0, 0)):
+            found = run(data=rows, model=student, threshold=threshold).selection
+            assert found is not None
+            assert found.coverage == tagged / 30
+            above = right[h.max(axis=1).astype(float) >= threshold]
+            assert found.accuracy == (above.mean() if tagged else None)
+        assert run(data=rows, model=student).selection is None
+
+    @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+    def test_a_threshold_is_a_share_and_for_a_student_on_texts(
+        self, threshold: float, student: Path, rows: Path
+    ) -> None:
+        with pytest.raises(SettingError, match=r"threshold: got .*, must be in \[0, 1\]"):
+            run(data=rows, model=student, threshold=threshold)
+        with pytest.raises(SettingError, match="give --model and --data"):
+            run(model=student, threshold=0.5)
+
     def test_a_teacher_is_measured_without_a_student(
         self, llm: Path, mood: Path, rows: Path, student: Path
     ) -> None:
@@ -93,6 +133,9 @@ class TestTexts:
         assert found.teacher is not None
         assert both.teacher is not None
         assert found.teacher.accuracy == both.teacher.accuracy
+        assert found.calibration is not None
+        assert both.calibration is not None
+        assert found.calibration == Confidence(teacher_ece=both.calibration.teacher_ece)
 
     def test_the_file_may_be_named_after_the_task(self, student: Path, rows: Path) -> None:
         shutil.copy(rows, rows.with_name("mood.jsonl"))
@@ -141,6 +184,30 @@ class TestHeldOutRows:
         assert found.rows == trained["rows"] == 16
         for name in ("norm_g", "norm_h", "c", "angle", "centred_angle", "agreement", "spread"):
             assert getattr(found.held_out, name) == pytest.approx(trained[name], abs=1e-4)
+        known = read_record(student)["calibration"]
+        assert found.calibration is not None
+        assert found.calibration.temperature == known["temperature"]
+        errors = found.calibration.against_teacher
+        assert errors is not None
+        assert errors.rows == known["measured_rows"] == 8
+        assert errors.ece_before == pytest.approx(known["ece_before"], abs=1e-4)
+        assert errors.ece_after == pytest.approx(known["ece_after"], abs=1e-4)
+
+    def test_a_student_without_a_temperature_has_one_figure(
+        self, student: Path, filled: tuple[Path, TeacherResult], rows: Path, tmp_path: Path
+    ) -> None:
+        older = Path(shutil.copytree(student, tmp_path / "older"))
+        record = read_record(older)
+        for calibration in ({**record["calibration"], "folded": False}, None):
+            (older / RECORD).write_text(json.dumps(record | {"calibration": calibration}))
+            found = run(model=older, cache=filled[0]).calibration
+            assert found is not None
+            assert found.temperature is None
+            assert found.against_teacher is not None
+            assert found.against_teacher.ece_before is None
+            assert found.against_teacher.rows == (8 if calibration else 16)
+        said = run_here("evaluate", "--model", older, "--data", rows).out
+        assert "(as it is: its record names no temperature in it)" in said
 
     def test_they_stay_the_same_when_a_partial_cache_is_completed(
         self, filled: tuple[Path, TeacherResult], mood: Path, tmp_path: Path
@@ -174,6 +241,7 @@ class TestCommand:
     ) -> None:
         metrics = tmp_path / "below" / "metrics.json"
         command = ("evaluate", "--model", student, "--data", rows, "--teacher", llm)
+        command += ("--threshold", 0.6)
         found = run_here(*command, "--json", "--metrics", metrics)
         assert found.code == 0
         data = json.loads(found.out)
@@ -187,6 +255,11 @@ class TestCommand:
             f"macro-F1 {data['student']['macro_f1']:.2%}",
             f"agreement of student and teacher: {data['agreement']:.2%}",
             "texts a second",
+            "expected calibration error of the student against the labels, 30 rows: "
+            f"{data['calibration']['against_labels']['ece_before']:.2%} without",
+            f"{data['calibration']['against_teacher']['ece_after']:.2%} with it",
+            f"of the teacher against the labels: {data['calibration']['teacher_ece']:.2%}",
+            f"threshold 0.6: {data['selection']['coverage']:.2%} of the texts get a tag",
         ):
             assert part in table
 
@@ -196,6 +269,7 @@ class TestCommand:
         found = run_here("evaluate", "--model", student, "--cache", filled[0])
         assert found.code == 0
         assert "16 held-out rows: agreement" in found.out
+        assert "calibration error of the student against the teacher, 8 rows: " in found.out
 
     def test_an_error_names_line_and_label(self, student: Path, tmp_path: Path) -> None:
         path = write_rows(tmp_path / "rows.jsonl", ["good", "fine"])

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import ENCODER_NAMES, write_encoder, write_language_model
-from transformers import MPNetConfig
 
+from stages.architectures import ARCHITECTURES
 from stages.errors import ModelError, SettingError
-from stages.student import ARCHITECTURES, Student, build_encoder, count_positions
+from stages.positions import count_positions
+from stages.student import Student, build_encoder
 
 LABELS = ("bad", "good")
 WIDTH = 24
@@ -86,17 +87,75 @@ def test_the_mini_encoder_is_small_and_has_no_pretrained_weights() -> None:
         build_encoder("mini", "pretrained", LABELS, 256)
 
 
-@pytest.mark.parametrize("arch", sorted(set(ARCHITECTURES) - {"roberta-large", "mini"}))
+SHAPES = {
+    "static": (128, 0),
+    "mini": (128, 3),
+    "minilm": (384, 6),
+    "distilbert": (768, 6),
+    "electra-small": (128, 12),
+    "albert-base": (128, 12),
+    "deberta-v3-small": (768, 6),
+    "modernbert-base": (768, 22),
+    "modernbert-large": (1024, 28),
+    "roberta-large": (1024, 24),
+}
+"""Width of the word embeddings, and layers; all others have 768 and 12."""
+
+MILLIONS = {
+    "minilm": 11,
+    "distilbert": 43,
+    "bert-base": 86,
+    "electra-small": 10,
+    "electra-base": 86,
+    "albert-base": 8,
+    "mpnet": 86,
+    "deberta-v3-small": 43,
+    "deberta-v3-base": 86,
+    "modernbert-base": 111,
+    "modernbert-large": 343,
+    "xlm-roberta-base": 86,
+    "roberta-base": 86,
+    "roberta-large": 304,
+}
+"""Parameters as published, without word embeddings: in roughly so many millions."""
+
+
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_short_names_build_without_a_download(arch: str) -> None:
     with torch.device("meta"):
         encoder = build_encoder(arch, "random", LABELS, 512)
-    layers = {"minilm": 6, "distilbert": 6, "modernbert-base": 22}.get(arch, 12)
+    width, layers = SHAPES.get(arch, (768, 12))
     assert encoder.config.num_hidden_layers == layers
-    width = {"minilm": 384}.get(arch, 768)
-    assert encoder.get_input_embeddings().embedding_dim == width
+    words = encoder.get_input_embeddings()
+    assert words.embedding_dim == width
     room = count_positions(encoder.config)
     assert room is not None
     assert room >= 513
+    if arch in MILLIONS:
+        own = sum(p.numel() for p in encoder.parameters()) - words.weight.numel()
+        assert own / 1e6 == pytest.approx(MILLIONS[arch], rel=0.03, abs=1)
+
+
+def test_a_student_without_layers_maps_tokens_through_a_hidden_layer() -> None:
+    encoder = build_encoder("static", "random", LABELS, 256)
+    own = encoder.get_input_embeddings().weight.std().item()
+    table = torch.randn(500, WIDTH) * 0.03
+    torch.manual_seed(0)
+    student = Student(encoder, table[0], table.std().item()).eval()
+    found = student.adapter(table)
+    assert found.std().item() == pytest.approx(own, rel=0.4)
+    halves = (student.adapter(table[:1]) + student.adapter(table[1:2])) / 2
+    assert not torch.allclose(student.adapter((table[:1] + table[1:2]) / 2), halves, atol=1e-4)
+    # The order of the tokens is nothing to it.
+    one = student(table[None, :9])
+    torch.testing.assert_close(student(table[None, :9].flip(1)), one, atol=1e-5, rtol=0)
+
+
+def test_weights_that_are_no_safetensors_are_refused_by_name(tmp_path: Path) -> None:
+    source = write_encoder(tmp_path, "bert")
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"it has no model\.safetensors.*convert them once"):
+        build_encoder(str(source), "pretrained", LABELS, 12)
 
 
 def test_another_start_is_refused() -> None:
@@ -105,7 +164,7 @@ def test_another_start_is_refused() -> None:
 
 
 def test_an_unknown_architecture_is_answered_with_the_short_names() -> None:
-    with pytest.raises(ModelError, match=r"no-such-encoder \(short names are mini, minilm"):
+    with pytest.raises(ModelError, match=r"no-such-encoder \(short names are static, mini, minilm"):
         build_encoder("no-such-encoder", "random", LABELS, 12)
 
 
@@ -126,10 +185,3 @@ def test_an_encoder_that_lacks_weights_is_not_called_pretrained(tmp_path: Path) 
     config.write_text(config.read_text().replace('_layers": 2', '_layers": 3'))
     with pytest.raises(ModelError, match=r"bert\.encoder\.layer\.2.*missing"):
         build_encoder(str(source), "pretrained", LABELS, 12)
-
-
-def test_an_encoder_that_skips_a_fixed_id_is_refused_before_training(tmp_path: Path) -> None:
-    config = MPNetConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
-    config.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="mpnet encoders skip token id 1"):
-        build_encoder(str(tmp_path), "random", LABELS, 12)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ class TestTags:
             )
 
     def test_keys_that_the_answer_needs_move_aside(self, classifier: Classifier) -> None:
-        raw = b'{"text": "Good", "label": "x", "score": 1, "scores": [], "cut": 0, "id": 5}'
+        raw = b'{"text": "Good", "label": "x", "score": 1, "scores": [], "cut": 0, "id": 5, '
+        raw += b'"below_threshold": 2}'
         (found,) = tag_lines([read_line(raw, 1, True, "text")], classifier, every=False)
         label = found.pop("label")
         score = found.pop("score")
@@ -108,8 +110,24 @@ class TestTags:
             "input_score": 1,
             "input_scores": [],
             "input_cut": 0,
+            "input_below_threshold": 2,
             "id": 5,
         }
+
+    def test_below_a_threshold_there_is_no_tag(self, classifier: Classifier) -> None:
+        texts = ["Good", "", "Bad film", "Great " * 50]
+        lines = [read_line(text.encode(), 1, False, "text") for text in texts]
+        plain = list(tag_lines(lines, classifier, every=True))
+        threshold = sorted(answer["score"] for answer in plain if answer["score"] is not None)[1]
+        found = list(tag_lines(lines, classifier, every=True, threshold=threshold))
+        below = 0
+        for answer, before in zip(found, plain, strict=True):
+            if before["score"] is None or before["score"] >= threshold:
+                assert answer == before
+            else:
+                assert answer == before | {"label": None, "below_threshold": True}
+                below += 1
+        assert below == 1
 
     def test_no_text_at_all(self, classifier: Classifier) -> None:
         assert list(tag_lines([], classifier, every=True)) == []
@@ -196,3 +214,31 @@ class TestCommand:
     def test_no_line_is_no_answer(self, student: Path) -> None:
         found, answers = tag(student, b"")
         assert (found.code, answers) == (0, [])
+
+    def test_a_threshold_is_said_and_an_empty_line_is_not_below_it(
+        self, student: Path, tmp_path: Path
+    ) -> None:
+        data = '{"text": "Good", "below_threshold": 1}\n\n'
+        found, answers = tag(student, data, "--threshold", "1")
+        assert found.code == 0
+        assert "threshold: 1, of scores at the temperature" in found.err
+        assert answers[0] == {
+            "text": "Good",
+            "input_below_threshold": 1,
+            "label": None,
+            "score": answers[0]["score"],
+            "below_threshold": True,
+        }
+        assert 0.5 <= answers[0]["score"] < 1
+        assert answers[1] == {"text": "", "label": None, "score": None}
+        older = shutil.copytree(student, tmp_path / "older")
+        (older / "training.json").unlink()
+        found, answers = tag(older, "Good\n", "--threshold", "0")
+        assert "no record of a temperature" in found.err
+        assert answers[0]["label"] in ("bad", "good")
+
+    @pytest.mark.parametrize("threshold", ["1.5", "-0.1", "nan", "high"])
+    def test_a_threshold_out_of_range_is_named(self, threshold: str, student: Path) -> None:
+        found, answers = tag(student, "Good\n", "--threshold", threshold)
+        assert (found.code, answers) == (2, [])
+        assert f"got {threshold}, must be in [0, 1]" in found.err

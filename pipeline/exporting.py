@@ -1,0 +1,95 @@
+"""Students for others: files to serve them with, and a place on a model hub."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.formats import format_size
+
+
+@click.command()
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A student's directory.",
+)
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(("onnx", "transformers")),
+    multiple=True,
+    default=("onnx",),
+    show_default=True,
+    help="Of the weights; may be given more than once.",
+)
+@click.option("--int8", is_flag=True, help="Also an ONNX file with weights in 8 bits.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Directory to write.  [default: the student's name with -onnx, or with -export where "
+    "there is no ONNX file in it]",
+)
+@click.option(
+    "--metrics",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="What 'pipeline evaluate --metrics' wrote, for the model card; may be given more than "
+    "once.",
+)
+@click.option("--push-to-hub", metavar="REPO", help="Also upload it to this model repository.")
+@click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
+def export(
+    model: Path,
+    formats: tuple[str, ...],
+    int8: bool,
+    out: Path | None,
+    metrics: tuple[Path, ...],
+    push_to_hub: str | None,
+    private: bool,
+) -> None:
+    """Write a student for others to use: ONNX, 8 bits, a model card, a place on a hub.
+
+    Every ONNX file is compared with the student before anything is kept.  It is run by
+    'pipeline tag --model OUT/onnx/model.onnx' with onnxruntime and tokenizers alone.
+
+    Example: pipeline export --model data/students/imdb-mini --int8
+    """
+    from pipeline.console import Console, quieten_libraries
+    from stages.errors import SettingError
+    from stages.publishing import ExportConfig, export_student
+
+    if private and push_to_hub is None:
+        raise SettingError("--private is of --push-to-hub; give it as well")
+    quieten_libraries()
+    # It tells of every operator of torchvision that it does without.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    console = Console()
+    if push_to_hub is not None:
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+        from stages.hub import check_push
+
+        check_push(push_to_hub)
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+    with console.catch_signals():
+        done = export_student(ExportConfig(model, formats, int8, out, metrics), console)
+        console.say(f"export: {done.out}")
+        for each in done.files:
+            found = each.found
+            click.echo(
+                f"{each.file}: {format_size(each.bytes)}, agreement {found.agreement:.2%}, largest "
+                f"difference {found.largest_difference:.1e}, {found.texts_per_second:,.0f} texts a "
+                f"second on one core (torch: {found.original_texts_per_second:,.0f}), "
+                f"{found.rows:,} random texts"
+            )
+        if push_to_hub is not None:
+            from stages.hub import push_folder
+
+            console.say(f"uploading to {push_to_hub}")
+            click.echo(push_folder(done.out, push_to_hub, private, console))

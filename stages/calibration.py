@@ -1,0 +1,220 @@
+"""Probabilities that mean what they say: a student's temperature, and how far they are off.
+
+A temperature T divides a student's logits, the same for every input and class, so that no answer
+changes and its probabilities come closest to the teacher's.  In numpy alone: what was fitted is
+also read where there is no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.errors import ModelError, TrainingError
+from stages.records import RECORD, read_record
+
+BINS = 15
+"""Bins of equal width, over [0, 1], of the expected calibration error."""
+
+COLDEST, HOTTEST = 0.05, 20.0
+"""Bounds of the temperature."""
+
+HALVINGS = 64
+"""Of the interval of 1/T: more than float64 tells apart."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature, and what it does.
+
+    Attributes:
+        temperature: What the student's logits are divided by.
+        rows: Held-out rows that it was fitted on.
+        ece_before: Expected calibration error against the teacher's probabilities at T = 1.
+        ece_after: The same at the temperature.
+        measured_rows: Held-out rows that both were measured on, none of those of the fit.
+        folded: Whether the written student's last layer is divided by it.
+    """
+
+    temperature: float
+    rows: int
+    ece_before: float
+    ece_after: float
+    measured_rows: int
+    folded: bool = False
+
+    @property
+    def at_bound(self) -> bool:
+        """Whether the best temperature lies outside of what is allowed."""
+        return not COLDEST * 1.001 < self.temperature < HOTTEST * 0.999
+
+
+def calibrate(logits: np.ndarray, teacher: np.ndarray) -> Calibration:
+    """Fit a temperature on every other row and measure what it does on the rest.
+
+    Args:
+        logits: The student's, shape (N, K).
+        teacher: The teacher's probabilities, shape (N, K).
+
+    Raises:
+        TrainingError: There are fewer than two rows, or they hold no logits and probabilities.
+    """
+    _check(logits, teacher)
+    if len(logits) < 2:
+        raise TrainingError("calibration: got one row, must be one to fit on and one to try")
+    fitted, rest = slice(0, None, 2), measured_rows(len(logits))
+    temperature = fit_temperature(logits[fitted], teacher[fitted])
+    plain, true = logits[rest].astype(np.float64), teacher[rest]
+    return Calibration(
+        temperature,
+        len(logits[fitted]),
+        expected_calibration_error(_softmax(plain), true),
+        expected_calibration_error(_softmax(plain / temperature), true),
+        len(true),
+    )
+
+
+def measured_rows(rows: int) -> np.ndarray:
+    """Return which of the held-out rows no temperature was fitted on, in the order of reading."""
+    return np.arange(1, rows, 2)
+
+
+def fit_temperature(logits: np.ndarray, teacher: np.ndarray) -> float:
+    """Find the T that makes the mean KL(g ‖ softmax(z/T)) smallest.
+
+    The divergence is convex in 1/T and its derivative is known, so halving an interval finds the
+    one minimum, whatever the start, in float64 and the same each time.
+
+    Args:
+        logits: z, shape (N, K).
+        teacher: g, shape (N, K); its rows are probabilities.
+
+    Returns:
+        T within [:data:`COLDEST`, :data:`HOTTEST`]; 1 where it makes no difference, since every
+        row's logits are alike.
+
+    Raises:
+        TrainingError: They are no logits and probabilities of the same rows.
+    """
+    _check(logits, teacher)
+    z = logits.astype(np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    if not z.any():
+        return 1.0
+    g = teacher.astype(np.float64)
+    g /= g.sum(axis=1, keepdims=True)
+    wanted = (g * z).sum(axis=1).mean()
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        # The derivative of the mean divergence by 1/T; it rises with 1/T.
+        if (_softmax(middle * z) * z).sum(axis=1).mean() < wanted:
+            low = middle
+        else:
+            high = middle
+    return 2 / (low + high)
+
+
+def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Compute how far confidence and outcome are apart, on average over the rows.
+
+    Rows are put into :data:`BINS` bins by the probability of their most probable class; a bin
+    counts by its share of the rows and with the distance of its mean probability from its mean
+    outcome.
+
+    Args:
+        probabilities: Shape (N, K).
+        truth: Right columns, shape (N,), int: the outcome is whether the most probable class is
+            the right one.  Or probabilities of another, shape (N, K): it is theirs of that class.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        TrainingError: There are no rows, or not as many of both.
+    """
+    if len(probabilities) == 0 or len(probabilities) != len(truth):
+        raise TrainingError(
+            f"calibration: got {len(probabilities)} answers and {len(truth)} true ones, must be "
+            "as many, and at least one"
+        )
+    given = probabilities.argmax(axis=1)
+    rows = np.arange(len(given))
+    confidence = probabilities[rows, given].astype(np.float64)
+    outcome = truth[rows, given].astype(np.float64) if truth.ndim == 2 else given == truth
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - outcome, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(given))
+
+
+def undo_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probabilities that a calibrated student would give without its temperature.
+
+    Args:
+        probabilities: softmax(z/T), shape (N, K).
+        temperature: T.
+
+    Returns:
+        softmax(z), shape (N, K), float64; where a probability has become 0 it stays 0.
+    """
+    with np.errstate(divide="ignore"):
+        logs = np.log(probabilities.astype(np.float64))
+    return _softmax(temperature * logs)
+
+
+def read_temperature(record: Mapping[str, Any]) -> float | None:
+    """Return the temperature that a student's last layer was divided by, or None.
+
+    Args:
+        record: What is kept beside a student's weights.
+
+    Raises:
+        ModelError: The record's temperature is none.
+    """
+    found = record.get("calibration")
+    if found is None:
+        return None
+    if not isinstance(found, dict) or "temperature" not in found:
+        raise ModelError("the student's record is damaged: its calibration names no temperature")
+    if not found.get("folded"):
+        return None
+    value = found["temperature"]
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ModelError(f"the student's record is damaged: its temperature is {value!r}")
+    return float(value)
+
+
+def find_temperature(folder: Path) -> float | None:
+    """Return the temperature that a directory's model was divided by, or None.
+
+    Args:
+        folder: A student's directory, or any other model's, which has no record.
+
+    Raises:
+        ExportError: The record is damaged.
+        ModelError: The record's temperature is none.
+    """
+    return read_temperature(read_record(folder)) if (folder / RECORD).is_file() else None
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _check(logits: np.ndarray, teacher: np.ndarray) -> None:
+    if logits.shape != teacher.shape or logits.ndim != 2 or 0 in logits.shape:
+        raise TrainingError(
+            f"calibration: got logits of shape {logits.shape} and probabilities of shape "
+            f"{teacher.shape}, must be alike and of at least one row"
+        )
+    if not np.isfinite(logits).all():
+        raise TrainingError("calibration: the student's logits are not finite")
+    if not (teacher >= 0).all() or not np.allclose(teacher.sum(axis=1), 1, atol=1e-3):
+        raise TrainingError("calibration: the teacher's rows are no probabilities")

@@ -1,0 +1,83 @@
+"""A written student, as it is used, beside the cached rows that were held out from its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cache.reader import CacheReader
+from cache.samplers import TokenSampler
+from stages.caches import open_named_cache
+from stages.calibration import measured_rows, read_temperature
+from stages.classifier import Classifier, find_home
+from stages.errors import SettingError
+from stages.inputs import read_sampler, read_table
+from stages.projection import Projection, ProjectionMeter
+from stages.records import read_record
+from stages.renumbering import Move
+from stages.rows import choose_held_out
+from stages.scores import Confidence, measure_calibration
+
+if TYPE_CHECKING:
+    from stages.reporting import Reporter
+
+
+def measure_held_out(
+    model: Path, classifier: Classifier, root: str | Path, reporter: Reporter
+) -> tuple[Projection, Confidence]:
+    """Compare a written student with the held-out cached rows.
+
+    Args:
+        model: The student's directory or ONNX file.
+        classifier: The same, loaded.
+        root: Where its cache lies.
+        reporter: Told which cache it is.
+
+    Returns:
+        Agreement and angles on all these rows, and the calibration on those of them that no
+        temperature was fitted on.
+
+    Raises:
+        SettingError: The cache's inputs are not tokens.
+        CacheChoiceError: Its cache is not below the root.
+        CacheError: The cache is incomplete or damaged.
+    """
+    record = read_record(find_home(model))
+    cache = open_named_cache(root, record["task"]["name"], record["fingerprint"])
+    reporter.say(f"no --data: the rows held out of {cache.place} ({cache.manifest.label})")
+    sampler = read_sampler(cache, read_table(cache))
+    if sampler is not None and not isinstance(sampler, TokenSampler):
+        raise SettingError(
+            f"the inputs of the sampler {sampler.name} are no tokens, which the written student "
+            "reads; give --data FILE"
+        )
+    # The very shards of the training: more of them since would mean other rows held out.
+    reader = CacheReader(cache, shards=record.get("shards"))
+    held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
+    move = Move(*record["moved_id"]) if record.get("moved_id") else None
+    meter = ProjectionMeter(len(classifier.labels))
+    ours, theirs = [], []
+    for part in reader.read_chunks(held):
+        lengths, g = part.columns["length"], part.columns["probabilities"]
+        h = np.empty_like(g)
+        for length in np.unique(lengths):
+            alike = lengths == length
+            if sampler is None:
+                ids = part.columns["tokens"][alike, :length].astype(np.int64)
+            else:
+                ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
+            inputs = np.insert(ids, 0, record["start_id"], axis=1)
+            h[alike] = classifier.answer(move.apply(inputs) if move else inputs)
+        meter.update(torch.from_numpy(g.copy()), torch.from_numpy(h))
+        ours.append(h)
+        theirs.append(g)
+    found = meter.compute()
+    rows = measured_rows(found.rows) if record.get("calibration") else np.arange(found.rows)
+    temperature = read_temperature(record)
+    errors = measure_calibration(
+        np.concatenate(ours)[rows], np.concatenate(theirs)[rows], temperature
+    )
+    return found, Confidence(temperature, against_teacher=errors)

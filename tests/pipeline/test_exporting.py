@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import Result, run_here
+
+TAG = """
+import importlib.abc, sys
+
+REFUSED = {"torch", "transformers", "accelerate", "zarr", "obstore", "safetensors", "onnx"}
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in REFUSED:
+            raise AssertionError(f"{name} is imported")
+
+sys.meta_path.insert(0, Refuse())
+sys.argv = ["pipeline", *sys.argv[1:]]
+from pipeline.cli import main
+main()
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])
+def test_an_onnx_file_is_tagged_with_without_torch_and_the_rest(
+    name: str, student: Path, exported: tuple[Path, Result], here: Path
+) -> None:
+    texts = "Good film\n\nBad " + "bad " * 50 + "\n😀\n"
+    (here / "params.yaml").write_text("tag:\n  device: cpu\n")
+    done = subprocess.run(
+        [sys.executable, "-c", TAG, "tag", "--all", "--model", str(exported[0] / "onnx" / name)],
+        input=texts.encode(),
+        capture_output=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr.decode().splitlines() == [
+        "device: cpu (as asked), 1 thread",
+        "input: plain text (auto: by its first line)",
+    ]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    by_torch = run_here("tag", "--all", "--model", student, stdin=texts.encode())
+    wanted = [json.loads(line) for line in by_torch.out.splitlines()]
+    assert [answer.keys() for answer in found] == [answer.keys() for answer in wanted]
+    for own, other in zip(found, wanted, strict=True):
+        assert own["text"] == other["text"]
+        if other["label"] is not None:
+            near = 1e-5 if name == "model.onnx" else 0.1
+            assert own["scores"] == pytest.approx(other["scores"], abs=near)
+
+
+def test_the_command_says_what_it_measured(exported: tuple[Path, Result]) -> None:
+    out, done = exported
+    lines = done.out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["onnx/model.onnx", "onnx/model_int8.onnx"]
+    for line in lines:
+        for part in ("agreement", "largest difference", "texts a second on one core (torch: "):
+            assert part in line
+        assert line.endswith("random texts")
+    said = done.err.splitlines()
+    assert any(line.startswith("checked: random ids, padded and unpadded") for line in said)
+    assert said[-1] == f"export: {out}"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])
+def test_evaluate_measures_an_onnx_file(
+    name: str, exported: tuple[Path, Result], here: Path, filled: tuple[Path, object]
+) -> None:
+    rows = [{"text": "Good film", "label": "good"}, {"text": "Bad", "label": "bad"}]
+    data = here / "texts.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = exported[0] / "onnx" / name
+    done = run_here("evaluate", "--model", file, "--data", data, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["rows"] == 2
+    assert "student: onnxruntime on cpu (auto" in done.err
+    held = run_here("evaluate", "--model", file, "--cache", filled[0], "--json")
+    assert held.code == 0, held.err
+    by_torch = run_here("evaluate", "--model", exported[0], "--cache", filled[0], "--json")
+    wanted = json.loads(by_torch.out)["agreement"]
+    assert json.loads(held.out)["agreement"] == pytest.approx(wanted, abs=0.1)
+
+
+def test_defaults_come_from_params_yaml(student: Path, here: Path) -> None:
+    (here / "params.yaml").write_text("export:\n  format: transformers\n  out: there\n")
+    done = run_here("export", "--model", student)
+    assert done.code == 0, done.err
+    assert done.out == ""
+    assert (here / "there" / "model.safetensors").is_file()
+    assert not (here / "there" / "onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        ([], 2, "Missing option '--model'"),
+        (["--model", "nowhere"], 1, "nowhere is no student"),
+        (["--model", "STUDENT", "--format", "gguf"], 2, "'gguf'"),
+        (["--model", "STUDENT", "--private"], 2, "--private is of --push-to-hub"),
+        (["--model", "STUDENT", "--format", "transformers", "--int8"], 2, "--format onnx"),
+        (["--model", "STUDENT", "--metrics", "nowhere.json"], 2, "nowhere.json"),
+    ],
+)
+def test_a_refusal_is_one_sentence(
+    arguments: list[str], code: int, named: str, student: Path
+) -> None:
+    given = [str(student) if word == "STUDENT" else word for word in arguments]
+    found = run_here("export", *given)
+    assert found.code == code
+    assert named in found.err
+    assert "Traceback" not in found.err
+
+
+def test_a_device_that_onnxruntime_has_not(exported: tuple[Path, Result]) -> None:
+    file = exported[0] / "onnx/model.onnx"
+    found = run_here("tag", "--model", file, "--device", "cuda:99", stdin=b"Good\n")
+    assert found.code == 2
+    assert "device 'cuda:99'" in found.err
+
+
+def test_a_folder_of_onnx_files_names_them(exported: tuple[Path, Result], here: Path) -> None:
+    shutil.copytree(exported[0], here / "export")
+    (here / "export" / "model.safetensors").unlink()
+    found = run_here("tag", "--model", "export", stdin=b"Good\n")
+    assert found.code == 1
+    assert "export/onnx/model.onnx, export/onnx/model_int8.onnx" in found.err

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from processes import run_here
+from tiny import write_encoder
+
+from stages.stage_one import TeacherResult
+
+Filled = tuple[Path, TeacherResult]
+SHORT = ("--steps", 4, "--rows", 16, "--held-out-rows", 16, "--log-every", 2)
+
+
+@pytest.fixture
+def start(filled: Filled, mood: Path, tmp_path: Path) -> list[object]:
+    other = write_encoder(tmp_path / "other", "bert")
+    names = ("--arch", "mini", "--arch", other)
+    return ["student", "--task", mood, "--cache", filled[0], *SHORT, *names]
+
+
+def test_several_students_come_from_one_cache_in_one_go(
+    start: list[object], filled: Filled, tmp_path: Path
+) -> None:
+    places = [f"--{key}={tmp_path}/{key}/{{arch}}" for key in ("out", "curve", "metrics")]
+    first = run_here(*start, *places)
+    assert first.code == 0, first.err
+    for name in ("mini", "other"):
+        record = json.loads((tmp_path / "out" / name / "training.json").read_text())
+        assert record["fingerprint"] == filled[1].cache.fingerprint
+        found = json.loads((tmp_path / "metrics" / name).read_text())
+        assert found["agreement"] == record["held_out"]["agreement"]
+        assert (tmp_path / "curve" / name).read_text().startswith("step,loss,")
+    # As after a kill between the two: what is there is not trained again.
+    weights = tmp_path / "out" / "mini" / "model.safetensors"
+    before = weights.stat()
+    (tmp_path / "out" / "other" / "training.json").unlink()
+    for file in (tmp_path / "out" / "other").iterdir():
+        file.unlink()
+    second = run_here(*start, *places)
+    assert second.code == 0, second.err
+    assert f"an earlier run has trained {tmp_path}/out/mini" in second.err
+    assert weights.stat().st_mtime_ns == before.st_mtime_ns
+    assert (tmp_path / "out" / "other" / "model.safetensors").is_file()
+    # Under other settings it is.
+    third = run_here(*start, *places, "--seed", 1)
+    assert "an earlier run" not in third.err
+    assert weights.stat().st_ino != before.st_ino
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (("--out", "there"), "--out: got there for 2 students; put {arch} into it"),
+        (("--metrics", "m.json"), "--metrics: got m.json for 2 students"),
+        (("--curve", "c.csv"), "--curve: got c.csv for 2 students"),
+        (("--arch", "mini"), "mini is given twice"),
+        (("--arch", "a/other"), "other is given twice"),
+    ],
+)
+def test_two_students_in_one_place_are_refused(
+    more: tuple[str, str], named: str, start: list[object]
+) -> None:
+    found = run_here(*start, *more)
+    assert found.code == 2
+    assert named in found.err
+
+
+def test_what_is_wrong_with_the_last_one_shows_before_the_first_is_trained(
+    start: list[object], tmp_path: Path
+) -> None:
+    found = run_here(*start, "--out", tmp_path / "out" / "{arch}", "--arch", "no-such-encoder")
+    assert found.code == 1
+    assert "no-such-encoder" in found.err
+    assert "step 2:" not in found.err
+    assert not (tmp_path / "out" / "mini").exists()
