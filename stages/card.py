@@ -16,6 +16,9 @@ from stages.architectures import ARCHITECTURES
 MARKED = "\\`*_[]<>#~$&|"
 """Characters that Markdown, or the HTML in it, would take for its own."""
 
+SCORES = (("accuracy", "accuracy", "accuracy"), ("f1", "macro-F1", "macro_f1"))
+"""A metric's kind and name on hubs, and its key in an evaluation."""
+
 PYTHON = """```python
 import transformers
 
@@ -24,18 +27,33 @@ classify("some text", truncation=True)
 ```"""
 
 
-def write_card(record: Mapping[str, Any]) -> str:
+ONNX = """```python
+import numpy as np
+import onnxruntime
+import tokenizers
+
+tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")
+tokenizer.enable_truncation({limit})
+session = onnxruntime.InferenceSession("{file}")
+ids = np.array([tokenizer.encode("some text").ids])
+(logits,) = session.run(["logits"], {{"input_ids": ids, "attention_mask": np.ones_like(ids)}})
+probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+```"""
+
+
+def write_card(record: Mapping[str, Any], weights: bool = True) -> str:
     """Write a student's README.md.
 
     Args:
         record: What the student was trained from and how, as kept beside its weights;
             `calibration`, `exports` and `evaluations` may be absent.
+        weights: Whether the weights for transformers are there as well.
 
     Returns:
         Markdown with a YAML head.
     """
     head = yaml.safe_dump(_describe_head(record), sort_keys=False, allow_unicode=True, width=1000)
-    body = "\n\n".join(part for part in _write_parts(record) if part)
+    body = "\n\n".join(part for part in _write_parts(record, weights) if part)
     return f"---\n{head}---\n{body}\n"
 
 
@@ -52,10 +70,10 @@ def _describe_head(record: Mapping[str, Any]) -> dict[str, Any]:
     results = [
         {
             "task": {"type": "text-classification"},
-            "dataset": {"name": _flatten(found.get("data", "labelled texts")), "type": "text"},
+            "dataset": {"name": _flatten(_name_data(found)), "type": "text"},
             "metrics": [
-                {"type": kind, "value": found["student"][key]}
-                for kind, key in (("accuracy", "accuracy"), ("f1", "macro_f1"))
+                {"type": kind, "name": name, "value": found["student"][key]}
+                for kind, name, key in SCORES
             ],
         }
         for found in _list_scored(record)
@@ -66,7 +84,7 @@ def _describe_head(record: Mapping[str, Any]) -> dict[str, Any]:
     return head
 
 
-def _write_parts(record: Mapping[str, Any]) -> Iterator[str]:
+def _write_parts(record: Mapping[str, Any], weights: bool) -> Iterator[str]:
     task = record["task"]
     labels = [label["name"] for label in task["labels"]]
     yield f"# {_escape(task['name'])}: {_escape(record['arch'])} student"
@@ -78,7 +96,7 @@ def _write_parts(record: Mapping[str, Any]) -> Iterator[str]:
     yield "## Measured"
     yield from _write_measured(record)
     yield "## Use"
-    yield from _write_use(record)
+    yield from _write_use(record, weights)
     yield "## What it is for, and what not"
     yield _write_limits(record)
 
@@ -152,7 +170,7 @@ def _write_measured(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _write_scores(found: Mapping[str, Any]) -> Iterator[str]:
     student, rows = found["student"], []
-    yield f"On {found['rows']:,} labelled texts ({_escape(found.get('data', 'file not named'))}):"
+    yield f"On {found['rows']:,} labelled texts ({_escape(_name_data(found))}):"
     for name, scores in student["classes"].items():
         cells = (f"{scores[key]:.1%}" for key in ("precision", "recall", "f1"))
         rows.append((_quote(name), *cells, f"{scores['rows']:,}"))
@@ -164,17 +182,26 @@ def _write_scores(found: Mapping[str, Any]) -> Iterator[str]:
     if found.get("agreement") is not None:
         line += f", and they agree on {found['agreement']:.1%}"
     yield f"{line}."
+    errors = (found.get("calibration") or {}).get("against_labels")
+    if errors:
+        line = f"Expected calibration error against these labels: {errors['ece_after']:.1%}"
+        if errors.get("ece_before") is not None:
+            line += f"; {errors['ece_before']:.1%} without the temperature"
+        yield f"{line}."
 
 
-def _write_use(record: Mapping[str, Any]) -> Iterator[str]:
-    yield PYTHON
+def _write_use(record: Mapping[str, Any], weights: bool) -> Iterator[str]:
+    if weights:
+        yield PYTHON
     files = [each["file"] for each in record.get("exports") or []]
     if files:
         yield (
             "The ONNX files take `input_ids` and `attention_mask` (int64, any batch and length) "
             "and give `logits`; `tokenizer.json` adds the start token. `pipeline tag --model "
-            f"{files[-1]}` runs them with onnxruntime and tokenizers alone."
+            f"{files[-1]}` runs them with onnxruntime and tokenizers alone. Without this project:"
         )
+        # The start token is one more than the pieces.
+        yield ONNX.format(limit=record["task"]["max_length"] + 1, file=files[-1])
 
 
 def _write_limits(record: Mapping[str, Any]) -> str:
@@ -191,7 +218,7 @@ def _write_limits(record: Mapping[str, Any]) -> str:
         "threshold on the score can leave such texts out. Scores are calibrated, where that is "
         "said above, against the teacher on inputs like those of its training, not on texts.",
         f"It reads the first {record['task']['max_length']:,} pieces of a text. The prompt is no "
-        "part of its input. It knows the languages that its teacher knows.",
+        "part of its input. What languages it reads was not measured.",
         "The licences of the language model and of a pretrained encoder may bind its use.",
     ]
     return "\n".join(f"- {line}" for line in lines)
@@ -200,6 +227,11 @@ def _write_limits(record: Mapping[str, Any]) -> str:
 def _list_scored(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the evaluations of the student on labelled texts."""
     return [found for found in record.get("evaluations") or [] if found.get("student")]
+
+
+def _name_data(found: Mapping[str, Any]) -> str:
+    """Return the name of the file that was measured on, not where it lay."""
+    return str(found.get("data", "a file not named")).rsplit("/", 1)[-1]
 
 
 def _write_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

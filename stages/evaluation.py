@@ -89,6 +89,7 @@ class Evaluation:
 
     Attributes:
         rows: Texts, or held-out rows.
+        data: The file of texts.
         student: The student's scores.
         teacher: The teacher's scores.
         agreement: Share of rows that both answer alike.
@@ -98,6 +99,7 @@ class Evaluation:
     """
 
     rows: int
+    data: str | None = None
     student: Scores | None = None
     teacher: Scores | None = None
     agreement: float | None = None
@@ -180,7 +182,13 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         None if theirs is None else expected_calibration_error(theirs, gold),
     )
     return Evaluation(
-        len(rows), student, teacher, agreement, calibration=calibration, selection=selection
+        len(rows),
+        str(data),
+        student,
+        teacher,
+        agreement,
+        calibration=calibration,
+        selection=selection,
     )
 
 

@@ -119,7 +119,9 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
             if evaluations:
                 record["evaluations"] = evaluations
             (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            (folder / "README.md").write_text(write_card(record), encoding="utf-8")
+            (folder / "README.md").write_text(
+                write_card(record, "transformers" in formats), encoding="utf-8"
+            )
             for path in (*folder.rglob("*"), folder):
                 _sync(path)
             if out.exists():

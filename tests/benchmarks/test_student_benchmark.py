@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import Result
 
 from benchmarks import student as benchmark
 from benchmarks.exactness import measure_accuracy
@@ -17,6 +18,7 @@ from benchmarks.serving import OBVIOUS, Times, format_speed, measure_times
 from benchmarks.stepping import BareLoop
 from benchmarks.trial import QUICK, Trial
 from stages.language_model import load_language_model, resolve_model
+from stages.publishing import FLOAT32, INT8
 from stages.student import Student, build_encoder
 from stages.task import load_task
 from stages.teacher import Teacher
@@ -105,7 +107,14 @@ def test_steps_and_speed_give_their_tables(
     assert [row[0] for row in starts] == ["static, ONNX", "static, torch"]
 
 
-def test_accuracy_is_counted_for_each_form(student: Path, tmp_path: Path) -> None:
+def test_accuracy_is_counted_for_each_form(
+    student: Path,
+    exported: tuple[Path, Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = tuple(exported[0] / name for name in (FLOAT32, INT8))
+    monkeypatch.setattr("benchmarks.exactness.write_onnx", lambda *places: files)
     data, results = tmp_path / "data", tmp_path / "results"
     (data / "mood").mkdir(parents=True)
     rows = [{"text": "good " * k, "label": "good" if k % 4 else "bad"} for k in range(8)]

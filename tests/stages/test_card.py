@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import Result
 
 from stages.card import write_card
+from stages.classifier import load_classifier
+from stages.records import read_record
 
 SCORES = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "rows": 1234}
 RECORD: dict[str, Any] = {
@@ -58,11 +64,12 @@ EXPORT = {
     "original_texts_per_second": 300.0,
 }
 EVALUATION = {
-    "data": "test.jsonl.gz",
+    "data": "/home/somebody/test.jsonl.gz",
     "rows": 2933,
     "student": {"accuracy": 0.84, "macro_f1": 0.81, "classes": {"bad": SCORES, "good": SCORES}},
     "teacher": {"accuracy": 0.86, "macro_f1": 0.83},
     "agreement": 0.94,
+    "calibration": {"against_labels": {"ece_before": 0.09, "ece_after": 0.03, "rows": 2933}},
 }
 
 
@@ -102,13 +109,40 @@ def test_everything_that_was_measured_is_there() -> None:
         "On 2,933 labelled texts (test.jsonl.gz):",
         "| `bad` | 50.0% | 25.0% | 33.3% | 1,234 |",
         "Accuracy 84.0%, macro-F1 81.0%; its teacher has 86.0% and 83.0%, and they agree on 94.0%",
+        "Expected calibration error against these labels: 3.0%; 9.0% without the temperature.",
         "measured on the texts named above",
     ):
         assert part in body
     (model,) = head["model-index"]
-    assert model["results"][0]["metrics"][0] == {"type": "accuracy", "value": 0.84}
+    assert model["results"][0]["metrics"] == [
+        {"type": "accuracy", "name": "accuracy", "value": 0.84},
+        {"type": "f1", "name": "macro-F1", "value": 0.81},
+    ]
+    assert "somebody" not in write_card(RECORD | more)
     unfolded = {"calibration": CALIBRATION | {"folded": False}}
     assert "it is not in its weights" in write_card(RECORD | unfolded)
+
+
+def test_huggingface_hub_reads_the_head() -> None:
+    card = ModelCard(write_card(RECORD | {"evaluations": [EVALUATION]}))
+    assert card.data.pipeline_tag == "text-classification"
+    found = [(each.metric_name, each.metric_value) for each in card.data.eval_results]
+    assert found == [("accuracy", 0.84), ("macro-F1", 0.81)]
+
+
+def test_the_code_for_onnx_runs_and_without_weights_there_is_none_for_them(
+    exported: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = read_record(exported[0])
+    body = write_card(record, weights=False)
+    assert "import transformers" not in body
+    assert "import transformers" in (exported[0] / "README.md").read_text()
+    (code,) = re.findall("```python\n(.*?)```", body, flags=re.DOTALL)
+    monkeypatch.chdir(exported[0])
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - as a reader of the card does
+    wanted = load_classifier(exported[0] / "onnx/model_int8.onnx", "cpu").classify(["some text"])
+    np.testing.assert_allclose(names["probabilities"], wanted.probabilities, atol=1e-6)
 
 
 @pytest.mark.parametrize("init", ["random", "pretrained"])
@@ -138,7 +172,7 @@ def test_whatever_the_names_are_the_head_parses_and_tables_keep_their_columns(
         head["model-index"][0]["name"],
         head["model-index"][0]["results"][0]["dataset"]["name"],
     )
-    for given_name, own in zip((f"{name}-{arch}", data), found, strict=True):
+    for given_name, own in zip((f"{name}-{arch}", data.split("/")[-1]), found, strict=True):
         assert own.isprintable()
         assert own == given_name or not given_name.isprintable()
     widths = []

@@ -1,0 +1,180 @@
+"""Steps a second of stage two's loop against a bare loop, for ``benchmarks.student``."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from benchmarks.trial import Trial
+from cache.reader import CacheReader
+from stages.inputs import read_table
+from stages.reporting import SilentReporter
+from stages.rows import open_rows
+from stages.student import Student
+from stages.training import TrainingConfig, train_student
+
+TARGET = 0.95
+HELD_OUT = 1024
+BLOCKS = 5
+
+INTRODUCTION = """\
+Stage two's loop reads its rows from a cache, draws their inputs again from the seeds, and does all
+that `pipeline student` does around a step.  The bare loop trains the same model with the same kind
+of optimiser on random tensors of the same shapes, which lie in memory, and clips the gradient.  The
+two take turns step by step, so that whatever else the machine does hits both; in brackets are the
+lowest and the highest of {blocks} parts of the run.  The last column counts the measurements on
+held-out rows and the checkpoints as well, which by default come every 100 and 250 steps; it is
+empty where the run is too short for any.
+"""
+
+
+class BareLoop:
+    """A training loop and nothing else.
+
+    Args:
+        student: The model.
+        shapes: Rows and pieces of every slice.
+        slices: Slices of a step.
+        classes: K.
+    """
+
+    def __init__(
+        self, student: Student, shapes: Sequence[tuple[int, int]], slices: int, classes: int
+    ) -> None:
+        chance = torch.Generator().manual_seed(0)
+        width = len(student.start)
+        self._student, self._slices = student.train(), slices
+        self._optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.98))
+        self._inputs = [
+            torch.randn(rows, length, width, generator=chance) for rows, length in shapes
+        ]
+        self._answers = [
+            torch.rand(rows, classes, generator=chance).softmax(dim=1) for rows, _ in shapes
+        ]
+        self._step = 0
+
+    def step(self) -> None:
+        """Take the next step."""
+        first = self._step * self._slices
+        for k in range(first, first + self._slices):
+            logits = self._student(self._inputs[k])
+            loss = torch.nn.functional.kl_div(
+                logits.log_softmax(dim=1), self._answers[k], reduction="batchmean"
+            )
+            (loss / self._slices).backward()
+        torch.nn.utils.clip_grad_norm_(self._student.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._step += 1
+
+
+class Turns(SilentReporter):
+    """A reporter that has another loop take its step after each of the loop's own.
+
+    Attributes:
+        own: Seconds of each of the loop's steps, with what it did behind the one before.
+        others: Those of the other loop.
+    """
+
+    def __init__(self, other: Callable[[], None]) -> None:
+        super().__init__()
+        self._other = other
+        self.own: list[float] = []
+        self.others: list[float] = []
+
+    @contextmanager
+    def track(
+        self, title: str, total: int, done: int, unit: str
+    ) -> Iterator[Callable[[int], None]]:
+        """Time steps."""
+        begun = time.perf_counter()
+
+        def advance(count: int) -> None:
+            nonlocal begun
+            ended = time.perf_counter()
+            self.own.append(ended - begun)
+            self._other()
+            begun = time.perf_counter()
+            self.others.append(begun - ended)
+
+        yield advance
+
+
+@dataclass(frozen=True)
+class Found:
+    """Both loops' speed.
+
+    Attributes:
+        own: Steps a second of stage two's loop, in between measurements and checkpoints.
+        bare: Steps a second of the bare loop.
+        parts: The ratio in each part of the run.
+        whole: The ratio with measurements and checkpoints; None: the run was too short for any.
+    """
+
+    own: float
+    bare: float
+    parts: tuple[float, ...]
+    whole: float | None
+
+
+def measure_steps(trial: Trial) -> Iterator[str]:
+    """Yield the lines of the section."""
+    yield INTRODUCTION.format(blocks=BLOCKS)
+    yield (
+        "| student | steps | stage two, steps/s | bare, steps/s | ratio | to reach | "
+        "ratio, all counted |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for arch, steps in trial.effort.steps:
+        found = compare_loops(trial, arch, steps)
+        low, high = min(found.parts), max(found.parts)
+        whole = "" if found.whole is None else f"{found.whole:.3f}"
+        yield (
+            f"| {arch} | {steps} | {found.own:.2f} | {found.bare:.2f} | "
+            f"{found.own / found.bare:.3f} ({low:.3f}-{high:.3f}) | ≥ {TARGET} | {whole} |"
+        )
+    yield (
+        f"\nTask {trial.task}, mini teacher, {trial.effort.rows:,} rows of the vocabulary sampler; "
+        f"{TrainingConfig().rows} rows a step in {TrainingConfig().slices} slices; random starts; "
+        f"{torch.get_num_threads()} threads."
+    )
+
+
+def compare_loops(trial: Trial, arch: str, steps: int) -> Found:
+    """Train two like students in turns and return how fast each was."""
+    defaults = TrainingConfig()
+    config = TrainingConfig(steps=steps, learning_rate=1e-4)
+    source = open_rows(
+        CacheReader(trial.cache), read_table(trial.cache), config, HELD_OUT, torch.device("cpu")
+    )
+    shapes = [
+        (rows.embeddings.shape[0], rows.embeddings.shape[1])
+        for rows in itertools.islice(source.open_stream(0), steps * config.slices)
+    ]
+    bare = BareLoop(trial.build_student(arch), shapes, config.slices, source.classes)
+    turns = Turns(bare.step)
+    checkpoint = trial.folder / f"{arch}.checkpoint"
+    train_student(
+        trial.build_student(arch), source, config, Accelerator(cpu=True), checkpoint, "", turns
+    )
+    checkpoint.unlink()
+    own, others = np.array(turns.own), np.array(turns.others)
+    numbers = np.arange(steps)
+    counted = numbers >= max(2, steps // 20)  # the first ones warm up
+    more = (numbers % defaults.log_every == 0) | (numbers % defaults.checkpoint_every == 0)
+    plain = counted & ~more
+    parts = np.array_split(np.flatnonzero(plain), BLOCKS)
+    whole = (counted & more).any()
+    return Found(
+        plain.sum() / own[plain].sum(),
+        plain.sum() / others[plain].sum(),
+        tuple(float(others[part].sum() / own[part].sum()) for part in parts),
+        float(others[counted].sum() / own[counted].sum()) if whole else None,
+    )

@@ -1,0 +1,138 @@
+"""What ``benchmarks.student`` measures with: a small cache, students of a few steps, ONNX files.
+
+How long a student takes does not depend on how well it has learned.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from cache.directory import Cache
+from stages.inputs import read_table
+from stages.onnx_export import check_packages, export_onnx, quantise_onnx
+from stages.publishing import COMMON, FLOAT32, INT8
+from stages.reporting import SilentReporter
+from stages.stage_one import TeacherConfig, run_teacher
+from stages.stage_two import StudentConfig, run_student
+from stages.student import Student, build_encoder
+from stages.torch_classifier import load_model
+from stages.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        rows: Rows of the cache.
+        steps: Steps of the training loop, for each architecture that is trained.
+        learned: Steps of a student whose speed alone matters.
+        archs: Students whose speed is measured.
+        rounds: Turns of each in batches.
+        batch: Texts of such a turn.
+        singles: Texts that each answers one at a time.
+        block: Texts of a turn of those.
+        starts: Processes that are started, the first of which is not counted.
+    """
+
+    rows: int = 16384
+    steps: tuple[tuple[str, int], ...] = (("mini", 301), ("distilbert", 16))
+    learned: int = 4
+    archs: tuple[str, ...] = ("mini", "distilbert", "static")
+    rounds: int = 4
+    batch: int = 256
+    singles: int = 1000
+    block: int = 50
+    starts: int = 6
+
+
+QUICK = Effort(
+    rows=256,
+    steps=(("static", 12),),
+    archs=("static",),
+    rounds=2,
+    batch=16,
+    singles=8,
+    block=4,
+    starts=2,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A place for all that is needed, made when it is first asked for.
+
+    Attributes:
+        folder: An empty folder.
+        task: Name or path of the task.
+        effort: How much.
+    """
+
+    folder: Path
+    task: str
+    effort: Effort
+
+    @cached_property
+    def cache(self) -> Cache:
+        """The mini teacher's answers."""
+        chunk = 64 if self.effort.rows >= 2048 else 8
+        config = TeacherConfig(
+            task=self.task,
+            model="mini",
+            rows=self.effort.rows,
+            chunk_rows=chunk,
+            shard_rows=min(4096, self.effort.rows // 2),
+            cache=self.folder / "cache",
+            device="cpu",
+            batch_positions=2048,
+        )
+        return run_teacher(config, SilentReporter()).cache
+
+    def build_student(self, arch: str) -> Student:
+        """Return an untrained student, the same one each time."""
+        inputs = self.cache.manifest.inputs
+        labels = tuple(label["name"] for label in inputs["task"]["labels"])
+        torch.manual_seed(0)
+        encoder = build_encoder(arch, "random", labels, inputs["task"]["max_length"])
+        table = read_table(self.cache)
+        return Student(encoder, table[inputs["start_id"]], float(table.std()))
+
+    def train_student(self, arch: str) -> Path:
+        """Return the directory of a student that has taken a few steps."""
+        steps = self.effort.learned
+        config = StudentConfig(
+            task=self.task,
+            arch=arch,
+            init="random",
+            cache=self.folder / "cache",
+            source=self.cache.fingerprint,
+            held_out_rows=64,
+            device="cpu",
+            out=self.folder / "students" / arch,
+            training=TrainingConfig(steps=steps, rows=16, log_every=steps, checkpoint_every=steps),
+        )
+        return run_student(config, SilentReporter()).out
+
+
+def write_onnx(student: Path, folder: Path) -> tuple[Path, Path]:
+    """Write a student's ONNX files as `pipeline export --int8` does, without comparing them.
+
+    Args:
+        student: Its directory.
+        folder: To write; must not be there.
+
+    Returns:
+        The float32 file and the one of 8 bits.
+    """
+    check_packages()
+    (folder / FLOAT32).parent.mkdir(parents=True)
+    for name in COMMON:
+        shutil.copyfile(student / name, folder / name)
+    export_onnx(load_model(student), folder / FLOAT32)
+    quantise_onnx(folder / FLOAT32, folder / INT8)
+    return folder / FLOAT32, folder / INT8
