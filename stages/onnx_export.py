@@ -47,8 +47,7 @@ class _Logits(nn.Module):
 @torch.no_grad()
 def _look_norms_up(model: PreTrainedModel) -> PreTrainedModel:
     """Return an encoder without layers with its norm, a function of the token, in its table."""
-    base = model.base_model
-    if getattr(model.config, "num_hidden_layers", 1) or not hasattr(base, "norm"):
+    if getattr(model.config, "num_hidden_layers", 1) or not hasattr(model.base_model, "norm"):
         return model
     model = copy.deepcopy(model)
     base = model.base_model

@@ -31,6 +31,8 @@ COMMON = ("config.json", "tokenizer.json", "tokenizer_config.json")
 FLOAT32, INT8 = "onnx/model.onnx", "onnx/model_int8.onnx"
 """Where optimum and transformers.js look."""
 
+SCORES, CLASS_SCORES = ("accuracy", "macro_f1"), ("precision", "recall", "f1")
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -191,9 +193,23 @@ def _read_metrics(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError(f"cannot read the metrics {path}: {error}") from error
-    if not isinstance(found, dict) or "rows" not in found:
+    if not _is_evaluation(found):
         raise SettingError(f"{path} is not what 'pipeline evaluate --metrics' writes")
-    return found
+    read: dict[str, Any] = found
+    return read
+
+
+def _is_evaluation(found: Any) -> bool:
+    """Whether everything is there that the card reads of an evaluation."""
+    try:
+        # Its student is absent where a teacher was measured alone, or the held-out rows were.
+        scores = [found[whom] for whom in ("student", "teacher") if whom in found]
+        figures = [found["rows"], *(each[key] for each in scores for key in SCORES)]
+        for row in found["student"]["classes"].values() if "student" in found else ():
+            figures += [row[key] for key in (*CLASS_SCORES, "rows")]
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return all(isinstance(figure, int | float) for figure in figures)
 
 
 def _measure_size(file: Path) -> int:

@@ -84,12 +84,15 @@ class TestDirectory:
         assert list(out.parent.iterdir()) == [out]
 
     def test_metrics_go_into_the_record(self, student: Path, tmp_path: Path) -> None:
-        found = [{"rows": 5, "data": "a.jsonl"}, {"rows": 7, "student": {"accuracy": 0.5}}]
+        figures = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "rows": 7}
+        scores = {"accuracy": 0.5, "macro_f1": 0.375, "classes": {"good": figures}}
+        found = [{"rows": 5, "data": "a.jsonl"}, {"rows": 7, "student": scores}]
         paths = tuple(tmp_path / f"{k}.json" for k in range(2))
         for path, data in zip(paths, found, strict=True):
             path.write_text(json.dumps(data))
         out = export(student, tmp_path / "out", formats=PLAIN, metrics=paths)
         assert json.loads((out / RECORD).read_text())["evaluations"] == found
+        assert "macro-F1 37.5%" in (out / "README.md").read_text()
 
 
 class TestRefusals:
