@@ -16,8 +16,9 @@ demo: $(STAMP)
 results: $(STAMP)
 	python -m benchmarks.results --data "$(DATA)"
 
+# A file's tests stay in one process, which makes what they share once.
 test: $(STAMP)
-	python -m pytest
+	python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP)
 	python -m pytest -m slow
@@ -36,6 +37,7 @@ bench: $(STAMP)
 	python -m benchmarks.feeding
 	python -m benchmarks.storage --out benchmarks/storage.md
 	python -m benchmarks.teacher --device cpu --out benchmarks/teacher.md
+	python -m benchmarks.student --only steps speed --out benchmarks/student.md
 
 clean:
 	rm -rf .venv

@@ -120,6 +120,10 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
             ]
             if evaluations:
                 record["evaluations"] = evaluations
+            # Whoever takes it need not know how this machine's directories are called.
+            for key in ("teacher", "arch"):
+                if Path(record.get(key) or "").is_dir():
+                    record[key] = Path(record[key]).resolve().name
             (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             (folder / "README.md").write_text(
                 write_card(record, "transformers" in formats), encoding="utf-8"
@@ -196,6 +200,8 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     if not _is_evaluation(found):
         raise SettingError(f"{path} is not what 'pipeline evaluate --metrics' writes")
     read: dict[str, Any] = found
+    if "data" in read:
+        read["data"] = Path(str(read["data"])).name
     return read
 
 

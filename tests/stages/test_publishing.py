@@ -17,6 +17,7 @@ from stages.comparing import compare, draw_texts
 from stages.errors import ExportError, SettingError
 from stages.export import RECORD
 from stages.publishing import ExportConfig, export_student
+from stages.records import read_record
 from stages.reporting import Interrupted, SilentReporter
 
 PLAIN = ("transformers",)
@@ -86,12 +87,17 @@ class TestDirectory:
     def test_metrics_go_into_the_record(self, student: Path, tmp_path: Path) -> None:
         figures = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "rows": 7}
         scores = {"accuracy": 0.5, "macro_f1": 0.375, "classes": {"good": figures}}
-        found = [{"rows": 5, "data": "a.jsonl"}, {"rows": 7, "student": scores}]
+        found = [{"rows": 5, "data": "/home/me/a.jsonl"}, {"rows": 7, "student": scores}]
         paths = tuple(tmp_path / f"{k}.json" for k in range(2))
         for path, data in zip(paths, found, strict=True):
             path.write_text(json.dumps(data))
         out = export(student, tmp_path / "out", formats=PLAIN, metrics=paths)
-        assert json.loads((out / RECORD).read_text())["evaluations"] == found
+        found[0]["data"] = "a.jsonl"
+        record = json.loads((out / RECORD).read_text())
+        assert record["evaluations"] == found
+        # Directories of this machine are nobody else's business.
+        assert "/" in read_record(student)["teacher"]
+        assert "/" not in record["teacher"]
         assert "macro-F1 37.5%" in (out / "README.md").read_text()
 
 
