@@ -34,7 +34,6 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	python -m benchmarks.philox
-	python -m benchmarks.feeding
 	python -m benchmarks.storage --out benchmarks/storage.md
 	python -m benchmarks.teacher --device cpu --out benchmarks/teacher.md
 	python -m benchmarks.student --only steps speed --out benchmarks/student.md
