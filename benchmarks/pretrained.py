@@ -99,7 +99,7 @@ def list_variants() -> list[Variant]:
     kept = [best, replace(best, adapter="ridge"), former, fresh]
     kept += [Variant(rate=5e-4, share=1.0), Variant(share=0.1)]
     seeded = [replace(one, seed=seed) for one in kept for seed in SEEDS]
-    few = [replace(one, steps=30, seed=seed) for one in kept[:2] for seed in SEEDS]
+    few = [replace(one, steps=30, seed=seed) for one in (*kept[:2], fresh) for seed in SEEDS]
     own = [replace(best, inputs="own", steps=30, seed=seed) for seed in SEEDS]
     long = [replace(one, steps=300) for one in kept[:4]]
     return [*screened, *seeded, *few, *own, *long]
