@@ -43,11 +43,11 @@ from stages.training import RowSource, TrainingConfig, measure_projection
 TASK, ROWS, HELD_OUT, SEEDS = "ag_news", 32, 512, (0, 1, 2)
 
 ABOUT = f"""\
-Students of MiniLM's shape, task {TASK}, mini teacher, {ROWS} rows a step in 4 slices; the rate goes up
-over 5 % of the steps and then down to 0.  Where no factor is given the encoder has the same rate.
-Agreement with the teacher in percent on {HELD_OUT} rows of each kind, which by itself is uncertain by
-about 2 points; mean ± standard deviation of the seeds.  Variants were chosen by the first two
-columns; real texts stand beside them."""
+Students of MiniLM's shape, task {TASK}, mini teacher, {ROWS} rows a step in 4 slices; the rate
+goes up over 5 % of the steps and then down to 0.  Where no factor is given the encoder has the same
+rate.  Agreement with the teacher in percent on {HELD_OUT} rows of each kind, which by itself is
+uncertain by about 2 points; mean ± standard deviation of the seeds.  Variants were chosen by the
+first two columns; real texts stand beside them."""
 
 
 @dataclass(frozen=True)
