@@ -32,6 +32,9 @@ class Purpose(IntEnum):
     ROW_INPUT = 0
     ROW_SEED = 1
     CHUNK_LENGTH = 2
+    COMPONENT = 3
+    LABEL = 4
+    WRITING = 5
 
 
 def mix_seeds(run_seed: int, first_row: int, rows: int) -> NDArray[np.uint64]:

@@ -159,7 +159,7 @@ def build_sampler(
         SamplerError: There is no such sampler, or the table or the thresholds do not fit it.
     """
     if name not in SAMPLERS:
-        raise SamplerError(f"unknown sampler {name!r}{_nearest(name, SAMPLERS)}")
+        raise SamplerError(f"unknown sampler {name!r}{suggest(name, SAMPLERS)}")
     if table.ndim != 2 or not table.is_floating_point() or 0 in table.shape:
         got = f"{table.dtype} of shape {tuple(table.shape)}"
         raise SamplerError(f"embedding table: got {got}, must be floating point of shape (V, d)")
@@ -282,6 +282,7 @@ def _check_length(length: int) -> int:
     return length
 
 
-def _nearest(word: str, known: tuple[str, ...]) -> str:
+def suggest(word: str, known: tuple[str, ...]) -> str:
+    """Return the nearest known word as a question, or the list of them."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else f"; known are {', '.join(known)}"

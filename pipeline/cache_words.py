@@ -162,6 +162,9 @@ def _input_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
                 ("sampler", f"{sampler['name']}, seed {sampler['seed']}"),
                 ("lengths", f"{rule['kind']}, {rule['minimum']} to {rule['maximum']} pieces"),
             ]
+            words += [
+                (name.replace("_", "-"), value) for name, value in sampler.get("writing", {}).items()
+            ]
         else:
             words += [("texts", notes["source"])]
         words += [

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from stages.estimate import Estimate
     from stages.stage_two import StudentResult
 
-SAMPLERS = ("vocabulary", "unigram", "uniform")
 OBJECTIVES = ("kl", "generalised-kl", "l2", "algorithm-1")
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0, max=2**63 - 1)
@@ -24,11 +23,20 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 @click.command()
 @click.option("--task", required=True, help="A bundled task's name, or a task file.")
 @click.option("--model", default="auto", show_default=True, help="auto, mini, hub id or directory.")
-@click.option("--sampler", type=click.Choice(SAMPLERS), default="vocabulary", show_default=True)
+@click.option(
+    "--sampler",
+    default="vocabulary",
+    show_default=True,
+    help="vocabulary, unigram, uniform, self, self-labelled, or shares: vocabulary=0.5,self=0.5.",
+)
 @click.option("--rows", type=COUNT, default=65536, show_default=True, help="Random inputs.")
 @click.option("--texts", type=click.Path(path_type=Path), help="Answer these texts instead.")
 @click.option("--text-column", default="text", show_default=True)
 @click.option("--min-length", type=COUNT, default=1, show_default=True, help="In pieces.")
+@click.option(
+    "--temperature", type=float, default=1.0, show_default=True, help="Of texts that it writes."
+)
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Likewise.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @CACHE
 @click.option(
@@ -137,6 +145,22 @@ def _show_estimate(found: Estimate) -> None:
     "[default: the task's only complete cache]",
 )
 @click.option("--partial", is_flag=True, help="Train on what is there of an incomplete cache.")
+@click.option(
+    "--labels",
+    type=click.Choice(("teacher", "gold")),
+    default="teacher",
+    show_default=True,
+    help="Learn a cache's answers, or the labels that the texts come with.",
+)
+@click.option("--texts", type=click.Path(path_type=Path), help="Labelled texts, for gold labels.")
+@click.option("--text-column", default="text", show_default=True)
+@click.option("--label-column", default="label", show_default=True)
+@click.option(
+    "--model",
+    default="auto",
+    show_default=True,
+    help="Whose pieces and embeddings gold-labelled texts are read with, if not those of --from.",
+)
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="kl", show_default=True)
 @click.option("--steps", type=COUNT, default=1000, show_default=True)
 @click.option("--rows", type=COUNT, default=64, show_default=True, help="Cached rows a step.")
@@ -161,6 +185,8 @@ def _show_estimate(found: Estimate) -> None:
 )
 def student(archs: tuple[str, ...], **options: Any) -> None:
     """Stage two: train a classifier on a cache and write it as a transformers directory.
+
+    With --labels gold it is trained on labelled texts instead, and no teacher is asked.
 
     A killed run continues from its checkpoint when the same command is typed again.  Several
     --arch are trained one after the other, each into a directory of its own.

@@ -109,6 +109,8 @@ def format_teacher_command(cache: Cache) -> str:
         else:
             options |= {"sampler": sampler["name"], "rows": layout.rows, "seed": sampler["seed"]}
             options["min-length"] = sampler["lengths"]["minimum"]
+            for name, value in sampler.get("writing", {}).items():
+                options[name.replace("_", "-")] = value
         options |= {
             "device": compute["device"],
             "dtype": compute["dtype"],

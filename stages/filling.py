@@ -15,8 +15,9 @@ from cache.directory import Cache
 from cache.errors import LostClaimError
 from cache.samplers import Sampler
 from cache.storage import Claim
-from stages.inputs import Inputs, read_sampler
+from stages.inputs import Inputs, read_parts, read_sampler
 from stages.teacher import Teacher, Watch
+from stages.writing import write_inputs
 
 if TYPE_CHECKING:
     from stages.reporting import Reporter
@@ -118,7 +119,7 @@ def fill_cache(
     if done:
         reporter.say(f"continuing: {done:,} of {total:,} rows are there")
     teacher, most = load_teacher(), batch_positions()
-    sampler = read_sampler(cache, teacher.table)
+    sampler, parts = read_sampler(cache, teacher.table), read_parts(cache, teacher.table)
     waiting = False
     with (
         reporter.track("teacher", total, done, "row") as show,
@@ -147,6 +148,8 @@ def fill_cache(
                 rows = cache.rows_of(claim.shard)
                 part = inputs.select(slice(rows.start, rows.stop))
                 watch = Watch(advance, reporter.warn)
+                if part.writing is not None:
+                    part = write_inputs(part, parts, teacher, watch)
                 columns = answer_inputs(part, sampler, teacher, most, watch)
             except BaseException:
                 claim.release()

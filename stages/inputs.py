@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from cache.directory import Cache
+from cache.errors import SamplerError
 from cache.lengths import LengthRule
+from cache.mixtures import Mixture, mix_samplers, parse_mixture
 from cache.philox import mix_seeds
-from cache.samplers import Sampler, VocabularySampler, build_sampler, quantise_distribution
+from cache.samplers import (
+    SAMPLERS,
+    Sampler,
+    VocabularySampler,
+    build_sampler,
+    quantise_distribution,
+)
 from stages.errors import SettingError
+from stages.generation import Generation
+from stages.pieces import pack_tokenizer
 from stages.task import Task
 from stages.texts import encode_texts
 
@@ -31,9 +39,28 @@ TABLE = "embedding.safetensors"
 THRESHOLDS = "thresholds.npy"
 TEXTS = "texts"
 """Name of the sampler of a cache whose inputs are texts."""
+OWN = ("self", "self-labelled")
+"""Samplers whose inputs the language model writes."""
 
 UNIGRAM_CONTEXTS, UNIGRAM_LENGTH = 256, 32
 """Random contexts that the model's next-token distribution is averaged over for ``unigram``."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How inputs come about of which the language model writes some or all.
+
+    Attributes:
+        mixture: Which sampler draws or writes a row.
+        how: Temperature and the like.
+        shortest: Fewest pieces of an input.
+        longest: Most pieces.
+    """
+
+    mixture: Mixture
+    how: Generation
+    shortest: int
+    longest: int
 
 
 @dataclass(frozen=True)
@@ -42,20 +69,30 @@ class Inputs:
 
     Attributes:
         seeds: Row seeds, or line numbers of texts, shape (N,), uint64.
-        lengths: Pieces of each row, shape (N,), int32.
+        lengths: Pieces of each row, shape (N,), int32; at most so many where they are yet to be
+            written.
         tokens: Pieces of texts padded with -1, shape (N, longest), int32; None for random inputs.
         identity: What goes into the fingerprint.
+        writing: How the pieces are written; None where they are known or drawn.
     """
 
     seeds: np.ndarray
     lengths: np.ndarray
     tokens: np.ndarray | None
     identity: Mapping[str, Any]
+    writing: Writing | None = None
+
+    @property
+    def token_width(self) -> int | None:
+        """Columns of the pieces that are kept in the cache; None where none are."""
+        if self.writing is not None:
+            return self.writing.longest
+        return None if self.tokens is None else self.tokens.shape[1]
 
     def select(self, rows: slice | np.ndarray) -> Inputs:
         """Return the inputs of some of the rows."""
         tokens = None if self.tokens is None else self.tokens[rows]
-        return Inputs(self.seeds[rows], self.lengths[rows], tokens, self.identity)
+        return Inputs(self.seeds[rows], self.lengths[rows], tokens, self.identity, self.writing)
 
 
 def prepare_inputs(
@@ -89,14 +126,35 @@ def prepare_inputs(
     rule = LengthRule("log-uniform", config.min_length, task.max_length)
     chunks = -(-config.rows // config.chunk_rows)
     lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
+    try:
+        mixture = parse_mixture(config.sampler, (*SAMPLERS, *OWN))
+    except SamplerError as error:
+        raise SettingError(str(error)) from error
+    seeds = mix_seeds(config.seed, 0, config.rows)
     identity = {
-        "name": config.sampler,
+        "name": mixture.text,
         "lengths": {"kind": rule.kind, "minimum": rule.minimum, "maximum": rule.maximum},
         "seed": config.seed,
     }
-    if config.sampler == "unigram":
+    if "unigram" in mixture.names:
         identity["contexts"] = {"rows": UNIGRAM_CONTEXTS, "length": UNIGRAM_LENGTH}
-    return Inputs(mix_seeds(config.seed, 0, config.rows), lengths.astype(np.int32), None, identity)
+    writing = None
+    own = [number for number, name in enumerate(mixture.names) if name in OWN]
+    if own:
+        if "uniform" in mixture.names:
+            raise SettingError(
+                f"sampler: got {config.sampler!r}; the inputs of uniform have no token ids, which "
+                "a cache of the model's own words keeps for every row; leave it out"
+            )
+        # As text: equal floats can be written in several ways, and a fingerprint knows but one.
+        identity["writing"] = {
+            "temperature": f"{config.temperature:g}",
+            "top_p": f"{config.top_p:g}",
+        }
+        how = Generation(config.temperature, config.top_p)
+        writing = Writing(mixture, how, config.min_length, task.max_length)
+        lengths[np.isin(mixture.choose_parts(seeds), own)] = task.max_length
+    return Inputs(seeds, lengths.astype(np.int32), None, identity, writing)
 
 
 def make_attachments(
@@ -106,12 +164,8 @@ def make_attachments(
     from safetensors.torch import save
 
     files = {TABLE: save({"embedding": teacher.table.cpu().contiguous()})}
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        for path in sorted(Path(folder).iterdir()):
-            if path.is_file():
-                files[f"tokenizer-{path.name}"] = path.read_bytes()
-    if inputs.identity["name"] == "unigram":
+    files |= {f"tokenizer-{name}": data for name, data in pack_tokenizer(tokenizer).items()}
+    if "contexts" in inputs.identity:
         # Contexts of uniformly drawn words, under seeds of their own.
         words = VocabularySampler(teacher.table)
         seeds = mix_seeds(inputs.identity["seed"], 2**40, UNIGRAM_CONTEXTS)
@@ -122,14 +176,27 @@ def make_attachments(
 
 
 def read_sampler(cache: Cache, table: torch.Tensor) -> Sampler | None:
-    """Rebuild the sampler that a cache's inputs came from; None where they are texts."""
+    """Rebuild the sampler that a cache's inputs came from; None where their pieces are kept."""
+    if "tokens" in cache.layout.columns:
+        return None
+    mixture = parse_mixture(cache.manifest.inputs["sampler"]["name"], SAMPLERS)
+    parts = read_parts(cache, table)
+    return mix_samplers(mixture, [parts[name] for name in mixture.names])
+
+
+def read_parts(cache: Cache, table: torch.Tensor) -> dict[str, Sampler]:
+    """Rebuild those samplers of a cache that draw rows from seeds, by name."""
     name = cache.manifest.inputs["sampler"]["name"]
     if name == TEXTS:
-        return None
+        return {}
     thresholds = None
     if THRESHOLDS in cache.manifest.attachments:
         thresholds = np.frombuffer(cache.read_attachment(THRESHOLDS), dtype="<i8")
-    return build_sampler(name, table=table, thresholds=thresholds)
+    return {
+        part: build_sampler(part, table=table, thresholds=thresholds)
+        for part in parse_mixture(name, (*SAMPLERS, *OWN)).names
+        if part not in OWN
+    }
 
 
 def read_table(cache: Cache) -> torch.Tensor:

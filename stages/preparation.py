@@ -177,12 +177,11 @@ def _describe_cache(
             "prefix_ids": list(frame.prefix_ids),
             "suffix_ids": list(frame.suffix_ids),
         }
-    width = None if inputs.tokens is None else inputs.tokens.shape[1]
     layout = Layout(
         rows,
         config.chunk_rows,
         config.shard_rows,
-        answer_columns(len(task.labels), width),
+        answer_columns(len(task.labels), inputs.token_width),
     )
     name = inputs.identity["name"]
     notes = {

@@ -17,11 +17,14 @@ class TeacherConfig:
     Attributes:
         task: Name or path of a task.
         model: ``auto``, ``mini``, a hub id or a directory.
-        sampler: Name of a sampler; not used with ``texts``.
+        sampler: Name of a sampler or a mixture, such as ``vocabulary=0.5,self=0.5``; not used with
+            ``texts``.
         rows: Random inputs; not used with ``texts``.
         texts: A file of texts to answer instead of random inputs.
         text_column: Its column or key.
         min_length: Shortest random input, in pieces; the longest is the task's.
+        temperature: What the model's logits are divided by where it writes inputs itself.
+        top_p: It writes with the fewest pieces that have this share of the probability together.
         seed: The run's seed.
         cache: Root of the caches.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``all`` for a model split over all GPUs.
@@ -42,6 +45,8 @@ class TeacherConfig:
     texts: Path | None = None
     text_column: str = "text"
     min_length: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
     seed: int = 0
     cache: str | Path = "data/cache"
     device: str = "auto"

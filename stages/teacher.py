@@ -7,6 +7,7 @@ label words' logits are computed, at the last position (paper, Eq. 9 and section
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from cache.philox_torch import send
 from stages.errors import ModelError
 from stages.forward import FullPass, choose_pass
 from stages.packing import Batch, plan_batches
+from stages.pieces import embed_vocabulary
 from stages.prompting import frame_task
 from stages.verbaliser import build_verbaliser
 
@@ -48,6 +50,9 @@ class Teacher:
 
     Attributes:
         model: The model; its output layer is cut down to the label words.
+        tokenizer: Its tokenizer.
+        task: The task.
+        chat: Whether the prompt goes through the tokenizer's chat template.
         verbaliser: The label words.
         prefix_ids: Pieces in front of the input, BOS first where the tokenizer has one.
         suffix_ids: Pieces behind the input.
@@ -63,17 +68,13 @@ class Teacher:
         task: Task,
         chat: bool = False,
     ) -> None:
-        self.model = model
+        self.model, self.tokenizer, self.task, self.chat = model, tokenizer, task, chat
         self.verbaliser = build_verbaliser(task, tokenizer, chat)
         frame = frame_task(task, tokenizer, chat)
         self.prefix_ids, self.suffix_ids = list(frame.prefix_ids), list(frame.suffix_ids)
-        embed = model.get_input_embeddings()
-        self.device = embed.weight.device
+        self.device = model.get_input_embeddings().weight.device
         self._check_length(task)
-        # Through the module, not its weight: some families scale inside it.
-        with torch.inference_mode():
-            vocabulary = torch.arange(embed.weight.shape[0], device=self.device)
-            self.table = torch.cat([embed(part) for part in torch.split(vocabulary, 4096)]).clone()
+        self.table = embed_vocabulary(model)
         self._full_head = model.get_output_embeddings()
         model.set_output_embeddings(WordHead(self._full_head, self.verbaliser.token_ids))
         self._suffix = self._look_up(self.suffix_ids)
@@ -186,20 +187,26 @@ class Teacher:
         Returns:
             Probabilities, shape (V,), float64, on the CPU.
         """
+        with self.suspend():
+            total = torch.zeros(len(self.table), dtype=torch.float64)
+            prefix = self._look_up(self.prefix_ids)
+            for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
+                inputs = torch.cat([prefix, self.table[row.to(self.device)][None]], dim=1)
+                output = self.model(inputs_embeds=inputs, use_cache=False)
+                logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
+                total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
+        return total / total.sum()
+
+    @contextmanager
+    def suspend(self) -> Iterator[None]:
+        """Have the model as it was loaded for a while, its whole output layer included."""
         small = self.model.get_output_embeddings()
         self.model.set_output_embeddings(self._full_head)
         try:
             with self.forward_pass.suspend():
-                total = torch.zeros(len(self.table), dtype=torch.float64)
-                prefix = self._look_up(self.prefix_ids)
-                for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
-                    inputs = torch.cat([prefix, self.table[row.to(self.device)][None]], dim=1)
-                    output = self.model(inputs_embeds=inputs, use_cache=False)
-                    logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
-                    total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
+                yield
         finally:
             self.model.set_output_embeddings(small)
-        return total / total.sum()
 
     def _begin(self, batch: Batch, embed: Embed, watch: Watch) -> Iterator[_Answers]:
         """Set a batch going, in parts if the device cannot hold it at once."""

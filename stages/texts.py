@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -116,6 +116,26 @@ def encode_texts(
     rows = read_texts(path, text_column, label_column)
     if not rows:
         raise TextDataError(f"{path} holds no texts")
+    return encode_rows(rows, tokenizer, max_length, reporter)
+
+
+def encode_rows(
+    rows: Sequence[TextRow],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    reporter: Reporter,
+) -> EncodedTexts:
+    """Cut texts into pieces.
+
+    Args:
+        rows: At least one text.
+        tokenizer: The language model's.
+        max_length: Longest input; longer texts keep their first pieces.
+        reporter: Told how many were cut.
+
+    Returns:
+        The texts in the order given.
+    """
     ids = [
         piece
         for begin in range(0, len(rows), 1024)
@@ -134,6 +154,28 @@ def encode_texts(
     return EncodedTexts(
         np.array([row.line for row in rows]), tuple(row.label for row in rows), lengths, tokens
     )
+
+
+def number_labels(rows: Sequence[TextRow], names: Sequence[str], path: Path) -> np.ndarray:
+    """Return each text's label as its column among the names, shape (N,), int64.
+
+    Raises:
+        TextDataError: There are no texts, or one of them has no label or another one; the message
+            names its line.
+    """
+    columns = {name: column for column, name in enumerate(names)}
+    if not rows:
+        raise TextDataError(f"{path} holds no texts")
+    found = []
+    for row in rows:
+        if row.label is None:
+            raise TextDataError(f"{path}, line {row.line}: the text has no label")
+        if row.label not in columns:
+            raise TextDataError(
+                f"{path}, line {row.line}: the label {row.label!r} is none of {', '.join(names)}"
+            )
+        found.append(columns[row.label])
+    return np.array(found)
 
 
 def _open_text(path: Path) -> IO[str]:

@@ -1,0 +1,1 @@
+"""How close a student that saw no text comes to one distilled from real texts: the study."""

@@ -1,0 +1,52 @@
+"""What is tried, one thing changed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.gap.trials import Variant
+
+TASKS = ("reddit", "ag_news")
+"""Where choices are made; what is chosen is measured on IMDB too."""
+
+
+def vary_inputs() -> list[Variant]:
+    """Kinds of inputs, the same number of steps."""
+    kinds = (
+        "vocabulary", "unigram", "bigram", "self", "real", "rounds-3", "rounds-3-unigram",
+        "vocabulary=0.5,self=0.5", "unigram=0.5,self=0.5", "bigram=0.5,vocabulary=0.5",
+        "self-labelled", "gaussian", "uniform",
+    )  # fmt: skip
+    return [Variant(task, kind) for kind in kinds for task in ("ag_news", "reddit")]
+
+
+def vary_rest() -> list[Variant]:
+    """Everything else, from `unigram` inputs, on the task that takes the least time."""
+    changes: list[dict[str, Any]] = [
+        *({"lengths": rule} for rule in ("uniform", "16", "256")),
+        *({"rows": rows} for rows in (4096, 8192)),
+        *({"objective": name} for name in ("generalised-kl", "l2", "algorithm-1", "logits")),
+        *({"temperature": value} for value in (2.0, 4.0)),
+        {"inputs": "singles=0.2,unigram=0.8"},
+        {"balance": True},
+        {"active": True},
+        {"average": 0.99},
+        *({"width": width} for width in (64, 256)),
+        *({"depth": depth} for depth in (1, 6)),
+    ]
+    return [replace(Variant("reddit", "unigram"), **change) for change in changes]
+
+
+def vary_seeds() -> list[Variant]:
+    """The kinds of inputs that choices depend on, with three seeds."""
+    kinds = ("unigram", "bigram", "self", "vocabulary", "unigram=0.5,self=0.5")
+    return [Variant(task, kind, seed=seed) for seed in (1, 2) for kind in kinds for task in TASKS]
+
+
+PARTS: dict[str, Callable[[], list[Variant]]] = {
+    "inputs": vary_inputs,
+    "rest": vary_rest,
+    "seeds": vary_seeds,
+}
