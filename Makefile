@@ -2,12 +2,13 @@
 # and the environment is entered by PATH, not by a path in a rule's name.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DATA ?=
+JOBS ?=
 STAMP := .venv/.installed
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo results test test-slow lint format bench clean
+.PHONY: demo results paper test test-slow lint format bench clean
 
 demo: $(STAMP)
 	dvc repro
@@ -15,6 +16,11 @@ demo: $(STAMP)
 
 results: $(STAMP)
 	python -m benchmarks.results --data "$(DATA)"
+
+# Steps beside each other where JOBS is given, which DVC cannot do.
+paper: $(STAMP)
+	python -m benchmarks.paper.run texts $(if $(DATA),--data "$(DATA)")
+	$(if $(JOBS),python -m benchmarks.paper.run all --jobs "$(JOBS)",dvc repro benchmarks/paper/dvc.yaml)
 
 # A file's tests stay in one process, which makes what they share once.
 test: $(STAMP)

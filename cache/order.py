@@ -6,7 +6,7 @@ in every process and with every version of numpy, whose own shuffles carry no su
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,26 @@ def cut(layout: Layout, shard: int, slice_rows: int, without: frozenset[int]) ->
     stops = np.minimum(starts + slice_rows, np.minimum(first + layout.chunk_rows, rows.stop))
     real = starts < stops
     return Cuts(starts[real], stops[real])
+
+
+def arrange(cuts: Mapping[int, Cuts], window: Window, seed: int) -> list[tuple[int, int, int]]:
+    """Return a window's slices in their order, without those that were consumed before.
+
+    Args:
+        cuts: Where the slices of every shard lie.
+        window: From :func:`windows` with the same seed.
+        seed: Seed of the order.
+
+    Returns:
+        For each slice its shard, its first row and the row behind its last, in rows of the whole
+        cache.
+    """
+    owners = np.repeat(window.shards, [len(cuts[shard].starts) for shard in window.shards])
+    starts = np.concatenate([cuts[shard].starts for shard in window.shards])
+    stops = np.concatenate([cuts[shard].stops for shard in window.shards])
+    places = shuffled(len(starts), seed, window.epoch, 1 + window.number)[window.skip :]
+    found = (owners[places].tolist(), starts[places].tolist(), stops[places].tolist())
+    return list(zip(*found, strict=True))
 
 
 def windows(sizes: dict[int, int], width: int, seed: int, start: int) -> Iterator[Window]:

@@ -6,12 +6,11 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from cache.directory import Cache
 from cache.errors import IncompleteError
-from cache.order import LARGEST_SEED, Cuts, Window, cut, shuffled, windows
+from cache.order import LARGEST_SEED, Cuts, Window, arrange, cut, windows
 from cache.shards import decode, object_path
 
 Array = npt.NDArray[Any]
@@ -196,19 +195,9 @@ class CacheReader:
         for window in order:
             # Shards without a slice, all of whose chunks are excluded, need not be read.
             held = [s for s in window.shards if len(cuts[s].starts)]
-            data = [self.read_shard(shard) for shard in held]
-            firsts = [self.cache.rows_of(shard).start for shard in held]
-            owners = np.repeat(np.arange(len(held)), [len(cuts[s].starts) for s in held])
-            starts = np.concatenate([cuts[s].starts for s in held])
-            stops = np.concatenate([cuts[s].stops for s in held])
-            places = shuffled(len(starts), seed, window.epoch, 1 + window.number)[window.skip :]
-            for owner, begin, end in zip(
-                owners[places].tolist(),
-                starts[places].tolist(),
-                stops[places].tolist(),
-                strict=True,
-            ):
-                yield _slice(data[owner], firsts[owner], begin, end)
+            data = {shard: self.read_shard(shard) for shard in held}
+            for shard, begin, end in arrange(cuts, window, seed):
+                yield _slice(data[shard], self.cache.rows_of(shard).start, begin, end)
             del data  # before the next window is read, or two would be held
 
 

@@ -163,7 +163,8 @@ def _input_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
                 ("lengths", f"{rule['kind']}, {rule['minimum']} to {rule['maximum']} pieces"),
             ]
             words += [
-                (name.replace("_", "-"), value) for name, value in sampler.get("writing", {}).items()
+                (name.replace("_", "-"), value)
+                for name, value in sampler.get("writing", {}).items()
             ]
         else:
             words += [("texts", notes["source"])]

@@ -102,7 +102,8 @@ class Console:
             nonlocal done, last
             done += count
             now = time.monotonic()
-            if now - last < PLAIN_SECONDS:
+            # Something may be under way before the first one is done: no rate is known then.
+            if now - last < PLAIN_SECONDS or done == first:
                 return
             last = now
             rate = (done - first) / (now - began)

@@ -22,9 +22,14 @@ def format_evaluation(found: Evaluation, data: str) -> Iterator[str]:
     held_out = found.held_out
     if held_out is not None:
         yield (
-            f"{found.rows:,} held-out rows: agreement {held_out.agreement:.2%}, "
+            f"{found.rows:,} held-out rows: agreement {held_out.agreement_share}, "
             f"α {held_out.angle:.3f} rad, centred α {held_out.centred_angle:.3f} rad"
         )
+        if found.own_texts is not None:
+            yield (
+                f"{found.own_texts.rows:,} texts that the teacher wrote itself: agreement "
+                f"{found.own_texts}, the estimate for real texts"
+            )
     else:
         yield f"{found.rows:,} texts of {data}"
         if found.student is not None:
@@ -32,7 +37,11 @@ def format_evaluation(found: Evaluation, data: str) -> Iterator[str]:
         if found.teacher is not None:
             yield from _format_scores("teacher", found.teacher)
         if found.agreement is not None:
-            yield f"agreement of student and teacher: {found.agreement:.2%}"
+            low, high = found.agreement_interval or (found.agreement, found.agreement)
+            yield (
+                f"agreement of student and teacher: {found.agreement:.2%} "
+                f"({100 * low:.1f}-{100 * high:.1f})"
+            )
     if found.calibration is not None:
         yield from _format_calibration(found.calibration)
     selection = found.selection

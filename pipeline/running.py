@@ -25,9 +25,9 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 @click.option("--model", default="auto", show_default=True, help="auto, mini, hub id or directory.")
 @click.option(
     "--sampler",
-    default="vocabulary",
+    default="unigram",
     show_default=True,
-    help="vocabulary, unigram, uniform, self, self-labelled, or shares: vocabulary=0.5,self=0.5.",
+    help="unigram, vocabulary, uniform, self, self-labelled, or shares: vocabulary=0.5,self=0.5.",
 )
 @click.option("--rows", type=COUNT, default=65536, show_default=True, help="Random inputs.")
 @click.option("--texts", type=click.Path(path_type=Path), help="Answer these texts instead.")
@@ -37,6 +37,13 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
     "--temperature", type=float, default=1.0, show_default=True, help="Of texts that it writes."
 )
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Likewise.")
+@click.option(
+    "--own-texts",
+    type=click.IntRange(min=0),
+    default=1024,
+    show_default=True,
+    help="Texts that the model writes itself for students to be measured on.",
+)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @CACHE
 @click.option(
@@ -105,6 +112,7 @@ def teacher(summary: Path | None, dry_run: bool, **options: Any) -> None:
             "norm_g": answers.norm_g,
             "spread": answers.spread,
             "balance": dict(zip(labels, answers.balance, strict=True)),
+            "verdict": {"level": result.verdict.level, "words": result.verdict.words},
         },
     )
 
@@ -118,6 +126,7 @@ def _show_estimate(found: Estimate) -> None:
         ("speed", f"{found.rows_per_second:,.1f} rows a second, from {found.trial_rows:,} rows"),
         ("time", f"{format_duration(found.seconds)} for {left:,} rows, one worker"),
         ("disk", f"{format_size(found.bytes)} in {found.directory}"),
+        ("verdict", f"{found.verdict.level}: {found.verdict.words}"),
     ):
         click.echo(f"{name + ':':<8}{value}")
     click.echo("dry run: nothing was written")
@@ -236,6 +245,8 @@ def _write_metrics(result: StudentResult, metrics: Path | None) -> None:
                 "fingerprint": result.fingerprint,
                 "held_out_rows": found.rows,
                 "agreement": found.agreement,
+                "agreement_interval": result.held_out.interval,
+                "own_texts": None if result.own_texts is None else result.own_texts.to_record(),
                 "angle": found.angle,
                 "centred_angle": found.centred_angle,
                 "c_closed_form": found.c,

@@ -95,6 +95,8 @@ def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
     with console.catch_signals():
         found = run(EvaluationConfig(**options), console)
     data = {key: value for key, value in asdict(found).items() if value is not None}
+    if found.own_texts is not None:
+        data["own_texts"] = found.own_texts.to_record()
     if metrics is not None:
         write_json(metrics, data)
     if as_json:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from stages.architectures import ARCHITECTURES
+from stages.intervals import count_share, read_share
 
 MARKED = "\\`*_[]<>#~$&|"
 """Characters that Markdown, or the HTML in it, would take for its own."""
@@ -62,7 +63,8 @@ def _describe_head(record: Mapping[str, Any]) -> dict[str, Any]:
     head: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
-        "tags": ["text-classification", "distillation", "functional-projection"],
+        "tags": ["text-classification"]
+        + ([] if _is_gold(record) else ["distillation", "functional-projection"]),
     }
     known = ARCHITECTURES.get(record["arch"])
     if record["init"] == "pretrained" and known is not None:
@@ -88,10 +90,14 @@ def _write_parts(record: Mapping[str, Any], weights: bool) -> Iterator[str]:
     task = record["task"]
     labels = [label["name"] for label in task["labels"]]
     yield f"# {_escape(task['name'])}: {_escape(record['arch'])} student"
-    yield (
-        f"A text classifier with the labels {', '.join(map(_quote, labels))}, projected from the "
-        f"language model {_quote(record['teacher'])} under a prompt."
-    )
+    if _is_gold(record):
+        origin = (
+            "trained on labelled texts. No language model was asked; its pieces, and the "
+            f"embeddings under its adapter, are those of {_quote(record.get('words_of', ''))}"
+        )
+    else:
+        origin = f"projected from the language model {_quote(record['teacher'])} under a prompt"
+    yield f"A text classifier with the labels {', '.join(map(_quote, labels))}, {origin}."
     yield "\n".join(_write_origin(record))
     yield "## Measured"
     yield from _write_measured(record)
@@ -104,7 +110,9 @@ def _write_parts(record: Mapping[str, Any], weights: bool) -> Iterator[str]:
 def _write_origin(record: Mapping[str, Any]) -> Iterable[str]:
     task, training = record["task"], record["training"]
     kind = "texts, without their labels"
-    if record["sampler"] != "texts":
+    if _is_gold(record):
+        kind = "texts with their labels"
+    elif record["sampler"] != "texts":
         kind = f"random inputs of the sampler {_quote(record['sampler'])}; no text was used"
     share = training.get("encoder_share", 1.0)
     encoder = f", the encoder's {share * training['learning_rate']:g}" if share != 1.0 else ""
@@ -112,12 +120,18 @@ def _write_origin(record: Mapping[str, Any]) -> Iterable[str]:
         f"{_quote(label['name'])} ({', '.join(_quote(word) for word, _ in label['words'])})"
         for label in task["labels"]
     ]
-    rows = [
+    asked = [
         ("labels and their words", "; ".join(words)),
         ("prompt", _quote(json.dumps(task["prompt"], ensure_ascii=False))),
         ("suffix", _quote(json.dumps(task["suffix"], ensure_ascii=False))),
+    ]
+    cached = ("cache fingerprint", _quote(record["fingerprint"]))
+    if _is_gold(record):
+        asked, cached = [], ("SHA-256 of the texts", _quote(record.get("texts_sha256", "")))
+    rows = [
+        *asked,
         ("trained on", f"{record['rows']:,} {kind}"),
-        ("cache fingerprint", _quote(record["fingerprint"])),
+        cached,
         ("encoder", f"{_escape(record['arch'])}, {record['init']} start"),
         (
             "training",
@@ -131,19 +145,26 @@ def _write_origin(record: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _write_measured(record: Mapping[str, Any]) -> Iterator[str]:
-    held_out = record["held_out"]
+    held_out, judge = record["held_out"], _name_judge(record)
+    share = count_share(round(held_out["agreement"] * held_out["rows"]), held_out["rows"])
     yield (
-        f"On {held_out['rows']:,} held-out rows of the same inputs: agreement with the teacher "
-        f"{held_out['agreement']:.1%}, angle α {held_out['angle']:.3f} rad, centred angle "
-        f"{held_out['centred_angle']:.3f} rad."
+        f"On {share.rows:,} held-out rows of the same inputs: agreement with {judge} {share}, angle "
+        f"α {held_out['angle']:.3f} rad, centred angle {held_out['centred_angle']:.3f} rad. In "
+        "brackets is the interval of 95 %."
     )
+    own = read_share(record.get("own_texts"))
+    if own is not None:
+        yield (
+            f"On {own.rows:,} texts that the teacher wrote itself, continuing its prompt: "
+            f"agreement with it {own}."
+        )
     found = record.get("calibration")
     if found:
         where = "is in its last layer" if found.get("folded") else "is not in its weights"
         yield (
-            f"Temperature {found['temperature']:.2f}, fitted against the teacher on "
-            f"{found['rows']:,} held-out rows; it {where}. Expected calibration error against the "
-            f"teacher on {found['measured_rows']:,} other rows: {found['ece_before']:.1%} without "
+            f"Temperature {found['temperature']:.2f}, fitted against {judge} on "
+            f"{found['rows']:,} held-out rows; it {where}. Expected calibration error against "
+            f"{judge} on {found['measured_rows']:,} other rows: {found['ece_before']:.1%} without "
             f"it, {found['ece_after']:.1%} with it."
         )
     files = record.get("exports") or []
@@ -206,22 +227,35 @@ def _write_use(record: Mapping[str, Any], weights: bool) -> Iterator[str]:
 
 def _write_limits(record: Mapping[str, Any]) -> str:
     scored = _list_scored(record)
-    measured = "the texts named above" if scored else "no text at all"
-    labels = record["task"]["labels"]
+    labels, gold = record["task"]["labels"], _is_gold(record)
+    measured = "texts held out of its training alone" if gold else "no text at all"
+    measured = "the texts named above" if scored else measured
+    prompt = "" if gold else " The prompt is no part of its input."
+    source = "the labels of its texts" if gold else "its teacher's answers"
     lines = [
         "It is for tagging many short texts with these labels where asking the language model for "
         "each would cost too much.",
-        "It repeats its teacher's answers, mistakes and leanings included, and was measured on "
-        f"{measured}. Measure it on labelled texts of your own before you rely on it, and do not "
+        f"It repeats {source}, mistakes and leanings included, and was measured on {measured}. "
+        "Measure it on labelled texts of your own before you rely on it, and do not "
         "let it decide about people by itself.",
         f"It gives one of its {len(labels)} labels to every text, one that fits none included; a "
         "threshold on the score can leave such texts out. Scores are calibrated, where that is "
-        "said above, against the teacher on inputs like those of its training, not on texts.",
-        f"It reads the first {record['task']['max_length']:,} pieces of a text. The prompt is no "
-        "part of its input. What languages it reads was not measured.",
+        f"said above, against {_name_judge(record)} on inputs like those of its training"
+        f"{'' if gold else ', not on texts'}.",
+        f"It reads the first {record['task']['max_length']:,} pieces of a text.{prompt} What "
+        "languages it reads was not measured.",
         "The licences of the language model and of a pretrained encoder may bind its use.",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _is_gold(record: Mapping[str, Any]) -> bool:
+    """Whether a student was trained on labelled texts; older records do not say."""
+    return bool(record.get("labels") == "gold")
+
+
+def _name_judge(record: Mapping[str, Any]) -> str:
+    return "the labels" if _is_gold(record) else "the teacher"
 
 
 def _list_scored(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:

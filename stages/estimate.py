@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,14 +11,16 @@ import numpy as np
 
 from cache.errors import ManifestError
 from cache.places import parse_place
-from cache.samplers import build_sampler
+from cache.samplers import Sampler
 from cache.store import open_cache
+from stages.drawing import build_parts, compute_thresholds
 from stages.filling import answer_inputs
-from stages.inputs import TEXTS
 from stages.preparation import Preparation, prepare_teacher
 from stages.settings import TeacherConfig
 from stages.teacher import Teacher, Watch
+from stages.trial import answer_sample
 from stages.tuning import find_tuning, read_tuning
+from stages.verdict import Verdict, judge_answers
 
 if TYPE_CHECKING:
     from stages.reporting import Reporter
@@ -38,6 +41,7 @@ class Estimate:
         trial_rows: Rows that it was measured on.
         seconds: For the rows that are missing, one worker.
         bytes: Of the whole cache on disk.
+        verdict: What could be learned from the rows, by a sample of them.
     """
 
     directory: str
@@ -48,6 +52,7 @@ class Estimate:
     trial_rows: int
     seconds: float
     bytes: int
+    verdict: Verdict
 
 
 def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
@@ -81,8 +86,11 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
         # Compiling is left out: it takes longer than everything else here.
         tuning = find_tuning(teacher, lengths, ready.config.batch_positions, "off", reporter)
     positions = tuning.batch_positions
-    rate = tuning.rate or _measure(ready, teacher, positions, TRIAL_SECONDS / 8, 0, reporter)[0]
-    rate, rows = _measure(ready, teacher, positions, TRIAL_SECONDS, rate, reporter)
+    name = ready.inputs.identity["name"]
+    parts = build_parts(name, teacher.table, compute_thresholds(ready.inputs, teacher))
+    rate = tuning.rate or _measure(ready, parts, teacher, positions, TRIAL_SECONDS / 8, 0)[0]
+    rate, rows = _measure(ready, parts, teacher, positions, TRIAL_SECONDS, rate)
+    sample = answer_sample(ready, parts, teacher, positions)
     whole = float((lengths + teacher.positions_around).sum()) / rate
     return Estimate(
         directory=str(place),
@@ -93,16 +101,17 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
         trial_rows=rows,
         seconds=whole * (len(lengths) - there) / len(lengths),
         bytes=_count_bytes(ready, teacher),
+        verdict=judge_answers(sample, ready.task.label_names, name),
     )
 
 
 def _measure(
     ready: Preparation,
+    parts: Mapping[str, Sampler],
     teacher: Teacher,
     batch_positions: int,
     seconds: float,
     rate: float,
-    reporter: Reporter,
 ) -> tuple[float, int]:
     """Return positions a second over rows spread evenly over the cache, and how many they were."""
     inputs, layout = ready.inputs, ready.manifest.layout
@@ -111,17 +120,11 @@ def _measure(
     chunk = layout.chunk_rows
     chunks = -(-len(each) // chunk)
     count = max(1, min(chunks, round(share * chunks), layout.shard_rows // chunk))
-    name = inputs.identity["name"]
-    sampler = None
-    if name != TEXTS:
-        # Drawing from a distribution costs what drawing from the whole vocabulary does.
-        known = "vocabulary" if name == "unigram" else name
-        sampler = build_sampler(known, table=teacher.table)
     spread = np.linspace(0, chunks - 1, count).astype(int)
     rows = np.concatenate([np.arange(k * chunk, min((k + 1) * chunk, len(each))) for k in spread])
-    watch = Watch(lambda done: reporter.check_stop(), reporter.warn)
+    watch = Watch(lambda done: ready.reporter.check_stop(), ready.reporter.warn)
     began = time.perf_counter()
-    answer_inputs(inputs.select(rows), sampler, teacher, batch_positions, watch)
+    answer_inputs(inputs.select(rows), parts, teacher, batch_positions, watch)
     return float(each[rows].sum()) / (time.perf_counter() - began), len(rows)
 
 

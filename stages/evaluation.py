@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,9 @@ from stages.allocation import keep_freed_memory
 from stages.calibration import expected_calibration_error, find_temperature
 from stages.classifier import Classifier, find_home, is_onnx, load_classifier
 from stages.devices import ALL
-from stages.errors import SettingError, TextDataError
+from stages.errors import SettingError
 from stages.held_out import measure_held_out
+from stages.intervals import Share, count_share
 from stages.preparation import report_forward_pass
 from stages.projection import Projection
 from stages.prompting import describe_chat
@@ -32,7 +32,7 @@ from stages.scores import (
 )
 from stages.task import Task, load_task, parse_task
 from stages.teacher import Teacher, Watch
-from stages.texts import encode_texts, read_texts
+from stages.texts import encode_texts, number_labels, read_texts
 from stages.tuning import find_tuning
 
 if TYPE_CHECKING:
@@ -96,6 +96,10 @@ class Evaluation:
         held_out: The written student against the cached answers.
         calibration: How far the probabilities mean what they say.
         selection: What the threshold leaves of the student's answers.
+        model: The student's directory or file, as it was given.
+        teacher_name: The teacher that was asked.
+        agreement_interval: 95 % interval of the agreement.
+        own_texts: Agreement on texts that the teacher wrote itself.
     """
 
     rows: int
@@ -106,6 +110,10 @@ class Evaluation:
     held_out: Projection | None = None
     calibration: Confidence | None = None
     selection: Selection | None = None
+    model: str | None = None
+    teacher_name: str | None = None
+    agreement_interval: tuple[float, float] | None = None
+    own_texts: Share | None = None
 
 
 def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
@@ -127,15 +135,22 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
                 "without --data only a student is measured: give --model and no teacher"
             )
         classifier = _load_student(config, main, reporter)
-        found, calibration = measure_held_out(config.model, classifier, config.cache, reporter)
+        found = measure_held_out(config.model, classifier, config.cache, reporter)
+        projection = found.projection
         return Evaluation(
-            found.rows, agreement=found.agreement, held_out=found, calibration=calibration
+            projection.rows,
+            agreement=projection.agreement,
+            held_out=projection,
+            calibration=found.calibration,
+            model=str(config.model),
+            agreement_interval=projection.agreement_share.interval,
+            own_texts=found.own_texts,
         )
     task = load_task(config.task) if config.task else _student_task(config)
     data = Path(str(config.data).replace("{task}", task.name))
     rows = read_texts(data, config.text_column, config.label_column)
     names = task.label_names
-    gold = _read_gold([(row.line, row.label) for row in rows], names, data)
+    gold = number_labels(rows, names, data)
     student = teacher = selection = None
     ours = theirs = None
     if config.model is not None:
@@ -173,7 +188,8 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         teacher = compute_scores(gold, theirs.argmax(axis=1), names, len(rows) / seconds)
     agreement = None
     if ours is not None and theirs is not None:
-        agreement = float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
+        same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+        agreement = count_share(same, len(rows))
     temperature = None if config.model is None else find_temperature(find_home(config.model))
     calibration = Confidence(
         temperature,
@@ -186,9 +202,12 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         str(data),
         student,
         teacher,
-        agreement,
+        None if agreement is None else agreement.value,
         calibration=calibration,
         selection=selection,
+        model=None if config.model is None else str(config.model),
+        teacher_name=config.teacher,
+        agreement_interval=None if agreement is None else agreement.interval,
     )
 
 
@@ -248,19 +267,3 @@ def _student_task(config: EvaluationConfig) -> Task:
     recorded: dict[str, Any] = read_record(find_home(config.model))["task"]
     labels = {label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]}
     return parse_task(recorded | {"labels": labels}, str(config.model), recorded["name"])
-
-
-def _read_gold(
-    rows: Sequence[tuple[int, str | None]], names: Sequence[str], data: Path
-) -> np.ndarray:
-    columns = {name: column for column, name in enumerate(names)}
-    if not rows:
-        raise TextDataError(f"{data} holds no texts")
-    for line, label in rows:
-        if label is None:
-            raise TextDataError(f"{data}, line {line}: the text has no label")
-        if label not in columns:
-            raise TextDataError(
-                f"{data}, line {line}: the label {label!r} is none of {', '.join(names)}"
-            )
-    return np.array([columns[label] for _, label in rows if label is not None])

@@ -15,7 +15,8 @@ from cache.directory import Cache
 from cache.errors import LostClaimError
 from cache.samplers import Sampler
 from cache.storage import Claim
-from stages.inputs import Inputs, read_parts, read_sampler
+from stages.drawing import mix_parts, read_parts
+from stages.inputs import Inputs
 from stages.teacher import Teacher, Watch
 from stages.writing import write_inputs
 
@@ -119,7 +120,7 @@ def fill_cache(
     if done:
         reporter.say(f"continuing: {done:,} of {total:,} rows are there")
     teacher, most = load_teacher(), batch_positions()
-    sampler, parts = read_sampler(cache, teacher.table), read_parts(cache, teacher.table)
+    parts = read_parts(cache, teacher.table)
     waiting = False
     with (
         reporter.track("teacher", total, done, "row") as show,
@@ -148,9 +149,7 @@ def fill_cache(
                 rows = cache.rows_of(claim.shard)
                 part = inputs.select(slice(rows.start, rows.stop))
                 watch = Watch(advance, reporter.warn)
-                if part.writing is not None:
-                    part = write_inputs(part, parts, teacher, watch)
-                columns = answer_inputs(part, sampler, teacher, most, watch)
+                columns = answer_inputs(part, parts, teacher, most, watch)
             except BaseException:
                 claim.release()
                 raise
@@ -159,7 +158,7 @@ def fill_cache(
 
 def answer_inputs(
     inputs: Inputs,
-    sampler: Sampler | None,
+    parts: Mapping[str, Sampler],
     teacher: Teacher,
     batch_positions: int,
     watch: Watch,
@@ -168,7 +167,7 @@ def answer_inputs(
 
     Args:
         inputs: Their inputs.
-        sampler: What draws them, None where they are texts.
+        parts: What draws them, by name; nothing draws texts.
         teacher: Who answers.
         batch_positions: Most positions in one forward pass.
         watch: Told about progress and trouble.
@@ -176,7 +175,10 @@ def answer_inputs(
     Returns:
         The columns by name, each of shape (rows, …).
     """
+    if inputs.writing is not None:
+        inputs = write_inputs(inputs, parts, teacher, watch)
     tokens = inputs.tokens
+    sampler = mix_parts(inputs.identity["name"], parts) if tokens is None else None
 
     def embed(part: np.ndarray, length: int) -> torch.Tensor:
         if sampler is not None:

@@ -211,6 +211,8 @@ class _Writer:
         self, logits: torch.Tensor, words: NDArray[np.uint32], forbid: bool
     ) -> NDArray[np.int32]:
         logits = logits[:, : len(self._teacher.table)].float() / self._how.temperature
+        if logits.isnan().any():
+            raise ModelError("the model's logits are no numbers, so that it cannot write")
         if forbid:
             logits[:, self._forbidden] = -torch.inf
         uniform = torch.from_numpy(words.astype(np.float64) * 2.0**-32).to(logits.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,21 +14,40 @@ from cache.samplers import TokenSampler
 from stages.caches import open_named_cache
 from stages.calibration import measured_rows, read_temperature
 from stages.classifier import Classifier, find_home
+from stages.drawing import read_sampler
 from stages.errors import SettingError
-from stages.inputs import read_sampler, read_table
+from stages.inputs import read_table
+from stages.intervals import Share
+from stages.own_texts import read_own_texts
 from stages.projection import Projection, ProjectionMeter
 from stages.records import read_record
 from stages.renumbering import Move
 from stages.rows import choose_held_out
 from stages.scores import Confidence, measure_calibration
+from stages.student_settings import GOLD
 
 if TYPE_CHECKING:
     from stages.reporting import Reporter
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """A written student against its cache.
+
+    Attributes:
+        projection: Agreement and angles on all held-out rows.
+        calibration: On those of them that no temperature was fitted on.
+        own_texts: Agreement on texts that the teacher wrote itself; None where there are none.
+    """
+
+    projection: Projection
+    calibration: Confidence
+    own_texts: Share | None
+
+
 def measure_held_out(
     model: Path, classifier: Classifier, root: str | Path, reporter: Reporter
-) -> tuple[Projection, Confidence]:
+) -> HeldOut:
     """Compare a written student with the held-out cached rows.
 
     Args:
@@ -36,16 +56,17 @@ def measure_held_out(
         root: Where its cache lies.
         reporter: Told which cache it is.
 
-    Returns:
-        Agreement and angles on all these rows, and the calibration on those of them that no
-        temperature was fitted on.
-
     Raises:
-        SettingError: The cache's inputs are not tokens.
+        SettingError: It has no cache, or the cache's inputs are not tokens.
         CacheChoiceError: Its cache is not below the root.
         CacheError: The cache is incomplete or damaged.
     """
     record = read_record(find_home(model))
+    if record.get("labels") == GOLD:
+        raise SettingError(
+            f"{model} was trained on labelled texts and has no cache to be compared with; give "
+            "--data FILE"
+        )
     cache = open_named_cache(root, record["task"]["name"], record["fingerprint"])
     reporter.say(f"no --data: the rows held out of {cache.place} ({cache.manifest.label})")
     sampler = read_sampler(cache, read_table(cache))
@@ -58,6 +79,11 @@ def measure_held_out(
     reader = CacheReader(cache, shards=record.get("shards"))
     held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
     move = Move(*record["moved_id"]) if record.get("moved_id") else None
+
+    def answer(ids: np.ndarray) -> np.ndarray:
+        inputs = np.insert(ids, 0, record["start_id"], axis=1)
+        return classifier.answer(move.apply(inputs) if move else inputs)
+
     meter = ProjectionMeter(len(classifier.labels))
     ours, theirs = [], []
     for part in reader.read_chunks(held):
@@ -69,8 +95,7 @@ def measure_held_out(
                 ids = part.columns["tokens"][alike, :length].astype(np.int64)
             else:
                 ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
-            inputs = np.insert(ids, 0, record["start_id"], axis=1)
-            h[alike] = classifier.answer(move.apply(inputs) if move else inputs)
+            h[alike] = answer(ids)
         meter.update(torch.from_numpy(g.copy()), torch.from_numpy(h))
         ours.append(h)
         theirs.append(g)
@@ -80,4 +105,9 @@ def measure_held_out(
     errors = measure_calibration(
         np.concatenate(ours)[rows], np.concatenate(theirs)[rows], temperature
     )
-    return found, Confidence(temperature, against_teacher=errors)
+    own = read_own_texts(cache)
+    return HeldOut(
+        found,
+        Confidence(temperature, against_teacher=errors),
+        None if own is None else own.measure(answer),
+    )

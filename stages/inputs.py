@@ -13,18 +13,13 @@ import torch
 from cache.directory import Cache
 from cache.errors import SamplerError
 from cache.lengths import LengthRule
-from cache.mixtures import Mixture, mix_samplers, parse_mixture
+from cache.mixtures import Mixture, parse_mixture
 from cache.philox import mix_seeds
 from cache.samplers import (
     SAMPLERS,
-    Sampler,
-    VocabularySampler,
-    build_sampler,
-    quantise_distribution,
 )
 from stages.errors import SettingError
 from stages.generation import Generation
-from stages.pieces import pack_tokenizer
 from stages.task import Task
 from stages.texts import encode_texts
 
@@ -33,7 +28,6 @@ if TYPE_CHECKING:
 
     from stages.reporting import Reporter
     from stages.settings import TeacherConfig
-    from stages.teacher import Teacher
 
 TABLE = "embedding.safetensors"
 THRESHOLDS = "thresholds.npy"
@@ -155,48 +149,6 @@ def prepare_inputs(
         writing = Writing(mixture, how, config.min_length, task.max_length)
         lengths[np.isin(mixture.choose_parts(seeds), own)] = task.max_length
     return Inputs(seeds, lengths.astype(np.int32), None, identity, writing)
-
-
-def make_attachments(
-    inputs: Inputs, teacher: Teacher, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, bytes]:
-    """Collect what a student needs of the language model, so that it needs nothing else of it."""
-    from safetensors.torch import save
-
-    files = {TABLE: save({"embedding": teacher.table.cpu().contiguous()})}
-    files |= {f"tokenizer-{name}": data for name, data in pack_tokenizer(tokenizer).items()}
-    if "contexts" in inputs.identity:
-        # Contexts of uniformly drawn words, under seeds of their own.
-        words = VocabularySampler(teacher.table)
-        seeds = mix_seeds(inputs.identity["seed"], 2**40, UNIGRAM_CONTEXTS)
-        ids = torch.from_numpy(words.draw_ids(seeds, UNIGRAM_LENGTH))
-        thresholds = quantise_distribution(teacher.average_next_token(ids).numpy())
-        files[THRESHOLDS] = thresholds.astype("<i8").tobytes()
-    return files
-
-
-def read_sampler(cache: Cache, table: torch.Tensor) -> Sampler | None:
-    """Rebuild the sampler that a cache's inputs came from; None where their pieces are kept."""
-    if "tokens" in cache.layout.columns:
-        return None
-    mixture = parse_mixture(cache.manifest.inputs["sampler"]["name"], SAMPLERS)
-    parts = read_parts(cache, table)
-    return mix_samplers(mixture, [parts[name] for name in mixture.names])
-
-
-def read_parts(cache: Cache, table: torch.Tensor) -> dict[str, Sampler]:
-    """Rebuild those samplers of a cache that draw rows from seeds, by name."""
-    name = cache.manifest.inputs["sampler"]["name"]
-    if name == TEXTS:
-        return {}
-    thresholds = None
-    if THRESHOLDS in cache.manifest.attachments:
-        thresholds = np.frombuffer(cache.read_attachment(THRESHOLDS), dtype="<i8")
-    return {
-        part: build_sampler(part, table=table, thresholds=thresholds)
-        for part in parse_mixture(name, (*SAMPLERS, *OWN)).names
-        if part not in OWN
-    }
 
 
 def read_table(cache: Cache) -> torch.Tensor:

@@ -15,13 +15,11 @@ import torch
 from torch import nn
 
 from stages.errors import SettingError, TrainingError
+from stages.intervals import Share, count_share
 
 OBJECTIVES = ("generalised-kl", "kl", "l2", "algorithm-1")
 LEARNS_C = ("generalised-kl", "algorithm-1")
 """Objectives in which c is a parameter; elsewhere c is absent or has its closed form."""
-
-NEARLY_CONSTANT = 0.05
-"""Spread of g below which a constant h already looks aligned with it."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,14 @@ class Projection:
     balance: tuple[float, ...]
 
     @property
-    def teacher_nearly_constant(self) -> bool:
-        """Whether g hardly depends on its input, so that α says nothing."""
-        return self.spread < NEARLY_CONSTANT
+    def constant_angle(self) -> float:
+        """Angle between g and the best constant, in radians: what a student begins with."""
+        return math.atan2(self.spread, math.sqrt(max(self.norm_g**2 - self.spread**2, 0.0)))
+
+    @property
+    def agreement_share(self) -> Share:
+        """The agreement with its interval."""
+        return count_share(round(self.agreement * self.rows), self.rows)
 
 
 class ProjectionMeter:

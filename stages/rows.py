@@ -9,8 +9,8 @@ import torch
 
 from cache.reader import CacheReader, Slice
 from cache.samplers import Sampler
+from stages.drawing import read_sampler
 from stages.errors import TrainingError
-from stages.inputs import read_sampler
 from stages.training import Rows, RowSource, TrainingConfig
 
 
@@ -45,10 +45,10 @@ def open_rows(
             start=consumed,
             exclude_chunks=frozenset(held),
         )
-        return (_to_rows(part, sampler, table, device) for part in slices)
+        return (to_rows(part, sampler, table, device) for part in slices)
 
     def held_out() -> Iterable[Rows]:
-        return (_to_rows(part, sampler, table, device) for part in kept)
+        return (to_rows(part, sampler, table, device) for part in kept)
 
     return RowSource(open_stream, held_out, kept[0].columns["probabilities"].shape[1])
 
@@ -68,9 +68,18 @@ def choose_held_out(chunks: tuple[int, ...], chunk_rows: int, rows: int) -> list
     return [chunks[int((k + 0.5) * len(chunks) / count)] for k in range(count)]
 
 
-def _to_rows(
+def to_rows(
     part: Slice, sampler: Sampler | None, table: torch.Tensor, device: torch.device
 ) -> Rows:
+    """Turn a slice of answers into what the training loop sees.
+
+    Args:
+        part: Columns ``probabilities`` (B, K) and ``length`` (B,), and ``seed`` (B,) or, without a
+            sampler, ``tokens`` (B, longest) padded with -1.
+        sampler: Makes embeddings from seeds; None where there are tokens.
+        table: The language model's embedding table, shape (V, d_T), on the device.
+        device: Device to train on.
+    """
     probabilities = torch.from_numpy(part.columns["probabilities"].copy()).to(device)
     lengths = part.columns["length"]
     longest = int(lengths.max())

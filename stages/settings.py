@@ -25,6 +25,8 @@ class TeacherConfig:
         min_length: Shortest random input, in pieces; the longest is the task's.
         temperature: What the model's logits are divided by where it writes inputs itself.
         top_p: It writes with the fewest pieces that have this share of the probability together.
+        own_texts: Texts that the model writes itself when the cache is created, for students to be
+            measured on; 0: none.
         seed: The run's seed.
         cache: Root of the caches.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``all`` for a model split over all GPUs.
@@ -40,13 +42,14 @@ class TeacherConfig:
 
     task: str
     model: str = "auto"
-    sampler: str = "vocabulary"
+    sampler: str = "unigram"
     rows: int = 65536
     texts: Path | None = None
     text_column: str = "text"
     min_length: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
+    own_texts: int = 1024
     seed: int = 0
     cache: str | Path = "data/cache"
     device: str = "auto"
@@ -63,6 +66,8 @@ class TeacherConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingError(f"{name}: got {value}, must be at least 1")
+        if self.own_texts < 0:
+            raise SettingError(f"own texts: got {self.own_texts}, must be at least 0")
         if self.shard_rows % self.chunk_rows:
             raise SettingError(
                 f"shard rows: got {self.shard_rows}, must be a multiple of the chunk rows, "

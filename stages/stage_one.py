@@ -18,13 +18,18 @@ from cache.places import parse_place
 from cache.reader import CacheReader
 from cache.store import create_or_open
 from stages.devices import find_main_device
+from stages.drawing import make_attachments, read_parts
+from stages.errors import ModelError
 from stages.filling import fill_cache
-from stages.inputs import make_attachments
+from stages.own_texts import ATTACHMENT, OwnTexts, make_own_texts
 from stages.preparation import Preparation, prepare_teacher
-from stages.projection import NEARLY_CONSTANT, Projection, ProjectionMeter
+from stages.projection import Projection, ProjectionMeter
 from stages.settings import TeacherConfig
 from stages.task import Task
+from stages.teacher import Watch
+from stages.trial import answer_sample
 from stages.tuning import Tuning, apply_tuning, find_tuning, read_tuning
+from stages.verdict import Verdict, judge_answers
 
 if TYPE_CHECKING:
     from stages.reporting import Reporter
@@ -41,12 +46,14 @@ class TeacherResult:
         computed: Rows that this process computed.
         seconds: Time it took for them.
         answers: The teacher's class balance and spread over all rows.
+        verdict: What can be learned from them.
     """
 
     cache: Cache
     computed: int
     seconds: float
     answers: Projection
+    verdict: Verdict
 
 
 def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
@@ -67,16 +74,21 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     ready = prepare_teacher(config, reporter)
     found: list[Tuning] = []
 
-    def tune() -> Mapping[str, Any]:
-        found.append(_find(ready))
-        return {"tuning": found[0].to_notes(describe_device(ready.device))}
+    spent = {}
 
-    cache = create_or_open(
-        parse_place(config.cache) / ready.task.name,
-        ready.manifest,
-        lambda: make_attachments(ready.inputs, ready.load_teacher(), ready.tokenizer),
-        tune,
-    )
+    def attach() -> Mapping[str, bytes]:
+        began = time.monotonic()
+        files = make_attachments(ready.inputs, ready.load_teacher(), ready.tokenizer)
+        spent["seconds"] = time.monotonic() - began
+        own = _write_own_texts(ready)
+        return files if own is None else files | {ATTACHMENT: own.to_bytes()}
+
+    def note() -> Mapping[str, Any]:
+        found.append(_find(ready))
+        return spent | {"tuning": found[0].to_notes(describe_device(ready.device))}
+
+    place = parse_place(config.cache) / ready.task.name
+    cache = create_or_open(place, ready.manifest, attach, note)
 
     def settle_batches() -> int:
         if not found:
@@ -89,12 +101,21 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
                 found.append(known)
         return found[0].batch_positions
 
-    kind = "texts" if config.texts else f"random inputs ({config.sampler})"
+    sampler = str(ready.inputs.identity["name"])
+    kind = "texts" if config.texts else f"random inputs ({sampler})"
     if config.texts is None:
         reporter.say(describe_backend(find_main_device(ready.device)))
     lengths = ready.inputs.lengths
-    reporter.say(f"rows: {len(lengths):,} {kind} of {lengths.min()}-{lengths.max()} pieces")
+    span = f"{lengths.min()}-{lengths.max()}" if ready.inputs.writing is None else "up to "
+    span += str(lengths.max()) if ready.inputs.writing is not None else ""
+    reporter.say(f"rows: {len(lengths):,} {kind} of {span} pieces")
     reporter.say(f"cache: {cache.place}")
+    labels = ready.task.label_names
+    if not cache.committed():
+        teacher, positions = ready.load_teacher(), settle_batches()
+        parts = read_parts(cache, teacher.table)
+        sample = answer_sample(ready, parts, teacher, positions)
+        report_verdict(judge_answers(sample, labels, sampler), reporter)
     began = time.monotonic()
     computed = fill_cache(cache, ready.inputs, ready.load_teacher, settle_batches, reporter)
     seconds = time.monotonic() - began
@@ -104,9 +125,37 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         )
     else:
         reporter.say("every row was there already")
-    answers = measure_answers(CacheReader(cache), len(ready.task.labels))
+    answers = measure_answers(CacheReader(cache), len(labels))
     _report_answers(answers, ready.task, reporter)
-    return TeacherResult(cache, computed, seconds, answers)
+    verdict = judge_answers(answers, labels, sampler)
+    report_verdict(verdict, reporter)
+    return TeacherResult(cache, computed, seconds, answers, verdict)
+
+
+def report_verdict(verdict: Verdict, reporter: Reporter) -> None:
+    """Say what can be learned; louder where that is little."""
+    tell = reporter.say if verdict.level == "fine" else reporter.warn
+    tell(f"verdict on {verdict.rows:,} rows: {verdict.level}: {verdict.words}")
+
+
+def _write_own_texts(ready: Preparation) -> OwnTexts | None:
+    rows, reporter = ready.config.own_texts, ready.reporter
+    if not rows:
+        return None
+    try:
+        with reporter.track("own texts", rows, 0, "text") as show:
+
+            def advance(texts: int) -> None:
+                show(texts)
+                reporter.check_stop()
+
+            watch = Watch(advance, reporter.warn)
+            return make_own_texts(ready.load_teacher(), ready.config.seed, rows, watch)
+    except ModelError as error:
+        reporter.warn(
+            f"students of this cache are measured on no texts of the model's own: {error}"
+        )
+        return None
 
 
 def describe_device(device: str) -> str:
@@ -142,9 +191,3 @@ def _report_answers(answers: Projection, task: Task, reporter: Reporter) -> None
         f"{name} {share:.1%}" for name, share in zip(task.label_names, answers.balance, strict=True)
     )
     reporter.say(f"teacher: {shares}; ‖g‖ {answers.norm_g:.4f}, spread {answers.spread:.4f}")
-    if answers.teacher_nearly_constant:
-        reporter.warn(
-            f"the teacher is nearly constant on these inputs (spread {answers.spread:.4f} < "
-            f"{NEARLY_CONSTANT}): a constant student would already have a small angle, and "
-            "there is little to learn; try another sampler"
-        )

@@ -28,7 +28,7 @@ TRIAL_ROWS = 8
 
 
 def calibrate_student(
-    student: Student, source: RowSource, reporter: Reporter
+    student: Student, source: RowSource, reporter: Reporter, judge: str = "the teacher"
 ) -> tuple[Calibration | None, Projection]:
     """Fit a student's temperature on half of the held-out rows and divide its last layer by it.
 
@@ -36,6 +36,7 @@ def calibrate_student(
         student: The trained student; changed in place.
         source: Cached rows.
         reporter: Told what was found, and warned where nothing could be done.
+        judge: Who gave the rows their probabilities, in words.
 
     Returns:
         The temperature with its figures, None where none could be fitted; and the student as it is
@@ -57,13 +58,13 @@ def calibrate_student(
         return found, _project(teacher, logits)
     reporter.say(
         f"temperature: {found.temperature:.2f} (fitted on {found.rows:,} held-out rows), expected "
-        f"calibration error against the teacher {found.ece_before:.2%} -> {found.ece_after:.2%} "
+        f"calibration error against {judge} {found.ece_before:.2%} -> {found.ece_after:.2%} "
         f"on {found.measured_rows:,} others"
     )
     if found.at_bound:
         reporter.warn(
             f"the temperature {found.temperature:.2f} is at the end of what is allowed "
-            f"([{COLDEST:g}, {HOTTEST:g}]): the student hardly follows the teacher, or there are "
+            f"([{COLDEST:g}, {HOTTEST:g}]): the student hardly follows {judge}, or there are "
             "too few held-out rows"
         )
     return replace(found, folded=True), _project(teacher, logits.double() / found.temperature)

@@ -11,6 +11,7 @@ import csv
 import io
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -119,6 +120,22 @@ class RowSource:
     classes: int
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a training ended.
+
+    Attributes:
+        projection: The student against the held-out rows.
+        history: The curve.
+        seconds: Wall time of the steps and of what the curve shows, summed over the parts of a run
+            that was ended and continued; steps that a kill lost are not in it.
+    """
+
+    projection: Projection
+    history: list[dict[str, float | None]]
+    seconds: float
+
+
 @dataclass
 class _Run:
     """The mutable state of one training run: what a checkpoint holds."""
@@ -129,6 +146,7 @@ class _Run:
     step: int = 0
     history: list[dict[str, float | None]] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
+    seconds: float = 0.0
 
     def state(self, identity: str) -> dict[str, Any]:
         return {
@@ -136,6 +154,7 @@ class _Run:
             "step": self.step,
             "history": self.history,
             "losses": self.losses,
+            "seconds": self.seconds,
             "student": self.student.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -147,6 +166,7 @@ class _Run:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
+        self.seconds = state["seconds"]
         self.losses = [loss.to(self.student.start.device) for loss in state["losses"]]
         torch.set_rng_state(state["random"])
 
@@ -159,7 +179,7 @@ def train_student(
     checkpoint: Path,
     identity: str,
     reporter: Reporter,
-) -> tuple[Projection, list[dict[str, float | None]]]:
+) -> Training:
     """Train a student in place.
 
     Args:
@@ -172,7 +192,7 @@ def train_student(
         reporter: Told about progress.
 
     Returns:
-        The final projection on the held-out rows, and the curve.
+        How it ended.
 
     Raises:
         TrainingError: The loss is no number.
@@ -187,6 +207,7 @@ def train_student(
     _continue_run(run, checkpoint, identity, reporter)
     stream = source.open_stream(run.step * config.slices)
     found: Projection | None = None
+    since = time.monotonic() - run.seconds
     with reporter.track("student", config.steps, run.step, "step") as advance:
         while run.step < config.steps:
             for group in optimizer.param_groups:
@@ -195,9 +216,11 @@ def train_student(
             run.step += 1
             advance(1)
             last = run.step == config.steps
+            run.seconds = time.monotonic() - since
             if run.step % config.log_every == 0 or last:
                 found = measure_projection(prepared, source)
                 _log(run, found, reporter)
+                run.seconds = time.monotonic() - since
             if run.step % config.checkpoint_every == 0 or last:
                 _save(checkpoint, run.state(identity))
             try:
@@ -206,7 +229,8 @@ def train_student(
                 _save(checkpoint, run.state(identity))
                 raise
     # A run that was killed between its last step and here has nothing left to measure in the loop.
-    return found or measure_projection(prepared, source), run.history
+    found = found or measure_projection(prepared, source)
+    return Training(found, run.history, run.seconds)
 
 
 @torch.no_grad()
@@ -293,7 +317,8 @@ def _continue_run(run: _Run, checkpoint: Path, identity: str, reporter: Reporter
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises whatever its zip and pickle layers met
         raise TrainingError(f"the checkpoint {checkpoint} is damaged; remove it") from error
-    if state["identity"] != identity:
+    # One without the time it took is of an older version.
+    if state["identity"] != identity or "seconds" not in state:
         reporter.say(f"the checkpoint {checkpoint} is of other settings: starting anew")
         return
     run.restore(state)

@@ -64,7 +64,8 @@ def load_words(folder: Path, device: str, dtype: str, task: Task) -> Words:
         ModelError: It cannot be loaded, or does not fit.
     """
     tokenizer = lm.load_tokenizer(folder)
-    table = embed_vocabulary(lm.load_language_model(folder, device, dtype)).cpu()
+    # A copy: what was made in inference mode cannot be written to, and a student's start is of it.
+    table = embed_vocabulary(lm.load_language_model(folder, device, dtype)).cpu().clone()
     described = {
         "name": task.name,
         "prompt": task.prompt,

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,8 @@ class Source:
         self.tokenizer = load_tokenizer(folder)
         model = load_language_model(folder, "cpu", "float32")
         self.teacher = Teacher(model, self.tokenizer, self.task)
-        self.table = self.teacher.table
+        # Made in inference mode, which training would stumble over.
+        self.table = self.teacher.table.clone()
         self.watch = Watch(lambda rows: None, print)
 
     def answer(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -116,7 +118,7 @@ class Source:
         if kind == "bigram":
             ids = self._draw_bigrams(seeds, longest)
         elif kind == "unigram":
-            sampler = build_sampler("unigram", table=self.table, thresholds=self._thresholds())
+            sampler = build_sampler("unigram", table=self.table, thresholds=self._thresholds)
             ids = sampler.draw_ids(seeds, longest)
         else:
             ids = draw_uniform_ids(seeds, longest, len(self.table))
@@ -131,6 +133,7 @@ class Source:
         ids[np.arange(longest) >= lengths[:, None]] = -1
         return ids
 
+    @cached_property
     def _thresholds(self) -> np.ndarray:
         seeds = mix_seeds(0, 2**40, 256)
         contexts = draw_uniform_ids(seeds, 32, len(self.table))

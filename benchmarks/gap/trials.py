@@ -195,9 +195,8 @@ def compute_loss(
 ) -> torch.Tensor:
     """Compare the student's logits with the teacher's."""
     if variant.objective == "logits":
-        return F.mse_loss(
-            given - given.mean(1, keepdim=True), logits - logits.mean(1, keepdim=True)
-        )
+        apart = given - logits
+        return (apart - apart.mean(dim=1, keepdim=True)).square().mean()
     hot = variant.temperature
     # The gradient shrinks with the square of the temperature (Hinton et al., 2015).
     return hot**2 * objective((logits / hot).softmax(1), (given / hot).log_softmax(1))

@@ -15,11 +15,21 @@ TASKS = ("reddit", "ag_news")
 def vary_inputs() -> list[Variant]:
     """Kinds of inputs, the same number of steps."""
     kinds = (
-        "vocabulary", "unigram", "bigram", "self", "real", "rounds-3", "rounds-3-unigram",
-        "vocabulary=0.5,self=0.5", "unigram=0.5,self=0.5", "bigram=0.5,vocabulary=0.5",
-        "self-labelled", "gaussian", "uniform",
+        "vocabulary", "unigram", "bigram", "self", "real", "unigram=0.5,self=0.5",
+        "vocabulary=0.5,self=0.5", "unigram=0.5,vocabulary=0.5", "self-labelled", "gaussian",
+        "uniform",
     )  # fmt: skip
-    return [Variant(task, kind) for kind in kinds for task in ("ag_news", "reddit")]
+    rounds = ("rounds-3", "rounds-3-unigram")  # by far the slowest to make: on one task
+    return [
+        *(Variant(task, kind) for kind in kinds for task in TASKS),
+        *(Variant("reddit", kind) for kind in rounds),
+    ]
+
+
+def vary_longest() -> list[Variant]:
+    """What is left of the choice, on the task of the longest inputs."""
+    kinds = ("unigram", "vocabulary", "unigram=0.5,self=0.5", "self", "real")
+    return [Variant("imdb", kind, steps=200) for kind in kinds]
 
 
 def vary_rest() -> list[Variant]:
@@ -39,14 +49,22 @@ def vary_rest() -> list[Variant]:
     return [replace(Variant("reddit", "unigram"), **change) for change in changes]
 
 
+def vary_shares() -> list[Variant]:
+    """How much of its own words the model has to write."""
+    kinds = ("unigram=0.9,self=0.1", "unigram=0.5,bigram=0.5")
+    return [Variant(task, kind) for kind in kinds for task in TASKS]
+
+
 def vary_seeds() -> list[Variant]:
-    """The kinds of inputs that choices depend on, with three seeds."""
-    kinds = ("unigram", "bigram", "self", "vocabulary", "unigram=0.5,self=0.5")
+    """The kinds of inputs that the choice is between, with three seeds."""
+    kinds = ("unigram", "self", "unigram=0.5,self=0.5", "unigram=0.9,self=0.1", "real")
     return [Variant(task, kind, seed=seed) for seed in (1, 2) for kind in kinds for task in TASKS]
 
 
 PARTS: dict[str, Callable[[], list[Variant]]] = {
     "inputs": vary_inputs,
+    "longest": vary_longest,
+    "shares": vary_shares,
     "rest": vary_rest,
     "seeds": vary_seeds,
 }

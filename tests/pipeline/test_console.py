@@ -53,6 +53,17 @@ def test_where_there_is_no_terminal_progress_is_a_line_at_intervals(
     assert left == pytest.approx(600 / rate, abs=1)
 
 
+def test_before_the_first_one_is_done_no_rate_is_made_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
+    with Console().track("teacher", 1000, 100, "row") as advance:
+        advance(0)
+        assert capsys.readouterr().err == ""
+        advance(1)
+    assert capsys.readouterr().err.startswith("teacher: 101 of 1,000 rows, ")
+
+
 def test_on_a_terminal_progress_is_a_bar_with_rate_and_time_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

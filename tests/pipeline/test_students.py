@@ -75,3 +75,25 @@ def test_what_is_wrong_with_the_last_one_shows_before_the_first_is_trained(
     assert "no-such-encoder" in found.err
     assert "step 2:" not in found.err
     assert not (tmp_path / "out" / "mini").exists()
+
+
+def test_labelled_texts_train_without_a_teacher(llm: Path, mood: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "rows.csv"
+    texts.write_text("said,is\n" + "Good day,good\nBad day,bad\n" * 70)
+    command = ["student", "--task", mood, "--arch", "static", "--labels", "gold", *SHORT]
+    command += ["--texts", texts, "--text-column", "said", "--model", llm, "--out", tmp_path / "o"]
+    found = run_here(*command, "--label-column", "is", "--metrics", tmp_path / "m.json")
+    assert found.code == 0, found.err
+    for part in (
+        "labels: bad 70, good 70",
+        "(140 with labels, no teacher)",
+        "agreement with the l",
+    ):
+        assert part in found.err
+    assert json.loads((tmp_path / "m.json").read_text())["held_out_rows"] == 64
+    found = run_here(*command)
+    assert found.code == 2
+    assert found.err.splitlines()[-1] == f"error: {texts}, line 2: the text has no label"
+    found = run_here("student", "--task", mood, "--arch", "static", "--texts", texts)
+    assert found.code == 2
+    assert "fill one with `pipeline teacher --texts FILE` and give it by --from" in found.err

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -113,14 +112,15 @@ def test_a_constant_function_has_no_centred_angle(rows: int, other: str) -> None
         assert math.isnan(found.centred_angle)
         assert 0.0 < found.angle < 1.0
     assert measure(g, h).spread == 0.0
-    assert measure(g, h).teacher_nearly_constant
+    assert measure(g, h).constant_angle == 0.0
 
 
-def test_a_teacher_that_varies_is_not_nearly_constant() -> None:
+def test_the_angle_of_a_constant_is_what_the_mean_has() -> None:
+    g = softmax(np.random.default_rng(3).normal(size=(50, 3)))
+    found = measure(g, np.broadcast_to(g.mean(axis=0), g.shape).copy())
+    assert found.constant_angle == pytest.approx(found.angle)
     found = measure(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.5, 0.5], [0.5, 0.5]]))
-    assert not found.teacher_nearly_constant
-    assert found.angle == pytest.approx(math.pi / 4)
-    assert replace(found, spread=0.0499).teacher_nearly_constant
+    assert found.constant_angle == found.angle == pytest.approx(math.pi / 4)
 
 
 def test_nothing_to_compare_is_an_error() -> None:

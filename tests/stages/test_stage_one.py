@@ -20,8 +20,9 @@ from cache.directory import Cache
 from cache.errors import NonFiniteError
 from cache.reader import CacheReader
 from cache.samplers import VocabularySampler
+from stages.drawing import read_sampler
 from stages.errors import ModelError, SettingError, TextDataError
-from stages.inputs import read_sampler, read_table
+from stages.inputs import read_table
 from stages.language_model import load_language_model, load_tokenizer
 from stages.reporting import Interrupted, SilentReporter
 from stages.stage_one import TeacherResult, run_teacher
@@ -313,10 +314,10 @@ class TestBadAnswers:
         dull = change_weights(llm, tmp_path / "m", lambda model: model.lm_head.weight.mul_(1e-3))
         reporter = SilentReporter()
         result = run_teacher(make_teacher_config(mood, dull, tmp_path / "c", rows=8), reporter)
-        assert result.answers.teacher_nearly_constant
-        (line,) = reporter.warnings
-        assert "nearly constant" in line
-        assert "another sampler" in line
+        assert result.verdict.level == "hopeless" and result.answers.constant_angle < 0.1
+        first, last = reporter.warnings
+        assert first.startswith("verdict on 8 rows: hopeless: the teacher answers ")
+        assert "nothing can be learned" in first and "try --sampler" in last
 
 
 class TestTexts:

@@ -21,6 +21,7 @@ from cache.reader import CacheReader
 from stages.caches import find_cache
 from stages.errors import CacheChoiceError, SettingError, TrainingError
 from stages.inputs import read_table
+from stages.lessons import sum_seconds
 from stages.projection import OBJECTIVES
 from stages.records import RECORD, read_record
 from stages.reporting import Interrupted, SilentReporter
@@ -88,6 +89,11 @@ class TestStudents:
         assert record["fingerprint"] == result.fingerprint
         assert record["rows"] == 200
         assert record["training"]["steps"] == 12
+        assert (record["labels"], record["texts"]) == ("teacher", "")
+        assert record["seconds"]["training"] > 0
+        assert record["preparation"]["rows"] == 200
+        assert record["preparation"]["seconds"] == sum_seconds(CacheReader(filled[1].cache)) > 0
+        assert record["versions"]["threads"] == torch.get_num_threads()
         assert record["held_out"]["agreement"] == result.projection.agreement
         assert [path.name for path in out.parent.iterdir() if "checkpoint" in path.name] == []
 

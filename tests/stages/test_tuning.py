@@ -14,8 +14,8 @@ from tiny import LONGEST, fake_rates, make_teacher, make_teacher_config, run_out
 
 from cache.store import create_or_open, open_cache
 from stages import tuning
+from stages.drawing import make_attachments
 from stages.errors import ModelError
-from stages.inputs import make_attachments
 from stages.preparation import prepare_teacher
 from stages.reporting import Interrupted, SilentReporter
 from stages.stage_one import run_teacher

@@ -12,8 +12,9 @@ from cache.mixtures import parse_mixture
 from cache.reader import CacheReader
 from cache.samplers import SAMPLERS
 from stages.caches import format_teacher_command
+from stages.drawing import read_sampler
 from stages.errors import SettingError
-from stages.inputs import OWN, read_sampler, read_table
+from stages.inputs import OWN, read_table
 from stages.language_model import load_language_model, load_tokenizer
 from stages.reporting import SilentReporter
 from stages.stage_one import run_teacher

@@ -1,0 +1,113 @@
+"""The study's tables, and how well what needs no text foretold what is true of real texts."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gap.trials import Variant
+from stages.ranks import correlate_ranks
+
+KINDS = ("vocabulary", "unigram", "self", "real")
+HEADS = ("held out: vocabulary", "unigram", "own texts", "real texts")
+
+
+def read_runs(folder: Path) -> list[tuple[Variant, dict[str, Any]]]:
+    """Read the students that are there; files of a run in the making are empty."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        text = path.read_text()
+        if text:
+            run = json.loads(text)
+            result = run.pop("found")
+            found.append((Variant(**run), result))
+    return found
+
+
+def describe(variant: Variant) -> str:
+    """Say what is not the default."""
+    plain = Variant(variant.task, variant.inputs, seed=variant.seed)
+    changes = [
+        name if value is True else f"{name} {value}"
+        for name, value in vars(variant).items()
+        if value != getattr(plain, name)
+    ]
+    return ", ".join([f"`{variant.inputs}`", *changes])
+
+
+def format_cells(values: Sequence[float], digits: int = 1) -> str:
+    """Format a mean in percent, with the standard deviation where there are several."""
+    mean = f"{100 * statistics.mean(values):.{digits}f}"
+    spread = f" ± {100 * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return mean + spread
+
+
+def format_tables(runs: list[tuple[Variant, dict[str, Any]]]) -> list[str]:
+    """Return a table for each task, a line for each variant, the best on own texts first."""
+    lines = []
+    for task in dict.fromkeys(variant.task for variant, _ in runs):
+        groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+        for variant, result in runs:
+            if variant.task == task:
+                groups.setdefault((variant.steps, describe(variant)), []).append(result)
+        teacher = next(iter(groups.values()))[0]["real"]["teacher"]
+        lines += [
+            f"## {task} (teacher {100 * teacher:.1f})",
+            "",
+            f"| variant | seeds | {' | '.join(HEADS)} | accuracy |",
+            "|---|---|" + "---|" * (len(HEADS) + 1),
+        ]
+        best = sorted(
+            groups.items(),
+            key=lambda item: -statistics.mean(result["self"]["agreement"] for result in item[1]),
+        )
+        for (_, name), results in best:
+            cells = [format_cells([r[kind]["agreement"] for r in results]) for kind in KINDS]
+            accuracy = format_cells([r["real"]["accuracy"] for r in results])
+            lines.append(f"| {name} | {len(results)} | {' | '.join(cells)} | {accuracy} |")
+        lines.append("")
+    return lines
+
+
+def correlate(runs: list[tuple[Variant, dict[str, Any]]]) -> list[str]:
+    """Return rank correlations of each data-free figure with the accuracy on the test file."""
+    lines = [
+        "| task | runs | held out: vocabulary | unigram | own texts |",
+        "|---|---|---|---|---|",
+    ]
+    for task in dict.fromkeys(variant.task for variant, _ in runs):
+        own = [result for variant, result in runs if variant.task == task]
+        if len(own) < 3:
+            continue
+        truth = [result["real"]["accuracy"] for result in own]
+        cells = [
+            f"{correlate_ranks([result[kind]['agreement'] for result in own], truth):.2f}"
+            for kind in KINDS[:3]
+        ]
+        lines.append(f"| {task} | {len(own)} | {' | '.join(cells)} |")
+    return lines
+
+
+def draw_scatter(runs: list[tuple[Variant, dict[str, Any]]], path: Path) -> None:
+    """Draw agreement on own texts against accuracy on the test files, one panel a task."""
+    from matplotlib.figure import Figure
+
+    tasks = list(dict.fromkeys(variant.task for variant, _ in runs))
+    figure = Figure(figsize=(4 * len(tasks), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for panel, task in zip(panels, tasks, strict=True):
+        own = [result for variant, result in runs if variant.task == task]
+        panel.scatter(
+            [100 * result["self"]["agreement"] for result in own],
+            [100 * result["real"]["accuracy"] for result in own],
+            s=18,
+            alpha=0.7,
+        )
+        panel.axhline(100 * own[0]["real"]["teacher"], linewidth=0.8, color="0.5")
+        panel.set_title(f"{task}: {len(own)} students; line: the teacher", fontsize=9)
+        panel.set_xlabel("agreement on the teacher's own texts, %")
+        panel.set_ylabel("accuracy on the test file, %")
+    figure.savefig(path, dpi=110)

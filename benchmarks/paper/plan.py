@@ -1,0 +1,214 @@
+"""What the paper's experiments are made of: `pipeline` commands, and what each needs and leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PARAMS = Path("benchmarks/paper/params.yaml")
+PUBLISHED = Path("benchmarks/paper/published.yaml")
+DATA = Path("data/paper")
+TEXTS = DATA / "texts"
+FILES = ("train.jsonl.gz", "test.jsonl.gz")
+
+KINDS = ("texts", "self", "self-labelled", "projection", "algorithm-1")
+"""Caches of a task, named after the approach that they are for."""
+
+APPROACHES = ("direct", "texts", "texts-small", *KINDS[1:])
+"""Rows of the paper's Table 1, the synthetic one in two ways, and RQ1's to the letter."""
+
+TEACHER_SEED = 0
+"""One cache for all seeds of the students."""
+
+
+class PlanError(Exception):
+    """The parameters or the texts are not what the experiments need."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """At which scale the experiments are run.
+
+    Attributes:
+        teacher: The language model.
+        student: The students' encoder.
+        small: The second, smaller encoder.
+        steps: Steps of every student of a task.
+        batch: Rows a step.
+        log_every: Steps between two points of a curve.
+        held_out_rows: Rows that a point is measured on.
+        rows: Random inputs of a task.
+        own_texts: Texts of a task that the teacher writes.
+    """
+
+    teacher: str
+    student: str
+    small: str
+    steps: Mapping[str, int]
+    batch: int
+    log_every: int
+    held_out_rows: int
+    rows: int
+    own_texts: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+        name: Unique, for logs and messages.
+        arguments: What follows `pipeline`.
+        sources: What must be there first, as other steps or :func:`benchmarks.paper.run` leave it.
+        target: What is there when it is done.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    sources: tuple[Path, ...]
+    target: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All experiments at one scale.
+
+    Attributes:
+        name: The profile's name.
+        profile: The scale.
+        tasks: Their names.
+        seeds: The students' seeds.
+    """
+
+    name: str
+    profile: Profile
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def root(self) -> Path:
+        """Where all of it lies."""
+        return DATA / self.name
+
+    def list_steps(self) -> list[Step]:
+        """Return every step, each behind what it needs, long ones early."""
+        return [
+            *(self.fill_cache(task, kind) for task in self.tasks for kind in KINDS),
+            *(self.evaluate_teacher(task) for task in self.tasks),
+            *(self.train_student(*key) for key in self._students()),
+            *(self.evaluate_student(*key) for key in self._students()),
+            self.write_report(),
+        ]
+
+    def fill_cache(self, task: str, kind: str) -> Step:
+        """Return the step that asks the teacher; the last kind but one is the default recipe."""
+        train = TEXTS / task / FILES[0]
+        target = self.root / "teachers" / task / f"{kind}.json"
+        own: tuple[Any, ...] = {
+            "texts": ("--texts", train),
+            "self": ("--sampler", "self", "--rows", self.profile.own_texts),
+            "self-labelled": ("--sampler", "self-labelled", "--rows", self.profile.own_texts),
+            "projection": ("--rows", self.profile.rows),
+            "algorithm-1": ("--sampler", "uniform", "--rows", self.profile.rows),
+        }[kind]
+        common = ("teacher", "--task", task, "--model", self.profile.teacher)
+        where = ("--seed", TEACHER_SEED, "--cache", self.root / "cache", "--summary", target)
+        sources = (train,) if kind == "texts" else ()
+        return _make_step(f"teacher {task} {kind}", (*common, *own, *where), sources, target)
+
+    def train_student(self, task: str, approach: str, seed: int) -> Step:
+        """Return the step that trains a student."""
+        profile, target = self.profile, self._student(task, approach, seed)
+        arch = profile.small if approach == "texts-small" else profile.student
+        if approach == "direct":
+            train = TEXTS / task / FILES[0]
+            taught: tuple[Any, ...] = ("--labels", "gold", "--texts", train)
+            taught += ("--model", profile.teacher)
+            sources = (train,)
+        else:
+            summary = self.root / "teachers" / task / f"{approach.removesuffix('-small')}.json"
+            taught = ("--cache", self.root / "cache", "--from", summary)
+            sources = (summary,)
+        if approach == "algorithm-1":
+            taught += ("--objective", "algorithm-1")
+        how = ("--steps", profile.steps[task], "--rows", profile.batch)
+        how += ("--log-every", profile.log_every, "--held-out-rows", profile.held_out_rows)
+        common = ("student", "--task", task, "--arch", arch)
+        return _make_step(
+            f"student {task} {approach} {seed}",
+            (*common, *taught, *how, "--seed", seed, "--out", target),
+            sources,
+            target / "training.json",
+        )
+
+    def evaluate_student(self, task: str, approach: str, seed: int) -> Step:
+        """Return the step that measures a student on the test texts."""
+        student, test = self._student(task, approach, seed), TEXTS / task / FILES[1]
+        target = self.root / "evaluations" / task / f"{approach}-{seed}.json"
+        arguments = ("evaluate", "--model", student, "--data", test, "--metrics", target)
+        sources = (student / "training.json", test)
+        return _make_step(f"evaluate {task} {approach} {seed}", arguments, sources, target)
+
+    def evaluate_teacher(self, task: str) -> Step:
+        """Return the step that measures the teacher itself on the test texts."""
+        target, test = self.root / "evaluations" / task / "teacher.json", TEXTS / task / FILES[1]
+        arguments = ("evaluate", "--teacher", self.profile.teacher, "--task", task)
+        arguments += ("--data", str(test), "--metrics", str(target))
+        return _make_step(f"evaluate {task} teacher", arguments, (test,), target)
+
+    def write_report(self) -> Step:
+        """Return the step that makes a page of all the others."""
+        out = Path("reports/paper") / self.name
+        arguments = ("report", "--students", self.root / "students", "--evaluations")
+        arguments += (self.root / "evaluations", "--cache", self.root / "cache")
+        sources = tuple(self.evaluate_student(*key).target for key in self._students()) + tuple(
+            self.evaluate_teacher(task).target for task in self.tasks
+        )
+        return _make_step(
+            "report",
+            (*arguments, "--published", PUBLISHED, "--out", out),
+            (PUBLISHED, *sources),
+            out,
+        )
+
+    def _student(self, task: str, approach: str, seed: int) -> Path:
+        return self.root / "students" / task / f"{approach}-{seed}"
+
+    def _students(self) -> Iterator[tuple[str, str, int]]:
+        for task in self.tasks:
+            for approach in APPROACHES:
+                for seed in self.seeds:
+                    yield task, approach, seed
+
+
+def read_plan(path: Path = PARAMS) -> Plan:
+    """Read the parameters.
+
+    Raises:
+        PlanError: They are not as they must be.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        name = data["profile"]
+        profile = Profile(**data["profiles"][name])
+        plan = Plan(name, profile, tuple(data["tasks"]), tuple(data["seeds"]))
+        missing = [task for task in plan.tasks if task not in profile.steps]
+    except OSError as error:
+        raise PlanError(
+            f"cannot read {path} ({error.strerror}); run this from the repository's root"
+        ) from error
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise PlanError(f"{path}: {' '.join(str(error).split())}") from error
+    if missing:
+        raise PlanError(f"{path}: profile {name}: no steps for {', '.join(missing)}")
+    return plan
+
+
+def _make_step(
+    name: str, arguments: tuple[Any, ...], sources: tuple[Path, ...], target: Path
+) -> Step:
+    return Step(name, tuple(map(str, arguments)), sources, target)

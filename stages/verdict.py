@@ -1,0 +1,93 @@
+"""Whether anything can be learned from a teacher's answers, in words, before the money is spent.
+
+The measure is the method's own angle (paper, Eq. 15): that between the teacher and the best
+constant, ``arctan(spread / ‖mean g‖)``.  Students that learned their task end at an α of 0.05 to
+0.1, so where a constant is as near as that, a small α says nothing and there is nothing to learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stages.intervals import count_share
+from stages.projection import Projection
+
+HOPELESS_ANGLE = 0.1
+"""Radians between the teacher and a constant: as near as trained students come to the teacher."""
+
+DOUBTFUL_ANGLE = 0.2
+"""Twice that: a student then has half of the way left to learn on."""
+
+RARE = 0.1
+"""Share of its even share below which a class hardly occurs."""
+
+ONE_SIDED = 0.95
+"""Share of one class above which the others are hardly seen."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be expected of learning from these answers.
+
+    Attributes:
+        level: ``fine``, ``doubtful`` or ``hopeless``.
+        words: A sentence, with what to do where it is not fine.
+        rows: Rows that it rests on.
+        spread: Root mean square distance of g from its mean.
+        constant_angle: Angle between g and the best constant, in radians.
+        balance: Share of rows whose largest class is each one.
+    """
+
+    level: str
+    words: str
+    rows: int
+    spread: float
+    constant_angle: float
+    balance: tuple[float, ...]
+
+
+def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Verdict:
+    """Judge a teacher's answers.
+
+    Args:
+        found: The teacher's figures; the student's are not looked at.
+        labels: The classes' names in column order.
+        sampler: Where the inputs come from, for advice.
+    """
+    angle = found.constant_angle
+    top = max(range(len(labels)), key=lambda column: found.balance[column])
+    shares = [count_share(round(share * found.rows), found.rows) for share in found.balance]
+    said = (
+        f"the teacher answers {labels[top]!r} to {found.balance[top]:.0%} of these inputs, with a "
+        f"spread of {found.spread:.2f}"
+    )
+    rare = [
+        label
+        for label, share in zip(labels, shares, strict=True)
+        if share.high < RARE / len(labels)
+    ]
+    if angle < HOPELESS_ANGLE:
+        level = "hopeless"
+        words = f"{said}: nothing can be learned from them; {_advise(sampler)}"
+    elif angle < DOUBTFUL_ANGLE or shares[top].low > ONE_SIDED:
+        level = "doubtful"
+        words = f"{said}: little can be learned from them; {_advise(sampler)}"
+    elif rare:
+        level = "doubtful"
+        most = max(shares[labels.index(label)].high for label in rare)
+        words = (
+            f"to these inputs the teacher hardly ever answers {', '.join(map(repr, rare))} (at "
+            f"most {most:.1%}), which a student then hardly learns; {_advise(sampler)}"
+        )
+    else:
+        level = "fine"
+        words = f"{said}: there is something to learn"
+    return Verdict(level, words, found.rows, found.spread, angle, found.balance)
+
+
+def _advise(sampler: str) -> str:
+    if sampler == "texts":
+        return "look at the prompt and the label words with `pipeline task check`"
+    other = "unigram" if sampler != "unigram" else "unigram=0.5,self=0.5"
+    return f"try --sampler {other}, or other label words (`pipeline task check`)"
