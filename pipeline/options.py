@@ -21,6 +21,21 @@ class AutoCount(click.ParamType[int | None]):
         return click.IntRange(min=1).convert(value, param, ctx)
 
 
+class SamplerMixture(click.ParamType[str]):
+    """A sampler's name, or several with shares; what the shares must be is checked when used."""
+
+    name = "sampler"
+    known = ("unigram", "vocabulary", "uniform", "self", "self-labelled")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text as it was given."""
+        for part in str(value).split(","):
+            name = part.partition("=")[0].strip()
+            if name not in self.known:
+                self.fail(f"{name!r} is none of {', '.join(map(repr, self.known))}", param, ctx)
+        return str(value)
+
+
 CACHE = click.option(
     "--cache",
     default="data/cache",

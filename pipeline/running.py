@@ -9,7 +9,7 @@ import click
 
 from pipeline.files import write_json
 from pipeline.formats import format_duration, format_size
-from pipeline.options import CACHE, CHAT, QUANTISE, AutoCount
+from pipeline.options import CACHE, CHAT, QUANTISE, AutoCount, SamplerMixture
 
 if TYPE_CHECKING:
     from stages.estimate import Estimate
@@ -25,6 +25,7 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 @click.option("--model", default="auto", show_default=True, help="auto, mini, hub id or directory.")
 @click.option(
     "--sampler",
+    type=SamplerMixture(),
     default="unigram",
     show_default=True,
     help="unigram, vocabulary, uniform, self, self-labelled, or shares: vocabulary=0.5,self=0.5.",

@@ -148,9 +148,9 @@ def _write_measured(record: Mapping[str, Any]) -> Iterator[str]:
     held_out, judge = record["held_out"], _name_judge(record)
     share = count_share(round(held_out["agreement"] * held_out["rows"]), held_out["rows"])
     yield (
-        f"On {share.rows:,} held-out rows of the same inputs: agreement with {judge} {share}, angle "
-        f"α {held_out['angle']:.3f} rad, centred angle {held_out['centred_angle']:.3f} rad. In "
-        "brackets is the interval of 95 %."
+        f"On {share.rows:,} held-out rows of the same inputs: agreement with {judge} {share}, "
+        f"angle α {held_out['angle']:.3f} rad, centred angle {held_out['centred_angle']:.3f} rad. "
+        "In brackets is the interval of 95 %."
     )
     own = read_share(record.get("own_texts"))
     if own is not None:

@@ -186,6 +186,9 @@ class Teacher:
 
         Returns:
             Probabilities, shape (V,), float64, on the CPU.
+
+        Raises:
+            ModelError: The model's logits are no numbers.
         """
         with self.suspend():
             total = torch.zeros(len(self.table), dtype=torch.float64)
@@ -195,6 +198,8 @@ class Teacher:
                 output = self.model(inputs_embeds=inputs, use_cache=False)
                 logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
                 total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
+        if not total.isfinite().all():
+            raise ModelError("the model's logits are no numbers: its weights are damaged")
         return total / total.sum()
 
     @contextmanager

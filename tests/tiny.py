@@ -340,7 +340,8 @@ def make_encoder_config(model_type: str, own: dict[str, Any]) -> hf.PretrainedCo
 
 def make_teacher_config(task: Path | str, model: Path | str, cache: Path, **own: Any) -> Any:
     """Settings of a cache of a few shards that fills in a second."""
-    small = {"rows": 200, "chunk_rows": 8, "shard_rows": 32, "batch_positions": 512, "own_texts": 0}
+    small: dict[str, Any] = {"rows": 200, "chunk_rows": 8, "shard_rows": 32, "batch_positions": 512}
+    small |= {"sampler": "vocabulary", "own_texts": 0}
     return TeacherConfig(task=str(task), model=str(model), cache=cache, **small | own)
 
 

@@ -41,7 +41,7 @@ def write(text: str) -> None:
 def test_without_a_file_the_built_in_defaults_hold(seen: Callable[[str], Seen]) -> None:
     kept = seen("teacher")
     assert run_here("teacher", "--task", "imdb").code == 0
-    assert kept[0]["sampler"] == "vocabulary"
+    assert kept[0]["sampler"] == "unigram"
     assert kept[0]["model"] == "auto"
     assert kept[0]["rows"] == 65536
     assert kept[0]["cache"] == "data/cache"
@@ -135,5 +135,5 @@ def test_the_project_s_own_file_is_understood(
     assert set(read_params(cli)) >= {"teacher", "student"}
     kept = seen("teacher")
     assert run_here("teacher", "--task", "imdb").code == 0
-    assert kept[0]["sampler"] == "vocabulary"
+    assert kept[0]["sampler"] == "unigram"
     assert json.dumps(read_params(cli))

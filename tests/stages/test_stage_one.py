@@ -31,6 +31,7 @@ from stages.teacher import Teacher
 
 ROWS = 800
 OPTIONS = ("--rows", ROWS, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
+OPTIONS += ("--sampler", "vocabulary", "--own-texts", 0)
 TEXTS = ["Good film", "", "Bad", "Poor, poor", 'a "great"', "Bad\u2028Good", "é😀", "Great" * 9] * 5
 
 
