@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pipeline import caching, exporting, inspecting, running, using
+from pipeline import caching, exporting, inspecting, reporting, running, using
 from pipeline.params import read_params
 
 
@@ -45,6 +45,7 @@ for command in (
     using.evaluate,
     using.tag,
     exporting.export,
+    reporting.report,
     inspecting.task,
     caching.cache,
     inspecting.doctor,

@@ -47,3 +47,7 @@ class ExportError(StageError):
 
 class HubError(StageError):
     """A model hub cannot be reached, or does not take what is to be uploaded."""
+
+
+class ReportError(StageError):
+    """There is nothing to report, or it cannot be drawn or written."""

@@ -96,6 +96,7 @@ class Evaluation:
         held_out: The written student against the cached answers.
         calibration: How far the probabilities mean what they say.
         selection: What the threshold leaves of the student's answers.
+        task: The task's name.
         model: The student's directory or file, as it was given.
         teacher_name: The teacher that was asked.
         agreement_interval: 95 % interval of the agreement.
@@ -110,6 +111,7 @@ class Evaluation:
     held_out: Projection | None = None
     calibration: Confidence | None = None
     selection: Selection | None = None
+    task: str | None = None
     model: str | None = None
     teacher_name: str | None = None
     agreement_interval: tuple[float, float] | None = None
@@ -205,6 +207,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         None if agreement is None else agreement.value,
         calibration=calibration,
         selection=selection,
+        task=task.name,
         model=None if config.model is None else str(config.model),
         teacher_name=config.teacher,
         agreement_interval=None if agreement is None else agreement.interval,

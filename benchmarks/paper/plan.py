@@ -95,14 +95,15 @@ class Plan:
         return DATA / self.name
 
     def list_steps(self) -> list[Step]:
-        """Return every step, each behind what it needs, long ones early."""
-        return [
-            *(self.fill_cache(task, kind) for task in self.tasks for kind in KINDS),
-            *(self.evaluate_teacher(task) for task in self.tasks),
-            *(self.train_student(*key) for key in self._students()),
-            *(self.evaluate_student(*key) for key in self._students()),
-            self.write_report(),
-        ]
+        """Return every step, each behind what it needs, one task after the other."""
+        steps = []
+        for task in self.tasks:
+            keys = [key for key in self._students() if key[0] == task]
+            steps += [self.fill_cache(task, kind) for kind in KINDS]
+            steps.append(self.evaluate_teacher(task))
+            steps += [self.train_student(*key) for key in keys]
+            steps += [self.evaluate_student(*key) for key in keys]
+        return [*steps, self.write_report()]
 
     def fill_cache(self, task: str, kind: str) -> Step:
         """Return the step that asks the teacher; the last kind but one is the default recipe."""

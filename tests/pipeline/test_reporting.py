@@ -1,0 +1,119 @@
+"""The report as a person meets it: the command, and the page in a browser."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from reports import write_everything
+
+from pipeline.cli import cli
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+CONTRAST = """() => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const light = c => { const [r, g, b] = parse(c).map(v => { v /= 255;
+    return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const behind = e => { for (; e; e = e.parentElement) {
+    const c = getComputedStyle(e).backgroundColor, p = parse(c); if (p.length < 4 || p[3] > 0) return c; } return 'rgb(255, 255, 255)'; };
+  return [...document.querySelectorAll('h1, h2, p, li, th, td, pre, figcaption, svg text')]
+    .filter(e => e.textContent.trim()).map(e => { const s = getComputedStyle(e);
+      const a = light(e.closest('svg') ? s.fill : s.color), b = light(behind(e));
+      return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.tagName + ' ' + e.textContent]; })
+    .filter(([ratio]) => ratio < 4.5); }"""
+
+OVERLAPS = """() => { const found = [];
+  const check = list => { const boxes = list.map(e => [e, e.getBoundingClientRect()]);
+    for (let i = 1; i < boxes.length; i++) { const [a, p] = boxes[i - 1], [b, q] = boxes[i];
+      if (q.top < p.bottom - 1) found.push(a.outerHTML.slice(0, 40) + b.outerHTML.slice(0, 40)); } };
+  check([...document.querySelectorAll('main > *')]);
+  for (const row of document.querySelectorAll('tr')) { const cells = [...row.children];
+    for (let i = 1; i < cells.length; i++) if (cells[i].getBoundingClientRect().left <
+      cells[i - 1].getBoundingClientRect().right - 1) found.push(row.textContent); }
+  for (const cell of document.querySelectorAll('th, td'))
+    if (cell.scrollWidth > cell.clientWidth + 1) found.push('cut: ' + cell.textContent);
+  return found; }"""
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("page")
+    write_everything(root)
+    published = Path(__file__).parents[2] / "benchmarks" / "paper" / "published.yaml"
+    options = ("--students", root / "students", "--evaluations", root / "evaluations",
+               "--published", published, "--out", root / "out")  # fmt: skip
+    done = CliRunner().invoke(cli, ["report", *map(str, options)])
+    assert done.exit_code == 0, done.output
+    assert str(root / "out" / "report.html") in done.output
+    return root / "out"
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner()
+    done = run.invoke(cli, ["report"], standalone_mode=False)
+    assert "there is no directory data/students" in str(done.exception)
+    done = run.invoke(cli, ["report", "--students", "nowhere"], standalone_mode=False)
+    assert "nowhere" in str(done.exception)
+    (tmp_path / "data" / "students").mkdir(parents=True)
+    done = run.invoke(cli, ["report"], standalone_mode=False)
+    assert "nothing to report below data/students" in str(done.exception)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_in_a_browser(browser: Any, out: Path, width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    troubles: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((out / "report.html").as_uri())
+    assert troubles == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert page.evaluate(OVERLAPS) == []
+    assert page.evaluate(CONTRAST) == []
+    # In front of a background of the scheme, figures are drawn and not blank.
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+    figures = page.locator("figure svg")
+    assert figures.count() == 3
+    for number in range(3):
+        box = figures.nth(number).bounding_box()
+        assert box["width"] >= 300 and box["height"] >= 150
+        picture = Image.open(io.BytesIO(figures.nth(number).screenshot())).convert("RGB")
+        counts = sorted(picture.getcolors(2**24), reverse=True)
+        assert counts[0][0] < 0.99 * picture.width * picture.height
+        assert len(counts) > 30
+    page.close()
