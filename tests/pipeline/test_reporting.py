@@ -32,7 +32,9 @@ CONTRAST = """() => {
     return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
     return .2126 * r + .7152 * g + .0722 * b; };
   const behind = e => { for (; e; e = e.parentElement) {
-    const c = getComputedStyle(e).backgroundColor, p = parse(c); if (p.length < 4 || p[3] > 0) return c; } return 'rgb(255, 255, 255)'; };
+      const c = getComputedStyle(e).backgroundColor, p = parse(c);
+      if (p.length < 4 || p[3] > 0) return c; }
+    return 'rgb(255, 255, 255)'; };
   return [...document.querySelectorAll('h1, h2, p, li, th, td, pre, figcaption, svg text')]
     .filter(e => e.textContent.trim()).map(e => { const s = getComputedStyle(e);
       const a = light(e.closest('svg') ? s.fill : s.color), b = light(behind(e));
@@ -42,7 +44,7 @@ CONTRAST = """() => {
 OVERLAPS = """() => { const found = [];
   const check = list => { const boxes = list.map(e => [e, e.getBoundingClientRect()]);
     for (let i = 1; i < boxes.length; i++) { const [a, p] = boxes[i - 1], [b, q] = boxes[i];
-      if (q.top < p.bottom - 1) found.push(a.outerHTML.slice(0, 40) + b.outerHTML.slice(0, 40)); } };
+      if (q.top < p.bottom - 1) found.push([a, b].map(e => e.outerHTML.slice(0, 40))); } };
   check([...document.querySelectorAll('main > *')]);
   for (const row of document.querySelectorAll('tr')) { const cells = [...row.children];
     for (let i = 1; i < cells.length; i++) if (cells[i].getBoundingClientRect().left <
