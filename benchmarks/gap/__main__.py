@@ -1,7 +1,9 @@
-"""The study: ``python -m benchmarks.gap --data DIR [--only PART] [--report --out FILE]``.
+"""The study: ``python -m benchmarks.gap --data DIR [--only PART]``, then ``… --report``.
 
 DIR/<task>/ holds {train,test}.jsonl.gz; they are measured on, and nothing is chosen by them.
-Students that are in ``--work`` are not trained again; several processes share the work.
+Students that are in ``--work`` are not trained again; several processes share the work.  A student
+takes one to three minutes of one core.  ``--report`` writes benchmarks/gap.md and gap.png from what
+is there and runs nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gap.pages import write_report
 from benchmarks.gap.pools import OWN, Pool, Source, make_pool
 from benchmarks.gap.trials import Variant, run_variant
 from benchmarks.gap.variants import PARTS
@@ -69,9 +72,16 @@ def main() -> None:
     """Run what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("data/gap"))
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of <task>/{train,test}.jsonl.gz")
     parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/gap.md"))
     options = parser.parse_args()
+    if options.report:
+        print(write_report(options.work, options.out))
+        return
+    if options.data is None:
+        parser.error("give --data, or --report")
     study, runs = Study(options.work, options.data), options.work / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     for part in options.only or PARTS:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.gap.pages import correlate, describe, draw_scatter, format_tables, read_runs
 from benchmarks.gap.pools import OWN, Pool, Source, make_pool
-from benchmarks.gap.report import correlate, describe, draw_scatter, format_tables, read_runs
 from benchmarks.gap.trials import Variant, run_variant, split
 from benchmarks.gap.variants import PARTS
 
