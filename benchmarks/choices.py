@@ -19,7 +19,8 @@ from typing import Any
 VARIANTS = {
     "samplers": [(("--sampler", name), ()) for name in ("vocabulary", "unigram", "uniform")],
     "objectives": [
-        ((), ("--objective", name)) for name in ("kl", "generalised-kl", "l2", "algorithm-1")
+        (("--sampler", "vocabulary"), ("--objective", name))
+        for name in ("kl", "generalised-kl", "l2", "algorithm-1")
     ],
 }
 OUT = Path("data/choices")
@@ -63,7 +64,7 @@ def main() -> None:
     print("| variant | spread of g | ‖h‖ | α | centred α | agreement, random inputs | on texts |")
     print("|---|---|---|---|---|---|---|")
     for teacher, student in VARIANTS[options.what]:
-        name = (teacher or student)[1]
+        name = (student or teacher)[1]
         summary, metrics, model = OUT / "teacher.json", OUT / "student.json", OUT / "student"
         common = ("--task", options.task)
         run(

@@ -115,7 +115,7 @@ def list_variants() -> list[Variant]:
 def fill_caches(work: Path, data: Path | None) -> list[str]:
     """Have the teacher answer every kind of input; return the kinds."""
     kinds: dict[str, dict[str, Any]] = {
-        "vocabulary": {"rows": 65536},
+        "vocabulary": {"rows": 65536, "sampler": "vocabulary"},
         "own": {"texts": write_own_texts(work / "own.jsonl", TASK, 10240)},
     }
     if data is not None:
@@ -127,7 +127,12 @@ def fill_caches(work: Path, data: Path | None) -> list[str]:
         fixed = {"model": "mini", "device": "cpu", "dtype": "float32", "batch_positions": 4096}
         run_teacher(
             TeacherConfig(
-                task=TASK, cache=work / "cache" / kind, compile="off", **fixed, **options
+                task=TASK,
+                cache=work / "cache" / kind,
+                compile="off",
+                own_texts=0,
+                **fixed,
+                **options,
             ),
             SilentReporter(),
         )

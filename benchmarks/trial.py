@@ -84,6 +84,8 @@ class Trial:
         config = TeacherConfig(
             task=self.task,
             model="mini",
+            sampler="vocabulary",
+            own_texts=0,
             rows=self.effort.rows,
             chunk_rows=chunk,
             shard_rows=min(4096, self.effort.rows // 2),

@@ -20,8 +20,8 @@ with the mini teacher in percent, on 1,024 held-out rows of three kinds and on t
 IMDB 3,000 of them); accuracy on the latter.  Variants stand in the order of their agreement on the
 teacher's own texts.  By that, the held-out rows and the time that inputs take choices are made;
 what is true of real texts stands beside it.  Mean ± standard deviation where there are several
-seeds.  One seed's agreement on 1,024 rows is uncertain by about 1.5 points, and its accuracy differs
-by about 0.3 points from another seed's."""
+seeds.  One seed's agreement on 1,024 rows is uncertain by about 1.5 points, and its accuracy lies
+about 0.3 points from another seed's."""
 
 KINDS = ("vocabulary", "unigram", "self", "real")
 HEADS = ("held out: vocabulary", "unigram", "own texts", "real texts")
