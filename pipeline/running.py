@@ -129,7 +129,7 @@ def _show_estimate(found: Estimate) -> None:
         ("disk", f"{format_size(found.bytes)} in {found.directory}"),
         ("verdict", f"{found.verdict.level}: {found.verdict.words}"),
     ):
-        click.echo(f"{name + ':':<8}{value}")
+        click.echo(f"{name + ':':<9}{value}")
     click.echo("dry run: nothing was written")
 
 

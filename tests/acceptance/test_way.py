@@ -136,11 +136,17 @@ def test_answers_that_are_no_numbers_end_with_the_row(place: Path, mood: Path) -
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
     model.save_pretrained(folder)
-    found = run_here("teacher", "--task", mood, "--model", folder, *FILL)
+    command = ("teacher", "--task", mood, "--model", folder, *FILL, "--sampler")
+    found = run_here(*command, "vocabulary")
     assert found.code == 1
     assert found.err.splitlines()[-1].startswith("error: ")
+    assert "there will be no own texts" in found.err
     assert "shard 0" in found.err
     assert "row 0" in found.err
+    # Who asks the model what it expects finds out before that.
+    found = run_here(*command, "unigram")
+    assert found.code == 1
+    assert "weights are damaged" in found.err.splitlines()[-1]
 
 
 def test_the_bundled_model_answers_real_texts(place: Path, shared: Path) -> None:

@@ -20,8 +20,15 @@ def test_a_dry_run_prints_what_a_run_would_take(llm: Path, mood: Path, tmp_path:
     found = run_here(*command)
     assert found.code == 0, found.err
     names = [line.split(":")[0] for line in found.out.splitlines()]
-    assert names == ["rows", "batch", "speed", "time", "disk", "dry run"]
-    for part in ("96", "rows a second, from", "one worker", f"in {root}/mood/", "nothing was"):
+    assert names == ["rows", "batch", "speed", "time", "disk", "verdict", "dry run"]
+    for part in (
+        "96",
+        "rows a second, from",
+        "one worker",
+        f"in {root}/mood/",
+        "nothing was",
+        "verdict: ",
+    ):
         assert part in found.out
     assert "found by trial" in found.err
     assert not root.exists()
