@@ -158,7 +158,7 @@ class _Writer:
         if fault:
             raise ModelError(
                 f"{type(teacher.model).__name__} cannot write texts: it keeps no keys and values "
-                f"that several texts could be continued with ({fault}); use another sampler"
+                f"that several texts could be continued with ({fault})"
             )
 
     def _find_fault(self) -> str:

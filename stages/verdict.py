@@ -7,6 +7,7 @@ constant, ``arctan(spread / ‖mean g‖)``.  Students that learned their task e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,9 @@ def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Ver
         sampler: Where the inputs come from, for advice.
     """
     angle = found.constant_angle
+    if math.isnan(found.norm_g):
+        words = "the teacher's answers are no numbers: its weights are damaged"
+        return Verdict("hopeless", words, found.rows, found.spread, angle, found.balance)
     top = max(range(len(labels)), key=lambda column: found.balance[column])
     shares = [count_share(round(share * found.rows), found.rows) for share in found.balance]
     said = (

@@ -140,7 +140,8 @@ def test_answers_that_are_no_numbers_end_with_the_row(place: Path, mood: Path) -
     found = run_here(*command, "vocabulary")
     assert found.code == 1
     assert found.err.splitlines()[-1].startswith("error: ")
-    assert "there will be no own texts" in found.err
+    assert "no texts of the model's own: LlamaForCausalLM cannot write" in found.err
+    assert "the teacher's answers are no numbers" in found.err
     assert "shard 0" in found.err
     assert "row 0" in found.err
     # Who asks the model what it expects finds out before that.
