@@ -23,6 +23,9 @@ what is true of real texts stands beside it.  Mean ± standard deviation where t
 seeds.  One seed's agreement on 1,024 rows is uncertain by about 1.5 points, and its accuracy lies
 about 0.3 points from another seed's."""
 
+WORDS = Path(__file__).with_name("words.md")
+"""What follows from the tables, for people."""
+
 KINDS = ("vocabulary", "unigram", "self", "real")
 HEADS = ("held out: vocabulary", "unigram", "own texts", "real texts")
 
@@ -30,12 +33,10 @@ HEADS = ("held out: vocabulary", "unigram", "own texts", "real texts")
 def write_report(work: Path, out: Path) -> str:
     """Write the study's page and its figure from the students that are there; return the page."""
     runs = read_runs(work / "runs")
-    verdict = out.with_name(f"{out.stem}-words.md")
     lines = ["# Closing the gap to real texts", "", ABOUT, "", *format_tables(runs)]
     lines += ["## What foretold the accuracy", "", "Spearman's rank correlation over all students:"]
     lines += ["", *correlate(runs), "", f"![agreement and accuracy]({out.stem}.png)", ""]
-    if verdict.is_file():
-        lines += [verdict.read_text(encoding="utf-8").strip(), ""]
+    lines += [WORDS.read_text(encoding="utf-8").strip(), ""]
     page = "\n".join(lines)
     out.write_text(page, encoding="utf-8")
     draw_scatter(runs, out.with_suffix(".png"))
