@@ -88,20 +88,18 @@ def write_texts(
     tokens = np.full((len(seeds), longest), -1, dtype=np.int32)
     with torch.inference_mode(), teacher.suspend():
         for lead, rows in _choose_leads(teacher, seeds, how.labelled):
-            writer = _Writer(teacher, lead, how, longest, shortest, watch)
+            try:
+                writer = _Writer(teacher, lead, how, longest, shortest, watch)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                raise _refuse(teacher, longest, error) from error
             size = MOST_ROWS
             while len(rows):
                 part = rows[:size]
                 try:
                     tokens[part] = writer.write(seeds[part])
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if size == 1:
-                        raise ModelError(
-                            f"{teacher.device} has no memory to write a single text of {longest} "
-                            "pieces; use a smaller model, --quantise or a shorter max_length"
-                        ) from error
+                    if size == 1 or not is_out_of_memory(error):
+                        raise _refuse(teacher, longest, error) from error
                     size //= 2
                     watch.warn(
                         f"{teacher.device} has no memory to write {len(part)} texts at once; going "
@@ -111,6 +109,16 @@ def write_texts(
                 rows = rows[len(part) :]
                 watch.advance(len(part))
     return tokens
+
+
+def _refuse(teacher: Teacher, longest: int, error: BaseException) -> BaseException:
+    """Return what to raise where not even one text can be written."""
+    if not is_out_of_memory(error):
+        return error
+    return ModelError(
+        f"{teacher.device} has no memory to write a single text of {longest} pieces; use a smaller "
+        "model, --quantise or a shorter max_length"
+    )
 
 
 def _choose_leads(

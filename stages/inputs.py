@@ -99,6 +99,7 @@ def prepare_inputs(
         TextDataError: The file of texts cannot be read.
     """
     if config.texts is not None:
+        _check_writing(config, False)
         texts = encode_texts(
             config.texts, tokenizer, task.max_length, reporter, text_column=config.text_column
         )
@@ -125,6 +126,7 @@ def prepare_inputs(
     except SamplerError as error:
         raise SettingError(str(error)) from error
     seeds = mix_seeds(config.seed, 0, config.rows)
+    _check_writing(config, any(name in OWN for name in mixture.names))
     identity = {
         "name": mixture.text,
         "lengths": {"kind": rule.kind, "minimum": rule.minimum, "maximum": rule.maximum},
@@ -149,6 +151,15 @@ def prepare_inputs(
         writing = Writing(mixture, how, config.min_length, task.max_length)
         lengths[np.isin(mixture.choose_parts(seeds), own)] = task.max_length
     return Inputs(seeds, lengths.astype(np.int32), None, identity, writing)
+
+
+def _check_writing(config: TeacherConfig, writes: bool) -> None:
+    for name in ("temperature", "top_p"):
+        if not writes and getattr(config, name) != 1:
+            raise SettingError(
+                f"{name.replace('_', '-')}: got {getattr(config, name):g}, but nothing is written "
+                f"by the model; it is for the samplers {' and '.join(OWN)}"
+            )
 
 
 def read_table(cache: Cache) -> torch.Tensor:

@@ -193,6 +193,9 @@ def collect(
             except ExportError as error:
                 faults.append(str(error))
                 continue
+            if not _is_whole(record):
+                faults.append(f"{path} does not say what a report needs of a student")
+                continue
             score = _match(path.parent, root, scores)
             if score is None:
                 faults.append(f"{path.parent} was not measured on labelled texts")
@@ -204,6 +207,17 @@ def collect(
     found = Findings(tuple(runs), teachers, caches, _read_published(published), ())
     faults += _find_gaps(found)
     return Findings(found.runs, teachers, caches, found.published, tuple(faults))
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether what is read of a record without asking is there."""
+    try:
+        held = record["held_out"]
+        return bool(
+            0 <= float(held["agreement"]) <= 1 <= int(held["rows"]) and record["task"]["name"]
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _settings(run: Run) -> tuple[str, ...]:

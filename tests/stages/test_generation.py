@@ -118,9 +118,21 @@ def test_fewer_at_once_where_the_memory_is_short(monkeypatch: pytest.MonkeyPatch
     got = write_texts(teacher, SEEDS, Generation(), LONGEST, listener.watch)
     assert (got == wanted).all(axis=1).mean() > 0.9
     assert len(listener.warnings) == 1 and "on with 8" in listener.warnings[0]
-    monkeypatch.setattr(teacher.model, "forward", lambda **inputs: run_out(**inputs, more=1 / 0))
-    with pytest.raises(ZeroDivisionError):
-        write(teacher)
+
+
+def test_not_even_one_text_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = make_teacher("llama")
+    forward, calls = teacher.model.forward, iter(range(100))
+
+    def run_out(**inputs: Any) -> Any:
+        if next(calls) >= 4:  # behind the trial of two rows
+            raise MemoryError
+        return forward(**inputs)
+
+    for broken in (run_out, lambda **inputs: run_out()):
+        monkeypatch.setattr(teacher.model, "forward", broken)
+        with pytest.raises(ModelError, match="no memory to write a single text of 24"):
+            write(teacher)
 
 
 def test_after_writing_the_teacher_answers_as_before() -> None:

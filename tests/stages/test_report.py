@@ -75,6 +75,8 @@ def test_what_is_missing_is_said(root: Path, tmp_path: Path) -> None:
     (own / "evaluations" / "imdb" / "teacher.json").unlink()
     (own / "evaluations" / "imdb" / "noise.json").write_text("[1]")
     (own / "students" / "imdb" / "texts-1" / "training.json").write_text("{")
+    other = own / "students" / "imdb" / "texts-2" / "training.json"
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"held_out": {"rows": "many"}}))
     said = "\n".join(gather(own).faults)
     for part in (
         "imdb: 2 of 3 seeds of “distilled on the teacher's own texts, mini”",
@@ -82,6 +84,7 @@ def test_what_is_missing_is_said(root: Path, tmp_path: Path) -> None:
         "texts-0 was not measured on labelled texts",
         "imdb: the teacher itself was not measured",
         "noise.json is no evaluation",
+        "texts-2/training.json does not say what a report needs",
         "texts-1 is no student: training.json is missing or damaged",
         "the cache cdcdcdcdcdcd of",
     ):

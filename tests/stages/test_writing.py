@@ -108,4 +108,7 @@ def test_what_cannot_be_written_is_refused(mood: Path, llm: Path, tmp_path: Path
         run_teacher(
             make_teacher_config(mood, llm, tmp_path, sampler="self", top_p=2.0), SilentReporter()
         )
+    for own in ({"temperature": 0.5}, {"top_p": 0.9, "texts": tmp_path / "t.txt"}):
+        with pytest.raises(SettingError, match="nothing is written by the model"):
+            run_teacher(make_teacher_config(mood, llm, tmp_path, **own), SilentReporter())
     assert not list(tmp_path.rglob("manifest.json"))
