@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from reports import write_everything
+from written_students import write_everything
 
 from pipeline.cli import cli
 

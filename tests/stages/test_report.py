@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reports import write_everything, write_student
+from written_students import write_everything, write_student
 
 from stages.errors import ReportError, SettingError
 from stages.report import Findings, collect
