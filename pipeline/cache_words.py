@@ -168,6 +168,8 @@ def _input_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
             ]
         else:
             words += [("texts", notes["source"])]
+        if notes.get("own_texts"):
+            words += [("own texts", f"{notes['own_texts']}, written by the model itself")]
         words += [
             (
                 "computed",

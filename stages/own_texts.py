@@ -21,6 +21,9 @@ from stages.intervals import Share, count_share
 from stages.teacher import Teacher, Watch
 
 ATTACHMENT = "own-texts.safetensors"
+NOTE = "own_texts"
+"""Under which a manifest notes how many there are."""
+
 FIRST_SEED = 2**41
 """Index of the first seed, beyond those of all rows and of the contexts of `unigram`."""
 
@@ -43,6 +46,12 @@ class OwnTexts:
     tokens: NDArray[np.int32]
     lengths: NDArray[np.int32]
     logits: NDArray[np.float32]
+
+    @property
+    def largest_class(self) -> float:
+        """Share of the teacher's most frequent answer: what one answer to all texts would reach."""
+        counts = np.bincount(self.logits.argmax(axis=1), minlength=self.logits.shape[1])
+        return float(counts.max() / counts.sum())
 
     def to_bytes(self) -> bytes:
         """Return the contents of the attachment."""
@@ -111,11 +120,38 @@ def read_own_texts(cache: Cache) -> OwnTexts | None:
     return found
 
 
-def describe_agreement(share: Share) -> str:
-    """Say what the agreement on own texts is worth."""
+def describe_difference(cache: Cache, asked: int) -> str | None:
+    """Say that a cache was created with another number of texts than is asked for now.
+
+    Args:
+        cache: The cache; its texts are as they were made, whatever is asked for later.
+        asked: Texts that are asked for.
+
+    Returns:
+        A line, or None where the number is the same or not known.
+    """
+    kept = cache.manifest.notes.get(NOTE, None if ATTACHMENT in cache.manifest.attachments else 0)
+    if kept is None or kept == asked:
+        return None
+    return (
+        f"own texts: {kept or 'none'}, as this cache was created with, instead of {asked:,}; only "
+        "a new cache gets others"
+    )
+
+
+def describe_agreement(share: Share, largest_class: float | None) -> str:
+    """Say what the agreement on own texts is worth.
+
+    Args:
+        share: The agreement.
+        largest_class: What one answer to all texts would reach; None where that is not known.
+    """
+    beside = (
+        "" if largest_class is None else f", where one answer to all would in {largest_class:.1%}"
+    )
     return (
         f"own texts: on {share.rows:,} texts that the teacher wrote itself the student agrees in "
-        f"{share}: the estimate for real texts where there are none"
+        f"{share}{beside}: the estimate for real texts where there are none"
     )
 
 

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cache.directory import Cache
+from cache.manifest import MANIFEST
 from cache.philox_torch import describe_backend
-from cache.places import parse_place
+from cache.places import Place, parse_place
 from cache.reader import CacheReader
-from cache.store import create_or_open
+from cache.store import create_or_open, open_cache
 from stages.devices import find_main_device
 from stages.drawing import make_attachments, read_parts
 from stages.errors import ModelError
 from stages.filling import fill_cache
-from stages.own_texts import ATTACHMENT, OwnTexts, make_own_texts
+from stages.own_texts import ATTACHMENT, NOTE, OwnTexts, describe_difference, make_own_texts
 from stages.preparation import Preparation, prepare_teacher
 from stages.projection import Projection, ProjectionMeter
 from stages.settings import TeacherConfig
@@ -74,20 +75,21 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     ready = prepare_teacher(config, reporter)
     found: list[Tuning] = []
 
-    spent = {}
+    place = parse_place(config.cache) / ready.task.name
+    made: dict[str, Any] = {}
 
     def attach() -> Mapping[str, bytes]:
         began = time.monotonic()
         files = make_attachments(ready.inputs, ready.load_teacher(), ready.tokenizer)
-        spent["seconds"] = time.monotonic() - began
-        own = _write_own_texts(ready)
+        made["seconds"] = time.monotonic() - began
+        own = _write_own_texts(ready, _count_own_texts(ready, place / ready.manifest.directory))
+        made[NOTE] = 0 if own is None else len(own.lengths)
         return files if own is None else files | {ATTACHMENT: own.to_bytes()}
 
     def note() -> Mapping[str, Any]:
         found.append(_find(ready))
-        return spent | {"tuning": found[0].to_notes(describe_device(ready.device))}
+        return made | {"tuning": found[0].to_notes(describe_device(ready.device))}
 
-    place = parse_place(config.cache) / ready.task.name
     cache = create_or_open(place, ready.manifest, attach, note)
 
     def settle_batches() -> int:
@@ -110,12 +112,18 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     span += str(lengths.max()) if ready.inputs.writing is not None else ""
     reporter.say(f"rows: {len(lengths):,} {kind} of {span} pieces")
     reporter.say(f"cache: {cache.place}")
+    if not found and (line := describe_difference(cache, config.own_texts)):
+        reporter.say(line)
     labels = ready.task.label_names
-    if not cache.committed():
+    if not (there := cache.committed()):
         teacher, positions = ready.load_teacher(), settle_batches()
         parts = read_parts(cache, teacher.table)
         sample = answer_sample(ready, parts, teacher, positions)
         report_verdict(judge_answers(sample, labels, sampler), reporter)
+    elif len(there) < cache.shards:
+        reporter.say("no sample is answered: the verdict is on the rows that are there")
+        answers = measure_answers(CacheReader(cache, shards=there), len(labels))
+        report_verdict(judge_answers(answers, labels, sampler), reporter)
     began = time.monotonic()
     computed = fill_cache(cache, ready.inputs, ready.load_teacher, settle_batches, reporter)
     seconds = time.monotonic() - began
@@ -138,8 +146,16 @@ def report_verdict(verdict: Verdict, reporter: Reporter) -> None:
     tell(f"verdict on {verdict.rows:,} rows: {verdict.level}: {verdict.words}")
 
 
-def _write_own_texts(ready: Preparation) -> OwnTexts | None:
-    rows, reporter = ready.config.own_texts, ready.reporter
+def _count_own_texts(ready: Preparation, place: Place) -> int:
+    """Return how many texts to write; for a cache that lost them, as many as it had."""
+    if place.open_files().size(MANIFEST) is None:
+        return ready.config.own_texts
+    notes = open_cache(place, ready.manifest.fingerprint).manifest.notes
+    return int(notes.get(NOTE, ready.config.own_texts))
+
+
+def _write_own_texts(ready: Preparation, rows: int) -> OwnTexts | None:
+    reporter = ready.reporter
     if not rows:
         return None
     try:

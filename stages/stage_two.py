@@ -89,7 +89,7 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     own = read_share(record.get("own_texts"))
     _report(projection, lessons.judge, reporter)
     if own is not None:
-        reporter.say(describe_agreement(own))
+        reporter.say(describe_agreement(own, record["own_texts"].get("largest_class")))
     reporter.say(f"student: {out}")
     return StudentResult(out, projection, lessons.fingerprint, held_out, own)
 
@@ -145,7 +145,10 @@ def _train(
     calibration, projection = calibrate_student(student, source, reporter, lessons.judge)
     own = lessons.read_own()
     device_table = table.to(accelerator.device)
-    own_share = None if own is None else measure_student(student, device_table, own)
+    own_record = None
+    if own is not None:
+        share = measure_student(student, device_table, own)
+        own_record = share.to_record() | {"largest_class": own.largest_class}
     record = {
         "identity": identity,
         "task": words.task,
@@ -160,7 +163,7 @@ def _train(
         "versions": describe_machine(device.value),
         "held_out": asdict(projection),
         "held_out_interval": projection.agreement_share.interval,
-        "own_texts": None if own_share is None else own_share.to_record(),
+        "own_texts": own_record,
         "calibration": None if calibration is None else asdict(calibration),
         "curve": done.history,
     }

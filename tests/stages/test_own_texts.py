@@ -42,8 +42,11 @@ def test_a_cache_keeps_texts_and_what_the_teacher_answers(cache: Cache) -> None:
 
 def test_texts_are_no_part_of_the_identity(cache: Cache, mood: Path, llm: Path, root: Path) -> None:
     config = make_teacher_config(mood, llm, root, own_texts=0)
-    again = run_teacher(config, SilentReporter())
+    reporter = SilentReporter()
+    again = run_teacher(config, reporter)
     assert again.computed == 0 and again.cache.fingerprint == cache.fingerprint
+    (line,) = [line for line in reporter.lines if line.startswith("own texts: ")]
+    assert line.startswith("own texts: 50, as this cache was created with, instead of 0")
     assert float(cache.manifest.notes["seconds"]) > 0
 
 
@@ -54,7 +57,12 @@ def test_a_student_is_measured_on_them(cache: Cache, mood: Path, root: Path) -> 
     (line,) = [line for line in reporter.lines if line.startswith("own texts: ")]
     assert f"agrees in {result.own_texts}" in line
     record = read_record(result.out)
+    largest = record["own_texts"].pop("largest_class")
     assert record["own_texts"] == json.loads(json.dumps(result.own_texts.to_record()))
+    own = read_own_texts(cache)
+    assert own is not None and largest == own.largest_class >= 0.5
+    always = np.eye(2)[[int(own.logits.argmax(axis=1).sum() * 2 > 50)]]
+    assert own.measure(lambda ids: always.repeat(len(ids), axis=0)).value == largest
     assert record["held_out_interval"] == list(result.held_out.interval)
     assert "texts that the teacher wrote itself" in (result.out / "README.md").read_text()
     # The written student, read back, does the same, but for rounding.
@@ -71,9 +79,24 @@ def test_texts_that_were_changed_are_refused(mood: Path, llm: Path, tmp_path: Pa
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(DamageError, match=ATTACHMENT):
         read_own_texts(own)
-    path.unlink()  # what is lost is made again as it was
-    assert read_own_texts(run_teacher(config, SilentReporter()).cache) is not None
+    path.unlink()  # what is lost is made again as it was, whatever is asked for by now
+    fewer = make_teacher_config(mood, llm, tmp_path, own_texts=0)
+    assert read_own_texts(run_teacher(fewer, SilentReporter()).cache) is not None
     assert path.read_bytes() == data
+
+
+def test_a_cache_that_is_continued_is_judged_by_its_rows(
+    mood: Path, llm: Path, tmp_path: Path
+) -> None:
+    config = make_teacher_config(mood, llm, tmp_path, own_texts=3)
+    cache = run_teacher(config, SilentReporter()).cache
+    Path(str(cache.place), "commits", "000002.json").unlink()
+    reporter = SilentReporter()
+    assert run_teacher(config, reporter).computed == 32
+    said = reporter.lines + reporter.warnings
+    assert sum("no sample is answered" in line for line in said) == 1
+    assert [sum(f"verdict on {n} rows: " in line for line in said) for n in (168, 200)] == [1, 1]
+    assert not [line for line in said if line.startswith("own texts: ")]
 
 
 def test_a_stop_while_writing_leaves_nothing(mood: Path, llm: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_answers_that_differ_more_are_never_judged_worse(
 @pytest.mark.parametrize(
     ("share", "sureness", "level"),
     [(0.5, 1.0, "fine"), (0.5, 0.15, "doubtful"), (0.5, 0.05, "hopeless"), (0.97, 1.0, "doubtful"),
-     (1.0, 0.9, "hopeless"), (0.8, 0.6, "fine")],
+     (1.0, 0.9, "hopeless"), (0.8, 0.6, "fine"), (0.97, 0.3, "hopeless")],
 )  # fmt: skip
 def test_levels(share: float, sureness: float, level: str) -> None:
     assert judge(make_answers(share, sureness)).level == level
@@ -60,7 +60,20 @@ def test_levels(share: float, sureness: float, level: str) -> None:
 def test_the_words_name_the_class_the_share_and_the_spread() -> None:
     found = judge(make_answers(0.97, 0.02))
     assert "answers 'a' to 97% of these inputs, with a spread of 0.00" in found.words
-    assert "nothing can be learned from them" in found.words
+    assert "hardly more than that answer can be learned from them" in found.words
+    assert "nothing can be learned from them" in judge(make_answers(0.5, 0.05)).words
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.06, 0.15), st.sampled_from((200, 512, 5000)))
+@settings(deadline=None)
+def test_one_answer_that_varies_a_little_is_hopeless_whichever_rows_are_taken(
+    seed: int, deviation: float, rows: int
+) -> None:
+    # The uniform inputs of the mini teacher are such: 0.10 radians from a constant, give or take.
+    first = np.clip(
+        0.75 + deviation / np.sqrt(2) * np.random.default_rng(seed).normal(size=rows), 0.51, 1
+    )
+    assert judge(np.stack([first, 1 - first], axis=1)).level == "hopeless"
 
 
 def test_a_class_that_is_never_the_answer_is_named() -> None:
