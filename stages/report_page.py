@@ -2,80 +2,97 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Any
 
-from stages.caches import format_teacher_command
-from stages.report import Findings, Run
-from stages.report_tables import UNKNOWN, Table, format_mean
+from stages.report import Findings
+from stages.report_cells import UNKNOWN, Table, escape_markdown, format_mean
+from stages.report_commands import list_commands, list_versions
+from stages.report_style import STYLE
 
-STYLE = """\
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --muted: #59636e;
-  --line: #d1d9e0; --soft: #f6f8fa; --accent: #0060a8; --series-0: #0072b2; --series-1: #c04e00;
-  --series-2: #007a59; --series-3: #a8527f; --series-4: #806200; --series-5: #5f4fc0; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e6e9ec; --muted: #a3adb8;
-  --line: #3a424b; --soft: #1d2226; --accent: #6cb6ff; --series-0: #5cb0e8; --series-1: #ff9d5c;
-  --series-2: #45c9a0; --series-3: #e39ac4; --series-4: #d9b64a; --series-5: #aa9cff; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 72rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .75rem; text-wrap: balance; }
-h2 { font-size: 1.25rem; margin: 3rem 0 .5rem; padding-top: 1rem;
-  border-top: 1px solid var(--line); }
-p { max-width: 46rem; margin: .5rem 0 1rem; overflow-wrap: anywhere; }
-.lead { font-size: 1.1rem; } .note { color: var(--muted); font-size: .9rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: .875rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .75rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; } tr:last-child > * { border-bottom: 0; }
-tbody th { font-weight: 500; min-width: 13rem; } thead th { background: var(--soft); }
-.published { color: var(--muted); font-style: italic; }
-figure { margin: 1.5rem 0; overflow-x: auto; }
-figure svg { display: block; width: 100%; height: auto; min-width: 30rem; max-width: 54rem; }
-figcaption { color: var(--muted); font-size: .9rem; }
-pre { overflow-x: auto; background: var(--soft); border: 1px solid var(--line); border-radius: 6px;
-  padding: .75rem 1rem; font-size: .8125rem; line-height: 1.5; }
-ul { max-width: 46rem; padding-left: 1.2rem; overflow-wrap: anywhere; }
-@media print { main { max-width: none; padding: 0; } .scroll, pre, figure { overflow: visible; }
-  td { white-space: normal; } h2 { break-after: avoid; } }
-"""
+CURVES_TITLE = "How student and teacher came together"
+COMMANDS_TITLE = "How it was made"
+COMMANDS_NOTE = "The commands that make all of it again:"
+MISSING_TITLE = "What is missing, unreadable or left out"
+NOTHING_MISSING = "Nothing that is known of."
+
+NUMBER = re.compile(r"[<~]?\s?-?\d[\d.,]*(\s?[%×])?(\s±\s[\d.]+)?( \(n = \d+\))?")
 
 
-def write_summary(found: Findings) -> list[str]:
-    """Say the main numbers: a sentence on all, and one for each task."""
-    parts = [
-        f"{len(found.runs)} student{'s' * (len(found.runs) != 1)} of "
-        f"{len(found.tasks)} task{'s' * (len(found.tasks) != 1)}."
-    ]
+@dataclass(frozen=True)
+class Shown:
+    """A figure on the page.
+
+    Attributes:
+        name: Name of its files.
+        caption: What it shows.
+        drawing: It as SVG.
+    """
+
+    name: str
+    caption: str
+    drawing: str
+
+
+def write_summary(found: Findings) -> str:
+    """Say the main figures in a paragraph."""
+    trained = {run.task for run in found.runs}
+    parts = [f"{_count(len(found.runs), 'student')} of {_count(len(trained), 'task')}."]
+    changes: list[str] = []
     for task in found.tasks:
-        told = []
+        told, means = [], {}
+        for approach, words in (
+            ("projection", "a student that saw no text"),
+            ("texts", "one distilled on training texts"),
+            ("direct", "one trained on their labels"),
+        ):
+            known = _find_scores(found, approach, task)
+            if known:
+                told.append(f"{words} {format_mean(known)}%")
+                means[approach] = 100 * sum(known) / len(known)
         teacher = (found.teachers.get(task) or {}).get("teacher")
         if teacher:
-            told.append(f"the teacher is right on {teacher['accuracy']:.1%} of the test texts")
-        for approach, words in (
-            ("projection", "the student that saw no text on"),
-            ("texts", "one distilled on training texts on"),
-            ("direct", "one trained on labelled texts on"),
-        ):
-            scores = [
-                run.score("accuracy")
-                for run in found.runs
-                if (run.task, run.approach, run.arch) == (task, approach, found.main_arch)
-            ]
-            if any(score is not None for score in scores):
-                told.append(f"{words} {format_mean(scores)}")
+            told.append(f"the teacher itself {teacher['accuracy']:.1%}")
         if told:
-            parts.append(f"{task}: {', '.join(told)}.")
-    return parts
+            parts.append(f"Accuracy on {task}: {', '.join(told)}.")
+        if {"projection", "texts"} <= means.keys():
+            points = "" if changes else " points"
+            changes.append(f"{means['projection'] - means['texts']:+.1f}{points} on {task}")
+    if changes:
+        parts.append(f"Doing without training texts changes it by {', '.join(changes)}.")
+    if found.faults:
+        number = len(found.faults)
+        parts.append(
+            f"{_count(number, 'thing')} {'is' if number == 1 else 'are'} missing, unreadable or "
+            "left out; the end of this page names them."
+        )
+    return " ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _find_scores(found: Findings, approach: str, task: str) -> list[float]:
+    """Return the accuracies of an approach's students of the usual encoder.
+
+    None where there are several recipes: only the table can tell these apart.
+    """
+    groups = [
+        group
+        for group in found.groups
+        if (group.approach, group.arch) == (approach, found.main_arch) and task in group.runs
+    ]
+    if len(groups) != 1:
+        return []
+    scores = [run.score("accuracy") for run in groups[0].runs[task]]
+    return [score for score in scores if score is not None]
 
 
 def write_page(
-    title: str, found: Findings, tables: Sequence[Table], figures: Mapping[str, tuple[str, str]]
+    title: str, found: Findings, tables: Sequence[Table], figures: Sequence[Shown]
 ) -> str:
     """Return the report as HTML.
 
@@ -83,24 +100,23 @@ def write_page(
         title: Its title.
         found: What it is about.
         tables: In the order of the page.
-        figures: SVG and caption of each figure, by name.
+        figures: The figures.
     """
-    first, *rest = write_summary(found)
-    body = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(first)}</p>', _write_list(rest)]
+    curves = [figure for figure in figures if figure.name.startswith("curves")]
+    body = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(write_summary(found))}</p>']
     for table in tables:
-        body.append(_section(table.title))
-        body.append(_write_table(table, str(found.published.get("source", "\0"))))
+        body += [_head(table.title), _write_table(table)]
         body.append(f'<p class="note">{escape(table.note)}</p>')
-        if table.key == "accuracy" and (curves := list(_write_figures(figures, "curves"))):
-            body += [_section("How student and teacher came together"), *curves]
+        if table.key == "accuracy" and curves:
+            body += [_head(CURVES_TITLE), *map(_write_figure, curves)]
         if table.key == "estimates":
-            body += _write_figures(figures, "estimates")
-    body.append(_section("What is missing"))
-    body.append(_write_list(found.faults) if found.faults else "<p>Nothing that is known of.</p>")
-    body.append(_section("How it was made"))
-    body.append("<p>The commands, each of which continues or finds what is there:</p>")
-    body.append(f'<pre tabindex="0">{escape(chr(10).join(list_commands(found)))}</pre>')
+            body += [_write_figure(figure) for figure in figures if figure not in curves]
+    body += [_head(COMMANDS_TITLE), f"<p>{COMMANDS_NOTE}</p>"]
+    commands = escape("\n".join(list_commands(found)))
+    body.append(f'<pre tabindex="0" role="region" aria-label="commands">{commands}</pre>')
     body.append(_write_list(list_versions(found)))
+    body.append(_head(MISSING_TITLE))
+    body.append(_write_list(found.faults) if found.faults else f"<p>{NOTHING_MISSING}</p>")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -112,86 +128,68 @@ def write_page(
 
 
 def write_markdown(
-    title: str, found: Findings, tables: Sequence[Table], figures: Mapping[str, tuple[str, str]]
+    title: str, found: Findings, tables: Sequence[Table], figures: Sequence[Shown]
 ) -> str:
     """Return the report as Markdown, its figures as links to files."""
-    first, *rest = write_summary(found)
-    parts = [f"# {title}", first, "\n".join(f"- {line}" for line in rest)]
+    parts = [f"# {escape_markdown(title)}", escape_markdown(write_summary(found))]
     for table in tables:
-        parts += [f"## {table.title}", table.to_markdown(), table.note]
-    parts += [f"![{caption}](figures/{name}.png)" for name, (_, caption) in figures.items()]
-    parts.append("## What is missing")
-    parts.append("\n".join(f"- {line}" for line in found.faults) or "Nothing that is known of.")
-    parts.append("## How it was made")
-    parts.append("```\n" + "\n".join(list_commands(found)) + "\n```")
-    parts.append("\n".join(f"- {line}" for line in list_versions(found)))
-    return "\n\n".join(parts) + "\n"
+        parts += [f"## {table.title}", table.to_markdown(), escape_markdown(table.note)]
+    parts += [f"![{escape_markdown(one.caption)}](figures/{one.name}.png)" for one in figures]
+    commands = "\n".join(list_commands(found))
+    fence = "`" * (2 + max([1, *map(len, re.findall("`+", commands))]))
+    parts += [f"## {COMMANDS_TITLE}", COMMANDS_NOTE, f"{fence}\n{commands}\n{fence}"]
+    parts.append("\n".join(f"- {escape_markdown(line)}" for line in list_versions(found)))
+    faults = "\n".join(f"- {escape_markdown(line)}" for line in found.faults)
+    parts += [f"## {MISSING_TITLE}", faults or NOTHING_MISSING]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def list_commands(found: Findings) -> list[str]:
-    """Return the commands that make the caches and the students."""
-    teachers = [format_teacher_command(cache) for cache in found.caches.values()]
-    return [*teachers, *(format_student_command(run) for run in found.runs)]
-
-
-def format_student_command(run: Run) -> str:
-    """Return the command that trains a student."""
-    training, record = run.training, run.record
-    options: dict[str, Any] = {"task": run.task, "arch": record.get("arch", "?")}
-    if record.get("labels") == "gold":
-        options |= {"labels": "gold", "texts": record.get("texts", "?")}
-        options["model"] = record.get("words_of", "auto")
-    else:
-        options |= {"from": str(record["fingerprint"])[:12]}
-        options["objective"] = training.get("objective", "kl")
-    options |= {
-        name: training[name] for name in ("steps", "rows", "slices", "seed") if name in training
-    }
-    options["out"] = run.path
-    return " ".join(
-        ["pipeline student", *(f"--{key} {shlex.quote(str(x))}" for key, x in options.items())]
-    )
-
-
-def list_versions(found: Findings) -> list[str]:
-    """Say what the students were trained with, and what their caches hold."""
-    lines = dict.fromkeys(
-        ", ".join(f"{name} {value}" for name, value in (run.record.get("versions") or {}).items())
-        for run in found.runs
-    )
-    caches = [
-        f"cache {fingerprint[:12]}: {cache.manifest.label}, teacher "
-        f"{cache.manifest.notes.get('model', UNKNOWN)}"
-        for fingerprint, cache in found.caches.items()
-    ]
-    return [*(line for line in lines if line), *caches]
-
-
-def _section(title: str) -> str:
+def _head(title: str) -> str:
     return f"<h2>{escape(title)}</h2>"
 
 
-def _write_table(table: Table, published: str) -> str:
-    marked = [published in head for head in table.heads]
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.heads)
+def _write_table(table: Table) -> str:
+    columns = range(len(table.heads))
+    marks = []
+    for column in columns:
+        cells = {row[column] for row in table.rows} - {UNKNOWN}
+        numeric = bool(cells) and all(NUMBER.fullmatch(cell) for cell in cells)
+        marks.append(" ".join(["number"] * numeric + ["beside"] * (column in table.beside)))
     lines = []
-    for row in table.rows:
-        cells = [f'<th scope="row">{escape(row[0])}</th>']
-        cells += [
-            f"<td{' class=published' if mark else ''}>{escape(cell)}</td>"
-            for cell, mark in zip(row[1:], marked[1:], strict=True)
+    for number, row in enumerate(table.rows):
+        # Paths may be broken behind a slash.
+        cells_of_row = [f'<th scope="row">{escape(row[0]).replace("/", "/<wbr>")}</th>']
+        cells_of_row += [
+            f"<td{_mark(mark)}>{escape(cell)}</td>"
+            for cell, mark in zip(row[1:], marks[1:], strict=True)
         ]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+        stressed = _mark("stressed" if number in table.stressed else "")
+        lines.append(f"<tr{stressed}>{''.join(cells_of_row)}</tr>")
+    head = "".join(
+        f'<th scope="col"{_mark(mark)}>{escape(name)}</th>'
+        for name, mark in zip(table.under or table.heads, marks, strict=True)
+    )
+    above = "".join(
+        f'<th scope="colgroup" colspan="{count}">{escape(name)}</th>' if name else "<td></td>"
+        for name, count in table.spans
+    )
+    above = f"<tr>{above}</tr>" if above else ""
+    kind = "scroll dense" if above else "scroll"
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}"><table>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{chr(10).join(lines)}</tbody></table></div>"
+        f'<div class="{kind}" tabindex="0" role="region" aria-label="{escape(table.title)}"><table>'
+        f"<thead>{above}<tr>{head}</tr></thead>\n<tbody>{chr(10).join(lines)}</tbody></table></div>"
     )
 
 
-def _write_figures(figures: Mapping[str, tuple[str, str]], kind: str) -> Iterator[str]:
-    for name, (drawn, caption) in figures.items():
-        if name.startswith(kind):
-            yield f"<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>"
+def _mark(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _write_figure(figure: Shown) -> str:
+    return (
+        f'<figure><div tabindex="0" role="region" aria-label="{escape(figure.name)}">'
+        f"{figure.drawing}</div><figcaption>{escape(figure.caption)}</figcaption></figure>"
+    )
 
 
 def _write_list(lines: Sequence[str]) -> str:

@@ -1,235 +1,152 @@
-"""The report's tables: accuracy, cost, and every student."""
+"""The report's tables of the paper's questions: how good students are, and what they cost."""
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from stages.intervals import count_share, read_share
-from stages.ranks import correlate_ranks
-from stages.report import Findings, Group, Run
+from stages.report import Findings
+from stages.report_cells import UNKNOWN, Table, format_mean, format_percent
+from stages.report_runs import Run
 
-UNKNOWN = "–"
-NEEDS = {"direct": "texts and labels", "texts": "texts"}
+NEEDS = {"direct": ("yes", "yes"), "texts": ("yes", "no")}
+"""Whether texts and labels are needed; all others need neither."""
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Attributes:
-        key: Name of its file.
-        title: What it shows.
-        note: How to read it.
-        heads: The columns' names.
-        rows: Cells as text; the first column names the row.
-    """
-
-    key: str
-    title: str
-    note: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def to_markdown(self) -> str:
-        """Return the table as GitHub writes it."""
-        lines = [self.heads, tuple("---" for _ in self.heads), *self.rows]
-        return "\n".join(f"| {' | '.join(_escape(cell) for cell in line)} |" for line in lines)
-
-    def to_csv(self) -> str:
-        """Return the table as CSV."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.heads, *self.rows])
-        return text.getvalue()
-
-
-def list_tables(found: Findings) -> tuple[Table, ...]:
-    """Return the tables that there is something for."""
-    tables = (tabulate_accuracy(found), tabulate_cost(found), tabulate_estimates(found),
-              tabulate_students(found))  # fmt: skip
-    return tuple(table for table in tables if table.rows)
+MEASURES = (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("agreement", "agreement"))
 
 
 def tabulate_accuracy(found: Findings) -> Table:
     """Return accuracy and macro-F1 of every approach on every task (the paper's Table 1)."""
-    tasks = found.tasks or tuple(sorted(found.teachers))
-    heads = ["approach"]
-    for task in tasks:
-        heads += [task, *([f"{task}: {found.published['source']}"] if found.published else [])]
+    measures = [
+        (key, name)
+        for key, name in MEASURES
+        if key != "agreement" or any(run.score(key) is not None for run in found.runs)
+    ]
+    names = [name for _, name in measures]
+    source = str(found.published.get("source", ""))
+    others = ("accuracy", "macro-F1") if source else ()
+    heads, under, spans = ["approach"], ["approach"], [("", 1)]
+    beside = set()
+    for task in found.tasks:
+        heads += [f"{task}: {name}, %" for name in names]
+        spans.append((f"{task}, %", len(names)))
+        if source:
+            beside |= {len(heads), len(heads) + 1}
+            heads += [f"{task}: {name}, %, {source}" for name in others]
+            spans.append((source, 2))
+        under += [*names, *others]
     rows = []
     if found.teachers:
         cells = ["the teacher itself"]
-        for task in tasks:
-            scores = (found.teachers.get(task) or {}).get("teacher")
-            cells.append(
-                f"{scores['accuracy']:.1%} / {scores['macro_f1']:.1%}" if scores else UNKNOWN
-            )
-            cells += [UNKNOWN] * bool(found.published)
+        for task in found.tasks:
+            scores = (found.teachers.get(task) or {}).get("teacher") or {}
+            cells += [format_percent(scores.get(key)) for key, _ in measures]
+            cells += [UNKNOWN] * len(others)
         rows.append(tuple(cells))
+    stressed = set()
     for group in found.groups:
         cells = [group.name]
-        published = _find_published(found, group, "accuracy")
-        for task in tasks:
+        published = found.find_published(group, "accuracy")
+        for task in found.tasks:
             runs = group.runs.get(task, ())
-            cells.append(
-                f"{format_mean([run.score('accuracy') for run in runs])} / "
-                f"{format_mean([run.score('macro_f1') for run in runs])}"
-                if any(run.score("accuracy") is not None for run in runs)
-                else UNKNOWN
-            )
-            if found.published:
-                pair = published.get(task)
-                told = [UNKNOWN if x is None else f"{x}%" for x in pair or ()]
-                cells.append(" / ".join(told) or UNKNOWN)
+            cells += [
+                format_mean(
+                    [run.score(key) for run in runs],
+                    found.usual_seeds if key == "accuracy" else None,
+                )
+                for key, _ in measures
+            ]
+            if source:
+                pair = published.get(task) or (None, None)
+                cells += [UNKNOWN if x is None else f"{x}" for x in pair]
+        if group.approach == "projection":
+            stressed.add(len(rows))
         rows.append(tuple(cells))
-    seeds = sorted({len(runs) for group in found.groups for runs in group.runs.values()})
-    counted = "-".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) if seeds else "0"
+    seeds = f"Mean ± standard deviation of {found.usual_seeds} seeds, unless another n is said. "
     note = (
-        f"Accuracy / macro-F1 on the labelled test texts, mean ± standard deviation of {counted} "
-        f"seeds. {found.published.get('note', '')}"
+        f"Accuracy and macro-F1 on the labelled test texts, in percent. "
+        f"{seeds if found.usual_seeds > 1 else 'One seed each. '}"
+        f"{'Agreement is with the teacher. ' if len(measures) > 2 else ''}"
+        f"{found.published.get('note', '')}"
     )
-    return Table("accuracy", "How good the students are", note.strip(), tuple(heads), tuple(rows))
+    return Table(
+        "accuracy",
+        "How good the students are",
+        note.strip(),
+        tuple(heads),
+        tuple(rows),
+        tuple(spans),
+        tuple(under),
+        frozenset(beside),
+        frozenset(stressed),
+    )
 
 
 def tabulate_cost(found: Findings) -> Table:
     """Return what each approach needs and takes (the paper's Table 2)."""
-    heads = [
-        "approach",
-        "task",
-        "needs",
-        "preparation",
-        "training",
-        "together",
-        "of direct training",
-    ]
-    if found.published:
-        heads.append(f"preparation + training: {found.published['source']}")
-    base = {}
+    heads = ["approach", "task", "texts?", "labels?", "preparation, s", "training, s",
+             "together, s", "of direct training"]  # fmt: skip
+    source = found.published.get("source")
+    if source:
+        heads.append(f"preparation + training, {source}")
+    base: dict[str, float | None] = {}
     for group in found.groups:
         if group.approach == "direct" and group.arch == found.main_arch:
-            base = {task: _total(runs) for task, runs in group.runs.items()}
-    rows = []
+            for task, runs in group.runs.items():
+                base.setdefault(task, _add_up(runs))
+    rows: list[tuple[str, ...]] = []
+    stressed = set()
     for task in found.tasks:
         for group in found.groups:
             runs = group.runs.get(task, ())
-            together = _total(runs)
-            if together is None:
+            if _average(runs, "training") is None:
                 continue
-            direct = base.get(task)
-            parts = [_mean([run.seconds(part) for run in runs]) or 0.0
-                     for part in ("preparation", "training")]  # fmt: skip
-            cells = [group.name, task, NEEDS.get(group.approach, "nothing")]
-            cells += [f"{seconds:,.0f} s" for seconds in (*parts, together)]
-            cells.append(f"{together / direct:.2f}" if direct else UNKNOWN)
-            if found.published:
-                own = _find_published(found, group, "cost")
+            together, direct = _add_up(runs), base.get(task)
+            cells = [group.name, task, *NEEDS.get(group.approach, ("no", "no"))]
+            parts = (_average(runs, "preparation"), _average(runs, "training"), together)
+            cells += [UNKNOWN if seconds is None else f"{seconds:,.0f}" for seconds in parts]
+            cells.append(f"{together / direct:.2f} ×" if together and direct else UNKNOWN)
+            if source:
+                own = found.find_published(group, "cost")
                 cells.append(f"{own['preparation']} + {own['training']}" if own else UNKNOWN)
+            if group.approach == "projection":
+                stressed.add(len(rows))
             rows.append(tuple(cells))
     machines = sorted({_name_machine(run) for run in found.runs} - {""})
+    partial = sum(1 for run in found.runs if (run.record.get("seconds") or {}).get("partial"))
     note = (
         f"Seconds, mean of the seeds, measured on {'; '.join(machines) or 'an unnamed machine'}. "
-        "Preparation is what the teacher took for the cache, all rows of it; training is the loop "
+        "Preparation is what the teacher took for all rows of the cache; training is the loop "
         "alone. Where several commands ran beside each other all of them are slower."
     )
-    return Table("cost", "What they cost", note, tuple(heads), tuple(rows))
-
-
-def tabulate_estimates(found: Findings) -> Table:
-    """Return how well figures that need no text foretell the accuracy on the test texts."""
-    rows = []
-    for task in found.tasks:
-        runs = [run for run in found.runs if run.task == task and run.score("accuracy") is not None]
-        cells = [task]
-        for known in (
-            [(run.own, run.score("accuracy")) for run in runs if run.own is not None],
-            [(run.record["held_out"]["agreement"], run.score("accuracy")) for run in runs],
-        ):
-            if len(known) < 3:
-                cells.append(UNKNOWN)
-                continue
-            ours, truth = zip(*known, strict=True)
-            rank = correlate_ranks(list(map(float, ours)), [float(one or 0) for one in truth])
-            cells.append(f"{rank:.2f} ({len(known)} students)")
-        if cells[1:] != [UNKNOWN, UNKNOWN]:
-            rows.append(tuple(cells))
-    note = (
-        "Spearman's rank correlation with the accuracy on the test texts, over all students of a "
-        "task: of the agreement on texts that the teacher wrote itself, and of that on held-out "
-        "rows of the student's own kind of inputs, which differ from student to student."
+    if partial:
+        note += f" {partial} trainings were continued, and only their last part was timed."
+    return Table(
+        "cost",
+        "What they need and cost",
+        note,
+        tuple(heads),
+        tuple(rows),
+        beside=frozenset({len(heads) - 1} if source else ()),
+        stressed=frozenset(stressed),
     )
-    heads = ("task", "own texts", "held-out rows")
-    return Table("estimates", "What can be known without any text", note, heads, tuple(rows))
 
 
-def tabulate_students(found: Findings) -> Table:
-    """Return every student with what it was trained from and how well it agrees."""
-    rows = []
-    for run in found.runs:
-        held = run.record["held_out"]
-        share = count_share(round(held["agreement"] * held["rows"]), held["rows"])
-        own = read_share(run.record.get("own_texts"))
-        warm = run.record.get("calibration") or {}
-        rows.append(
-            (
-                str(run.path),
-                run.task,
-                run.approach,
-                f"{run.arch}, {run.record.get('init', '?')} start",
-                str(run.record["fingerprint"])[:12] or UNKNOWN,
-                f"{run.record.get('sampler', '?')}, {run.record.get('rows', 0):,} rows",
-                f"{run.training.get('objective', '?')}, {run.training.get('steps', 0):,} steps of "
-                f"{run.training.get('rows', 0)}, seed {run.seed}",
-                str(share),
-                UNKNOWN if own is None else str(own),
-                f"{warm['temperature']:.2f}" if "temperature" in warm else UNKNOWN,
-                UNKNOWN if run.score("accuracy") is None else f"{run.score('accuracy'):.1%}",
-            )
-        )
-    heads = ("student", "task", "approach", "encoder", "cache", "inputs", "training",
-             "agreement, held out", "agreement, own texts", "temperature", "accuracy")  # fmt: skip
-    note = "Agreements are with the teacher (with the labels for direct training); 95 % intervals."
-    return Table("students", "Every student", note, heads, tuple(rows))
+def _average(runs: Sequence[Run], part: str) -> float | None:
+    """Return the mean seconds of a part; None where they are not known of all."""
+    known = [run.seconds(part) for run in runs]
+    left = [seconds for seconds in known if seconds is not None]
+    return statistics.mean(left) if left and len(left) == len(known) else None
 
 
-def format_mean(values: Sequence[float | None]) -> str:
-    """Format the mean of shares in percent, with the standard deviation of several."""
-    known = [100 * value for value in values if value is not None]
-    if not known:
-        return UNKNOWN
-    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.1f}{spread}%"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.mean(known) if known else None
-
-
-def _total(runs: Sequence[Run]) -> float | None:
-    training = _mean([run.seconds("training") for run in runs])
-    if training is None:
-        return None
-    return training + (_mean([run.seconds("preparation") for run in runs]) or 0.0)
-
-
-def _find_published(found: Findings, group: Group, what: str) -> Mapping[str, Any]:
-    small = group.arch != found.main_arch
-    for row in found.published.get(what, ()):
-        if row["approach"] == group.approach and bool(row.get("small")) == small:
-            return dict(row)
-    return {}
+def _add_up(runs: Sequence[Run]) -> float | None:
+    parts = [_average(runs, part) for part in ("preparation", "training")]
+    known = [seconds for seconds in parts if seconds is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def _name_machine(run: Run) -> str:
     versions = run.record.get("versions") or {}
     if "machine" not in versions:
         return ""
-    return f"{versions['machine']}, {versions.get('threads', '?')} thread(s) each"
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return f"{versions['machine']}, threads: {versions.get('threads', 'unknown')}"

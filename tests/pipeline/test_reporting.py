@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from written_students import write_everything
+from written_students import write_everything, write_student
 
 from pipeline.cli import cli
+from stages.errors import ReportError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -79,6 +81,18 @@ def test_mistakes_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "nothing to report below data/students" in str(done.exception)
 
 
+def test_without_matplotlib_one_sentence_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_student(tmp_path, "t", "projection", 0, 0.8)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    options = ("--students", tmp_path / "students", "--out", tmp_path / "out")
+    done = CliRunner().invoke(cli, ["report", *map(str, options)], standalone_mode=False)
+    assert isinstance(done.exception, ReportError)
+    assert "figures need the package matplotlib: pip install" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
@@ -118,4 +132,8 @@ def test_the_page_in_a_browser(browser: Any, out: Path, width: int, scheme: str)
         counts = sorted(picture.getcolors(2**24), reverse=True)
         assert counts[0][0] < 0.99 * picture.width * picture.height
         assert len(counts) > 30
+    # On paper it is light, whatever the screen is.
+    page.emulate_media(media="print", color_scheme=scheme)
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == "rgb(255, 255, 255)"
     page.close()

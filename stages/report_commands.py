@@ -1,0 +1,81 @@
+"""The commands that make again what a report shows, and what they were run with."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from stages.caches import format_teacher_command
+from stages.report import Findings
+from stages.report_cells import UNKNOWN
+from stages.report_runs import Run
+from stages.task import list_tasks
+
+
+def list_commands(found: Findings) -> list[str]:
+    """Return the commands that make the caches, the students and their evaluations."""
+    teachers = [format_teacher_command(cache) for cache in found.caches.values()]
+    students = [format_student_command(run, found.root) for run in found.runs]
+    measured = [run for run in found.runs if (run.evaluation or {}).get("data")]
+    return [*teachers, *students, *map(format_evaluation_command, measured)]
+
+
+def format_student_command(run: Run, root: str) -> str:
+    """Return the command that trains a student.
+
+    What a record does not say is left to the command's own defaults.
+
+    Args:
+        run: The student.
+        root: Root of the caches.
+    """
+    training, record = run.training, run.record
+    # A task of one's own is known by name only, not where its file lies.
+    named = run.task if run.task in list_tasks() else f"{run.task}.yaml"
+    options: dict[str, Any] = {"task": named, "arch": record.get("arch"),
+                               "init": record.get("init")}  # fmt: skip
+    if run.approach == "direct":
+        options |= {"labels": "gold", "texts": record.get("texts")}
+        options["model"] = record.get("words_of")
+    else:
+        options |= {"cache": root, "from": run.fingerprint[:12] or None}
+        options["objective"] = training.get("objective")
+    names = ("steps", "rows", "slices", "learning_rate", "log_every", "seed")
+    options |= {name.replace("_", "-"): training.get(name) for name in names}
+    options |= {"held-out-rows": record["held_out"]["rows"], "out": run.path}
+    return _join("pipeline student", options)
+
+
+def format_evaluation_command(run: Run) -> str:
+    """Return the command that measured a student on labelled texts."""
+    found = run.evaluation or {}
+    options = {
+        "model": run.path,
+        "teacher": found.get("teacher_name"),
+        "data": found.get("data"),
+        "metrics": found.get("file"),
+    }
+    return _join("pipeline evaluate", options)
+
+
+def list_versions(found: Findings) -> list[str]:
+    """Say what the students were trained with: a line for each combination of versions."""
+    counts: dict[str, int] = {}
+    for run in found.runs:
+        versions = run.record.get("versions") or {}
+        told = ", ".join(f"{name}: {value}" for name, value in versions.items())
+        counts[told or UNKNOWN] = counts.get(told or UNKNOWN, 0) + 1
+    unknown = counts.pop(UNKNOWN, 0)
+    lines = [f"{told} ({count} of {len(found.runs)} students)" for told, count in counts.items()]
+    if unknown:
+        lines.append(f"{unknown} of {len(found.runs)} students do not say their versions")
+    return lines
+
+
+def _join(command: str, options: dict[str, Any]) -> str:
+    given = (
+        f"--{name} {shlex.quote(str(value))}"
+        for name, value in options.items()
+        if value not in (None, "")
+    )
+    return " ".join((command, *given))
