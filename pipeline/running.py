@@ -246,7 +246,7 @@ def _write_metrics(result: StudentResult, metrics: Path | None) -> None:
                 "fingerprint": result.fingerprint,
                 "held_out_rows": found.rows,
                 "agreement": found.agreement,
-                "agreement_interval": result.held_out.interval,
+                "agreement_interval": result.projection.agreement_share.interval,
                 "own_texts": None if result.own_texts is None else result.own_texts.to_record(),
                 "angle": found.angle,
                 "centred_angle": found.centred_angle,

@@ -107,7 +107,7 @@ def read_own_texts(cache: Cache) -> OwnTexts | None:
 
     Raises:
         DamageError: They were changed since they were written.
-        ModelError: They are of another shape than the task's.
+        ModelError: The attachment holds other arrays than texts have.
     """
     from safetensors.numpy import load
 

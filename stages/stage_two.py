@@ -13,6 +13,7 @@ import torch
 from stages import language_model as lm
 from stages.architectures import ARCHITECTURES
 from stages.card import write_card
+from stages.curve import format_curve
 from stages.export import build_tokenizer, check_place, write_student
 from stages.folding import check_foldable, find_move
 from stages.gold import open_gold
@@ -28,8 +29,8 @@ from stages.student import Student, build_encoder, configure_encoder
 from stages.student_settings import GOLD, StudentConfig
 from stages.task import load_task
 from stages.temperature import calibrate_student
-from stages.training import format_curve, train_student
-from stages.verdict import HOPELESS_ANGLE
+from stages.training import train_student
+from stages.verdict import DOUBTFUL_ANGLE
 
 if TYPE_CHECKING:
     from stages.reporting import Reporter
@@ -46,14 +47,12 @@ class StudentResult:
         projection: The written student, temperature included, against the teacher or the labels on
             the held-out rows.
         fingerprint: The cache's; empty where it was trained on labelled texts.
-        held_out: The agreement on the held-out rows, with its interval.
         own_texts: That on texts that the teacher wrote itself; None where there are none.
     """
 
     out: Path
     projection: Projection
     fingerprint: str
-    held_out: Share
     own_texts: Share | None
 
 
@@ -85,13 +84,12 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
         config.curve.write_text(format_curve(record["curve"]))
     found = record["held_out"]
     projection = Projection(**{**found, "balance": tuple(found["balance"])})
-    held_out = projection.agreement_share
     own = read_share(record.get("own_texts"))
     _report(projection, lessons.judge, reporter)
     if own is not None:
         reporter.say(describe_agreement(own, record["own_texts"].get("largest_class")))
     reporter.say(f"student: {out}")
-    return StudentResult(out, projection, lessons.fingerprint, held_out, own)
+    return StudentResult(out, projection, lessons.fingerprint, own)
 
 
 def check_students(configs: Sequence[StudentConfig]) -> None:
@@ -209,7 +207,7 @@ def _report(projection: Projection, judge: str, reporter: Reporter) -> None:
         f"α {projection.angle:.3f} rad, centred α {projection.centred_angle:.3f} rad, "
         f"c* {projection.c:.3f} (closed form)"
     )
-    if judge == "the teacher" and projection.constant_angle < HOPELESS_ANGLE:
+    if judge == "the teacher" and projection.constant_angle < DOUBTFUL_ANGLE:
         reporter.warn(
             f"a constant has an angle of {projection.constant_angle:.3f} rad to the teacher on "
             "these inputs already: a small α says nothing about the student"

@@ -7,8 +7,6 @@ continues from its checkpoint to the weights that an unbroken one ends with.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import time
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stages.curve import Point, describe_point, make_point
 from stages.errors import SettingError, TrainingError
 from stages.projection import Objective, Projection, ProjectionMeter
 from stages.rates import group_parameters, scale_rate
@@ -29,19 +28,6 @@ if TYPE_CHECKING:
 
     from stages.reporting import Reporter
     from stages.student import Student
-
-CURVE = (
-    "step",
-    "loss",
-    "c_learned",
-    "c_closed_form",
-    "norm_g",
-    "norm_h",
-    "angle",
-    "centred_angle",
-    "agreement",
-)
-"""Columns of the curve; angles in radians, norms per root row."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +118,7 @@ class Training:
     """
 
     projection: Projection
-    history: list[dict[str, float | None]]
+    history: list[Point]
     seconds: float
 
 
@@ -144,7 +130,7 @@ class _Run:
     objective: Objective
     optimizer: torch.optim.Optimizer
     step: int = 0
-    history: list[dict[str, float | None]] = field(default_factory=list)
+    history: list[Point] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -219,7 +205,10 @@ def train_student(
             run.seconds = time.monotonic() - since
             if run.step % config.log_every == 0 or last:
                 found = measure_projection(prepared, source)
-                _log(run, found, reporter)
+                loss = torch.stack(run.losses).mean().item()
+                run.losses.clear()
+                run.history.append(make_point(run.step, loss, run.objective.c, found))
+                reporter.say(describe_point(run.history[-1]))
                 run.seconds = time.monotonic() - since
             if run.step % config.checkpoint_every == 0 or last:
                 _save(checkpoint, run.state(identity))
@@ -243,18 +232,6 @@ def measure_projection(student: torch.nn.Module, source: RowSource) -> Projectio
         meter.update(rows.probabilities, student(rows.embeddings, rows.mask).float().softmax(dim=1))
     student.train(training)
     return meter.compute()
-
-
-def format_curve(history: list[dict[str, float | None]]) -> str:
-    """Format the curve as CSV with the columns :data:`CURVE`; what does not apply stays empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CURVE, lineterminator="\n")
-    writer.writeheader()
-    for row in history:
-        known = {key: value for key, value in row.items() if value is not None}
-        cells = {key: f"{value:.6g}" for key, value in known.items() if not math.isnan(value)}
-        writer.writerow(cells | {"step": f"{known['step']:.0f}"})
-    return text.getvalue()
 
 
 def _take_step(
@@ -283,30 +260,6 @@ def _take_step(
     run.optimizer.step()
     run.optimizer.zero_grad()
     return total
-
-
-def _log(run: _Run, found: Projection, reporter: Reporter) -> None:
-    c = run.objective.c
-    loss = torch.stack(run.losses).mean().item()
-    run.losses.clear()
-    row: dict[str, float | None] = {
-        "step": float(run.step),
-        "loss": loss,
-        "c_learned": None if c is None else c.item(),
-        "c_closed_form": found.c,
-        "norm_g": found.norm_g,
-        "norm_h": found.norm_h,
-        "angle": found.angle,
-        "centred_angle": found.centred_angle,
-        "agreement": found.agreement,
-    }
-    run.history.append(row)
-    learned = "" if c is None else f"c {c.item():.3f} learned, "
-    reporter.say(
-        f"step {run.step:,}: loss {loss:.4f}, {learned}c* {found.c:.3f}, "
-        f"‖g‖ {found.norm_g:.3f}, ‖h‖ {found.norm_h:.3f}, α {found.angle:.3f}, "
-        f"centred α {found.centred_angle:.3f}, agreement {found.agreement:.1%}"
-    )
 
 
 def _continue_run(run: _Run, checkpoint: Path, identity: str, reporter: Reporter) -> None:

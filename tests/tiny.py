@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 
 from stages import tuning
+from stages.language_model import load_language_model, load_tokenizer
 from stages.stage_one import TeacherConfig
 from stages.stage_two import StudentConfig
 from stages.task import Task, list_tasks, load_task, parse_task
@@ -313,6 +314,16 @@ def write_language_model(
     tokenizer = make_tokenizer(kind, start)
     make_language_model(family, len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def change_weights(llm: Path, folder: Path, change: Callable[[Any], None]) -> Path:
+    """Write a language model again with other weights."""
+    model = load_language_model(llm, "cpu", "float32")
+    with torch.no_grad():
+        change(model)
+    model.save_pretrained(folder)
+    load_tokenizer(llm).save_pretrained(folder)
     return folder
 
 

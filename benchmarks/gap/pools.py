@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +16,10 @@ from cache.philox import Purpose, draw_blocks, mix_seeds, random_integers_numpy
 from cache.samplers import build_sampler, draw_uniform_ids, quantise_distribution
 from stages.generation import Generation, draw_pieces, write_texts
 from stages.language_model import load_language_model, load_tokenizer, resolve_model
+from stages.reporting import SilentReporter
 from stages.task import Task, load_task
 from stages.teacher import Teacher, Watch
+from stages.texts import encode_rows, number_labels, read_texts
 
 CHUNK = 64
 OWN = "own"
@@ -210,8 +211,6 @@ def make_pool(
     data: Path | None = None,
 ) -> Pool:
     """Make a pool, or read it where it is there; `real` takes the texts of a file of ``data``."""
-    import time
-
     path = folder / "pools" / f"{task}-{kind}-{lengths}-{rows}-{part}.npz"
     if path.is_file():
         return Pool.load(path)
@@ -272,14 +271,8 @@ def embedder(kind: str, table: torch.Tensor) -> Callable[[np.ndarray, int], torc
 
 def read_real(source: Source, path: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Read at most this many texts of a file, evenly spaced; ids and right columns."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        found = [json.loads(line) for line in lines]
+    found = read_texts(path)
     if rows < len(found):
         found = [found[index] for index in np.linspace(0, len(found) - 1, rows).astype(int)]
-    longest = source.task.max_length
-    pieces = source.tokenizer([row["text"] for row in found], add_special_tokens=False)
-    ids = np.full((len(found), longest), -1, dtype=np.int32)
-    for row, own in zip(ids, pieces["input_ids"], strict=True):
-        row[: min(len(own), longest)] = own[:longest]
-    names = list(source.task.label_names)
-    return ids, np.array([names.index(row["label"]) for row in found])
+    encoded = encode_rows(found, source.tokenizer, source.task.max_length, SilentReporter())
+    return encoded.tokens, number_labels(found, source.task.label_names, path)

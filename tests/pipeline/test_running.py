@@ -7,6 +7,10 @@ import pytest
 from processes import run_here
 from tiny import make_tokenizer, write_language_model
 
+from cache.samplers import SAMPLERS
+from pipeline.options import SamplerMixture
+from stages.inputs import OWN
+
 SMALL = ("--rows", 96, "--chunk-rows", 8, "--shard-rows", 32)
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -96,3 +100,8 @@ def test_a_prompt_goes_through_the_chat_template_when_asked(mood: Path, tmp_path
     asked = ("evaluate", "--teacher", model, "--task", mood, "--data", texts)
     assert run_here(*asked, "--chat").code == 0
     assert run_here(*asked).code == 0
+
+
+def test_the_samplers_that_a_command_takes_are_those_that_there_are() -> None:
+    # They are named twice so that `pipeline --help` need not import what knows them.
+    assert set(SamplerMixture.known) == {*SAMPLERS, *OWN}

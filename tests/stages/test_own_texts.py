@@ -63,7 +63,7 @@ def test_a_student_is_measured_on_them(cache: Cache, mood: Path, root: Path) -> 
     assert own is not None and largest == own.largest_class >= 0.5
     always = np.eye(2)[[int(own.logits.argmax(axis=1).sum() * 2 > 50)]]
     assert own.measure(lambda ids: always.repeat(len(ids), axis=0)).value == largest
-    assert record["held_out_interval"] == list(result.held_out.interval)
+    assert record["held_out_interval"] == list(result.projection.agreement_share.interval)
     assert "texts that the teacher wrote itself" in (result.out / "README.md").read_text()
     # The written student, read back, does the same, but for rounding.
     found = measure_held_out(result.out, load_classifier(result.out, "cpu"), root, reporter)

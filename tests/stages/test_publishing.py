@@ -89,7 +89,7 @@ class TestDirectory:
     def test_metrics_go_into_the_record(self, student: Path, tmp_path: Path) -> None:
         figures = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "rows": 7}
         scores = {"accuracy": 0.5, "macro_f1": 0.375, "classes": {"good": figures}}
-        found = [{"rows": 5, "data": "/home/me/a.jsonl"}, {"rows": 7, "student": scores}]
+        found = [{"rows": 5, "data": "/folder/a.jsonl"}, {"rows": 7, "student": scores}]
         paths = tuple(tmp_path / f"{k}.json" for k in range(2))
         for path, data in zip(paths, found, strict=True):
             path.write_text(json.dumps(data))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from processes import Forked, wait_for
-from tiny import make_teacher_config
+from tiny import change_weights, make_teacher_config
 
 from cache.directory import Cache
 from cache.errors import NonFiniteError
@@ -55,15 +55,6 @@ def load_teacher(mood: Path, llm: Path) -> Teacher:
     return Teacher(
         load_language_model(llm, "cpu", "float32"), load_tokenizer(llm), load_task(str(mood))
     )
-
-
-def change_weights(llm: Path, folder: Path, change: Callable[[Any], None]) -> Path:
-    model = load_language_model(llm, "cpu", "float32")
-    with torch.no_grad():
-        change(model)
-    model.save_pretrained(folder)
-    load_tokenizer(llm).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

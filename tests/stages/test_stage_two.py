@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from processes import Forked, wait_for
-from tiny import make_student_config, make_teacher_config
+from tiny import change_weights, make_student_config, make_teacher_config
 
 from cache.errors import CacheError, IncompleteError
 from cache.reader import CacheReader
 from stages.caches import find_cache
+from stages.curve import CURVE
 from stages.errors import CacheChoiceError, SettingError, TrainingError
 from stages.inputs import read_table
 from stages.lessons import sum_seconds
@@ -28,7 +29,7 @@ from stages.reporting import Interrupted, SilentReporter
 from stages.rows import choose_held_out, open_rows
 from stages.stage_one import TeacherResult, run_teacher
 from stages.stage_two import run_student
-from stages.training import CURVE, TrainingConfig
+from stages.training import TrainingConfig
 
 Filled = tuple[Path, TeacherResult]
 STEPS = 60
@@ -120,6 +121,20 @@ class TestStudents:
         record = read_record(student)
         losses = [row["loss"] for row in record["curve"]]
         assert losses[-1] < 0.5 * losses[0]
+
+    def test_inputs_that_a_constant_answers_as_well_are_a_warning(
+        self, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        dull = change_weights(llm, tmp_path / "m", lambda model: model.lm_head.weight.mul_(1e-3))
+        config = make_teacher_config(mood, dull, tmp_path / "c", rows=64)
+        run_teacher(config, SilentReporter())
+        reporter = SilentReporter()
+        run_student(make_student_config(mood, tmp_path / "c", tmp_path / "out"), reporter)
+        (warning,) = [said for said in reporter.warnings if said.startswith("a constant")]
+        assert (
+            "has an angle of 0.0" in warning
+            and "a small α says nothing about the student" in warning
+        )
 
     @pytest.mark.parametrize("objective", OBJECTIVES)
     def test_every_objective_trains(
