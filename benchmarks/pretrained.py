@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks.own_texts import write_own_texts
 from cache.reader import CacheReader
 from stages.caches import find_cache
 from stages.inputs import read_table
@@ -116,7 +115,7 @@ def fill_caches(work: Path, data: Path | None) -> list[str]:
     """Have the teacher answer every kind of input; return the kinds."""
     kinds: dict[str, dict[str, Any]] = {
         "vocabulary": {"rows": 65536, "sampler": "vocabulary"},
-        "own": {"texts": write_own_texts(work / "own.jsonl", TASK, 10240)},
+        "own": {"rows": 10240, "sampler": "self"},
     }
     if data is not None:
         real = work / "real.jsonl"

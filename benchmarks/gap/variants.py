@@ -61,10 +61,17 @@ def vary_seeds() -> list[Variant]:
     return [Variant(task, kind, seed=seed) for seed in (1, 2) for kind in kinds for task in TASKS]
 
 
+def vary_steps() -> list[Variant]:
+    """Twice the steps: the model's own words are read again, random inputs are not."""
+    kinds = ("unigram", "self", "real")
+    return [Variant("reddit", kind, steps=1000, seed=seed) for seed in range(3) for kind in kinds]
+
+
 PARTS: dict[str, Callable[[], list[Variant]]] = {
     "inputs": vary_inputs,
     "longest": vary_longest,
     "shares": vary_shares,
     "rest": vary_rest,
     "seeds": vary_seeds,
+    "steps": vary_steps,
 }
