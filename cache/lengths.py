@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cache.errors import SamplerError
 from cache.philox import Purpose, draw_blocks
 
-LENGTH_KINDS = ("log-uniform", "fixed")
+LENGTH_KINDS = ("uniform", "log-uniform", "fixed")
 LONGEST = 1_000_000
 """No model reads inputs of more positions than this; a larger number is a slip of the finger."""
 
@@ -26,8 +26,9 @@ class LengthRule:
     """How long the inputs are: one length for each chunk of rows, in positions.
 
     Attributes:
-        kind: ``log-uniform`` draws L from [minimum, maximum] in proportion to ln((L+1)/L), which
-            is every scale of length equally often; ``fixed`` takes the one length that both are.
+        kind: ``uniform`` draws every length in [minimum, maximum] equally often; ``log-uniform``
+            in proportion to ln((L+1)/L), which is every scale of length equally often; ``fixed``
+            takes the one length that both are.
         minimum: The shortest, at least 1.
         maximum: The longest.
 
@@ -72,6 +73,9 @@ class LengthRule:
         words = draw_blocks(run_seed, first_chunk, chunks, Purpose.CHUNK_LENGTH)[:, 0]
         if self.kind == "fixed":
             return np.full(chunks, self.minimum, dtype=np.int64)
+        if self.kind == "uniform":
+            count = self.maximum - self.minimum + 1
+            return self.minimum + (words.astype(np.int64) * count >> 32)
         lengths = range(self.minimum, self.maximum + 1)
         threshold = functools.partial(_length_threshold, self.minimum, self.maximum)
         drawn = [lengths[bisect_right(lengths, word, key=threshold)] for word in words.tolist()]

@@ -33,6 +33,13 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 @click.option("--rows", type=COUNT, default=65536, show_default=True, help="Random inputs.")
 @click.option("--texts", type=click.Path(path_type=Path), help="Answer these texts instead.")
 @click.option("--text-column", default="text", show_default=True)
+@click.option(
+    "--lengths",
+    type=click.Choice(("uniform", "log-uniform")),
+    default="uniform",
+    show_default=True,
+    help="Of random inputs, up to the task's longest.",
+)
 @click.option("--min-length", type=COUNT, default=1, show_default=True, help="In pieces.")
 @click.option(
     "--temperature", type=float, default=1.0, show_default=True, help="Of texts that it writes."

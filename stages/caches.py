@@ -108,6 +108,7 @@ def format_teacher_command(cache: Cache) -> str:
             options["texts"] = notes["source"]
         else:
             options |= {"sampler": sampler["name"], "rows": layout.rows, "seed": sampler["seed"]}
+            options["lengths"] = sampler["lengths"]["kind"]
             options["min-length"] = sampler["lengths"]["minimum"]
             for name, value in sampler.get("writing", {}).items():
                 options[name.replace("_", "-")] = value

@@ -118,13 +118,13 @@ def prepare_inputs(
             f"minimum length: got {config.min_length}, the task's longest input is "
             f"{task.max_length} pieces"
         )
-    rule = LengthRule("log-uniform", config.min_length, task.max_length)
     chunks = -(-config.rows // config.chunk_rows)
-    lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
     try:
+        rule = LengthRule(config.lengths, config.min_length, task.max_length)
         mixture = parse_mixture(config.sampler, (*SAMPLERS, *OWN))
     except SamplerError as error:
         raise SettingError(str(error)) from error
+    lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
     seeds = mix_seeds(config.seed, 0, config.rows)
     _check_writing(config, any(name in OWN for name in mixture.names))
     identity = {

@@ -22,6 +22,8 @@ class TeacherConfig:
         rows: Random inputs; not used with ``texts``.
         texts: A file of texts to answer instead of random inputs.
         text_column: Its column or key.
+        lengths: How long random inputs are, ``uniform`` or ``log-uniform``; texts that the model
+            writes end where it ends them.
         min_length: Shortest random input, in pieces; the longest is the task's.
         temperature: What the model's logits are divided by where it writes inputs itself.
         top_p: It writes with the fewest pieces that have this share of the probability together.
@@ -46,6 +48,7 @@ class TeacherConfig:
     rows: int = 65536
     texts: Path | None = None
     text_column: str = "text"
+    lengths: str = "uniform"
     min_length: int = 1
     temperature: float = 1.0
     top_p: float = 1.0

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cache.lengths import LengthRule
-from cache.philox import Purpose, draw_blocks, mix_seeds, random_integers_numpy
+from cache.philox import mix_seeds, random_integers_numpy
 from cache.samplers import build_sampler, draw_uniform_ids, quantise_distribution
 from stages.generation import Generation, draw_pieces, write_texts
 from stages.language_model import load_language_model, load_tokenizer, resolve_model
@@ -92,10 +92,7 @@ class Source:
     def draw_lengths(self, rule: str, rows: int, seed: int) -> np.ndarray:
         """Return the lengths of rows by log-uniform, uniform, a number or own, each for a chunk."""
         longest, chunks = self.task.max_length, -(-rows // CHUNK)
-        if rule == "uniform":
-            words = draw_blocks(seed, 0, chunks, Purpose.CHUNK_LENGTH)[:, 0].astype(np.int64)
-            lengths = 1 + (words * longest >> 32)
-        elif rule == "log-uniform":
+        if rule in ("uniform", "log-uniform"):
             lengths = LengthRule(rule, 1, longest).draw_lengths(seed, 0, chunks)
         else:
             lengths = np.full(chunks, longest if rule == OWN else min(int(rule), longest))

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from stages.settings import TeacherConfig
+
 PARAMS = Path("benchmarks/paper/params.yaml")
 PUBLISHED = Path("benchmarks/paper/published.yaml")
 DATA = Path("data/paper")
@@ -41,7 +43,7 @@ class Profile:
         batch: Rows a step.
         log_every: Steps between two points of a curve.
         held_out_rows: Rows that a point is measured on.
-        rows: Random inputs of a task.
+        rows: Most random inputs of a task; fewer where its steps read no more.
         own_texts: Texts of a task that the teacher writes.
     """
 
@@ -109,17 +111,25 @@ class Plan:
         """Return the step that asks the teacher; the last kind but one is the default recipe."""
         train = TEXTS / task / FILES[0]
         target = self.root / "teachers" / task / f"{kind}.json"
+        # Its lengths are those that were the default when its figures were made.
+        uniform = ("--sampler", "uniform", "--lengths", "log-uniform")
         own: tuple[Any, ...] = {
             "texts": ("--texts", train),
             "self": ("--sampler", "self", "--rows", self.profile.own_texts),
             "self-labelled": ("--sampler", "self-labelled", "--rows", self.profile.own_texts),
-            "projection": ("--rows", self.profile.rows),
-            "algorithm-1": ("--sampler", "uniform", "--rows", self.profile.rows),
+            "projection": ("--rows", self.count_rows(task)),
+            "algorithm-1": (*uniform, "--rows", self.profile.rows),
         }[kind]
         common = ("teacher", "--task", task, "--model", self.profile.teacher)
         where = ("--seed", TEACHER_SEED, "--cache", self.root / "cache", "--summary", target)
         sources = (train,) if kind == "texts" else ()
         return _make_step(f"teacher {task} {kind}", (*common, *own, *where), sources, target)
+
+    def count_rows(self, task: str) -> int:
+        """Return the random inputs that a task's steps read, held-out ones and whole shards."""
+        read = self.profile.steps[task] * self.profile.batch + self.profile.held_out_rows
+        shard = TeacherConfig(task=task).shard_rows
+        return min(self.profile.rows, -(-read // shard) * shard)
 
     def train_student(self, task: str, approach: str, seed: int) -> Step:
         """Return the step that trains a student."""

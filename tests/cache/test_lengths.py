@@ -1,4 +1,4 @@
-"""Lengths: one for each chunk, log-uniform, the same on every machine."""
+"""Lengths: one for each chunk, by a rule, the same on every machine."""
 
 from __future__ import annotations
 
@@ -27,17 +27,22 @@ def test_the_first_lengths_are_what_they_have_always_been() -> None:
     # A change here changes every cache: then the format's version must change as well.
     rule = LengthRule("log-uniform", 1, 256)
     assert rule.draw_lengths(0, 0, 12).tolist() == [1, 13, 121, 3, 1, 157, 25, 7, 78, 95, 211, 41]
+    rule = LengthRule("uniform", 1, 256)
+    assert rule.draw_lengths(0, 0, 8).tolist() == [7, 121, 222, 57, 5, 234, 150, 91]
 
 
 @settings(deadline=None)
 @given(
+    kind=st.sampled_from(("uniform", "log-uniform")),
     minimum=st.integers(1, 300),
     more=st.integers(0, 2000),
     seed=st.integers(0, 2**64 - 1),
     chunk=st.integers(0, 2**40),
 )
-def test_lengths_stay_within_their_bounds(minimum: int, more: int, seed: int, chunk: int) -> None:
-    lengths = LengthRule("log-uniform", minimum, minimum + more).draw_lengths(seed, chunk, 5)
+def test_lengths_stay_within_their_bounds(
+    kind: str, minimum: int, more: int, seed: int, chunk: int
+) -> None:
+    lengths = LengthRule(kind, minimum, minimum + more).draw_lengths(seed, chunk, 5)
     assert (lengths >= minimum).all()
     assert (lengths <= minimum + more).all()
 
@@ -70,20 +75,29 @@ def test_every_scale_is_equally_often() -> None:
     assert set(np.unique(lengths)) == set(range(1, 64))
 
 
+def test_every_length_is_equally_often() -> None:
+    lengths = LengthRule("uniform", 3, 10).draw_lengths(0, 0, 8000)
+    counts = np.bincount(lengths)
+    assert not counts[:3].any() and len(counts) == 11
+    assert (abs(counts[3:] - 1000) < 150).all()  # 5 standard deviations
+
+
 def test_a_fixed_length_is_that_of_every_chunk() -> None:
     assert LengthRule("fixed", 64, 64).draw_lengths(9, 100, 3).tolist() == [64, 64, 64]
-    assert LengthRule("log-uniform", 64, 64).draw_lengths(9, 100, 3).tolist() == [64, 64, 64]
+    for kind in ("uniform", "log-uniform"):
+        assert LengthRule(kind, 64, 64).draw_lengths(9, 100, 3).tolist() == [64, 64, 64]
 
 
 def test_a_very_long_range_needs_no_table() -> None:
-    lengths = LengthRule("log-uniform", 1, 1_000_000).draw_lengths(0, 0, 20)
-    assert lengths.max() > 1000
+    for kind in ("uniform", "log-uniform"):
+        lengths = LengthRule(kind, 1, 1_000_000).draw_lengths(0, 0, 20)
+        assert 1000 < lengths.max() <= 1_000_000
 
 
 @pytest.mark.parametrize(
     ("kind", "minimum", "maximum", "message"),
     [
-        ("normal", 1, 2, "rule for lengths: got 'normal', must be one of log-uniform, fixed"),
+        ("normal", 1, 2, "rule for lengths: got 'normal', must be one of uniform, log"),
         ("log-uniform", 0, 8, r"minimum length: got 0, must be in \[1, 8\]"),
         ("log-uniform", 9, 8, r"minimum length: got 9, must be in \[1, 8\]"),
         ("log-uniform", 1, 0, r"maximum length: got 0, must be in \[1, 1000000\]"),
@@ -97,7 +111,7 @@ def test_a_wrong_rule_is_named(kind: str, minimum: int, maximum: int, message: s
 
 
 def test_wrong_chunks_are_named() -> None:
-    for kind in ("log-uniform", "fixed"):
+    for kind in ("uniform", "log-uniform", "fixed"):
         rule = LengthRule(kind, 8, 8)
         with pytest.raises(SamplerError, match="first: got -4"):
             rule.draw_lengths(0, -1, 1)
