@@ -145,6 +145,9 @@ def measure_stage(effort: Effort, folder: Path) -> Iterator[str]:
     config = TeacherConfig(
         task=str(write_task(folder / "task.yaml", pieces, shape.longest)),
         model=str(folder / "model"),
+        sampler="vocabulary",
+        lengths="log-uniform",
+        own_texts=0,
         rows=effort.stage,
         shard_rows=effort.stage // SHARDS,
         cache=folder / "cache",

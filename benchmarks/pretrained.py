@@ -114,7 +114,7 @@ def list_variants() -> list[Variant]:
 def fill_caches(work: Path, data: Path | None) -> list[str]:
     """Have the teacher answer every kind of input; return the kinds."""
     kinds: dict[str, dict[str, Any]] = {
-        "vocabulary": {"rows": 65536, "sampler": "vocabulary"},
+        "vocabulary": {"rows": 65536, "sampler": "vocabulary", "lengths": "log-uniform"},
         "own": {"rows": 10240, "sampler": "self"},
     }
     if data is not None:

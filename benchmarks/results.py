@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import Any
 
 TASKS = ("imdb", "ag_news", "reddit")
-TEXT_STEPS = {"imdb": 300, "ag_news": 1000, "reddit": 1000}
-"""Steps on texts: IMDB's are five times as long as random inputs; 300 steps see most of them."""
-
 OUT = Path("data/results")
 
 
@@ -46,8 +43,7 @@ def make_student(task: str, kind: str, arch: str, teacher: tuple[str | Path, ...
         if trained == read_json(summary)["fingerprint"]:
             print(f"{model} is there")
             return model
-    steps = ("--steps", str(TEXT_STEPS[task])) if kind == "texts" else ()
-    run("student", "--task", task, "--arch", arch, "--from", summary, "--out", model, *steps)
+    run("student", "--task", task, "--arch", arch, "--from", summary, "--out", model)
     print(f"teacher and student took {time.monotonic() - seconds:.0f} s", flush=True)
     return model
 

@@ -85,6 +85,7 @@ class Trial:
             task=self.task,
             model="mini",
             sampler="vocabulary",
+            lengths="log-uniform",
             own_texts=0,
             rows=self.effort.rows,
             chunk_rows=chunk,

@@ -30,7 +30,7 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
     show_default=True,
     help="unigram, vocabulary, uniform, self, self-labelled, or shares: vocabulary=0.5,self=0.5.",
 )
-@click.option("--rows", type=COUNT, default=65536, show_default=True, help="Random inputs.")
+@click.option("--rows", type=COUNT, default=32768, show_default=True, help="Random inputs.")
 @click.option("--texts", type=click.Path(path_type=Path), help="Answer these texts instead.")
 @click.option("--text-column", default="text", show_default=True)
 @click.option(
@@ -179,7 +179,7 @@ def _show_estimate(found: Estimate) -> None:
     help="Whose pieces and embeddings gold-labelled texts are read with, if not those of --from.",
 )
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="kl", show_default=True)
-@click.option("--steps", type=COUNT, default=1000, show_default=True)
+@click.option("--steps", type=COUNT, default=500, show_default=True)
 @click.option("--rows", type=COUNT, default=64, show_default=True, help="Cached rows a step.")
 @click.option("--slices", type=COUNT, default=4, show_default=True, help="Lengths a step.")
 @click.option("--learning-rate", type=float, help="Peak.  [default: by size and start]")

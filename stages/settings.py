@@ -45,7 +45,7 @@ class TeacherConfig:
     task: str
     model: str = "auto"
     sampler: str = "unigram"
-    rows: int = 65536
+    rows: int = 32768
     texts: Path | None = None
     text_column: str = "text"
     lengths: str = "uniform"

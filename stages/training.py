@@ -50,7 +50,7 @@ class TrainingConfig:
     """
 
     objective: str = "kl"
-    steps: int = 1000
+    steps: int = 500
     rows: int = 64
     slices: int = 4
     learning_rate: float = 1e-3

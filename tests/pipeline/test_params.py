@@ -43,7 +43,7 @@ def test_without_a_file_the_built_in_defaults_hold(seen: Callable[[str], Seen]) 
     assert run_here("teacher", "--task", "imdb").code == 0
     assert kept[0]["sampler"] == "unigram"
     assert kept[0]["model"] == "auto"
-    assert kept[0]["rows"] == 65536
+    assert kept[0]["rows"] == 32768
     assert kept[0]["cache"] == "data/cache"
 
 
