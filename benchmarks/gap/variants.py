@@ -61,6 +61,13 @@ def vary_seeds() -> list[Variant]:
     return [Variant(task, kind, seed=seed) for seed in (1, 2) for kind in kinds for task in TASKS]
 
 
+def vary_lengths() -> list[Variant]:
+    """How long random inputs are, where texts are longest; no more rows than the steps read."""
+    base = Variant("imdb", "unigram", steps=200)
+    rules = [base, replace(base, lengths="uniform", rows=12800)]
+    return [replace(rule, seed=seed) for seed in range(3) for rule in rules]
+
+
 def vary_steps() -> list[Variant]:
     """Twice the steps: the model's own words are read again, random inputs are not."""
     kinds = ("unigram", "self", "real")
@@ -71,6 +78,7 @@ PARTS: dict[str, Callable[[], list[Variant]]] = {
     "inputs": vary_inputs,
     "longest": vary_longest,
     "shares": vary_shares,
+    "lengths": vary_lengths,
     "rest": vary_rest,
     "seeds": vary_seeds,
     "steps": vary_steps,
