@@ -16,7 +16,7 @@ STYLE = f""":root {{ color-scheme: light dark; {_LIGHT} }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }}
-main {{ max-width: 74rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }}
+main {{ max-width: 78rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }}
 h1 {{ font-size: 1.9rem; line-height: 1.2; margin: 0 0 1rem; text-wrap: balance;
   overflow-wrap: anywhere; }}
 h2 {{ font-size: 1.3rem; line-height: 1.3; margin: 3rem 0 .5rem; padding-top: 1.25rem;
