@@ -81,7 +81,7 @@ def test_the_report_of_some_runs(tmp_path: Path) -> None:
     for seed, right in enumerate((0.8, 0.9, 0.85)):
         variant = Variant("reddit", "unigram", rows=4096 if seed == 1 else 32768, seed=seed)
         kinds = {kind: {"agreement": right} for kind in ("vocabulary", "unigram", "self", "real")}
-        kinds["real"] |= {"accuracy": right - 0.1, "teacher": 0.85}
+        kinds["real"] |= {"accuracy": 1 - right, "teacher": 0.85}
         text = json.dumps(vars(variant) | {"found": {"seconds": 1.0, **kinds}})
         (tmp_path / variant.file).write_text(text)
     (tmp_path / "begun.json").write_text("")
@@ -89,8 +89,10 @@ def test_the_report_of_some_runs(tmp_path: Path) -> None:
     lines = format_tables(runs)
     assert lines[0] == "## reddit (teacher 85.0)"
     assert lines[4].startswith("| `unigram`, rows 4096 | 1 | 90.0 | 90.0 |")
-    assert "| `unigram` | 2 | 82.5 ± 3.5 |" in lines[5] and "72.5 ± 3.5" in lines[5]
-    assert correlate(runs)[-1] == "| reddit | 3 | 1.00 | 1.00 | 1.00 |"
+    assert "| `unigram` | 2 | 82.5 ± 3.5 |" in lines[5] and "17.5 ± 3.5" in lines[5]
+    accuracy, agreement = correlate(runs)[-2:]
+    assert accuracy == "| reddit | 3 | accuracy on the test file | -1.00 | -1.00 | -1.00 |"
+    assert agreement == "| reddit | 3 | agreement on real texts | 1.00 | 1.00 | 1.00 |"
     assert describe(Variant("imdb", "self", balance=True)) == "`self`, balance"
     draw_scatter(runs, tmp_path / "scatter.png")
     assert (tmp_path / "scatter.png").stat().st_size > 1000
