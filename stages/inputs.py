@@ -15,9 +15,7 @@ from cache.errors import SamplerError
 from cache.lengths import LengthRule
 from cache.mixtures import Mixture, parse_mixture
 from cache.philox import mix_seeds
-from cache.samplers import (
-    SAMPLERS,
-)
+from cache.samplers import SAMPLERS
 from stages.errors import SettingError
 from stages.generation import Generation
 from stages.task import Task
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from stages.settings import TeacherConfig
 
 TABLE = "embedding.safetensors"
-THRESHOLDS = "thresholds.npy"
 TEXTS = "texts"
 """Name of the sampler of a cache whose inputs are texts."""
 OWN = ("self", "self-labelled")
