@@ -191,8 +191,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def remove_directory(path: Path) -> None:
-    """Remove a directory tree if it is there."""
-    shutil.rmtree(path, ignore_errors=True)
