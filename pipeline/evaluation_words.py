@@ -12,12 +12,11 @@ if TYPE_CHECKING:
 ECE = "expected calibration error"
 
 
-def format_evaluation(found: Evaluation, data: str) -> Iterator[str]:
+def format_evaluation(found: Evaluation) -> Iterator[str]:
     """Yield an evaluation's lines.
 
     Args:
         found: What was measured.
-        data: The file of texts, where there was one.
     """
     held_out = found.held_out
     if held_out is not None:
@@ -31,7 +30,7 @@ def format_evaluation(found: Evaluation, data: str) -> Iterator[str]:
                 f"{found.own_texts}, the estimate for real texts"
             )
     else:
-        yield f"{found.rows:,} texts of {data}"
+        yield f"{found.rows:,} texts of {found.data}"
         if found.student is not None:
             yield from _format_scores("student", found.student)
         if found.teacher is not None:

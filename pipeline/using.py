@@ -102,7 +102,7 @@ def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
     if as_json:
         click.echo(format_json(data))
         return
-    for line in format_evaluation(found, str(options["data"])):
+    for line in format_evaluation(found):
         click.echo(line)
 
 

@@ -13,6 +13,9 @@ from cache.store import Cache, CacheSummary, list_caches, open_cache, read_manif
 from stages.errors import CacheChoiceError
 from stages.task import list_tasks
 
+OWN_TEXTS = "own_texts"
+"""Under which a manifest notes how many texts the model wrote for students to be measured on."""
+
 MOST_CANDIDATES = 20
 
 
@@ -112,6 +115,8 @@ def format_teacher_command(cache: Cache) -> str:
             options["min-length"] = sampler["lengths"]["minimum"]
             for name, value in sampler.get("writing", {}).items():
                 options[name.replace("_", "-")] = value
+        if OWN_TEXTS in notes:
+            options["own-texts"] = notes[OWN_TEXTS]
         options |= {
             "device": compute["device"],
             "dtype": compute["dtype"],

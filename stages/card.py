@@ -186,10 +186,10 @@ def _write_measured(record: Mapping[str, Any]) -> Iterator[str]:
             "in turns."
         )
     for each in _list_scored(record):
-        yield from _write_scores(each)
+        yield from _write_scores(each, "the language model" if _is_gold(record) else "its teacher")
 
 
-def _write_scores(found: Mapping[str, Any]) -> Iterator[str]:
+def _write_scores(found: Mapping[str, Any], asked: str) -> Iterator[str]:
     student, rows = found["student"], []
     yield f"On {found['rows']:,} labelled texts ({_escape(_name_data(found))}):"
     for name, scores in student["classes"].items():
@@ -199,7 +199,7 @@ def _write_scores(found: Mapping[str, Any]) -> Iterator[str]:
     line = f"Accuracy {student['accuracy']:.1%}, macro-F1 {student['macro_f1']:.1%}"
     teacher = found.get("teacher")
     if teacher:
-        line += f"; its teacher has {teacher['accuracy']:.1%} and {teacher['macro_f1']:.1%}"
+        line += f"; {asked} has {teacher['accuracy']:.1%} and {teacher['macro_f1']:.1%}"
     if found.get("agreement") is not None:
         line += f", and they agree on {found['agreement']:.1%}"
     yield f"{line}."
@@ -228,7 +228,8 @@ def _write_use(record: Mapping[str, Any], weights: bool) -> Iterator[str]:
 def _write_limits(record: Mapping[str, Any]) -> str:
     scored = _list_scored(record)
     labels, gold = record["task"]["labels"], _is_gold(record)
-    measured = "texts held out of its training alone" if gold else "no text at all"
+    real = gold or record["sampler"] == "texts"
+    measured = "texts held out of its training alone" if real else "no text that people wrote"
     measured = "the texts named above" if scored else measured
     prompt = "" if gold else " The prompt is no part of its input."
     source = "the labels of its texts" if gold else "its teacher's answers"
@@ -241,7 +242,7 @@ def _write_limits(record: Mapping[str, Any]) -> str:
         f"It gives one of its {len(labels)} labels to every text, one that fits none included; a "
         "threshold on the score can leave such texts out. Scores are calibrated, where that is "
         f"said above, against {_name_judge(record)} on inputs like those of its training"
-        f"{'' if gold else ', not on texts'}.",
+        f"{'' if real else ', not on texts'}.",
         f"It reads the first {record['task']['max_length']:,} pieces of a text.{prompt} What "
         "languages it reads was not measured.",
         "The licences of the language model and of a pretrained encoder may bind its use.",

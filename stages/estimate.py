@@ -88,7 +88,9 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     positions = tuning.batch_positions
     name = ready.inputs.identity["name"]
     parts = build_parts(name, teacher.table, compute_thresholds(ready.inputs, teacher))
-    rate = tuning.rate or _measure(ready, parts, teacher, positions, TRIAL_SECONDS / 8, 0)[0]
+    # The trial of batches answered rows that were there; here some are yet to be written.
+    rate = None if ready.inputs.writing else tuning.rate
+    rate = rate or _measure(ready, parts, teacher, positions, TRIAL_SECONDS / 8, 0)[0]
     rate, rows = _measure(ready, parts, teacher, positions, TRIAL_SECONDS, rate)
     sample = answer_sample(ready, parts, teacher, positions)
     whole = float((lengths + teacher.positions_around).sum()) / rate

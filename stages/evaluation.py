@@ -21,7 +21,7 @@ from stages.intervals import Share, count_share
 from stages.preparation import report_forward_pass
 from stages.projection import Projection
 from stages.prompting import describe_chat
-from stages.records import read_record
+from stages.records import RECORD, read_record
 from stages.scores import (
     Confidence,
     Scores,
@@ -101,6 +101,8 @@ class Evaluation:
         teacher_name: The teacher that was asked.
         agreement_interval: 95 % interval of the agreement.
         own_texts: Agreement on texts that the teacher wrote itself.
+        identity: Hash of all that the student depends on, by which it is told from one that is
+            trained into the same directory later.
     """
 
     rows: int
@@ -116,6 +118,7 @@ class Evaluation:
     teacher_name: str | None = None
     agreement_interval: tuple[float, float] | None = None
     own_texts: Share | None = None
+    identity: str | None = None
 
 
 def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
@@ -147,6 +150,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
             model=str(config.model),
             agreement_interval=projection.agreement_share.interval,
             own_texts=found.own_texts,
+            identity=_find_identity(config.model),
         )
     task = load_task(config.task) if config.task else _student_task(config)
     data = Path(str(config.data).replace("{task}", task.name))
@@ -211,7 +215,14 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         model=None if config.model is None else str(config.model),
         teacher_name=config.teacher,
         agreement_interval=None if agreement is None else agreement.interval,
+        identity=None if config.model is None else _find_identity(config.model),
     )
+
+
+def _find_identity(model: Path) -> str | None:
+    """Return what tells a student from others; None where it is none of this project's."""
+    home = find_home(model)
+    return read_record(home).get("identity") if (home / RECORD).is_file() else None
 
 
 def ask_teacher(

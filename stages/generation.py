@@ -154,6 +154,13 @@ class _Writer:
 
         if not lead:
             raise ModelError("without a prompt and a start token there is nothing to continue")
+        room = getattr(teacher.model.config.get_text_config(), "max_position_embeddings", None)
+        if room is not None and len(lead) + longest > room:
+            raise ModelError(
+                f"what stands in front of a written text and {longest} pieces of it are "
+                f"{len(lead) + longest} positions, the model has {room}; set max_length to at most "
+                f"{room - len(lead)}"
+            )
         self._teacher, self._how, self._watch = teacher, how, watch
         self._longest, self._shortest = longest, shortest
         self._suffix = np.array(teacher.suffix_ids, dtype=np.int32)

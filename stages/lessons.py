@@ -10,6 +10,7 @@ import torch
 
 from cache.reader import CacheReader
 from stages.caches import find_cache
+from stages.errors import SettingError
 from stages.own_texts import OwnTexts, read_own_texts
 from stages.rows import open_rows
 from stages.student_settings import TEACHER, StudentConfig
@@ -50,8 +51,14 @@ def open_lessons(config: StudentConfig, task: str, reporter: Reporter) -> Lesson
     Raises:
         CacheChoiceError: No cache fits, or several do.
         CacheError: The cache is incomplete or damaged.
+        SettingError: It is of another task.
     """
     cache = find_cache(config.cache, task, config.source, config.partial)
+    if (own := cache.manifest.inputs["task"]["name"]) != task:
+        raise SettingError(
+            f"the cache {cache.place} is of the task {own}, the student is to be of {task}; give "
+            f"--task {own}, or another cache by --from"
+        )
     reporter.say(f"cache: {cache.place} ({cache.manifest.label})")
     reader = CacheReader(cache, partial=config.partial)
     if reader.rows < cache.layout.rows:
@@ -66,6 +73,7 @@ def open_lessons(config: StudentConfig, task: str, reporter: Reporter) -> Lesson
             "teacher": cache.manifest.notes.get("model", ""),
             "rows": reader.rows,
             "shards": reader.shards,
+            "partial": reader.rows < cache.layout.rows,
             "preparation": {"seconds": sum_seconds(reader), "rows": reader.rows},
         },
         cache.fingerprint,

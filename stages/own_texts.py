@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 
 from cache.directory import Cache
 from cache.philox import mix_seeds
+from stages.caches import OWN_TEXTS
 from stages.errors import ModelError
 from stages.generation import Generation, write_texts
 from stages.intervals import Share, count_share
 from stages.teacher import Teacher, Watch
 
 ATTACHMENT = "own-texts.safetensors"
-NOTE = "own_texts"
-"""Under which a manifest notes how many there are."""
-
 FIRST_SEED = 2**41
 """Index of the first seed, beyond those of all rows and of the contexts of `unigram`."""
 
@@ -130,7 +128,9 @@ def describe_difference(cache: Cache, asked: int) -> str | None:
     Returns:
         A line, or None where the number is the same or not known.
     """
-    kept = cache.manifest.notes.get(NOTE, None if ATTACHMENT in cache.manifest.attachments else 0)
+    kept = cache.manifest.notes.get(
+        OWN_TEXTS, None if ATTACHMENT in cache.manifest.attachments else 0
+    )
     if kept is None or kept == asked:
         return None
     return (

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,7 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
     ending = "onnx" if "onnx" in formats else "export"
     out = config.out or config.model.with_name(f"{config.model.resolve().name}-{ending}")
     _check_place(out, config.model)
-    evaluations = [_read_metrics(path) for path in config.metrics]
+    evaluations = [_read_metrics(path, record) for path in config.metrics]
     if "onnx" in formats:
         onnx_export.check_packages()
     try:
@@ -121,9 +122,8 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
             if evaluations:
                 record["evaluations"] = evaluations
             # Whoever takes it need not know how this machine's directories are called.
-            for key in ("teacher", "arch"):
-                if Path(record.get(key) or "").is_dir():
-                    record[key] = Path(record[key]).resolve().name
+            for key in ("teacher", "arch", "words_of", "texts"):
+                _shorten(record, key)
             (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             (folder / "README.md").write_text(
                 write_card(record, "transformers" in formats), encoding="utf-8"
@@ -192,7 +192,13 @@ def _list_files(model: Path, weights: bool) -> list[Path]:
     return files
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
+def _shorten(found: dict[str, Any], key: str) -> None:
+    """Leave a path's last part where there is something at the path."""
+    if found.get(key) and Path(found[key]).exists():
+        found[key] = Path(found[key]).resolve().name
+
+
+def _read_metrics(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -200,8 +206,16 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     if not _is_evaluation(found):
         raise SettingError(f"{path} is not what 'pipeline evaluate --metrics' writes")
     read: dict[str, Any] = found
+    for key, own in (("task", record["task"]["name"]), ("identity", record.get("identity"))):
+        if None not in (read.get(key), own) and read[key] != own:
+            raise SettingError(
+                f"{path} was measured on another student: its {key} is {read[key]}, that of the "
+                f"one to be exported {own}"
+            )
     if "data" in read:
         read["data"] = Path(str(read["data"])).name
+    for key in ("model", "teacher_name"):
+        _shorten(read, key)
     return read
 
 

@@ -17,6 +17,9 @@ from stages.records import RECORD, read_record
 from stages.report_runs import APPROACHES, Group, Run, find_flaw, group_runs, is_number
 from stages.report_scores import find_teachers, match_evaluations, read_evaluations
 
+COST = ("task", "preparation", "training")
+"""What a published cost says besides its approach."""
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -93,8 +96,7 @@ def collect(
     beside = _read_published(published)
     records = _read_students(students, faults)
     scored = read_evaluations(evaluations, faults)
-    places = [(path, root, str(record["task"]["name"])) for path, (root, record) in records.items()]
-    scores = match_evaluations(places, scored, faults)
+    scores = match_evaluations(records, scored, faults)
     teachers = find_teachers(scored, faults)
     runs = _drop_twins(
         [Run(path, record, scores.get(path)) for path, (_, record) in records.items()], faults
@@ -174,6 +176,9 @@ def _read_published(path: Path | None) -> Mapping[str, Any]:
         for row in (*found["accuracy"], *(found.get("cost") or ())):
             if row["approach"] not in APPROACHES:
                 raise ValueError(f"unknown approach {row['approach']!r}")
+        for row in found.get("cost") or ():
+            if not all(isinstance(row[name], str) for name in COST):
+                raise ValueError(f"cost of {row['approach']}: {', '.join(COST)} must be words")
         for row in found["accuracy"]:
             for task in row.keys() - {"approach", "small"}:
                 pair = row[task]

@@ -17,7 +17,15 @@ def list_commands(found: Findings) -> list[str]:
     teachers = [format_teacher_command(cache) for cache in found.caches.values()]
     students = [format_student_command(run, found.root) for run in found.runs]
     measured = [run for run in found.runs if (run.evaluation or {}).get("data")]
-    return [*teachers, *students, *map(format_evaluation_command, measured)]
+    alone = [
+        _join(
+            "pipeline evaluate",
+            {"teacher": evaluation.get("teacher_name"), "task": task, "data": evaluation["data"]},
+        )
+        for task, evaluation in found.teachers.items()
+        if not evaluation.get("student") and evaluation.get("data")
+    ]
+    return [*teachers, *students, *alone, *map(format_evaluation_command, measured)]
 
 
 def format_student_command(run: Run, root: str) -> str:
@@ -43,7 +51,7 @@ def format_student_command(run: Run, root: str) -> str:
     names = ("steps", "rows", "slices", "learning_rate", "log_every", "seed")
     options |= {name.replace("_", "-"): training.get(name) for name in names}
     options |= {"held-out-rows": record["held_out"]["rows"], "out": run.path}
-    return _join("pipeline student", options)
+    return _join("pipeline student", options) + (" --partial" if record.get("partial") else "")
 
 
 def format_evaluation_command(run: Run) -> str:

@@ -42,7 +42,7 @@ class Scored:
             if typed.resolve() == folder.resolve():
                 return 3
             # Students that were moved together are still found by their place below the others.
-            return 2 if typed.parts[-len(below) :] == below else 0
+            return 2 if typed.parts[-len(below) :] == below and not typed.exists() else 0
         if self.inside.parts == below:
             return 2
         return 1 if self.inside.name == folder.name else 0
@@ -72,31 +72,42 @@ def read_evaluations(roots: Sequence[Path], faults: list[str]) -> list[Scored]:
 
 
 def match_evaluations(
-    students: Sequence[tuple[Path, Path, str]], scored: Sequence[Scored], faults: list[str]
+    students: Mapping[Path, tuple[Path, Mapping[str, Any]]],
+    scored: Sequence[Scored],
+    faults: list[str],
 ) -> dict[Path, Mapping[str, Any]]:
     """Find out which evaluation is of which student.
 
     Args:
-        students: Directory, the directory given above it, and task of each.
+        students: By their directories the directory given above each, and its record.
         scored: The evaluations.
-        faults: Gets a sentence for each one that is of no student here, of several, or not the
-            first of its student.
+        faults: Gets a sentence for each one that is of no student here, of several, of what was
+            there before the student, or fits its student no better than another.
 
     Returns:
         The evaluation of each student's directory that has one, with its ``file``.
     """
     found: dict[Path, Mapping[str, Any]] = {}
+    fitting: list[tuple[int, Scored, list[Path]]] = []
     for one in scored:
         if not one.found.get("student"):
             continue
-        fits = [(one.fits(*student), student[0]) for student in students]
+        fits = [
+            (one.fits(folder, root, str(record["task"]["name"])), folder)
+            for folder, (root, record) in students.items()
+        ]
         best = max((fit for fit, _ in fits), default=0)
-        folders = [folder for fit, folder in fits if fit == best and best]
+        fitting.append((best, one, [folder for fit, folder in fits if fit == best and best]))
+    for _, one, folders in sorted(fitting, key=lambda each: -each[0]):
         named = one.found.get("model")
         if not folders:
             faults.append(f"{one.path} is of {named or 'a student'}, which is not among these")
         elif len(folders) > 1:
             faults.append(f"{one.path} may be of {' or '.join(map(str, folders))}: left out")
+        elif one.found.get("identity") not in (None, students[folders[0]][1].get("identity")):
+            faults.append(
+                f"{one.path} is of a student that was in {folders[0]} before: measure it again"
+            )
         elif folders[0] in found:
             faults.append(
                 f"{one.path} is a second evaluation of {folders[0]}; "
@@ -149,7 +160,7 @@ def _is_evaluation(data: Any) -> bool:
         ):
             return False
     agreement = data.get("agreement")
-    texts = (data.get(name) for name in ("task", "model", "data", "teacher_name"))
+    texts = (data.get(name) for name in ("task", "model", "data", "teacher_name", "identity"))
     return (agreement is None or is_share(agreement)) and all(
         text is None or (isinstance(text, str) and "\0" not in text) for text in texts
     )

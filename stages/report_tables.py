@@ -99,7 +99,7 @@ def tabulate_cost(found: Findings) -> Table:
     for task in found.tasks:
         for group in found.groups:
             runs = group.runs.get(task, ())
-            if _average(runs, "training") is None:
+            if not runs:
                 continue
             together, direct = _add_up(runs), base.get(task)
             cells = [group.name, task, *NEEDS.get(group.approach, ("no", "no"))]
@@ -108,19 +108,17 @@ def tabulate_cost(found: Findings) -> Table:
             cells.append(f"{together / direct:.2f} ×" if together and direct else UNKNOWN)
             if source:
                 own = found.find_published(group, "cost")
-                cells.append(f"{own['preparation']} + {own['training']}" if own else UNKNOWN)
+                known = own.get("task") == task
+                cells.append(f"{own['preparation']} + {own['training']}" if known else UNKNOWN)
             if group.approach == "projection":
                 stressed.add(len(rows))
             rows.append(tuple(cells))
     machines = sorted({_name_machine(run) for run in found.runs} - {""})
-    partial = sum(1 for run in found.runs if (run.record.get("seconds") or {}).get("partial"))
     note = (
         f"Seconds, mean of the seeds, measured on {'; '.join(machines) or 'an unnamed machine'}. "
         "Preparation is what the teacher took for all rows of the cache; training is the loop "
         "alone. Where several commands ran beside each other all of them are slower."
     )
-    if partial:
-        note += f" {partial} trainings were continued, and only their last part was timed."
     return Table(
         "cost",
         "What they need and cost",

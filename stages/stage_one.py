@@ -18,11 +18,12 @@ from cache.philox_torch import describe_backend
 from cache.places import Place, parse_place
 from cache.reader import CacheReader
 from cache.store import create_or_open, open_cache
+from stages.caches import OWN_TEXTS
 from stages.devices import find_main_device
 from stages.drawing import make_attachments, read_parts
 from stages.errors import ModelError
 from stages.filling import fill_cache
-from stages.own_texts import ATTACHMENT, NOTE, OwnTexts, describe_difference, make_own_texts
+from stages.own_texts import ATTACHMENT, OwnTexts, describe_difference, make_own_texts
 from stages.preparation import Preparation, prepare_teacher
 from stages.projection import Projection, ProjectionMeter
 from stages.settings import TeacherConfig
@@ -83,7 +84,7 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         files = make_attachments(ready.inputs, ready.load_teacher(), ready.tokenizer)
         made["seconds"] = time.monotonic() - began
         own = _write_own_texts(ready, _count_own_texts(ready, place / ready.manifest.directory))
-        made[NOTE] = 0 if own is None else len(own.lengths)
+        made[OWN_TEXTS] = 0 if own is None else len(own.lengths)
         return files if own is None else files | {ATTACHMENT: own.to_bytes()}
 
     def note() -> Mapping[str, Any]:
@@ -151,7 +152,7 @@ def _count_own_texts(ready: Preparation, place: Place) -> int:
     if place.open_files().size(MANIFEST) is None:
         return ready.config.own_texts
     notes = open_cache(place, ready.manifest.fingerprint).manifest.notes
-    return int(notes.get(NOTE, ready.config.own_texts))
+    return int(notes.get(OWN_TEXTS, ready.config.own_texts))
 
 
 def _write_own_texts(ready: Preparation, rows: int) -> OwnTexts | None:

@@ -90,7 +90,7 @@ def test_a_card_says_what_the_record_says_and_no_more() -> None:
         "65,536 random inputs of the sampler `vocabulary`; no text was used",
         "learning rate 0.001, the encoder's 5e-05",
         "agreement with the teacher 96.6%",
-        "measured on no text at all",
+        "measured on no text that people wrote",
         "first 64 pieces",
     ):
         assert part in body

@@ -102,6 +102,12 @@ def test_a_label_is_named_in_front_of_the_prompt(monkeypatch: pytest.MonkeyPatch
     write(teacher, labelled=True)
     first = [label.words[0] for label in teacher.task.labels]
     assert seen == [f"Answer: {word}\n{teacher.task.prompt}" for word in first]
+    # What a label adds in front may be more than the model has positions for.
+    room = len(teacher.prefix_ids) + LONGEST
+    monkeypatch.setattr(teacher.model.config, "max_position_embeddings", room)
+    write(teacher)
+    with pytest.raises(ModelError, match=f"the model has {room}; set max_length to at most"):
+        write(teacher, labelled=True)
 
 
 def test_fewer_at_once_where_the_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from stages.caches import find_cache
 from stages.errors import SettingError, TextDataError, TrainingError
 from stages.gold import open_gold
 from stages.inputs import read_table
+from stages.publishing import ExportConfig, export_student
 from stages.records import read_record
 from stages.reporting import Interrupted, SilentReporter
 from stages.rows import open_rows
@@ -83,6 +84,12 @@ class TestDirectTraining:
             assert part in card
         for part in ("projected from", "the teacher", "its teacher", "prompt"):
             assert part not in card
+        config = ExportConfig(direct, ("transformers",), out=direct.parent / "export")
+        out = export_student(config, SilentReporter()).out
+        assert {k: read_record(out)[k] for k in ("teacher", "texts")} == {
+            "teacher": "",
+            "texts": texts.name,
+        }
 
     def test_it_is_measured_on_texts_and_says_that_there_is_no_cache(
         self, direct: Path, texts: Path

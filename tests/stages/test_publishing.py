@@ -98,6 +98,10 @@ class TestDirectory:
         record = json.loads((out / RECORD).read_text())
         assert record["evaluations"] == found
         assert "macro-F1 37.5%" in (out / "README.md").read_text()
+        for own in ({"task": "imdb"}, {"identity": "another"}):
+            paths[0].write_text(json.dumps(found[1] | own))
+            with pytest.raises(SettingError, match="measured on another student"):
+                export(student, tmp_path / "out", formats=PLAIN, metrics=paths)
 
 
 class TestRefusals:

@@ -95,16 +95,18 @@ def test_costs_stand_beside_direct_training(root: Path) -> None:
     own = find_row(table, "distilled on the teacher's own texts, mini", "imdb")
     assert own[2:8] == ("no", "no", "30", "11", "41", "3.73 ×")
     assert own[8] == "30 ± 2 h + 2 h" and "2 cores, x86_64" in table.note
+    # What was published is of one task.
+    assert find_row(table, "distilled on the teacher's own texts, mini", "ag_news")[8] == "–"
 
 
 def test_seconds_that_are_not_known_are_not_0(tmp_path: Path) -> None:
     for seed in range(2):
         change(write_student(tmp_path, "t", "texts", seed, 0.8), preparation=None)
     direct = write_student(tmp_path, "t", "direct", 0, 0.8)
-    change(direct, seconds={"training": 10.0, "partial": True})
+    change(direct, seconds={})
     table = tabulate_cost(gather(tmp_path, None))
     assert find_row(table, "distilled on training texts, mini")[4:] == ("–", "10", "–", "–")
-    assert "1 trainings were continued" in table.note
+    assert find_row(table, "direct training on labelled texts, mini")[4:] == ("0", "–", "–", "–")
 
 
 def test_estimates_are_ranked_over_the_students_of_a_teacher(root: Path, tmp_path: Path) -> None:
@@ -184,11 +186,29 @@ def test_evaluations_are_never_given_to_the_wrong_student(tmp_path: Path) -> Non
     said = "\n".join(found.faults)
     for part in (
         "texts-0.json may be of",
-        "texts-0.json is a second evaluation of",
+        "again.json is a second evaluation of",
         "is of x/y/texts-1, which is not among these",
         "held.json has no scores on labelled texts",
     ):
         assert part in said
+
+
+def test_what_names_a_student_comes_before_what_looks_like_it(tmp_path: Path) -> None:
+    folder = write_student(tmp_path, "t", "texts", 0, 0.8)
+    place = tmp_path / "evaluations" / "t"
+    scores = json.loads((place / "texts-0.json").read_text())
+    other = {"model": "moved/t/texts-0", "student": {"accuracy": 0.5, "macro_f1": 0.5}}
+    (place / "a.json").write_text(json.dumps(scores | other))
+    found = gather(tmp_path, None)
+    assert [run.score("accuracy") for run in found.runs] == [0.8]
+    assert "a.json is a second evaluation of" in "\n".join(found.faults)
+    # One that was measured before the student was trained anew is of another student.
+    change(folder, identity="new")
+    (place / "texts-0.json").write_text(json.dumps(scores | {"identity": "old"}))
+    (place / "a.json").unlink()
+    found = gather(tmp_path, None)
+    assert [run.score("accuracy") for run in found.runs] == [None]
+    assert f"is of a student that was in {folder} before" in "\n".join(found.faults)
 
 
 def test_copies_of_a_student_count_once(tmp_path: Path) -> None:
@@ -337,7 +357,8 @@ def test_nothing_and_nonsense_are_refused(tmp_path: Path) -> None:
         gather(tmp_path)
     write_student(tmp_path, "t", "projection", 0, 0.8)
     for text in ("[", "accuracy: 3", "source: x\naccuracy: [{approach: magic}]",
-                 "source: x\naccuracy: [{approach: texts, imdb: [high, 2]}]"):  # fmt: skip
+                 "source: x\naccuracy: [{approach: texts, imdb: [high, 2]}]",
+                 "source: x\naccuracy: []\ncost: [{approach: texts, hours: 3}]"):  # fmt: skip
         (tmp_path / "p.yaml").write_text(text)
         with pytest.raises(SettingError, match="not as it must be"):
             gather(tmp_path, tmp_path / "p.yaml")

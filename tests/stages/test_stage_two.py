@@ -375,6 +375,16 @@ class TestChoiceOfACache:
         with pytest.raises(CacheError, match="another cache"):
             find_cache(root, "mood", str(summary), partial=False)
 
+    def test_one_of_another_task_is_refused(
+        self, several: tuple[Path, list[TeacherResult]], mood: Path, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "weather.yaml"
+        other.write_text(mood.read_text().replace("mood", "weather"))
+        config = make_student_config(other, several[0], tmp_path / "out")
+        config = replace(config, source=str(several[1][0].cache.place.path))
+        with pytest.raises(SettingError, match=r"is of the task mood, the student .* of weather"):
+            run_student(config, SilentReporter())
+
     @pytest.mark.parametrize("digits", ["ffffffffffff", "no-such-thing"])
     def test_digits_that_name_none_are_an_error(
         self, digits: str, several: tuple[Path, list[TeacherResult]]
