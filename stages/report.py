@@ -10,9 +10,11 @@ from typing import Any
 import yaml
 
 from cache.errors import CacheError
+from cache.reader import CacheReader
 from cache.store import Cache
 from stages.caches import open_named_cache
 from stages.errors import CacheChoiceError, ExportError, ReportError, SettingError
+from stages.lessons import sum_seconds
 from stages.records import RECORD, read_record
 from stages.report_runs import APPROACHES, Group, Run, find_flaw, group_runs, is_number
 from stages.report_scores import find_teachers, match_evaluations, read_evaluations
@@ -107,6 +109,7 @@ def collect(
         why = f"{faults[0]}{more}" if faults else "train a student first"
         raise ReportError(f"there is nothing to report below {where}: {why}")
     caches = _find_caches(runs, cache, faults)
+    runs = [_ask_cache(run, caches, faults) for run in runs]
     found = Findings(tuple(runs), teachers, caches, str(cache), beside, ())
     return replace(found, faults=(*faults, *_find_gaps(found)))
 
@@ -166,6 +169,18 @@ def _find_caches(runs: Sequence[Run], root: str | Path, faults: list[str]) -> di
         except CacheError as error:
             faults.append(f"{of} cannot be read: {error}")
     return found
+
+
+def _ask_cache(run: Run, caches: Mapping[str, Cache], faults: list[str]) -> Run:
+    """Take the time of preparation from the cache, which may have been filled anew since."""
+    cache = caches.get(run.fingerprint)
+    if cache is None or run.record.get("rows") != cache.layout.rows:
+        return run
+    try:
+        return replace(run, prepared=sum_seconds(CacheReader(cache)))
+    except CacheError as error:
+        faults.append(f"the cache {run.fingerprint[:12]} of {run.path} cannot be read: {error}")
+        return run
 
 
 def _read_published(path: Path | None) -> Mapping[str, Any]:

@@ -27,11 +27,14 @@ class Run:
         path: Its directory.
         record: What it was trained from and how; :func:`find_flaw` finds none in it.
         evaluation: What it scored on labelled texts; None where that was not measured.
+        prepared: Seconds that its cache says it took to fill; None where there is none, or of
+            other rows than it was trained on.
     """
 
     path: Path
     record: Mapping[str, Any]
     evaluation: Mapping[str, Any] | None
+    prepared: float | None = None
 
     @property
     def task(self) -> str:
@@ -93,6 +96,8 @@ class Run:
 
     def seconds(self, part: str) -> float | None:
         """Return the seconds of its ``preparation`` or ``training``, where they are known."""
+        if part == "preparation" and self.prepared is not None:
+            return self.prepared
         name = "training" if part == "training" else "seconds"
         found = self.record.get("seconds" if part == "training" else part) or {}
         return None if found.get(name) is None else float(found[name])

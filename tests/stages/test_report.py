@@ -233,6 +233,17 @@ def test_a_real_student_is_shown(student: Path, tmp_path: Path) -> None:
     )
 
 
+def test_what_a_cache_took_is_asked_of_the_cache(
+    student: Path, filled: tuple[Path, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(student, tmp_path / "mood-mini")
+    change(tmp_path / "mood-mini", preparation={"seconds": 1e6, "rows": 1})
+    (row,) = tabulate_cost(collect([tmp_path], [], tmp_path / "nowhere", None)).rows
+    assert row[4] == "1,000,000"
+    (row,) = tabulate_cost(collect([tmp_path], [], filled[0], None)).rows
+    assert float(row[4]) < 1000
+
+
 def test_a_report_is_one_page_the_same_each_time(tmp_path: Path) -> None:
     write_everything(tmp_path / "own", ("imdb",))
     found = gather(tmp_path / "own")
