@@ -1,7 +1,7 @@
 """Whether anything can be learned from a teacher's answers, in words, before the money is spent.
 
 The measure is the method's own angle (paper, Eq. 15): that between the teacher and the best
-constant, ``arctan(spread / ‖mean g‖)``.  Students that learned their task from the mini teacher
+constant, ``arctan(spread / ‖mean g‖)``.  Students that learned the mini teacher from random inputs
 end at an α of 0.11 to 0.25, so where a constant is as near as that, a small α says nothing: below
 the range there is nothing to learn, within it little.
 
