@@ -134,6 +134,7 @@ def _show_estimate(found: Estimate) -> None:
         ("speed", f"{found.rows_per_second:,.1f} rows a second, from {found.trial_rows:,} rows"),
         ("time", f"{format_duration(found.seconds)} for {left:,} rows, one worker"),
         ("disk", f"{format_size(found.bytes)} in {found.directory}"),
+        ("answers", f"{found.verdict.shares}; spread {found.verdict.spread:.4f}"),
         ("verdict", f"{found.verdict.level}: {found.verdict.words}"),
     ):
         click.echo(f"{name + ':':<9}{value}")

@@ -120,10 +120,12 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         teacher, positions = ready.load_teacher(), settle_batches()
         parts = read_parts(cache, teacher.table)
         sample = answer_sample(ready, parts, teacher, positions)
+        _report_answers(sample, ready.task, reporter)
         report_verdict(judge_answers(sample, labels, sampler), reporter)
     elif len(there) < cache.shards:
         reporter.say("no sample is answered: the verdict is on the rows that are there")
         answers = measure_answers(CacheReader(cache, shards=there), len(labels))
+        _report_answers(answers, ready.task, reporter)
         report_verdict(judge_answers(answers, labels, sampler), reporter)
     began = time.monotonic()
     computed = fill_cache(cache, ready.inputs, ready.load_teacher, settle_batches, reporter)
@@ -207,4 +209,7 @@ def _report_answers(answers: Projection, task: Task, reporter: Reporter) -> None
     shares = ", ".join(
         f"{name} {share:.1%}" for name, share in zip(task.label_names, answers.balance, strict=True)
     )
-    reporter.say(f"teacher: {shares}; ‖g‖ {answers.norm_g:.4f}, spread {answers.spread:.4f}")
+    reporter.say(
+        f"teacher, {answers.rows:,} rows: {shares}; ‖g‖ {answers.norm_g:.4f}, "
+        f"spread {answers.spread:.4f}"
+    )

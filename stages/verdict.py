@@ -43,6 +43,7 @@ class Verdict:
         spread: Root mean square distance of g from its mean.
         constant_angle: Angle between g and the best constant, in radians.
         balance: Share of rows whose largest class is each one.
+        labels: The classes' names.
     """
 
     level: str
@@ -51,6 +52,13 @@ class Verdict:
     spread: float
     constant_angle: float
     balance: tuple[float, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def shares(self) -> str:
+        """How often each class is the answer, in words."""
+        pairs = zip(self.labels, self.balance, strict=True)
+        return ", ".join(f"{label} {share:.1%}" for label, share in pairs)
 
 
 def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Verdict:
@@ -64,7 +72,9 @@ def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Ver
     angle = found.constant_angle
     if math.isnan(found.norm_g):
         words = "the teacher's answers are no numbers: its weights are damaged"
-        return Verdict("hopeless", words, found.rows, found.spread, angle, found.balance)
+        return Verdict(
+            "hopeless", words, found.rows, found.spread, angle, found.balance, (*labels,)
+        )
     top = max(range(len(labels)), key=lambda column: found.balance[column])
     shares = [count_share(round(share * found.rows), found.rows) for share in found.balance]
     said = (
@@ -96,7 +106,7 @@ def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Ver
     else:
         level = "fine"
         words = f"{said}: there is something to learn"
-    return Verdict(level, words, found.rows, found.spread, angle, found.balance)
+    return Verdict(level, words, found.rows, found.spread, angle, found.balance, (*labels,))
 
 
 def _advise(sampler: str) -> str:

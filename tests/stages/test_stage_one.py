@@ -76,7 +76,7 @@ def test_what_happens_is_said(llm: Path, mood: Path, tmp_path: Path) -> None:
         "rows: 200 random inputs (vocabulary) of 1-12 pieces",
         f"cache: {result.cache.place.path}",
         "computed 200 rows",
-        "teacher: bad ",
+        "teacher, 200 rows: bad ",
         "spread",
     ):
         assert part in said

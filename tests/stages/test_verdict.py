@@ -88,3 +88,7 @@ def test_a_class_that_is_never_the_answer_is_named() -> None:
 def test_texts_are_not_a_sampler_to_change() -> None:
     assert "task check" in judge(make_answers(1.0, 0.01), "texts").words
     assert "--sampler" not in judge(make_answers(1.0, 0.01), "texts").words
+
+
+def test_the_shares_of_all_classes_are_told() -> None:
+    assert judge(make_answers(0.25, 1.0)).shares == "a 25.0%, b 75.0%"
