@@ -1,8 +1,8 @@
-"""The README's table: ``make results DATA=DIR`` or ``python -m benchmarks.results --data DIR``.
+"""The method beside training texts: ``make results DATA=DIR``.
 
 For each task: the teacher, the student from random inputs (no text), and the student from the
 texts of DIR/<task>/train.jsonl.gz labelled by the teacher, each on DIR/<task>/test.jsonl.gz.
-Without DIR only agreement on held-out random inputs is measured.  Caches and students that are
+``python -m benchmarks.results --data DIR`` is the same; without DIR only agreement on held-out random inputs is measured.  Caches and students that are
 there already are used; the table goes to benchmarks/results.md.
 """
 

@@ -109,7 +109,11 @@ def collect(
         why = f"{faults[0]}{more}" if faults else "train a student first"
         raise ReportError(f"there is nothing to report below {where}: {why}")
     caches = _find_caches(runs, cache, faults)
-    runs = [_ask_cache(run, caches, faults) for run in runs]
+    seconds = _measure_caches(caches, faults)
+    for number, run in enumerate(runs):
+        rows, taken = seconds.get(run.fingerprint, (None, None))
+        if rows is not None and run.record.get("rows") == rows:
+            runs[number] = replace(run, prepared=taken)
     found = Findings(tuple(runs), teachers, caches, str(cache), beside, ())
     return replace(found, faults=(*faults, *_find_gaps(found)))
 
@@ -171,16 +175,18 @@ def _find_caches(runs: Sequence[Run], root: str | Path, faults: list[str]) -> di
     return found
 
 
-def _ask_cache(run: Run, caches: Mapping[str, Cache], faults: list[str]) -> Run:
-    """Take the time of preparation from the cache, which may have been filled anew since."""
-    cache = caches.get(run.fingerprint)
-    if cache is None or run.record.get("rows") != cache.layout.rows:
-        return run
-    try:
-        return replace(run, prepared=sum_seconds(CacheReader(cache)))
-    except CacheError as error:
-        faults.append(f"the cache {run.fingerprint[:12]} of {run.path} cannot be read: {error}")
-        return run
+def _measure_caches(caches: Mapping[str, Cache], faults: list[str]) -> dict[str, tuple[int, float]]:
+    """Return the rows of whole caches and the seconds that they took, by fingerprint.
+
+    A cache may have been filled anew since its students were trained.
+    """
+    found = {}
+    for fingerprint, cache in caches.items():
+        try:
+            found[fingerprint] = cache.layout.rows, sum_seconds(CacheReader(cache))
+        except CacheError as error:
+            faults.append(f"the cache {fingerprint[:12]} cannot be read whole: {error}")
+    return found
 
 
 def _read_published(path: Path | None) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ Any number of processes with the same settings share the work; each takes the ne
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ from stages.own_texts import ATTACHMENT, OwnTexts, describe_difference, make_own
 from stages.preparation import Preparation, prepare_teacher
 from stages.projection import Projection, ProjectionMeter
 from stages.settings import TeacherConfig
-from stages.task import Task
 from stages.teacher import Watch
 from stages.trial import answer_sample
 from stages.tuning import Tuning, apply_tuning, find_tuning, read_tuning
@@ -120,13 +119,11 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         teacher, positions = ready.load_teacher(), settle_batches()
         parts = read_parts(cache, teacher.table)
         sample = answer_sample(ready, parts, teacher, positions)
-        _report_answers(sample, ready.task, reporter)
-        report_verdict(judge_answers(sample, labels, sampler), reporter)
+        _judge(sample, labels, sampler, reporter)
     elif len(there) < cache.shards:
         reporter.say("no sample is answered: the verdict is on the rows that are there")
         answers = measure_answers(CacheReader(cache, shards=there), len(labels))
-        _report_answers(answers, ready.task, reporter)
-        report_verdict(judge_answers(answers, labels, sampler), reporter)
+        _judge(answers, labels, sampler, reporter)
     began = time.monotonic()
     computed = fill_cache(cache, ready.inputs, ready.load_teacher, settle_batches, reporter)
     seconds = time.monotonic() - began
@@ -137,16 +134,20 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     else:
         reporter.say("every row was there already")
     answers = measure_answers(CacheReader(cache), len(labels))
-    _report_answers(answers, ready.task, reporter)
-    verdict = judge_answers(answers, labels, sampler)
-    report_verdict(verdict, reporter)
+    verdict = _judge(answers, labels, sampler, reporter)
     return TeacherResult(cache, computed, seconds, answers, verdict)
 
 
-def report_verdict(verdict: Verdict, reporter: Reporter) -> None:
-    """Say what can be learned; louder where that is little."""
+def _judge(answers: Projection, labels: Sequence[str], sampler: str, reporter: Reporter) -> Verdict:
+    """Say what the answers are and what can be learned from them; louder where that is little."""
+    verdict = judge_answers(answers, labels, sampler)
+    reporter.say(
+        f"teacher, {answers.rows:,} rows: {verdict.shares}; ‖g‖ {answers.norm_g:.4f}, "
+        f"spread {answers.spread:.4f}"
+    )
     tell = reporter.say if verdict.level == "fine" else reporter.warn
     tell(f"verdict on {verdict.rows:,} rows: {verdict.level}: {verdict.words}")
+    return verdict
 
 
 def _count_own_texts(ready: Preparation, place: Place) -> int:
@@ -203,13 +204,3 @@ def measure_answers(reader: CacheReader, classes: int) -> Projection:
         g = torch.from_numpy(reader.read_shard(shard)["probabilities"].copy())
         meter.update(g, g)
     return meter.compute()
-
-
-def _report_answers(answers: Projection, task: Task, reporter: Reporter) -> None:
-    shares = ", ".join(
-        f"{name} {share:.1%}" for name, share in zip(task.label_names, answers.balance, strict=True)
-    )
-    reporter.say(
-        f"teacher, {answers.rows:,} rows: {shares}; ‖g‖ {answers.norm_g:.4f}, "
-        f"spread {answers.spread:.4f}"
-    )
