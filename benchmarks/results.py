@@ -2,7 +2,7 @@
 
 For each task: the teacher, the student from random inputs (no text), and the student from the
 texts of DIR/<task>/train.jsonl.gz labelled by the teacher, each on DIR/<task>/test.jsonl.gz.
-``python -m benchmarks.results --data DIR`` is the same; without DIR only agreement on held-out random inputs is measured.  Caches and students that are
+Without DIR only agreement on held-out random inputs is measured.  Caches and students that are
 there already are used; the table goes to benchmarks/results.md.
 """
 

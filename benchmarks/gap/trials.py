@@ -32,7 +32,7 @@ class Variant:
         steps: Steps of 64 rows.
         objective: One of the product's, or ``logits``: squared distance of centred logits.
         temperature: What the cached logits are divided by; the student's are, too.
-        balance: Whether rows are drawn so that every class is the teacher's answer equally often.
+        balance: Whether rows are drawn so that every class has as much of the cached probability.
         active: Whether the second half of the steps draws rows by the student's divergence in
             the middle of the training.
         average: Decay of the weights' moving average; 0: none.
@@ -203,10 +203,14 @@ def compute_loss(
 
 
 def balance(pool: Pool) -> np.ndarray:
-    """Weigh rows so that every class is the teacher's answer equally often."""
-    votes = pool.logits.argmax(axis=1)
-    counts = np.bincount(votes, minlength=pool.logits.shape[1])
-    return 1.0 / counts[votes]
+    """Weigh rows by their probabilities so that every class has the same share of them."""
+    raised = np.exp(pool.logits - pool.logits.max(axis=1, keepdims=True))
+    probabilities = raised / raised.sum(axis=1, keepdims=True)
+    weights = np.ones(len(probabilities))
+    for _ in range(100):  # one pass evens out a class and disturbs the others a little
+        shares = (weights[:, None] * probabilities).sum(axis=0) / weights.sum()
+        weights *= (probabilities / shares).mean(axis=1)
+    return weights
 
 
 @torch.no_grad()
