@@ -14,6 +14,7 @@ from stages import language_model as lm
 from stages.architectures import ARCHITECTURES
 from stages.card import write_card
 from stages.curve import format_curve
+from stages.devices import has_bfloat16
 from stages.export import build_tokenizer, check_place, write_student
 from stages.folding import check_foldable, find_move
 from stages.gold import open_gold
@@ -117,7 +118,7 @@ def _train(
     device = lm.choose_device(config.device)
     reporter.say(f"device: {device.value} ({device.reason})")
     on_cpu = torch.device(device.value).type == "cpu"
-    precision = "no" if on_cpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    precision = "no" if on_cpu else "bf16" if has_bfloat16() else "fp16"
     reporter.say(f"precision: {'float32' if precision == 'no' else precision + ' mixed'}")
     init, why = _choose_init(config)
     reporter.say(f"student: {config.arch}, {init} start ({why})")
