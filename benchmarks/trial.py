@@ -71,11 +71,15 @@ class Trial:
         folder: An empty folder.
         task: Name or path of the task.
         effort: How much.
+        device: Where the teacher answers.
+        lengths: How long its inputs are.
     """
 
     folder: Path
     task: str
     effort: Effort
+    device: str = "cpu"
+    lengths: str = "log-uniform"
 
     @cached_property
     def cache(self) -> Cache:
@@ -85,14 +89,14 @@ class Trial:
             task=self.task,
             model="mini",
             sampler="vocabulary",
-            lengths="log-uniform",
+            lengths=self.lengths,
             own_texts=0,
             rows=self.effort.rows,
             chunk_rows=chunk,
             shard_rows=min(4096, self.effort.rows // 2),
             cache=self.folder / "cache",
-            device="cpu",
-            batch_positions=2048,
+            device=self.device,
+            batch_positions=2048 if self.device == "cpu" else 16384,
         )
         return run_teacher(config, SilentReporter()).cache
 
