@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks.results import TASKS
 from benchmarks.trial import write_onnx
-from stages.classifier import Classifier
-from stages.onnx_classifier import load_onnx_classifier
+from stages.classify.classifier import Classifier
+from stages.classify.onnx_classifier import load_onnx_classifier
+from stages.classify.torch_classifier import load_torch_classifier
 from stages.texts import read_texts
-from stages.torch_classifier import load_torch_classifier
 
 MOST_LOST = 0.5
 PART = 4096

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.language_model import load_language_model, load_tokenizer, resolve_model
-from stages.prompting import Frame, frame_task
-from stages.task import Task
+from stages.lm.model import load_language_model, resolve_model
+from stages.loading import load_tokenizer
+from stages.tasks.frame import Frame, frame_task
+from stages.tasks.task import Task
+from stages.tasks.verbaliser import Verbaliser, build_verbaliser
 from stages.texts import read_texts
-from stages.verbaliser import Verbaliser, build_verbaliser
 
 BATCH_ROWS = 64
 """Texts of a padded batch, as many as students have."""

@@ -17,14 +17,14 @@ import torch
 
 from benchmarks.rivals import PromptedTeacher, train_bag_of_words
 from benchmarks.trial import Effort, Trial, write_onnx
-from stages.classifier import Classifier
-from stages.comparing import draw_texts
-from stages.language_model import resolve_model
-from stages.onnx_classifier import load_onnx_classifier
+from stages.classify.classifier import Classifier
+from stages.classify.onnx_classifier import load_onnx_classifier
+from stages.classify.torch_classifier import load_torch_classifier
+from stages.export.comparison import draw_texts
+from stages.lm.model import resolve_model
 from stages.records import read_record
-from stages.task import load_task
+from stages.tasks.task import load_task
 from stages.texts import read_texts
-from stages.torch_classifier import load_torch_classifier
 
 Answer = Callable[[list[str]], object]
 """Takes texts and answers them; what it says is of no interest here."""

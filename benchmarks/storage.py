@@ -25,12 +25,12 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from cache.commits import record_path
-from cache.layout import Layout, answer_columns
-from cache.manifest import Manifest
+from cache.format.commits import record_path
+from cache.format.layout import Layout, answer_columns
+from cache.format.manifest import Manifest
+from cache.format.shards import encode, object_path
+from cache.opening import Cache, create_or_open
 from cache.reader import CacheReader
-from cache.shards import encode, object_path
-from cache.store import Cache, create_or_open
 
 Columns = dict[str, npt.NDArray[Any]]
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import zarr
 
 from benchmarks.workers import PATIENCE, Worker, finish
-from cache.commits import record_path
+from cache.format.commits import record_path
+from cache.format.shards import object_path
+from cache.opening import Cache, open_cache
 from cache.reader import CacheReader
-from cache.shards import object_path
-from cache.store import Cache, open_cache
 
 POLL_SECONDS = 0.001
 

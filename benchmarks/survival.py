@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks.supervisor import Plan, Supervisor, Tally, compare
 from benchmarks.workers import PATIENCE, Forked, Spawned, Worker, finish
-from cache.layout import Layout, answer_columns
-from cache.manifest import Manifest
-from cache.store import Cache, create_or_open, open_cache
+from cache.format.layout import Layout, answer_columns
+from cache.format.manifest import Manifest
+from cache.opening import Cache, create_or_open, open_cache
 
 TEACHER = ("teacher", "--task", "reddit", "--model", "mini", "--chunk-rows", "8")
 TEACHER += ("--sampler", "vocabulary", "--own-texts", "0")
@@ -233,7 +233,7 @@ def unsynced() -> AbstractContextManager[object]:
 def warm_up() -> None:
     """Import and load, once for all forks, what a teacher imports and loads."""
     from pipeline.console import quieten_libraries
-    from stages import language_model, stage_one  # noqa: F401 - for the forks
+    from stages.lm import model as language_model
 
     quieten_libraries()
     folder = language_model.resolve_model("mini")

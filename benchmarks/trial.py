@@ -13,15 +13,16 @@ from pathlib import Path
 import torch
 
 from cache.directory import Cache
-from stages.inputs import read_table
-from stages.onnx_export import check_packages, export_onnx, quantise_onnx
-from stages.publishing import COMMON, FLOAT32, INT8
-from stages.reporting import SilentReporter
-from stages.stage_one import TeacherConfig, run_teacher
-from stages.stage_two import StudentConfig, run_student
-from stages.student import Student, build_encoder
-from stages.torch_classifier import load_model
-from stages.training import TrainingConfig
+from stages.classify.torch_classifier import load_model
+from stages.export.onnx import check_packages, export_onnx, quantise_onnx
+from stages.export.stage import COMMON, FLOAT32, INT8
+from stages.inputs.attachments import read_table
+from stages.reporter import SilentReporter
+from stages.student.config import StudentConfig, TrainingConfig
+from stages.student.model import Student, build_encoder
+from stages.student.stage import run_student
+from stages.teacher.config import TeacherConfig
+from stages.teacher.stage import run_teacher
 
 
 @dataclass(frozen=True)

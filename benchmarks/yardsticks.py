@@ -15,12 +15,12 @@ import torch
 from torch.nn.functional import linear
 
 from benchmarks.subjects import Rows, Shape
-from cache.samplers import VocabularySampler
-from stages.packing import Batch, plan_batches
-from stages.reporting import SilentReporter
-from stages.teacher import Teacher, Watch
-from stages.tuning import find_tuning
-from stages.verbaliser import Verbaliser
+from cache.draw.samplers import VocabularySampler
+from stages.reporter import SilentReporter
+from stages.tasks.verbaliser import Verbaliser
+from stages.teacher.autotune import find_tuning
+from stages.teacher.batching import Batch, plan_batches
+from stages.teacher.teacher import Teacher, Watch
 
 BATCH_ROWS = 32
 """Rows of a batch in both users' loops."""

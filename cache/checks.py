@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.commits import LARGEST_RECORD, CommitRecord, record_path
 from cache.directory import Cache
-from cache.documents import DocumentError
 from cache.errors import ManifestError, StorageError, VersionError
-from cache.manifest import MANIFEST, FileInfo
-from cache.places import Place
-from cache.shards import decode, object_path
-from cache.storage import Files
-from cache.store import read_manifest
+from cache.format.commits import LARGEST_RECORD, CommitRecord, record_path
+from cache.format.documents import DocumentError
+from cache.format.manifest import MANIFEST, FileInfo
+from cache.format.shards import decode, object_path
+from cache.opening import read_manifest
+from cache.stores.interface import Files
+from cache.stores.places import Place
 
 MISSING = "missing"
 

@@ -16,14 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.commits import (
-    DIRECTORY,
-    LARGEST_RECORD,
-    CommitRecord,
-    committed_shards,
-    record_path,
-)
-from cache.documents import DocumentError
 from cache.errors import (
     ClaimError,
     ColumnsError,
@@ -33,17 +25,25 @@ from cache.errors import (
     NonFiniteError,
     StorageError,
 )
-from cache.layout import Layout
-from cache.manifest import ATTACHMENTS, MANIFEST, FileInfo, Manifest
-from cache.places import Place
-from cache.shards import encode, object_path
-from cache.storage import Claim, LiveClaim
+from cache.format.commits import (
+    DIRECTORY,
+    LARGEST_RECORD,
+    CommitRecord,
+    committed_shards,
+    record_path,
+)
+from cache.format.documents import DocumentError
+from cache.format.layout import Layout
+from cache.format.manifest import ATTACHMENTS, MANIFEST, FileInfo, Manifest
+from cache.format.shards import encode, object_path
+from cache.stores.interface import Claim, LiveClaim
+from cache.stores.places import Place
 
 Array = npt.NDArray[Any]
 
 
 class Cache:
-    """A cache as :func:`cache.store.create_or_open` and :func:`cache.store.open_cache` give it.
+    """A cache as :func:`cache.opening.create_or_open` and :func:`cache.opening.open_cache` give it.
 
     Opening and reading write nothing, so a cache on a read-only mount can be trained from.
 

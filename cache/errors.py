@@ -73,3 +73,9 @@ class DamageError(CacheError):
 
 class SamplerError(CacheError):
     """Seeds, a sampler or a rule for lengths cannot be had as asked for."""
+
+
+class CacheChoiceError(CacheError):
+    """No cache fits what was asked for, or several do; the message lists what there is."""
+
+    usage = True

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from cache.directory import Cache
 from cache.errors import IncompleteError
+from cache.format.shards import decode, object_path
 from cache.order import LARGEST_SEED, Cuts, Window, arrange, cut, windows
-from cache.shards import decode, object_path
 
 Array = npt.NDArray[Any]
 

@@ -6,14 +6,14 @@ import errno
 import re
 from pathlib import Path, PurePosixPath
 
-from cache.commits import DIRECTORY, committed_shards
 from cache.errors import LostClaimError, ManifestError, PlaceError, StorageError, VersionError
-from cache.files import TEMPORARY, reporting
-from cache.layout import MOST_SHARDS
-from cache.manifest import ATTACHMENTS, LARGEST_MANIFEST, MANIFEST, Manifest
-from cache.places import CLAIMS, LocalPlace, Place, parse_place
-from cache.shards import GROUP
-from cache.storage import Files
+from cache.format.commits import DIRECTORY, committed_shards
+from cache.format.layout import MOST_SHARDS
+from cache.format.manifest import ATTACHMENTS, LARGEST_MANIFEST, MANIFEST, Manifest
+from cache.format.shards import GROUP
+from cache.stores.files import TEMPORARY, reporting
+from cache.stores.interface import Files
+from cache.stores.places import CLAIMS, LocalPlace, Place, parse_place
 
 _CONTENTS = (DIRECTORY, GROUP, ATTACHMENTS.rstrip("/"), TEMPORARY, MANIFEST)
 """What a cache is made of, in the order in which it goes: what is left never promises more."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.formats import format_duration
 
 if TYPE_CHECKING:
-    from cache.store import Manifest
+    from cache.opening import Manifest
+    from cache.overview import CacheOverview
     from cache.verification import Report
-    from stages.overview import CacheOverview
 
 MOST_STRAYS = 5
 

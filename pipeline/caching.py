@@ -18,7 +18,7 @@ from pipeline.cache_words import (
 from pipeline.options import CACHE
 
 if TYPE_CHECKING:
-    from cache.places import Place
+    from cache.stores.places import Place
     from cache.verification import Report
     from pipeline.console import Console
 
@@ -41,7 +41,7 @@ def list_caches_command(cache: str, as_json: bool) -> None:
 
     Example: pipeline cache list
     """
-    from stages.caches import find_caches
+    from cache.lookup import find_caches
 
     entries: list[dict[str, Any]] = [
         {
@@ -80,7 +80,7 @@ def path(name: str, cache: str) -> None:
 
     Example: du -sh $(pipeline cache path 1a2b)
     """
-    from stages.caches import find_place
+    from cache.lookup import find_place
 
     click.echo(str(find_place(cache, name)))
 
@@ -96,15 +96,22 @@ def show(name: str, cache: str, as_json: bool) -> None:
 
     Example: pipeline cache show 1a2b
     """
-    from cache.store import open_cache
+    from cache.lookup import find_place
+    from cache.opening import open_cache
+    from cache.overview import describe_cache
     from pipeline.console import Console
     from pipeline.files import format_json
-    from stages.caches import find_place
-    from stages.overview import describe_cache
 
     console = Console()
     with console.catch_signals():
-        found = describe_cache(open_cache(find_place(cache, name)), console)
+        opened = open_cache(find_place(cache, name))
+        with console.track("reading", len(opened.committed()), 0, "shard") as show:
+
+            def advance(shards: int) -> None:
+                show(shards)
+                console.check_stop()
+
+            found = describe_cache(opened, advance, console.warn)
     if as_json:
         click.echo(format_json(overview_data(found)))
     else:
@@ -130,8 +137,8 @@ def verify(names: tuple[str, ...], repair: bool, cache: str, as_json: bool) -> N
     Example: pipeline cache verify 1a2b --repair
     """
     from cache.errors import CacheError, ManifestError
+    from cache.lookup import find_places, list_places
     from pipeline.console import Console
-    from stages.caches import find_places, list_places
 
     console = Console()
     results, failed = [], False
@@ -170,8 +177,8 @@ def remove(names: tuple[str, ...], yes: bool, cache: str) -> None:
 
     Example: pipeline cache remove 1a2b
     """
+    from cache.lookup import find_places
     from cache.removal import check_removable, remove_cache
-    from stages.caches import find_places
 
     places = find_places(cache, names)
     for place in places:
@@ -198,7 +205,7 @@ def remove(names: tuple[str, ...], yes: bool, cache: str) -> None:
 
 
 def _verify(place: Place, repair: bool, console: Console) -> tuple[Report, list[str] | None]:
-    from cache.commits import DIRECTORY
+    from cache.format.commits import DIRECTORY
     from cache.verification import repair_cache, verify_cache
 
     total = len(place.open_files().names(DIRECTORY))
@@ -214,7 +221,7 @@ def _verify(place: Place, repair: bool, console: Console) -> tuple[Report, list[
 
 
 def _advise(report: Report, removed: list[str] | None, console: Console) -> None:
-    from stages.caches import format_teacher_command
+    from stages.report.commands import format_teacher_command
 
     if not report.faults:
         return

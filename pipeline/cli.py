@@ -80,7 +80,7 @@ def main() -> None:
 def _explain(error: Exception) -> int:
     from cache.errors import CacheError
     from stages.errors import StageError
-    from stages.reporting import Interrupted
+    from stages.reporter import Interrupted
 
     if isinstance(error, Interrupted):
         click.echo(str(error), err=True)

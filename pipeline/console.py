@@ -13,7 +13,7 @@ from types import FrameType
 
 import click
 
-from stages.reporting import Interrupted
+from stages.reporter import Interrupted
 
 PLAIN_SECONDS = 15.0
 """Seconds between progress lines where standard error is no terminal."""

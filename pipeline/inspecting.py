@@ -21,7 +21,7 @@ def list_tasks_command(as_json: bool) -> None:
 
     Example: pipeline task list
     """
-    from stages.task import list_tasks, load_task
+    from stages.tasks.task import list_tasks, load_task
 
     tasks = [load_task(name) for name in list_tasks()]
     if as_json:
@@ -39,7 +39,7 @@ def show_task(name: str, as_json: bool) -> None:
 
     Example: pipeline task show imdb
     """
-    from stages.task import load_task
+    from stages.tasks.task import load_task
 
     entry = load_task(name)
     if as_json:
@@ -62,11 +62,13 @@ def check_task(name: str, model: str, chat: bool) -> None:
 
     Example: pipeline task check mine.yaml --model meta-llama/Llama-2-7b-hf
     """
+    from stages.model import resolve_tokenizer
+
     from pipeline.console import quieten_libraries
-    from stages.language_model import load_tokenizer, resolve_tokenizer
-    from stages.prompting import describe_chat, describe_frame
-    from stages.task import load_task
-    from stages.verbaliser import build_verbaliser
+    from stages.loading import load_tokenizer
+    from stages.tasks.frame import describe_chat, describe_frame
+    from stages.tasks.task import load_task
+    from stages.tasks.verbaliser import build_verbaliser
 
     entry = load_task(name)
     quieten_libraries()
@@ -97,7 +99,7 @@ def doctor() -> None:
     import torch
 
     from pipeline.console import quieten_libraries
-    from stages import language_model as lm
+    from stages.devices import choose_device, choose_dtype, choose_model
 
     quieten_libraries()
     click.echo(f"{'python':<14} {platform.python_version()}, {platform.platform()}")
@@ -112,9 +114,9 @@ def doctor() -> None:
     click.echo(f"{'C++ compiler':<14} {compiler or 'none: torch.compile is not available'}")
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
     click.echo(f"{'disk':<14} {disk:.1f} GiB free here")
-    device = lm.choose_device("auto")
-    model = lm.choose_model("auto", device.value)
-    dtype = lm.choose_dtype("auto", device.value)
+    device = choose_device("auto")
+    model = choose_model("auto", device.value)
+    dtype = choose_dtype("auto", device.value)
     for title, choice in (("device", device), ("model", model), ("dtype", dtype)):
         click.echo(f"{title:<14} {choice.value} ({choice.reason})")
 

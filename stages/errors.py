@@ -23,12 +23,6 @@ class TaskError(StageError):
     usage = True
 
 
-class CacheChoiceError(StageError):
-    """No cache fits what was asked for, or several do; the message lists what there is."""
-
-    usage = True
-
-
 class ModelError(StageError):
     """A model directory or hub id cannot be loaded or does not fit what is asked of it."""
 

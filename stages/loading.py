@@ -1,15 +1,16 @@
-"""Loading models of transformers, which would make up weights that are missing at random."""
+"""Loading from transformers: models that lack no weight, and tokenizers; no code is run."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_weights(
@@ -43,7 +44,7 @@ def load_weights(
             **options,
         )
     except Exception as error:  # transformers raises a dozen types, some of them bare
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error)
         if "file named model.safetensors" in reason:
             reason = (
                 "it has no model.safetensors, and other files of weights, which may run code when "
@@ -64,3 +65,22 @@ def load_weights(
         raise ModelError(f"{source} is not {what}: the weight {lost[0]}{more} is {fault}")
     loaded: PreTrainedModel = model
     return loaded
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model directory.
+
+    Raises:
+        ModelError: There is none, or it is not readable.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        raise ModelError(f"cannot load the tokenizer of {folder}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's text as one line of at most 300 characters, or its type's name."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stages.reporting import Reporter
+    from stages.reporter import Reporter
 
 POLL_SECONDS = 1.0
 

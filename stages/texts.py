@@ -19,7 +19,7 @@ from stages.errors import TextDataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from stages.reporting import Reporter
+    from stages.reporter import Reporter
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 TABLE_ENDINGS = {".csv": ",", ".tsv": "\t"}

@@ -15,13 +15,13 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 
-from stages import tuning
-from stages.language_model import load_language_model, load_tokenizer
-from stages.stage_one import TeacherConfig
-from stages.stage_two import StudentConfig
-from stages.task import Task, list_tasks, load_task, parse_task
-from stages.teacher import Embed, Teacher, Watch
-from stages.training import TrainingConfig
+from stages.lm.model import load_language_model
+from stages.loading import load_tokenizer
+from stages.student.config import StudentConfig, TrainingConfig
+from stages.tasks.task import Task, list_tasks, load_task, parse_task
+from stages.teacher import autotune as tuning
+from stages.teacher.config import TeacherConfig
+from stages.teacher.teacher import Embed, Teacher, Watch
 
 MOOD = """\
 name: mood

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.lengths import LengthRule
-from cache.philox import mix_seeds, random_integers_numpy
-from cache.samplers import build_sampler, draw_uniform_ids, quantise_distribution
-from stages.generation import Generation, draw_pieces, write_texts
-from stages.language_model import load_language_model, load_tokenizer, resolve_model
-from stages.reporting import SilentReporter
-from stages.task import Task, load_task
-from stages.teacher import Teacher, Watch
+from cache.draw.lengths import LengthRule
+from cache.draw.philox import mix_seeds, random_integers_numpy
+from cache.draw.samplers import build_sampler, draw_uniform_ids, quantise_distribution
+from stages.inputs.config import Generation
+from stages.lm.model import load_language_model, resolve_model
+from stages.loading import load_tokenizer
+from stages.reporter import SilentReporter
+from stages.tasks.task import Task, load_task
+from stages.teacher.generation import draw_pieces, write_texts
+from stages.teacher.teacher import Teacher, Watch
 from stages.texts import encode_rows, number_labels, read_texts
 
 CHUNK = 64

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from stages.errors import TextDataError
-from stages.task import Task, load_task
-from stages.verbaliser import Verbaliser, build_verbaliser
+from stages.tasks.task import Task, load_task
+from stages.tasks.verbaliser import Verbaliser, build_verbaliser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

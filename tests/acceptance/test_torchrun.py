@@ -17,7 +17,7 @@ from processes import wait_for
 from benchmarks.supervisor import compare
 from benchmarks.survival import Teachers
 from benchmarks.workers import PATIENCE, Spawned, finish, is_alive
-from cache.store import Cache, Claim, create_or_open
+from cache.opening import Cache, Claim, create_or_open
 
 SHARDS = 40
 

@@ -17,11 +17,11 @@ from benchmarks.rivals import PromptedTeacher
 from benchmarks.serving import OBVIOUS, Times, format_speed, measure_times
 from benchmarks.stepping import BareLoop
 from benchmarks.trial import QUICK, Trial
-from stages.language_model import load_language_model, resolve_model
-from stages.publishing import FLOAT32, INT8
-from stages.student import Student, build_encoder
-from stages.task import load_task
-from stages.teacher import Teacher
+from stages.export.stage import FLOAT32, INT8
+from stages.lm.model import load_language_model, resolve_model
+from stages.student.model import Student, build_encoder
+from stages.tasks.task import load_task
+from stages.teacher.teacher import Teacher
 
 TEXTS = ["what a lovely day 😀", "", "no", "this is the worst thing that I have ever seen " * 20]
 

@@ -26,7 +26,7 @@ from benchmarks.subjects import (
     write_task,
 )
 from benchmarks.yardsticks import Floor, Loop, Ours
-from stages.task import load_task
+from stages.tasks.task import load_task
 
 
 @pytest.fixture(scope="module", params=TINY.prompts)

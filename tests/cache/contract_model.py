@@ -13,12 +13,12 @@ from faulty_files import Fuse, new_place
 from hypothesis.stateful import RuleBasedStateMachine
 from store_worker import ATTACHMENTS
 
-from cache.commits import record_path
 from cache.errors import CacheError
-from cache.manifest import MANIFEST
-from cache.shards import metadata, object_path
-from cache.storage import Claim
-from cache.store import Cache
+from cache.format.commits import record_path
+from cache.format.manifest import MANIFEST
+from cache.format.shards import metadata, object_path
+from cache.opening import Cache
+from cache.stores.interface import Claim
 
 SHARDS = range(3)
 SETTINGS = small(len(SHARDS))

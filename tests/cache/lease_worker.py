@@ -13,13 +13,13 @@ from typing import Any
 import obstore
 import store_worker
 
-import cache.leases
+import cache.stores.leases
 
 
 def main() -> None:
     seconds, part = sys.argv[1:3]
     sys.argv[1:3] = []
-    cache.leases.LEASE_SECONDS = float(seconds)
+    cache.stores.leases.LEASE_SECONDS = float(seconds)
     put = obstore.put
 
     def stop_and_put(store: Any, path: str, *arguments: Any, **options: Any) -> Any:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.layout import Layout, answer_columns
-from cache.manifest import Manifest
-from cache.store import Cache, create_or_open
+from cache.format.layout import Layout, answer_columns
+from cache.format.manifest import Manifest
+from cache.opening import Cache, create_or_open
 
 ATTACHMENTS = {"table.bin": bytes(range(256)), "words.json": b'{"a": 1}'}
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
 
-import cache.claims
+import cache.stores.claims
 from cache.errors import ClaimError, LostClaimError
-from cache.store import Cache, create_or_open, open_cache
+from cache.opening import Cache, create_or_open, open_cache
 
 WORKER = Path(__file__).with_name("store_worker.py")
 
@@ -22,7 +22,7 @@ WORKER = Path(__file__).with_name("store_worker.py")
 @contextmanager
 def worker(root: Path, pause: float, stop: int = -1) -> Iterator[subprocess.Popen[str]]:
     """A writer in a process of its own, which has the cache open and is killed at the end."""
-    package = Path(cache.claims.__file__).parent.parent
+    package = Path(cache.stores.claims.__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, str(WORKER), str(root), str(pause), str(stop)],
         env={**os.environ, "PYTHONPATH": str(package)},
@@ -90,7 +90,7 @@ def test_a_creator_killed_while_creating_is_replaced(tmp_path: Path) -> None:
         "def attachments():\n    print('ready', flush=True); time.sleep(600)\n"
         "create_or_open(Path(sys.argv[1]), make_manifest(), attachments)"
     )
-    package = Path(cache.claims.__file__).parent.parent
+    package = Path(cache.stores.claims.__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{WORKER.parent}"},
@@ -195,7 +195,7 @@ def test_nobody_waits_for_ever_for_a_stopped_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = make_cache(tmp_path)
-    monkeypatch.setattr("cache.claims.GUARD_SECONDS", 0.05)
+    monkeypatch.setattr("cache.stores.claims.GUARD_SECONDS", 0.05)
     with (cache.place.path / "claims" / "guard.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(ClaimError, match=r"guard\.lock"):

@@ -15,7 +15,7 @@ from cache.errors import (
     NonFiniteError,
     StorageError,
 )
-from cache.store import list_caches
+from cache.opening import list_caches
 
 
 def test_at_most_40_bytes_a_row_for_two_classes(tmp_path: Path) -> None:

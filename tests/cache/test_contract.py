@@ -20,7 +20,6 @@ from hypothesis.stateful import (
 )
 from store_worker import make_columns
 
-from cache.commits import record_path
 from cache.errors import (
     ClaimError,
     DamageError,
@@ -28,10 +27,11 @@ from cache.errors import (
     ManifestError,
     StorageError,
 )
-from cache.manifest import MANIFEST
-from cache.places import LocalPlace
+from cache.format.commits import record_path
+from cache.format.manifest import MANIFEST
+from cache.opening import list_caches
 from cache.reader import CacheReader
-from cache.store import list_caches
+from cache.stores.places import LocalPlace
 from cache.verification import remove_cache, repair_cache, verify_cache
 
 WORKERS = st.integers(0, 2)

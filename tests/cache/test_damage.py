@@ -11,8 +11,8 @@ import pytest
 from store_worker import ATTACHMENTS, fill, make_cache, make_columns, make_manifest, tree
 
 from cache.errors import CacheError, DamageError, ForeignError
+from cache.opening import Cache, create_or_open, open_cache
 from cache.reader import CacheReader
-from cache.store import Cache, create_or_open, open_cache
 from cache.verification import repair_cache, verify_cache
 
 SIZES = {"rows": 12, "chunk_rows": 4, "shard_rows": 8, "tokens": 3}

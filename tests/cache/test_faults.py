@@ -24,11 +24,11 @@ from faulty_files import FAULTS as CALL_FAULTS
 from faulty_files import FaultyPlace, Fuse, MemoryPlace, behind, new_place
 from store_worker import fill, make_cache, make_manifest
 
-import cache.store
+import cache.opening
 from cache.errors import CacheError, StorageError
-from cache.manifest import Manifest
-from cache.places import LocalPlace, Place
+from cache.format.manifest import Manifest
 from cache.reader import CacheReader
+from cache.stores.places import LocalPlace, Place
 from cache.verification import remove_cache, verify_cache
 
 LIES = [fault for fault in FAULTS if "nothing" in fault]
@@ -184,7 +184,7 @@ import subprocess, sys
 from pathlib import Path
 from contract import expect_recovery, run, small
 from cache.errors import StorageError
-from cache.places import LocalPlace
+from cache.stores.places import LocalPlace
 
 disk, refused = Path(sys.argv[1]), 0
 def mount(*options): subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", disk], check=True)
@@ -210,7 +210,7 @@ def test_a_full_disk_is_named_and_survived(tmp_path: Path) -> None:
         subprocess.run(probe, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
-    folders = [Path(cache.store.__file__).parents[1], Path(__file__).parent]
+    folders = [Path(cache.opening.__file__).parents[1], Path(__file__).parent]
     result = subprocess.run(
         [*alone, sys.executable, "-c", SMALL_DISKS, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},

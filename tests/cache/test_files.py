@@ -6,7 +6,7 @@ import pytest
 from store_worker import inside
 
 from cache.errors import StorageError
-from cache.files import LocalFiles, make_directory
+from cache.stores.files import LocalFiles, make_directory
 
 
 def test_what_is_written_is_read_and_replaced(tmp_path: Path) -> None:

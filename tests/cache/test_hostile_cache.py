@@ -15,10 +15,10 @@ import pytest
 from store_worker import fill, make_cache
 
 import cache
-from cache.documents import seal
 from cache.errors import CacheError, DamageError, ManifestError
+from cache.format.documents import seal
+from cache.opening import Cache, list_caches, open_cache
 from cache.reader import CacheReader
-from cache.store import Cache, list_caches, open_cache
 from cache.verification import repair_cache, verify_cache
 
 SIZES = {"rows": 12, "chunk_rows": 4, "shard_rows": 8, "tokens": 3}
@@ -164,7 +164,7 @@ def test_a_manifest_that_promises_huge_files_is_not_believed(mine: Cache) -> Non
 
 READ_IN_LITTLE_MEMORY = """
 import resource, sys
-from cache.store import open_cache
+from cache.opening import open_cache
 found = open_cache(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
 found.read_attachment("table.bin")

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from cache.documents import seal
 from cache.errors import ManifestError, VersionError
-from cache.layout import Column, Layout, answer_columns
-from cache.manifest import LARGEST_MANIFEST, FileInfo, Manifest, check_attachment_name
+from cache.format.documents import seal
+from cache.format.layout import Column, Layout, answer_columns
+from cache.format.manifest import LARGEST_MANIFEST, FileInfo, Manifest, check_attachment_name
 
 LAYOUT = Layout(1000, 8, 64, answer_columns(2))
 

@@ -20,18 +20,18 @@ from obstore.store import MemoryStore
 from processes import wait_for
 from store_worker import ATTACHMENTS, fill, make_cache, make_columns, make_manifest, tree
 
-import cache.bucket
-import cache.lease
-from cache.bucket import Bucket, Found, Version, open_bucket
+import cache.stores.bucket
+import cache.stores.lease
 from cache.errors import ClaimError, LostClaimError, StorageError
-from cache.lease import LEASE_SECONDS, LONGEST_SECONDS, Lease, Terms
-from cache.leases import LeasedClaim, LeasedClaims
+from cache.opening import Cache, create_or_open
 from cache.reader import CacheReader
-from cache.storage import Files
-from cache.store import Cache, create_or_open
+from cache.stores.bucket import Bucket, Found, Version, open_bucket
+from cache.stores.interface import Files
+from cache.stores.lease import LEASE_SECONDS, LONGEST_SECONDS, Lease, Terms
+from cache.stores.leases import LeasedClaim, LeasedClaims
 
 WORKER = Path(__file__).with_name("lease_worker.py")
-PATH = os.pathsep.join([str(Path(cache.bucket.__file__).parents[1]), str(WORKER.parent)])
+PATH = os.pathsep.join([str(Path(cache.stores.bucket.__file__).parents[2]), str(WORKER.parent)])
 LAPSED = Terms("somebody", "elsewhere", 1, 0.0)
 
 
@@ -173,9 +173,9 @@ def remove(mine: LeasedClaims, held: ExitStack, having: list[str]) -> None:
 
 def jump(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let this machine's clock run on, as it does while the machine sleeps."""
-    real = cache.lease.boot_time
-    monkeypatch.setattr("cache.lease.boot_time", lambda: real() + seconds)
-    monkeypatch.setattr("cache.leases.boot_time", lambda: real() + seconds)
+    real = cache.stores.lease.boot_time
+    monkeypatch.setattr("cache.stores.lease.boot_time", lambda: real() + seconds)
+    monkeypatch.setattr("cache.stores.leases.boot_time", lambda: real() + seconds)
 
 
 def test_claims_go_from_the_lowest_and_come_back(s3: str) -> None:
@@ -438,8 +438,8 @@ def test_who_wakes_up_in_a_write_leaves_its_successors_shard_as_it_is(
 
 def test_a_creator_killed_while_creating_is_replaced(s3: str) -> None:
     script = (
-        "import sys, time; from store_worker import *; import cache.leases\n"
-        "cache.leases.LEASE_SECONDS = 0.5\n"
+        "import sys, time; from store_worker import *; import cache.stores.leases\n"
+        "cache.stores.leases.LEASE_SECONDS = 0.5\n"
         "def attachments():\n    print('ready', flush=True); time.sleep(600)\n"
         "create_or_open(sys.argv[1], make_manifest(), attachments)"
     )

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.documents import canonical, plain
 from cache.errors import ManifestError
-from cache.layout import Column, Layout, answer_columns
-from cache.manifest import LARGEST_MANIFEST, FileInfo, Manifest
+from cache.format.documents import canonical, plain
+from cache.format.layout import Column, Layout, answer_columns
+from cache.format.manifest import LARGEST_MANIFEST, FileInfo, Manifest
 
 LAYOUT = Layout(1000, 8, 64, answer_columns(2))
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from object_server import LAX, ask
 from obstore.store import MemoryStore
 
-import cache.bucket
-from cache.bucket import Bucket, open_bucket
+import cache.stores.bucket
 from cache.errors import ClaimError, StorageError
-from cache.files import LocalFiles
-from cache.leases import LeasedClaims
-from cache.objects import ObjectFiles
-from cache.storage import Files
+from cache.stores.bucket import Bucket, open_bucket
+from cache.stores.files import LocalFiles
+from cache.stores.interface import Files
+from cache.stores.leases import LeasedClaims
+from cache.stores.objects import ObjectFiles
 
 
 def in_memory() -> ObjectFiles:
@@ -224,7 +224,7 @@ def test_a_put_whose_answer_was_lost_is_known_again(s3: str, object_server: str)
 
 def test_of_several_processes_one_wins_each_object(s3: str) -> None:
     script = (
-        "import sys; from cache.bucket import open_bucket\n"
+        "import sys; from cache.stores.bucket import open_bucket\n"
         "bucket = open_bucket(sys.argv[1])\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for number in range(12):\n"
@@ -236,7 +236,7 @@ def test_of_several_processes_one_wins_each_object(s3: str) -> None:
     bucket = open_bucket(s3)
     for number in range(12):
         bucket.create(f"old/{number}", b"")
-    package = str(Path(cache.bucket.__file__).parents[1])
+    package = str(Path(cache.stores.bucket.__file__).parents[2])
     pipe = subprocess.PIPE
     processes = [
         subprocess.Popen(

@@ -12,9 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import philox_torch
-from cache.errors import CacheError, SamplerError
-from cache.philox import (
+from cache.draw import philox_torch
+from cache.draw.philox import (
     TILE,
     Purpose,
     draw_blocks,
@@ -22,7 +21,7 @@ from cache.philox import (
     philox_numpy,
     random_integers_numpy,
 )
-from cache.philox_torch import (
+from cache.draw.philox_torch import (
     choose_backend,
     compiler_problem,
     describe_backend,
@@ -30,6 +29,7 @@ from cache.philox_torch import (
     random_integers,
     random_uniform,
 )
+from cache.errors import CacheError, SamplerError
 
 # Random123's kat_vectors for philox4x32-10: counter, key, words.
 KNOWN = [
@@ -199,7 +199,7 @@ def test_purposes_never_share_a_block() -> None:
 
 def test_another_process_draws_the_same() -> None:
     code = (
-        "from cache.philox import mix_seeds, random_integers_numpy as draw;"
+        "from cache.draw.philox import mix_seeds, random_integers_numpy as draw;"
         "import sys; sys.stdout.write(draw(mix_seeds(5, 9, 4), 300).tobytes().hex())"
     )
     root = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from contract import damage, expect_recovery, expect_whole, mend, run, small
 from faulty_disk import FAULTS, Disk
 from power_cut import Directory, File, Image, Platter, restore
 
-import cache.places
-from cache.files import LocalFiles
-from cache.manifest import Manifest
-from cache.places import LocalPlace
+import cache.stores.places
+from cache.format.manifest import Manifest
+from cache.stores.files import LocalFiles
+from cache.stores.places import LocalPlace
 from cache.verification import remove_cache
 
 ROOT = "data/cache"

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from store_worker import fill, inside, make_cache, make_columns
 
 from cache.errors import IncompleteError
-from cache.layout import Column, Layout
+from cache.format.layout import Column, Layout
+from cache.opening import Cache
 from cache.order import cut, shuffled, windows
 from cache.reader import WINDOW_SHARDS, CacheReader, Slice
-from cache.store import Cache
 
 
 @pytest.fixture(scope="module")

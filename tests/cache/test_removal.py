@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from store_worker import fill, inside, make_cache, make_manifest
 
-from cache.documents import seal
 from cache.errors import (
     CacheError,
     ClaimError,
@@ -20,8 +19,9 @@ from cache.errors import (
     StorageError,
     VersionError,
 )
-from cache.places import parse_place
-from cache.store import Cache, list_caches
+from cache.format.documents import seal
+from cache.opening import Cache, list_caches
+from cache.stores.places import parse_place
 from cache.verification import remove_cache, repair_cache, verify_cache
 
 SMALL = {"rows": 20, "tokens": 3}

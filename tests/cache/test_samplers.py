@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cache import samplers
-from cache.errors import SamplerError
-from cache.philox import mix_seeds, random_integers_numpy
-from cache.philox_torch import random_uniform
-from cache.samplers import (
+from cache.draw import samplers
+from cache.draw.philox import mix_seeds, random_integers_numpy
+from cache.draw.philox_torch import random_uniform
+from cache.draw.samplers import (
     SAMPLERS,
     WHOLE,
     Sampler,
@@ -25,6 +24,7 @@ from cache.samplers import (
     draw_uniform_ids,
     quantise_distribution,
 )
+from cache.errors import SamplerError
 
 VOCABULARY, WIDTH = 50, 6
 

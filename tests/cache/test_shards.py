@@ -9,8 +9,8 @@ import zarr
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from cache.layout import DTYPES, Column, Layout, answer_columns
-from cache.shards import decode, encode, largest_object, metadata, object_path
+from cache.format.layout import DTYPES, Column, Layout, answer_columns
+from cache.format.shards import decode, encode, largest_object, metadata, object_path
 
 COLUMNS = {
     **answer_columns(2, tokens=33),

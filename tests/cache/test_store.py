@@ -17,8 +17,8 @@ from cache.errors import (
     ForeignError,
     ManifestError,
 )
+from cache.opening import Cache, create_or_open, list_caches, open_cache
 from cache.reader import CacheReader
-from cache.store import Cache, create_or_open, list_caches, open_cache
 
 
 def test_a_new_cache_is_empty_and_knows_what_it_is_of(tmp_path: Path) -> None:

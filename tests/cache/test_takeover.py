@@ -16,10 +16,10 @@ from faulty_disk import Death
 from faulty_files import Fuse, behind, new_place
 from store_worker import make_columns
 
-import cache.bucket
+import cache.stores.bucket
 from cache.errors import ClaimError, StorageError
-from cache.lease import LEASE_SECONDS, RELEASED
 from cache.reader import CacheReader
+from cache.stores.lease import LEASE_SECONDS, RELEASED
 from cache.verification import remove_cache, repair_cache, verify_cache
 
 

@@ -11,11 +11,11 @@ import pytest
 from store_worker import fill, inside, make_cache, make_columns, tree
 
 import cache.directory
-from cache.documents import seal
 from cache.errors import ForeignError, ManifestError, StorageError, VersionError
-from cache.files import LocalFiles
+from cache.format.documents import seal
+from cache.opening import Cache, open_cache
 from cache.reader import CacheReader
-from cache.store import Cache, open_cache
+from cache.stores.files import LocalFiles
 from cache.verification import Fault, Report, repair_cache, verify_cache
 
 
@@ -304,7 +304,7 @@ def test_a_cache_is_verified_where_nothing_can_be_written(
     def refuse(*_: object) -> None:
         raise StorageError("read-only file system")
 
-    monkeypatch.setattr("cache.claims.LocalClaims.live", refuse)
+    monkeypatch.setattr("cache.stores.claims.LocalClaims.live", refuse)
     monkeypatch.setattr(LocalFiles, "write", refuse)
     report = verify_cache(full.place)
     assert (report.committed, report.faults, len(report.strays)) == (9, (), 5)

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from processes import Result, run_here
 
-from cache.places import LocalPlace
+from cache.opening import Cache, open_cache
 from cache.reader import CacheReader
-from cache.store import Cache, open_cache
-from stages.stage_one import TeacherResult
+from cache.stores.places import LocalPlace
+from stages.teacher.stage import TeacherResult
 
 
 @pytest.fixture

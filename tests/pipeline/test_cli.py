@@ -13,7 +13,7 @@ from processes import run_here
 from tiny import make_tokenizer
 
 from pipeline.cli import cli
-from stages.stage_one import TeacherResult
+from stages.teacher.stage import TeacherResult
 
 
 @pytest.fixture(autouse=True)

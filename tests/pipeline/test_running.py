@@ -7,9 +7,9 @@ import pytest
 from processes import run_here
 from tiny import make_tokenizer, write_language_model
 
-from cache.samplers import SAMPLERS
+from cache.draw.samplers import SAMPLERS
 from pipeline.options import SamplerMixture
-from stages.inputs import OWN
+from stages.inputs.preparation import OWN
 
 SMALL = ("--rows", 96, "--chunk-rows", 8, "--shard-rows", 32)
 TEMPLATE = (

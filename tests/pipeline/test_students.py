@@ -7,7 +7,7 @@ import pytest
 from processes import run_here
 from tiny import write_encoder
 
-from stages.stage_one import TeacherResult
+from stages.teacher.stage import TeacherResult
 
 Filled = tuple[Path, TeacherResult]
 SHORT = ("--steps", 4, "--rows", 16, "--held-out-rows", 16, "--log-every", 2)

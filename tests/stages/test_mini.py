@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.errors import TextDataError
-from stages.language_model import load_language_model, load_tokenizer
+from stages.lm.model import load_language_model
+from stages.loading import load_tokenizer
 from stages.mini import recipe as script
 from stages.mini.batches import (
     SPECIALS,
@@ -27,8 +28,8 @@ from stages.mini.batches import (
     draw_window,
     plan_pass,
 )
-from stages.task import load_task
-from stages.teacher import Teacher
+from stages.tasks.task import load_task
+from stages.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True)

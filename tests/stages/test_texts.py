@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny import make_tokenizer
 
 from stages.errors import TextDataError
-from stages.reporting import SilentReporter
+from stages.reporter import SilentReporter
 from stages.texts import TextRow, encode_texts, read_texts
 
 STRANGE = ["plain", "", "a\u2028b\x85c\x0bd", "😀 שלום", 'say "hi", you', "tab\there", "\ufeffb"]

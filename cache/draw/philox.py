@@ -1,0 +1,167 @@
+"""Counter-based random integers: Philox4x32-10, the same bits on every device.
+
+An integer here is a pure function of a key and a counter, so a row can be drawn again on any
+machine, in any order and in any batch.  A row's 64-bit seed is the key; the counter is the number
+of the block of four 32-bit words (64 bits), the stream (32 bits) and zero.
+
+This module is the generator in numpy, over blocks that fit the processor's cache;
+:mod:`cache.draw.philox_torch` is the same arithmetic in torch, and the choice between them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import SamplerError
+
+ROUNDS = 10
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+MASK = 0xFFFFFFFF
+HALF = np.uint64(32)
+TILE = 1 << 15
+"""Blocks worked on at once: three arrays of 512 KiB stay in the cache, few Python calls remain."""
+
+
+class Purpose(IntEnum):
+    """The stream word of the counter: draws for different purposes never share a block."""
+
+    ROW_INPUT = 0
+    ROW_SEED = 1
+    CHUNK_LENGTH = 2
+    COMPONENT = 3
+    LABEL = 4
+    WRITING = 5
+
+
+def mix_seeds(run_seed: int, first_row: int, rows: int) -> NDArray[np.uint64]:
+    """Return the seeds of consecutive rows; each depends on the run's seed and its index alone.
+
+    Args:
+        run_seed: The run's seed, in [0, 2**64).
+        first_row: Index of the first row, at least 0.
+        rows: Number of rows, at least 0.
+
+    Returns:
+        The seeds, shape (rows,).
+
+    Raises:
+        SamplerError: A number is out of its range.
+    """
+    words = draw_blocks(run_seed, first_row, rows, Purpose.ROW_SEED).astype(np.uint64)
+    return words[:, 0] | words[:, 1] << HALF
+
+
+def draw_blocks(run_seed: int, first: int, count: int, purpose: Purpose) -> NDArray[np.uint32]:
+    """Return consecutive blocks of four words under the run's own key.
+
+    Args:
+        run_seed: The run's seed, in [0, 2**64).
+        first: Index of the first block.
+        count: Number of blocks.
+        purpose: What they are for.
+
+    Returns:
+        One block a line, shape (count, 4).
+
+    Raises:
+        SamplerError: A number is out of its range.
+    """
+    if not 0 <= run_seed < 1 << 64:
+        raise SamplerError(f"run seed: got {run_seed}, must be in [0, {(1 << 64) - 1}]")
+    key = np.array([run_seed], dtype=np.uint64)
+    return random_integers_numpy(key, 4 * count, first=4 * first, stream=purpose).reshape(-1, 4)
+
+
+def random_integers_numpy(
+    seeds: NDArray[np.uint64],
+    count: int,
+    *,
+    first: int = 0,
+    stream: int = Purpose.ROW_INPUT,
+) -> NDArray[np.uint32]:
+    """Draw a row of 32-bit integers for each seed.
+
+    Args:
+        seeds: One key a row, shape (B,).
+        count: Integers a row.
+        first: Index of the first integer in every row's sequence; any split of a sequence gives
+            the same integers as the whole.
+        stream: One of 2**32 independent sequences under the same seeds.
+
+    Returns:
+        Independent integers, uniform in [0, 2**32), shape (B, count).
+
+    Raises:
+        SamplerError: The seeds are not a vector of uint64, or a number is out of its range.
+    """
+    check_draw(seeds, count, first, stream)
+    first_block, skipped = divmod(first, 4)
+    blocks = -(-(skipped + count) // 4)
+    words = np.empty((len(seeds), blocks, 4), dtype=np.uint32)
+    # A long row has its key as a scalar; short rows share a tile, where one key for each column
+    # costs less than numpy's loop over rows.
+    columns = max(1, min(blocks, TILE))
+    height = 1 if columns > TILE // 2 else TILE // columns
+    keys = np.stack([seeds << HALF, seeds >> HALF << HALF])
+    for column in range(0, blocks, columns):
+        width = min(columns, blocks - column)
+        index = np.arange(width, dtype=np.uint64) + np.uint64(first_block + column)
+        for row in range(0, len(seeds), height):
+            tile = words[row : row + height, column : column + width]
+            state = np.empty((2, len(tile), width), dtype=np.uint64)
+            state[0] = index << HALF | index >> HALF
+            state[1] = int(stream) << 32
+            key = keys[:, row : row + height]
+            key = key.copy() if height == 1 else np.repeat(key, width, axis=1)
+            _rounds(state.reshape(2, -1), key, tile)
+    flat = words.reshape(len(seeds), 4 * blocks)
+    return np.ascontiguousarray(flat[:, skipped : skipped + count])
+
+
+def philox_numpy(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the words of single blocks: counters (N, 4) and keys (N, 2) give words (N, 4)."""
+    wide, keys = counter.astype(np.uint64), key.astype(np.uint64)
+    state = np.stack([wide[:, 0] << HALF | wide[:, 1], wide[:, 2] << HALF | wide[:, 3]])
+    words = np.empty((len(counter), 4), dtype=np.uint32)
+    _rounds(state, keys.T << HALF, words)
+    return words
+
+
+def check_draw(seeds: NDArray[np.uint64], count: int, first: int, stream: int) -> None:
+    """Raise SamplerError unless the arguments of a draw are what they must be."""
+    if not isinstance(seeds, np.ndarray) or seeds.dtype != np.uint64 or seeds.ndim != 1:
+        got = f"{getattr(seeds, 'dtype', type(seeds).__name__)} {getattr(seeds, 'shape', '')}"
+        raise SamplerError(f"seeds: got {got.strip()}, must be a vector of uint64")
+    if not 0 <= stream <= MASK:
+        raise SamplerError(f"stream: got {stream}, must be in [0, {MASK}]")
+    if count < 0:
+        raise SamplerError(f"count: got {count}, must be at least 0")
+    if not 0 <= first <= (1 << 66) - count:
+        raise SamplerError(
+            f"first: got {first} for {count} integers, must be in [0, {(1 << 66) - count}]"
+        )
+
+
+def _rounds(state: NDArray[np.uint64], key: NDArray[np.uint64], words: NDArray[np.uint32]) -> None:
+    # Each uint64 holds two words of the state, (c0, c1) in the first line and (c2, c3) in the
+    # second, the earlier word high.  So a round is six passes over both lines, without a mask:
+    # the product's two halves land where the next round wants them, and the key sits high.
+    multipliers = np.array(MULTIPLIERS, dtype=np.uint64)[:, None]
+    key_steps = np.array(KEY_STEPS, dtype=np.uint64)[:, None] << HALF
+    product = np.empty_like(state)
+    for _ in range(ROUNDS):
+        np.right_shift(state, HALF, out=product)
+        np.multiply(product, multipliers, out=product)
+        np.left_shift(state, HALF, out=state)
+        np.bitwise_xor(state, product[::-1], out=state)
+        np.bitwise_xor(state, key, out=state)
+        np.add(key, key_steps, out=key)
+    np.right_shift(state, HALF, out=product)
+    shape = words.shape[:-1]
+    for line in (0, 1):
+        words[..., 2 * line] = product[line].reshape(shape)
+        words[..., 2 * line + 1] = state[line].reshape(shape)

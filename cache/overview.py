@@ -1,0 +1,180 @@
+"""What there is to know about one cache: how far it is, how fast, who is on it, what it holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from cache.errors import CacheError, DamageError
+from cache.format.commits import CommitRecord
+from cache.opening import Cache
+from cache.reader import CacheReader
+from cache.stores.interface import LiveClaim
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """What the teacher gave one class.
+
+    Attributes:
+        name: The class's name.
+        rows: Rows in which it is the most probable.
+        probability: Its mean probability.
+    """
+
+    name: str
+    rows: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class CacheOverview:
+    """The state of a cache.
+
+    Attributes:
+        cache: The cache.
+        committed: Committed shards that are sound.
+        rows: Rows in them.
+        bytes: Size of all files.
+        row_bytes: Bytes that a row takes in its shard's files; None before the first.
+        rate: Rows a second while it was being filled, by all workers together; None where the
+            records do not tell.
+        seconds_left: What the live workers will need for the rest; None without any.
+        workers: Shards that live processes are computing; None where that cannot be told.
+        balance: The classes; empty where the rows hold no probabilities or there are none yet.
+        damage: What was found damaged on the way.
+    """
+
+    cache: Cache
+    committed: int
+    rows: int
+    bytes: int
+    row_bytes: float | None
+    rate: float | None
+    seconds_left: float | None
+    workers: tuple[LiveClaim, ...] | None
+    balance: tuple[ClassShare, ...]
+    damage: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard is committed and sound."""
+        return self.committed == self.cache.shards
+
+
+def describe_cache(
+    cache: Cache, advance: Callable[[int], None], warn: Callable[[str], None]
+) -> CacheOverview:
+    """Read all of a cache and say what it holds.
+
+    Args:
+        cache: The cache.
+        advance: Told of every shard that was read; may raise to stop.
+        warn: Told where it cannot be said who works on it.
+
+    Raises:
+        StorageError: The storage refuses.
+    """
+    damage: list[str] = []
+    records: list[CommitRecord] = []
+    sums = _ClassSums(cache)
+
+    def add(shard: int) -> None:
+        record = cache.record(shard)
+        if reader is not None:
+            sums.add(reader.read_shard(shard))
+        records.append(record)
+
+    def note(check: Callable[[], object]) -> None:
+        try:
+            check()
+        except DamageError as error:
+            damage.append(str(error))
+
+    note(cache.check_metadata)
+    for name in cache.manifest.attachments:
+        note(partial(cache.read_attachment, name))
+    committed = cache.committed()
+    reader = None if damage or not committed else CacheReader(cache, partial=True)
+    for shard in committed:
+        note(partial(add, shard))
+        advance(1)
+    try:
+        workers = tuple(cache.live_claims())
+    except CacheError as error:
+        warn(f"who works on it cannot be told: {error}")
+        workers = None
+    rows = sum(len(cache.rows_of(record.shard)) for record in records)
+    data = sum(info.size for record in records for info in record.files.values())
+    return CacheOverview(
+        cache=cache,
+        committed=len(records),
+        rows=rows,
+        bytes=sum(size for _, size in cache.files.walk()),
+        row_bytes=data / rows if rows else None,
+        rate=_find_rate(records),
+        seconds_left=_estimate_rest(cache, records, len(workers or ())),
+        workers=workers,
+        balance=sums.shares(),
+        damage=tuple(damage),
+    )
+
+
+class _ClassSums:
+    def __init__(self, cache: Cache) -> None:
+        column = cache.layout.columns.get("probabilities")
+        self._classes = column.shape[0] if column and len(column.shape) == 1 else 0
+        self._names = _name_classes(cache, self._classes)
+        self._votes = np.zeros(self._classes, np.int64)
+        self._sums = np.zeros(self._classes)
+        self._rows = 0
+
+    def add(self, columns: dict[str, np.ndarray]) -> None:
+        if not self._classes:
+            return
+        g = columns["probabilities"]
+        self._votes += np.bincount(g.argmax(axis=1), minlength=self._classes)
+        self._sums += g.sum(axis=0, dtype=np.float64)
+        self._rows += len(g)
+
+    def shares(self) -> tuple[ClassShare, ...]:
+        if not self._rows:
+            return ()
+        means = (self._sums / self._rows).tolist()
+        return tuple(map(ClassShare, self._names, self._votes.tolist(), means))
+
+
+def _name_classes(cache: Cache, classes: int) -> list[str]:
+    try:
+        names = [str(label["name"]) for label in cache.manifest.inputs["task"]["labels"]]
+    except (KeyError, TypeError):
+        names = []
+    return names if len(names) == classes else [f"class {index}" for index in range(classes)]
+
+
+def _find_rate(records: list[CommitRecord]) -> float | None:
+    """Return rows a second over the time in which at least one shard was being computed.
+
+    Pauses between one run and the next do not count, nor does time count twice that several
+    workers spent side by side.
+    """
+    ends = [record.finished.timestamp() for record in records]
+    spans = sorted((end - r.seconds, end) for r, end in zip(records, ends, strict=True))
+    busy, until = 0.0, -math.inf
+    for begin, end in spans:
+        busy += max(end - max(begin, until), 0.0)
+        until = max(until, end)
+    return sum(r.rows[1] - r.rows[0] for r in records) / busy if busy else None
+
+
+def _estimate_rest(cache: Cache, records: list[CommitRecord], workers: int) -> float | None:
+    computed = sum(r.rows[1] - r.rows[0] for r in records)
+    left = cache.layout.rows - computed
+    if not workers or not computed or not left:
+        return None
+    seconds = left * sum(r.seconds for r in records) / computed / workers
+    return seconds if math.isfinite(seconds) else None

@@ -1,0 +1,306 @@
+"""The few operations on an object store that the cache rests on, each whole or not at all.
+
+Everything is a whole object, put under a condition: unless there is one, or instead of the very
+version that was read.  The store judges the condition, so of any number of callers one gets its
+way.  A request whose answer was lost may have been carried out, and is sent again by the library;
+every object is therefore marked with who put it, and a refused put looks for its own mark.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from cache.errors import StorageError
+from cache.stores.refusals import check_environment, explain
+
+if TYPE_CHECKING:
+    from obstore import GetResult, PutMode, PutResult
+    from obstore.store import ObjectStore
+
+CONNECT_SECONDS = 5
+REQUEST_SECONDS = 30.0
+"""For a request of up to PART bytes; a larger one has as much more as its size asks for."""
+
+RETRY_SECONDS = 30.0
+RETRIES = 6
+PART = 8 * 2**20
+"""Bytes that are got at once."""
+
+SLOWEST = 2**19
+"""Bytes a second below which a large put is given up."""
+
+ATTEMPTS = 5
+"""Times that something is read again because it was replaced or removed meanwhile."""
+
+_PAGE = 1000
+_WRITER = "writer"
+_LOADED_BY = os.getpid()
+
+
+@dataclass(frozen=True)
+class Version:
+    """What tells an object from what was or will be in its place.
+
+    Attributes:
+        e_tag: The store's tag; in S3 a hash of the bytes, the same whenever these are.
+        version: The store's number for it, where it has such.
+    """
+
+    e_tag: str | None
+    version: str | None
+
+    @property
+    def condition(self) -> PutMode:
+        """The condition of a put that replaces this version alone."""
+        found: Any = {"e_tag": self.e_tag, "version": self.version}
+        return {key: value for key, value in found.items() if value is not None}  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object as it was read.
+
+    Attributes:
+        data: Its first bytes, up to the limit asked for and one more.
+        version: Its version.
+        modified: When it was put, by the store's clock.
+    """
+
+    data: bytes
+    version: Version
+    modified: datetime
+
+
+class Bucket:
+    """The objects below one prefix, named by relative paths with forward slashes.
+
+    Every method raises StorageError where the store cannot be reached or refuses.
+
+    Attributes:
+        url: ``scheme://bucket/prefix``.
+    """
+
+    def __init__(self, url: str, open_store: Callable[[float], ObjectStore]) -> None:
+        """Open it.
+
+        Args:
+            url: The prefix, for messages.
+            open_store: Opens it with so many seconds for a whole request.
+        """
+        self.url = url
+        self._open = open_store
+        with self._reporting("open", ""):
+            self._store = open_store(REQUEST_SECONDS)
+
+    def get(self, path: str, limit: int) -> Found | None:
+        """Return at most ``limit`` + 1 bytes of an object, None if there is none."""
+        with self._reporting("read", path):
+            for _ in range(ATTEMPTS):
+                try:
+                    return self._get(path, limit)
+                except FileNotFoundError as error:
+                    self._check_absent(error, "read", path)
+                    return None
+                except PreconditionError:
+                    continue
+        raise StorageError(f"{self.url}/{path} changes faster than it can be read")
+
+    def head(self, path: str) -> tuple[int, datetime] | None:
+        """Return size and time of an object, None if there is none."""
+        with self._reporting("read", path):
+            try:
+                meta = obstore.head(self._store, path)
+            except FileNotFoundError as error:
+                self._check_absent(error, "read", path)
+                return None
+            return meta["size"], meta["last_modified"]
+
+    def create(self, path: str, data: bytes) -> Version | None:
+        """Put an object unless there is one; of any number of callers one gets a version.
+
+        Returns:
+            The version put, None where there was one already.
+        """
+        return self._put(path, data, "create")
+
+    def replace(self, path: str, data: bytes, version: Version) -> Version | None:
+        """Put an object in place of a version; of any number of callers one gets its own.
+
+        Returns:
+            The version put, None where that version is not there any more.
+        """
+        return self._put(path, data, version.condition)
+
+    def overwrite(self, path: str, data: bytes) -> None:
+        """Put an object, whatever is there: only for what nobody reads."""
+        self._put(path, data, "overwrite")
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, int]]:
+        """Yield path and size of every object below a prefix ("" for all), page by page."""
+        with self._reporting("list", path):
+            for page in obstore.list(self._store, path or None, chunk_size=_PAGE):
+                for meta in page:
+                    yield meta["path"], meta["size"]
+
+    def list_top(self, objects: bool = True) -> list[str]:
+        """Return the sorted names of the prefixes directly below, and of the objects too."""
+        with self._reporting("list", ""):
+            found = obstore.list_with_delimiter(self._store)
+        names = [*found["common_prefixes"]]
+        return sorted(names + [meta["path"] for meta in found["objects"] if objects])
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove objects; those that are not there are no error."""
+        with self._reporting("remove", paths[0] if len(paths) == 1 else ""):
+            try:
+                for start in range(0, len(paths), _PAGE):
+                    obstore.delete(self._store, paths[start : start + _PAGE])
+                return
+            except FileNotFoundError as error:
+                self._check_absent(error, "remove", "")
+        # Some stores say so where one of many was not there, without removing the others.
+        if len(paths) > 1:
+            for path in paths:
+                self.remove([path])
+
+    def _get(self, path: str, limit: int) -> Found:
+        result = obstore.get(self._store, path)
+        meta = result.meta
+        size = min(meta["size"], limit + 1)
+        if meta["size"] <= min(limit + 1, PART):
+            data = bytes(result.bytes())
+        else:
+            del result  # and with it the rest of the body
+            buffer = io.BytesIO()
+            for start in range(0, size, PART):
+                part = self._get_part(path, start, min(start + PART, size), meta["e_tag"])
+                buffer.write(part.bytes())
+            data = buffer.getvalue()
+        if len(data) != size:
+            raise StorageError(
+                f"cannot read {self.url}/{path}: {len(data)} bytes came instead of {size}"
+            )
+        return Found(data, Version(meta["e_tag"], meta["version"]), meta["last_modified"])
+
+    def _get_part(self, path: str, start: int, stop: int, e_tag: str | None) -> GetResult:
+        # Of the same version throughout: half of one object and half of another is neither.
+        return obstore.get(self._store, path, options={"range": (start, stop), "if_match": e_tag})
+
+    def _put(self, path: str, data: bytes, mode: PutMode) -> Version | None:
+        mark = uuid.uuid4().hex
+        store = self._store
+        if len(data) > PART:
+            store = self._open(REQUEST_SECONDS + len(data) / SLOWEST)
+        with self._reporting("write", path):
+            for _ in range(ATTEMPTS):
+                try:
+                    result: PutResult = obstore.put(
+                        store,
+                        path,
+                        data,
+                        mode=mode,
+                        attributes={_WRITER: mark},
+                        use_multipart=False,
+                    )
+                    return Version(result["e_tag"], result["version"])
+                except FileNotFoundError as error:
+                    raise self._refusal(error, "write", path, missing=True) from error
+                except (AlreadyExistsError, PreconditionError):
+                    try:
+                        there = obstore.get(self._store, path)
+                    except FileNotFoundError as error:
+                        self._check_absent(error, "write", path)
+                        if mode == "create":
+                            continue  # removed since
+                        return None
+                    if there.attributes.get(_WRITER) != mark:
+                        return None
+                    return Version(there.meta["e_tag"], there.meta["version"])
+        raise StorageError(f"{self.url}/{path} comes and goes faster than it can be written")
+
+    @contextmanager
+    def _reporting(self, action: str, path: str) -> Iterator[None]:
+        if os.getpid() != _LOADED_BY:
+            # The library's threads are not in the child: every call would wait for ever.
+            raise StorageError(
+                f"cannot {action} {self.url} in a forked process: its parent has loaded the "
+                "object store's library, which does not outlive a fork; start a fresh process"
+            )
+        try:
+            yield
+        except StorageError:
+            raise
+        except (BaseError, OSError, ValueError, NotImplementedError) as error:
+            raise self._refusal(error, action, path) from error
+        except BaseException as error:
+            # Where the library trips over a setting, a header that cannot be sent for instance.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise self._refusal(error, action, path) from error
+
+    def _refusal(
+        self, error: BaseException, action: str, path: str, missing: bool = False
+    ) -> StorageError:
+        reason = explain(str(error), self.url, missing)
+        return StorageError(f"cannot {action} {self.url}{'/' if path else ''}{path}: {reason}")
+
+    def _check_absent(self, error: FileNotFoundError, action: str, path: str) -> None:
+        # S3 says the same of an object and of its bucket, but for a word in the answer's body.
+        if "NoSuchBucket" in str(error):
+            raise self._refusal(error, action, path) from error
+
+
+def open_bucket(url: str, seconds: float | None = None) -> Bucket:
+    """Open a prefix in a bucket, with endpoint and credentials from the environment.
+
+    Args:
+        url: ``s3://``, ``gs://`` or ``az://`` with bucket and prefix, as a place has it.
+        seconds: Most that a request may take with all its repetitions; None: what suits data.
+
+    Raises:
+        StorageError: The environment's settings cannot be used.
+    """
+    parts = urlsplit(url)
+    prefix = parts.path.strip("/")
+    check_environment(parts.scheme)
+    retries = RETRY_SECONDS if seconds is None else seconds
+
+    def open_store(request: float) -> ObjectStore:
+        options: dict[str, Any] = {
+            "prefix": prefix or None,
+            "client_options": {
+                "allow_http": True,
+                "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+                "timeout": timedelta(seconds=min(request, seconds or request)),
+            },
+            "retry_config": {
+                "max_retries": RETRIES,
+                "retry_timeout": timedelta(seconds=retries),
+                "backoff": {
+                    "init_backoff": timedelta(milliseconds=500),
+                    "max_backoff": timedelta(seconds=4),
+                    "base": 2,
+                },
+            },
+        }
+        match parts.scheme:
+            case "gs":
+                return GCSStore(parts.netloc, **options)
+            case "az":
+                return AzureStore(parts.netloc, **options)
+            case _:
+                return S3Store(parts.netloc, **options)
+
+    return Bucket(url, open_store)

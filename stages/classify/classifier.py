@@ -1,0 +1,114 @@
+"""A written student in use: texts to class probabilities, whatever computes them.
+
+What is the same for torch and onnxruntime, in numpy alone: an ONNX file is run where there is no
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+LONGEST = 100_000
+"""Most pieces that are read where a tokenizer states no limit."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier says of some texts.
+
+    Attributes:
+        probabilities: Shape (N, K), float32.
+        cut: Whether each text was longer than the classifier reads, shape (N,), bool.
+    """
+
+    probabilities: np.ndarray
+    cut: np.ndarray
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A sequence-classification model and its tokenizer.
+
+    Attributes:
+        encode: Texts and a limit to each text's ids, start token included, cut at the limit.
+        run: Ids and mask, both (B, T) int64, to logits, (B, K) float32.
+        labels: The classes' names in column order.
+        max_length: Longest input in pieces, the start token included.
+        pad_id: Id that stands behind shorter inputs.
+        device: What computes, and why that does, for the log.
+        batch_rows: Texts a forward pass.
+    """
+
+    encode: Callable[[list[str], int], Sequence[Sequence[int]]]
+    run: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    labels: tuple[str, ...]
+    max_length: int
+    pad_id: int
+    device: str
+    batch_rows: int = 64
+
+    def classify(self, texts: Sequence[str]) -> Answers:
+        """Classify texts; those of like length share a batch.
+
+        Args:
+            texts: Any texts, empty ones included; longer ones than ``max_length`` are cut.
+
+        Returns:
+            Answers in the order of the texts.
+        """
+        if not texts:
+            return Answers(np.empty((0, len(self.labels)), np.float32), np.empty(0, bool))
+        # One piece more than is read, to know which texts were cut.
+        limit = self.max_length + 1
+        ids = [pieces[:limit] for pieces in self.encode(list(texts), limit)]
+        cut = np.array([len(pieces) > self.max_length for pieces in ids], dtype=bool)
+        order = sorted(range(len(ids)), key=lambda k: len(ids[k]))
+        found = np.empty((len(ids), len(self.labels)), dtype=np.float32)
+        for begin in range(0, len(order), self.batch_rows):
+            rows = order[begin : begin + self.batch_rows]
+            pieces = [ids[row][: self.max_length] for row in rows]
+            # Another tokenizer than a student's may give an empty text no piece at all.
+            inputs = np.full((len(rows), max(1, *map(len, pieces))), self.pad_id, dtype=np.int64)
+            mask = np.zeros_like(inputs)
+            for index, own in enumerate(pieces):
+                inputs[index, : len(own)] = own
+                mask[index, : len(own)] = 1
+            found[rows] = self.answer(inputs, mask)
+        return Answers(found, cut)
+
+    def answer(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Answer token ids.
+
+        Args:
+            ids: The start token and the input, shape (B, T), int64.
+            mask: 1 at inputs and 0 at padding, shape (B, T), int64; None: no padding.
+
+        Returns:
+            Probabilities, shape (B, K), float32.
+        """
+        logits = self.run(ids, np.ones_like(ids) if mask is None else mask)
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
+        return probabilities
+
+
+def is_onnx(model: Path) -> bool:
+    """Whether a path is meant as an ONNX file rather than a model's directory."""
+    return model.suffix.lower() == ".onnx"
+
+
+def find_home(model: Path) -> Path:
+    """Return the directory with a model's configuration, tokenizer and record.
+
+    Args:
+        model: A model's directory, which is its own home, or an ONNX file, whose home is its
+            folder or the one above, as in the layout ``onnx/model.onnx`` of model hubs.
+    """
+    if not is_onnx(model):
+        return model
+    beside = model.absolute().parent
+    return beside if (beside / "config.json").is_file() else beside.parent

@@ -1,0 +1,287 @@
+"""How good a classifier is on labelled texts, and how often it says what its teacher says."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stages.classify.classifier import Classifier, find_home, is_onnx
+from stages.classify.loading import load_classifier
+from stages.devices import ALL, Choice, choose_device, choose_dtype, choose_model, find_main_device
+from stages.errors import SettingError
+from stages.evaluate.held_out import measure_held_out
+from stages.lm.allocation import keep_freed_memory
+from stages.lm.memory import place_model
+from stages.lm.model import load_language_model, resolve_model
+from stages.lm.quantisation import check_quantisation
+from stages.loading import load_tokenizer
+from stages.metrics.calibration import expected_calibration_error, find_temperature
+from stages.metrics.intervals import Share, count_share
+from stages.metrics.projection import Projection
+from stages.metrics.scores import (
+    Confidence,
+    Scores,
+    Selection,
+    compute_scores,
+    measure_calibration,
+    select,
+)
+from stages.records import RECORD, read_record
+from stages.tasks.frame import describe_chat
+from stages.tasks.task import Task, load_task, parse_task
+from stages.teacher.autotune import find_tuning
+from stages.teacher.plan import report_forward_pass
+from stages.teacher.teacher import Teacher, Watch
+from stages.texts import encode_texts, number_labels, read_texts
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on what.
+
+    Attributes:
+        data: File of texts with labels; ``{task}`` in it stands for the task's name.  None: the
+            student alone is measured, on the cached rows that were held out from its training.
+        model: A student's directory or ONNX file; None: the teacher alone is measured.
+        teacher: ``auto``, ``mini``, a hub id or a directory; None: no teacher.
+        task: Name or path of the task; needed without a student, whose own task is used.
+        text_column: Column of the text.
+        label_column: Column of the label.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: The teacher's number format.
+        cache: Root of the caches, for the held-out rows.
+        batch_positions: The teacher's most positions in one forward pass; None: found by trial.
+        chat: Whether the teacher's prompt goes through its chat template.
+        quantise: The teacher's weights: ``none``, ``int8`` or ``fp8``.
+        threshold: Least probability that makes a tag, in [0, 1]; None: every answer is one.
+    """
+
+    data: Path | None = None
+    model: Path | None = None
+    teacher: str | None = None
+    task: str | None = None
+    text_column: str = "text"
+    label_column: str = "label"
+    device: str = "auto"
+    dtype: str = "auto"
+    cache: str | Path = "data/cache"
+    batch_positions: int | None = None
+    chat: bool = False
+    quantise: str = "none"
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is None:
+            return
+        if not 0 <= self.threshold <= 1:
+            raise SettingError(f"threshold: got {self.threshold:g}, must be in [0, 1]")
+        if self.data is None or self.model is None:
+            raise SettingError("a threshold is for a student on texts: give --model and --data")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found.
+
+    Attributes:
+        rows: Texts, or held-out rows.
+        data: The file of texts.
+        student: The student's scores.
+        teacher: The teacher's scores.
+        agreement: Share of rows that both answer alike.
+        held_out: The written student against the cached answers.
+        calibration: How far the probabilities mean what they say.
+        selection: What the threshold leaves of the student's answers.
+        task: The task's name.
+        model: The student's directory or file, as it was given.
+        teacher_name: The teacher that was asked.
+        agreement_interval: 95 % interval of the agreement.
+        own_texts: Agreement on texts that the teacher wrote itself.
+        identity: Hash of all that the student depends on, by which it is told from one that is
+            trained into the same directory later.
+    """
+
+    rows: int
+    data: str | None = None
+    student: Scores | None = None
+    teacher: Scores | None = None
+    agreement: float | None = None
+    held_out: Projection | None = None
+    calibration: Confidence | None = None
+    selection: Selection | None = None
+    task: str | None = None
+    model: str | None = None
+    teacher_name: str | None = None
+    agreement_interval: tuple[float, float] | None = None
+    own_texts: Share | None = None
+    identity: str | None = None
+
+
+def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
+    """Measure a student, a teacher, or both on the texts of a file.
+
+    Raises:
+        SettingError: Neither a student nor a teacher with a task is given.
+        StageError: A model, the task or the file is not usable.
+        Interrupted: A stop was asked for.
+    """
+    if config.model is None and (config.teacher is None or config.task is None):
+        raise SettingError("give --model DIR, or --teacher MODEL and --task TASK, or all three")
+    device = choose_device(config.device, several=True)
+    main = find_main_device(device.value)
+    reporter.say(f"device: {device.value} ({device.reason})")
+    if config.data is None:
+        if config.model is None or config.teacher is not None:
+            raise SettingError(
+                "without --data only a student is measured: give --model and no teacher"
+            )
+        classifier = _load_student(config, main, reporter)
+        found = measure_held_out(config.model, classifier, config.cache, reporter)
+        projection = found.projection
+        return Evaluation(
+            projection.rows,
+            agreement=projection.agreement,
+            held_out=projection,
+            calibration=found.calibration,
+            model=str(config.model),
+            agreement_interval=projection.agreement_share.interval,
+            own_texts=found.own_texts,
+            identity=_find_identity(config.model),
+        )
+    task = load_task(config.task) if config.task else _student_task(config)
+    data = Path(str(config.data).replace("{task}", task.name))
+    rows = read_texts(data, config.text_column, config.label_column)
+    names = task.label_names
+    gold = number_labels(rows, names, data)
+    student = teacher = selection = None
+    ours = theirs = None
+    if config.model is not None:
+        classifier = _load_student(config, main, reporter)
+        if classifier.labels != names:
+            raise SettingError(
+                f"the student's labels are {', '.join(classifier.labels)}, the task's "
+                f"{', '.join(names)}"
+            )
+        texts = [row.text for row in rows]
+        began = time.monotonic()
+        parts, cut = [], 0
+        with reporter.track("student", len(texts), 0, "text") as advance:
+            # Large parts, so that like lengths meet; small enough to stop between them.
+            for begin in range(0, len(texts), 2048):
+                reporter.check_stop()
+                answers = classifier.classify(texts[begin : begin + 2048])
+                parts.append(answers.probabilities)
+                cut += int(answers.cut.sum())
+                advance(len(answers.cut))
+        ours = np.concatenate(parts)
+        seconds = time.monotonic() - began
+        if cut:
+            reporter.say(
+                f"{cut:,} of {len(texts):,} texts are cut at {classifier.max_length - 1} pieces"
+            )
+        student = compute_scores(gold, ours.argmax(axis=1), names, len(rows) / seconds)
+        if config.threshold is not None:
+            selection = select(ours, gold, config.threshold)
+    if config.teacher is not None:
+        began = time.monotonic()
+        logits = torch.from_numpy(ask_teacher(config, data, task, device, reporter))
+        theirs = logits.softmax(dim=1).numpy()
+        seconds = time.monotonic() - began
+        teacher = compute_scores(gold, theirs.argmax(axis=1), names, len(rows) / seconds)
+    agreement = None
+    if ours is not None and theirs is not None:
+        same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+        agreement = count_share(same, len(rows))
+    temperature = None if config.model is None else find_temperature(find_home(config.model))
+    calibration = Confidence(
+        temperature,
+        None if ours is None else measure_calibration(ours, gold, temperature),
+        None if ours is None or theirs is None else measure_calibration(ours, theirs, temperature),
+        None if theirs is None else expected_calibration_error(theirs, gold),
+    )
+    return Evaluation(
+        len(rows),
+        str(data),
+        student,
+        teacher,
+        None if agreement is None else agreement.value,
+        calibration=calibration,
+        selection=selection,
+        task=task.name,
+        model=None if config.model is None else str(config.model),
+        teacher_name=config.teacher,
+        agreement_interval=None if agreement is None else agreement.interval,
+        identity=None if config.model is None else _find_identity(config.model),
+    )
+
+
+def _find_identity(model: Path) -> str | None:
+    """Return what tells a student from others; None where it is none of this project's."""
+    home = find_home(model)
+    return read_record(home).get("identity") if (home / RECORD).is_file() else None
+
+
+def ask_teacher(
+    config: EvaluationConfig, data: Path, task: Task, device: Choice, reporter: Reporter
+) -> np.ndarray:
+    """Return the teacher's class logits on every text of the file, shape (N, K)."""
+    choice = choose_model(config.teacher or "auto", device.value)
+    dtype = choose_dtype(config.dtype, device.value)
+    check_quantisation(config.quantise, device.value, dtype.value)
+    folder = resolve_model(choice.value)
+    device = place_model(folder, config.device, device, dtype.value, config.quantise)
+    reporter.say(
+        f"teacher: {choice.value} ({choice.reason}) on {device.value}, {dtype.value} "
+        f"({dtype.reason})"
+    )
+    tokenizer = load_tokenizer(folder)
+    if line := describe_chat(tokenizer, config.chat):
+        reporter.say(line)
+    reporter.say(keep_freed_memory(device.value))
+    model = load_language_model(folder, device.value, dtype.value, config.quantise)
+    teacher = Teacher(model, tokenizer, task, config.chat)
+    report_forward_pass(teacher, reporter)
+    texts = encode_texts(
+        data, tokenizer, task.max_length, reporter, config.text_column, config.label_column
+    )
+    tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
+    with reporter.track("teacher", len(texts.lengths), 0, "text") as show:
+
+        def advance(rows: int) -> None:
+            show(rows)
+            reporter.check_stop()
+
+        return teacher.answer_rows(
+            texts.lengths,
+            lambda part, length: teacher.look_up(texts.tokens[part, :length]),
+            tuning.batch_positions,
+            Watch(advance, reporter.warn),
+        )
+
+
+def _load_student(config: EvaluationConfig, device: str, reporter: Reporter) -> Classifier:
+    if config.model is None:
+        raise SettingError("give --model")
+    # Where nobody chose, torch's device is not onnxruntime's.
+    if is_onnx(config.model) and config.device in ("auto", ALL):
+        device = "auto"
+    classifier = load_classifier(config.model, device)
+    if is_onnx(config.model):
+        reporter.say(f"student: onnxruntime on {classifier.device}")
+    return classifier
+
+
+def _student_task(config: EvaluationConfig) -> Task:
+    if config.model is None:
+        raise SettingError("give --task")
+    recorded: dict[str, Any] = read_record(find_home(config.model))["task"]
+    labels = {label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]}
+    return parse_task(recorded | {"labels": labels}, str(config.model), recorded["name"])

@@ -1,0 +1,156 @@
+"""The inputs of a cache's rows, drawn from seeds or cut from texts; and how to have them again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.draw.lengths import LengthRule
+from cache.draw.mixtures import Mixture, parse_mixture
+from cache.draw.philox import mix_seeds
+from cache.draw.samplers import SAMPLERS
+from cache.errors import SamplerError
+from stages.errors import SettingError
+from stages.inputs.config import Generation
+from stages.tasks.task import Task
+from stages.texts import encode_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.inputs.config import InputsConfig
+    from stages.reporter import Reporter
+
+TEXTS = "texts"
+"""Name of the sampler of a cache whose inputs are texts."""
+OWN = ("self", "self-labelled")
+"""Samplers whose inputs the language model writes."""
+
+UNIGRAM_CONTEXTS, UNIGRAM_LENGTH = 256, 32
+"""Random contexts that the model's next-token distribution is averaged over for ``unigram``."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How inputs come about of which the language model writes some or all.
+
+    Attributes:
+        mixture: Which sampler draws or writes a row.
+        how: Temperature and the like.
+        shortest: Fewest pieces of an input.
+        longest: Most pieces.
+    """
+
+    mixture: Mixture
+    how: Generation
+    shortest: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The rows' inputs: seeds and lengths of random ones, or the pieces of texts.
+
+    Attributes:
+        seeds: Row seeds, or line numbers of texts, shape (N,), uint64.
+        lengths: Pieces of each row, shape (N,), int32; at most so many where they are yet to be
+            written.
+        tokens: Pieces of texts padded with -1, shape (N, longest), int32; None for random inputs.
+        identity: What goes into the fingerprint.
+        writing: How the pieces are written; None where they are known or drawn.
+    """
+
+    seeds: np.ndarray
+    lengths: np.ndarray
+    tokens: np.ndarray | None
+    identity: Mapping[str, Any]
+    writing: Writing | None = None
+
+    @property
+    def token_width(self) -> int | None:
+        """Columns of the pieces that are kept in the cache; None where none are."""
+        if self.writing is not None:
+            return self.writing.longest
+        return None if self.tokens is None else self.tokens.shape[1]
+
+    def select(self, rows: slice | np.ndarray) -> Inputs:
+        """Return the inputs of some of the rows."""
+        tokens = None if self.tokens is None else self.tokens[rows]
+        return Inputs(self.seeds[rows], self.lengths[rows], tokens, self.identity, self.writing)
+
+
+def prepare_inputs(
+    config: InputsConfig, task: Task, tokenizer: PreTrainedTokenizerBase, reporter: Reporter
+) -> Inputs:
+    """Draw seeds and lengths, or read texts.
+
+    Raises:
+        SettingError: The shortest input would be longer than the longest.
+        TextDataError: The file of texts cannot be read.
+    """
+    if config.texts is not None:
+        _check_writing(config, False)
+        texts = encode_texts(
+            config.texts, tokenizer, task.max_length, reporter, text_column=config.text_column
+        )
+        # Rows of like length side by side, so that a chunk hardly mixes lengths.
+        order = np.argsort(texts.lengths, kind="stable")
+        tokens, lines = texts.tokens[order], texts.lines[order].astype(np.uint64)
+        identity: dict[str, Any] = {
+            "name": TEXTS,
+            "tokens_sha256": hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest(),
+            # The same texts in another file may stand at other lines, which rows are known by.
+            "lines_sha256": hashlib.sha256(lines.astype("<u8").tobytes()).hexdigest(),
+        }
+        return Inputs(lines, texts.lengths[order], tokens, identity)
+    if config.min_length > task.max_length:
+        raise SettingError(
+            f"minimum length: got {config.min_length}, the task's longest input is "
+            f"{task.max_length} pieces"
+        )
+    chunks = -(-config.rows // config.chunk_rows)
+    try:
+        rule = LengthRule(config.lengths, config.min_length, task.max_length)
+        mixture = parse_mixture(config.sampler, (*SAMPLERS, *OWN))
+    except SamplerError as error:
+        raise SettingError(str(error)) from error
+    lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
+    seeds = mix_seeds(config.seed, 0, config.rows)
+    _check_writing(config, any(name in OWN for name in mixture.names))
+    identity = {
+        "name": mixture.text,
+        "lengths": {"kind": rule.kind, "minimum": rule.minimum, "maximum": rule.maximum},
+        "seed": config.seed,
+    }
+    if "unigram" in mixture.names:
+        identity["contexts"] = {"rows": UNIGRAM_CONTEXTS, "length": UNIGRAM_LENGTH}
+    writing = None
+    own = [number for number, name in enumerate(mixture.names) if name in OWN]
+    if own:
+        if "uniform" in mixture.names:
+            raise SettingError(
+                f"sampler: got {config.sampler!r}; the inputs of uniform have no token ids, which "
+                "a cache of the model's own words keeps for every row; leave it out"
+            )
+        # As text: equal floats can be written in several ways, and a fingerprint knows but one.
+        identity["writing"] = {
+            "temperature": f"{config.temperature:g}",
+            "top_p": f"{config.top_p:g}",
+        }
+        how = Generation(config.temperature, config.top_p)
+        writing = Writing(mixture, how, config.min_length, task.max_length)
+        lengths[np.isin(mixture.choose_parts(seeds), own)] = task.max_length
+    return Inputs(seeds, lengths.astype(np.int32), None, identity, writing)
+
+
+def _check_writing(config: InputsConfig, writes: bool) -> None:
+    for name in ("temperature", "top_p"):
+        if not writes and getattr(config, name) != 1:
+            raise SettingError(
+                f"{name.replace('_', '-')}: got {getattr(config, name):g}, but nothing is written "
+                f"by the model; it is for the samplers {' and '.join(OWN)}"
+            )

@@ -1,0 +1,89 @@
+"""A language model's vocabulary: its tokenizer's files and the embedding of every token."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stages.lm.model import find_start_id, load_language_model
+from stages.loading import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROWS = 4096
+"""Token ids that are looked up at once."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a student needs of the language model.
+
+    Attributes:
+        table: Its embedding table, shape (V, d_T), on the CPU.
+        files: Its tokenizer's files by name.
+        start_id: Id that every input begins with.
+        task: The task as a cache describes it.
+    """
+
+    table: torch.Tensor
+    files: Mapping[str, bytes]
+    start_id: int
+    task: Mapping[str, Any]
+
+
+def load_words(folder: Path, device: str, dtype: str, task: Mapping[str, Any]) -> Words:
+    """Take a language model's words from the model, which is not kept.
+
+    Args:
+        folder: Where it lies.
+        device: Where it is loaded, since a family may compute in its embedding layer.
+        dtype: The number format it is loaded in.
+        task: The task as a cache describes it.
+
+    Raises:
+        ModelError: It cannot be loaded, or does not fit.
+    """
+    tokenizer = load_tokenizer(folder)
+    # A copy: what was made in inference mode cannot be written to, and a student's start is of it.
+    table = embed_vocabulary(load_language_model(folder, device, dtype)).cpu().clone()
+    return Words(table, pack_tokenizer(tokenizer), find_start_id(tokenizer), task)
+
+
+@torch.inference_mode()
+def embed_vocabulary(model: PreTrainedModel) -> torch.Tensor:
+    """Return the embedding of every token id, shape (V, d_T), in the model's number format.
+
+    Through the module, not its weight: some families scale inside it.
+    """
+    embed = model.get_input_embeddings()
+    vocabulary = torch.arange(embed.weight.shape[0], device=embed.weight.device)
+    return torch.cat([embed(part) for part in torch.split(vocabulary, ROWS)]).clone()
+
+
+def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """Return a tokenizer's files by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {
+            path.name: path.read_bytes()
+            for path in sorted(Path(folder).iterdir())
+            if path.is_file()
+        }
+
+
+def unpack_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from :func:`pack_tokenizer`'s files.
+
+    Raises:
+        ModelError: It is not readable.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        return load_tokenizer(Path(folder))

@@ -1,0 +1,240 @@
+"""The training loop of stage two: a student against cached answers, on accelerate.
+
+A step sees a few slices of rows, each of one input length, so nothing is padded; gradients are
+summed over the slices.  Everything random follows from the seed and the step, so a killed run
+continues from its checkpoint to the weights that an unbroken one ends with.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stages.errors import TrainingError
+from stages.metrics.projection import Projection, ProjectionMeter
+from stages.reporter import Interrupted
+from stages.student.curve import Point, describe_point, make_point
+from stages.student.objectives import Objective
+from stages.student.optimiser import group_parameters, scale_rate
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from stages.reporter import Reporter
+    from stages.student.config import TrainingConfig
+    from stages.student.model import Student
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as the loop sees them.
+
+    Attributes:
+        embeddings: Input embeddings, shape (B, T, d_T).
+        probabilities: The teacher's, shape (B, K), float32.
+        mask: 1 at inputs and 0 at padding, shape (B, T), or None where nothing is padded.
+    """
+
+    embeddings: torch.Tensor
+    probabilities: torch.Tensor
+    mask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Where the loop's rows come from.
+
+    Attributes:
+        open_stream: Takes how many slices were already consumed and returns the endless rest.
+        held_out: Returns the rows kept out of training, the same ones at every call.
+        classes: K.
+    """
+
+    open_stream: Callable[[int], Iterator[Rows]]
+    held_out: Callable[[], Iterable[Rows]]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a training ended.
+
+    Attributes:
+        projection: The student against the held-out rows.
+        history: The curve.
+        seconds: Wall time of the steps and of what the curve shows, summed over the parts of a run
+            that was ended and continued; steps that a kill lost are not in it.
+    """
+
+    projection: Projection
+    history: list[Point]
+    seconds: float
+
+
+@dataclass
+class _Run:
+    """The mutable state of one training run: what a checkpoint holds."""
+
+    student: Student
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    history: list[Point] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def state(self, identity: str) -> dict[str, Any]:
+        return {
+            "identity": identity,
+            "step": self.step,
+            "history": self.history,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "student": self.student.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history = state["step"], state["history"]
+        self.seconds = state["seconds"]
+        self.losses = [loss.to(self.student.start.device) for loss in state["losses"]]
+        torch.set_rng_state(state["random"])
+
+
+def train_student(
+    student: Student,
+    source: RowSource,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    identity: str,
+    reporter: Reporter,
+) -> Training:
+    """Train a student in place.
+
+    Args:
+        student: The student; moved to the accelerator's device.
+        source: Cached rows.
+        config: How.
+        accelerator: Device and number format.
+        checkpoint: File that a killed run continues from; removed by nobody but the caller.
+        identity: What the run depends on beside ``config``; another one starts anew.
+        reporter: Told about progress.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        TrainingError: The loss is no number.
+        Interrupted: A stop was asked for; the checkpoint is written.
+    """
+    identity = f"{identity} {sorted(asdict(config).items())}"
+    torch.manual_seed(config.seed)
+    objective = Objective(config.objective)
+    optimizer = torch.optim.AdamW(group_parameters(student, objective, config), betas=(0.9, 0.98))
+    prepared, objective, optimizer = accelerator.prepare(student, objective, optimizer)
+    run = _Run(student, objective, optimizer)
+    _continue_run(run, checkpoint, identity, reporter)
+    stream = source.open_stream(run.step * config.slices)
+    found: Projection | None = None
+    since = time.monotonic() - run.seconds
+    with reporter.track("student", config.steps, run.step, "step") as advance:
+        while run.step < config.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * scale_rate(run.step, config)
+            run.losses.append(_take_step(prepared, run, stream, config, accelerator))
+            run.step += 1
+            advance(1)
+            last = run.step == config.steps
+            run.seconds = time.monotonic() - since
+            if run.step % config.log_every == 0 or last:
+                found = measure_projection(prepared, source)
+                loss = torch.stack(run.losses).mean().item()
+                run.losses.clear()
+                run.history.append(make_point(run.step, loss, run.objective.c, found))
+                reporter.say(describe_point(run.history[-1]))
+                run.seconds = time.monotonic() - since
+            if run.step % config.checkpoint_every == 0 or last:
+                _save(checkpoint, run.state(identity))
+            try:
+                reporter.check_stop()
+            except Interrupted:
+                _save(checkpoint, run.state(identity))
+                raise
+    # A run that was killed between its last step and here has nothing left to measure in the loop.
+    found = found or measure_projection(prepared, source)
+    return Training(found, run.history, run.seconds)
+
+
+@torch.no_grad()
+def measure_projection(student: torch.nn.Module, source: RowSource) -> Projection:
+    """Compare student and teacher on the held-out rows."""
+    training = student.training
+    student.eval()
+    meter = ProjectionMeter(source.classes)
+    for rows in source.held_out():
+        meter.update(rows.probabilities, student(rows.embeddings, rows.mask).float().softmax(dim=1))
+    student.train(training)
+    return meter.compute()
+
+
+def _take_step(
+    student: torch.nn.Module,
+    run: _Run,
+    stream: Iterator[Rows],
+    config: TrainingConfig,
+    accelerator: Accelerator,
+) -> torch.Tensor:
+    student.train()
+    total = torch.zeros((), device=accelerator.device)
+    for _ in range(config.slices):
+        rows = next(stream)
+        with accelerator.autocast():
+            logits = student(rows.embeddings, rows.mask)
+        loss = run.objective(rows.probabilities, logits.float().log_softmax(dim=1))
+        accelerator.backward(loss / config.slices)
+        total += loss.detach() / config.slices
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    norm = accelerator.clip_grad_norm_(parameters, config.clip)
+    if norm is not None and not torch.isfinite(norm):
+        raise TrainingError(
+            f"step {run.step + 1}: the gradient is not finite (loss {total.item():.4g}); "
+            "lower the learning rate"
+        )
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return total
+
+
+def _continue_run(run: _Run, checkpoint: Path, identity: str, reporter: Reporter) -> None:
+    if not checkpoint.exists():
+        return
+    try:
+        # On the CPU first: the random state must not be moved to a device.
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises whatever its zip and pickle layers met
+        raise TrainingError(f"the checkpoint {checkpoint} is damaged; remove it") from error
+    # One without the time it took is of an older version.
+    if state["identity"] != identity or "seconds" not in state:
+        reporter.say(f"the checkpoint {checkpoint} is of other settings: starting anew")
+        return
+    run.restore(state)
+    reporter.say(f"continuing at step {run.step:,} from {checkpoint}")
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    torch.save(state, partial)
+    partial.replace(path)

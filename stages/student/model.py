@@ -1,0 +1,260 @@
+"""The student function h: the same input embeddings to class logits, through a small encoder.
+
+An adapter takes the language model's embeddings (width d_T) to the encoder's (d_S), each token by
+itself; nothing else stands between the shared embedding layer and the encoder, so that the adapter
+can be folded into an ordinary embedding table when the student is exported.  It is linear, unless
+the encoder has no layers: such a ``static`` student knows a token by nothing but its vector, so its
+adapter has a hidden layer.  Every input begins with the language model's start token, for encoders
+whose head reads the first position.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from stages.errors import ModelError, SettingError
+from stages.loading import load_weights
+from stages.student.architectures import ARCHITECTURES, Architecture
+from stages.student.positions import count_positions
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+INITS = ("pretrained", "random")
+
+
+HIDDEN = 512
+"""Hidden units of the adapter of an encoder without layers."""
+
+
+class DeepAdapter(nn.Module):
+    """A map d_T → d_S of one token at a time: a linear one, and one with a hidden layer, added.
+
+    It folds into an embedding table as a linear one does, whatever it costs to compute.
+    """
+
+    def __init__(self, given: int, width: int, table_std: float, own_std: float) -> None:
+        super().__init__()
+        self.out_features = width
+        self.straight = nn.Linear(given, width, bias=False)
+        self.up = nn.Linear(given, HIDDEN)
+        self.down = nn.Linear(HIDDEN, width, bias=False)
+        nn.init.normal_(self.straight.weight, std=own_std / (table_std * given**0.5))
+        nn.init.normal_(self.up.weight, std=1 / (table_std * given**0.5))
+        nn.init.zeros_(self.up.bias)
+        nn.init.normal_(self.down.weight, std=own_std / HIDDEN**0.5)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Map embeddings, shape (..., d_T), to (..., d_S)."""
+        bent = self.down(nn.functional.gelu(self.up(embeddings)))
+        mapped: torch.Tensor = self.straight(embeddings) + bent
+        return mapped
+
+
+class Student(nn.Module):
+    """Adapter, encoder and head.
+
+    Attributes:
+        adapter: Map d_T → d_S of one token at a time; ``out_features`` is d_S.
+        encoder: A stock sequence-classification model of transformers; its own word embeddings
+            are never read and hold a single row.
+        start: Embedding of the start token, shape (d_T,).
+    """
+
+    start: torch.Tensor
+
+    def __init__(self, encoder: PreTrainedModel, start: torch.Tensor, table_std: float) -> None:
+        super().__init__()
+        words = encoder.get_input_embeddings()
+        width, own_std = words.embedding_dim, float(words.weight.detach().float().std())
+        self.adapter: nn.Linear | DeepAdapter
+        # The encoder meets what it expects: outputs as wide as its own word embeddings.
+        if getattr(encoder.config, "num_hidden_layers", 1):
+            self.adapter = nn.Linear(len(start), width, bias=False)
+            nn.init.normal_(self.adapter.weight, std=own_std / (table_std * len(start) ** 0.5))
+        else:
+            self.adapter = DeepAdapter(len(start), width, table_std, own_std)
+        encoder.set_input_embeddings(nn.Embedding(1, width))
+        self.encoder = encoder
+        self.register_buffer("start", start.float())
+
+    def forward(self, embeddings: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Classify a batch of inputs.
+
+        Args:
+            embeddings: Input embeddings, shape (B, T, d_T), any float type, T may be 0.
+            mask: 1 at inputs and 0 at padding behind them, shape (B, T); None: no padding.
+
+        Returns:
+            Class logits, shape (B, K).
+        """
+        start = self.start.expand(len(embeddings), 1, -1)
+        inputs = self.adapter(torch.cat([start, embeddings.to(start)], dim=1))
+        # Always a mask, the start token's place included: without one some encoders guess.
+        seen = torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device)
+        if mask is not None:
+            seen[:, 1:] = mask
+        logits: torch.Tensor = self.encoder(inputs_embeds=inputs, attention_mask=seen).logits
+        return logits
+
+    def select_parameters(self, body: bool) -> list[nn.Parameter]:
+        """Return the encoder's own parameters, or those of adapter and head, which begin anew."""
+        inside = {
+            id(parameter)
+            for name, parameter in self.encoder.named_parameters()
+            if not _is_head(self.encoder, name)
+        }
+        return [p for p in self.parameters() if (id(p) in inside) == body]
+
+
+def build_encoder(
+    arch: str, init: str, labels: tuple[str, ...], max_length: int
+) -> PreTrainedModel:
+    """Build a stock sequence-classification encoder.
+
+    Args:
+        arch: A short name of :data:`ARCHITECTURES`, a hub id, or a directory.
+        init: ``pretrained`` (downloads where ``arch`` is no directory) or ``random``.
+        labels: The classes' names in column order.
+        max_length: Longest input in pieces, without the start token.
+
+    Returns:
+        The model in float32.
+
+    Raises:
+        SettingError: The start asked for does not exist.
+        ModelError: The architecture is unknown, cannot be fetched, is no encoder with a
+            sequence-classification head, or is too short for the inputs.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    known = ARCHITECTURES.get(arch)
+    config = configure_encoder(arch, init, max_length)
+    names = {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
+    config.update(names)
+    if init == "pretrained":
+        encoder = load_weights(
+            AutoModelForSequenceClassification,
+            known.hub_id if known and known.hub_id else arch,
+            "an encoder",
+            _is_head,
+            config=config,
+            dtype=torch.float32,
+        )
+    else:
+        try:
+            encoder = AutoModelForSequenceClassification.from_config(
+                config, trust_remote_code=False, dtype=torch.float32
+            )
+        except Exception as error:  # transformers raises a dozen types, some of them bare
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"cannot build the encoder {arch}: {reason}") from error
+    _check_words(encoder, arch)
+    return encoder
+
+
+def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig:
+    """Find an encoder's configuration, without its weights, and check that it can be a student.
+
+    Args:
+        arch: A short name of :data:`ARCHITECTURES`, a hub id, or a directory.
+        init: ``pretrained`` or ``random``.
+        max_length: Longest input in pieces, without the start token.
+
+    Raises:
+        SettingError: The start asked for does not exist.
+        ModelError: The architecture is unknown, cannot be fetched, is no encoder with a
+            sequence-classification head, or is too short for the inputs.
+    """
+    if init not in INITS:
+        raise SettingError(f"init: got {init!r}, must be one of {', '.join(INITS)}")
+    known = ARCHITECTURES.get(arch)
+    if init == "pretrained" and known is not None and known.hub_id is None:
+        raise SettingError(f"{arch} has no pretrained weights; use --init random")
+    config = _load_config(arch, known, init)
+    if not _is_encoder(config):
+        raise ModelError(f"{arch} is no encoder; students are encoders with a classification head")
+    _fit_config(config, arch, init, max_length)
+    return config
+
+
+def _is_encoder(config: PretrainedConfig) -> bool:
+    """Whether every position sees the whole input: decoders are told by what they are for."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if getattr(config, "is_decoder", False) or config.is_encoder_decoder:
+        return False
+    if config.model_type not in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        return False
+    masked = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return masked or config.model_type not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
+def _is_head(model: PreTrainedModel, key: str) -> bool:
+    """Whether a weight belongs to what stands on the encoder, which begins anew anyway."""
+    return not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key
+
+
+def _check_words(encoder: PreTrainedModel, arch: str) -> None:
+    """Check that an encoder looks words up in a table, which the adapter can stand in for."""
+    try:
+        words = encoder.get_input_embeddings()
+    except NotImplementedError:
+        words = None
+    if not isinstance(words, nn.Embedding):
+        raise ModelError(f"{arch} has no table of word embeddings; use another encoder")
+    if any(getattr(module, "is_causal", False) for module in encoder.modules()):
+        raise ModelError(f"{arch} is a decoder; students are encoders with a classification head")
+
+
+def _load_config(arch: str, known: Architecture | None, init: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    if known is not None and init == "random":
+        config = AutoConfig.for_model(known.model_type, **known.settings)
+    else:
+        source = known.hub_id if known else arch
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            names = ", ".join(ARCHITECTURES)
+            hint = "use --init random, or " if known else ""
+            where = "" if known or Path(arch).is_dir() else f" (short names are {names})"
+            raise ModelError(
+                f"cannot load the encoder {arch}{where}: {hint}give the directory of a model "
+                f"that is here: {reason}"
+            ) from error
+    return config
+
+
+def _fit_config(config: PretrainedConfig, arch: str, init: str, max_length: int) -> None:
+    """Let an encoder of random start fit its use; a pretrained one does, or is refused."""
+    try:
+        if init == "random":
+            # The word embeddings are never read: few rows save their initialisation, and the
+            # special ids that point beyond them go.
+            config.vocab_size, config.pad_token_id = 1024, 0
+            for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+                if hasattr(config, name):
+                    setattr(config, name, None)
+        room = count_positions(config)
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"cannot build the encoder {arch}: {reason}") from error
+    if room is not None and max_length + 1 > room:
+        if init == "pretrained":
+            raise ModelError(
+                f"{arch} reads at most {room - 1} pieces behind the start token, the task's "
+                f"inputs have up to {max_length}; lower the task's max_length"
+            )
+        config.max_position_embeddings += max_length + 1 - room

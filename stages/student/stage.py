@@ -1,0 +1,231 @@
+"""Stage two: a student trained on answers, and written as a stock transformers directory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stages.devices import choose_device
+from stages.inputs.self_generated import OwnTexts, describe_agreement
+from stages.locking import hold_lock
+from stages.machine import describe_machine
+from stages.metrics.intervals import Share, read_share
+from stages.metrics.projection import DOUBTFUL_ANGLE, Projection
+from stages.records import RECORD, read_record
+from stages.student.architectures import ARCHITECTURES
+from stages.student.card import write_card
+from stages.student.config import GOLD, StudentConfig
+from stages.student.curve import format_curve
+from stages.student.data import Lessons, open_lessons
+from stages.student.folding import check_foldable, find_move
+from stages.student.gold import open_gold
+from stages.student.loop import train_student
+from stages.student.model import Student, build_encoder, configure_encoder
+from stages.student.optimiser import choose_rates
+from stages.student.save import build_tokenizer, check_place, write_student
+from stages.student.temperature import calibrate_student
+from stages.tasks.task import load_task
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """A written student.
+
+    Attributes:
+        out: Its directory.
+        projection: The written student, temperature included, against the teacher or the labels on
+            the held-out rows.
+        fingerprint: The cache's; empty where it was trained on labelled texts.
+        own_texts: That on texts that the teacher wrote itself; None where there are none.
+    """
+
+    out: Path
+    projection: Projection
+    fingerprint: str
+    own_texts: Share | None
+
+
+def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
+    """Train a student and write it.
+
+    Raises:
+        StageError: Architecture, cache, texts or settings are not usable, or training diverged.
+        CacheError: The cache is incomplete or damaged.
+        Interrupted: A stop was asked for; the same command continues.
+    """
+    task = load_task(config.task)
+    gold = config.labels == GOLD
+    lessons = open_gold(config, reporter) if gold else open_lessons(config, task.name, reporter)
+    out = _find_place(config, task.name)
+    check_place(out)
+    # An orphan of a killed `dvc repro` may still be training this very student.
+    with hold_lock(out.parent / f".{out.name}.lock", reporter) as waited:
+        record = _find_twin(_identify(config, lessons), out)
+        if record is not None:
+            who = "the process waited for" if waited else "an earlier run"
+            reporter.say(
+                f"{who} has trained {out} with these very settings; remove it to train it again"
+            )
+        else:
+            record = _train(config, lessons, out, reporter)
+    if config.curve is not None:
+        config.curve.parent.mkdir(parents=True, exist_ok=True)
+        config.curve.write_text(format_curve(record["curve"]))
+    found = record["held_out"]
+    projection = Projection(**{**found, "balance": tuple(found["balance"])})
+    own = read_share(record.get("own_texts"))
+    _report(projection, lessons.judge, reporter)
+    if own is not None:
+        reporter.say(describe_agreement(own, record["own_texts"].get("largest_class")))
+    reporter.say(f"student: {out}")
+    return StudentResult(out, projection, lessons.fingerprint, own)
+
+
+def check_students(configs: Sequence[StudentConfig]) -> None:
+    """Check what can be known of several students before the first one is trained.
+
+    Raises:
+        StageError: One of them cannot be trained, or its place is taken.
+    """
+    for config in configs:
+        task = load_task(config.task)
+        check_place(_find_place(config, task.name))
+        configure_encoder(config.arch, _choose_init(config)[0], task.max_length)
+
+
+def _find_place(config: StudentConfig, task: str) -> Path:
+    return config.out or Path("data/students") / f"{task}-{Path(config.arch).name}"
+
+
+def _train(
+    config: StudentConfig, lessons: Lessons, out: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """Train the student, write it, and return what was recorded of it."""
+    from accelerate import Accelerator
+
+    device = choose_device(config.device)
+    reporter.say(f"device: {device.value} ({device.reason})")
+    on_cpu = torch.device(device.value).type == "cpu"
+    precision = "no" if on_cpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    reporter.say(f"precision: {'float32' if precision == 'no' else precision + ' mixed'}")
+    init, why = _choose_init(config)
+    reporter.say(f"student: {config.arch}, {init} start ({why})")
+    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
+    words = lessons.load_words()
+    labels = tuple(label["name"] for label in words.task["labels"])
+    max_length, table = words.task["max_length"], words.table
+    torch.manual_seed(config.training.seed)
+    encoder = build_encoder(config.arch, init, labels, max_length)
+    move = find_move(encoder, len(table))
+    tokenizer = build_tokenizer(words.files, words.start_id, max_length, move)
+    student = Student(encoder, table[words.start_id], float(table.float().std()))
+    check_foldable(student, max_length)
+    rates = choose_rates(config.learning_rate, init, student)
+    reporter.say(f"learning rate: {rates}")
+    training = replace(config.training, learning_rate=rates.rate, encoder_share=rates.encoder_share)
+    source = lessons.open_rows(words, training, config.held_out_rows, accelerator.device)
+    identity = _identify(config, lessons)
+    checkpoint = out.parent / f".{out.name}.checkpoint"
+    done = train_student(student, source, training, accelerator, checkpoint, identity, reporter)
+    # What is written computes in float32, and that is what is fitted and measured.
+    accelerator.unwrap_model(student, keep_fp32_wrapper=False)
+    calibration, projection = calibrate_student(student, source, reporter, lessons.judge)
+    own = lessons.read_own()
+    device_table = table.to(accelerator.device)
+    own_record = None
+    if own is not None:
+        share = _measure_own_texts(student, device_table, own)
+        own_record = share.to_record() | {"largest_class": own.largest_class}
+    record = {
+        "identity": identity,
+        "task": words.task,
+        "start_id": words.start_id,
+        "moved_id": None if move is None else (move.source, move.target),
+        "arch": config.arch,
+        "init": init,
+        "fingerprint": lessons.fingerprint,
+        **lessons.facts,
+        "training": asdict(training),
+        "seconds": {"training": done.seconds},
+        "versions": describe_machine(device.value),
+        "held_out": asdict(projection),
+        "held_out_interval": projection.agreement_share.interval,
+        "own_texts": own_record,
+        "calibration": None if calibration is None else asdict(calibration),
+        "curve": done.history,
+    }
+    write_student(student, table, tokenizer, record, write_card(record), out)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _identify(config: StudentConfig, lessons: Lessons) -> str:
+    """Hash everything that the student depends on."""
+    parts = (
+        *lessons.identity,
+        config.arch,
+        config.init,
+        config.learning_rate,
+        config.held_out_rows,
+        sorted(asdict(config.training).items()),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _find_twin(identity: str, out: Path) -> dict[str, Any] | None:
+    """Return the record of a student that another process has just made of the same settings."""
+    if not (out / RECORD).is_file():
+        return None
+    record = read_record(out)
+    return record if record.get("identity") == identity else None
+
+
+def _choose_init(config: StudentConfig) -> tuple[str, str]:
+    if config.init is not None:
+        return config.init, "as asked"
+    known = ARCHITECTURES.get(config.arch)
+    if known is not None and known.hub_id is None:
+        return "random", f"{config.arch} has no pretrained weights"
+    return "pretrained", "the default where there are pretrained weights"
+
+
+def _report(projection: Projection, judge: str, reporter: Reporter) -> None:
+    reporter.say(
+        f"held out: {projection.rows:,} rows, agreement with {judge} "
+        f"{projection.agreement_share}, "
+        f"α {projection.angle:.3f} rad, centred α {projection.centred_angle:.3f} rad, "
+        f"c* {projection.c:.3f} (closed form)"
+    )
+    if judge == "the teacher" and projection.constant_angle < DOUBTFUL_ANGLE:
+        reporter.warn(
+            f"a constant has an angle of {projection.constant_angle:.3f} rad to the teacher on "
+            "these inputs already: a small α says nothing about the student"
+        )
+
+
+@torch.no_grad()
+def _measure_own_texts(student: torch.nn.Module, table: torch.Tensor, own: OwnTexts) -> Share:
+    """Count how often a student in memory answers as the teacher did.
+
+    Args:
+        student: From embeddings to class logits, on the table's device.
+        table: The language model's embeddings, shape (V, d_T).
+        own: The texts.
+    """
+    training = student.training
+    student.eval()
+    try:
+        return own.measure(
+            lambda ids: student(table[torch.from_numpy(ids).to(table.device)]).float().cpu().numpy()
+        )
+    finally:
+        student.train(training)

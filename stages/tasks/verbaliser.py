@@ -1,0 +1,141 @@
+"""The verbaliser: label words to token ids, next-token logits to class logits and probabilities.
+
+A label's logit is the maximum over its words' first-piece logits, and the class probabilities are
+the softmax over the labels' logits (paper, section 4.1, "Setup").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.errors import TaskError
+from stages.tasks.frame import cut_behind, cut_start, frame_text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class WordPieces:
+    """How a tokenizer cuts one label word where it follows the prompt.
+
+    Attributes:
+        label: The label's name.
+        word: The word.
+        pieces: Its pieces as text.
+        token_id: The first piece's id, whose logit stands for the word.
+    """
+
+    label: str
+    word: str
+    pieces: tuple[str, ...]
+    token_id: int
+
+
+@dataclass(frozen=True)
+class Verbaliser:
+    """The label words of one task under one tokenizer.
+
+    Attributes:
+        words: Every word of every label, labels in column order.
+        columns: For each entry of ``words`` the label's column.
+        labels: The labels' names in column order.
+    """
+
+    words: tuple[WordPieces, ...]
+    columns: tuple[int, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """First-piece ids in the order of ``words``: the only vocabulary rows ever multiplied."""
+        return tuple(word.token_id for word in self.words)
+
+    def describe_splits(self) -> list[str]:
+        """Return one warning a word of several pieces, naming the piece that stands for it."""
+        return [
+            f"label {word.label!r}: the word {word.word!r} is {len(word.pieces)} pieces "
+            f"({' '.join(word.pieces)}); its first piece {word.pieces[0]!r} stands for it"
+            for word in self.words
+            if len(word.pieces) > 1
+        ]
+
+    def compute_class_logits(self, word_logits: torch.Tensor) -> torch.Tensor:
+        """Take the maximum over each label's words.
+
+        Args:
+            word_logits: Logits of ``token_ids``, shape (B, words), any float type.
+
+        Returns:
+            Class logits, shape (B, K), float32.
+        """
+        import torch
+
+        word_logits = word_logits.float()
+        columns = torch.tensor(self.columns, device=word_logits.device)
+        per_label = [word_logits[:, columns == k].amax(dim=1) for k in range(len(self.labels))]
+        return torch.stack(per_label, dim=1)
+
+
+def build_verbaliser(
+    task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False
+) -> Verbaliser:
+    """Look every label word of a task up in a tokenizer.
+
+    The words are cut where they will be read: after the task's suffix (or after a colon, where it
+    has none) and a space, since most tokenizers cut a word at the start of a text differently; or
+    where the tokenizer's chat template puts an answer.
+
+    Args:
+        task: The task.
+        tokenizer: The language model's tokenizer.
+        chat: Whether the prompt goes through the tokenizer's chat template.
+
+    Returns:
+        The verbaliser.
+
+    Raises:
+        TaskError: Two labels share a first piece and so cannot be told apart, or a word has no
+            piece of its own.
+        ModelError: The tokenizer has no chat template, or the template cannot be used.
+    """
+    text = frame_text(task, tokenizer, chat)
+    cut = cut_behind if chat else cut_start
+    before = cut(text.anchor, tokenizer)
+    words = []
+    columns = []
+    owner: dict[int, WordPieces] = {}
+    for column, label in enumerate(task.labels):
+        for word in label.words:
+            ids = cut(text.anchor + text.gap + word, tokenizer)
+            shared = 0
+            while shared < min(len(before), len(ids)) and before[shared] == ids[shared]:
+                shared += 1
+            own = ids[shared:]
+            if chat and shared < len(before):
+                raise TaskError(
+                    f"task {task.name}: label {label.name!r}: the tokenizer joins the word "
+                    f"{word!r} with the end of the chat template's text, {text.anchor[-20:]!r}; "
+                    "choose another word"
+                )
+            if not own:
+                raise TaskError(
+                    f"task {task.name}: label {label.name!r}: the tokenizer gives the word "
+                    f"{word!r} no piece of its own; choose another word"
+                )
+            pieces = tuple(tokenizer.convert_ids_to_tokens(own))
+            entry = WordPieces(label.name, word, pieces, own[0])
+            other = owner.setdefault(own[0], entry)
+            if other.label != label.name:
+                raise TaskError(
+                    f"task {task.name}: the labels {other.label!r} and {label.name!r} cannot be "
+                    f"told apart: the words {other.word!r} and {word!r} begin with the same piece "
+                    f"{pieces[0]!r} in this tokenizer; choose other words"
+                )
+            words.append(entry)
+            columns.append(column)
+    return Verbaliser(tuple(words), tuple(columns), task.label_names)

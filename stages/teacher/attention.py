@@ -1,0 +1,252 @@
+"""Attention of many rows side by side behind one prompt prefix, without padding or copies.
+
+The rows of a batch stand one after another in a single sequence, whatever their lengths, so that
+every matrix product of the model is one large one.  Only attention must keep them apart.  Here a
+row's positions attend to the prefix, whose keys and values are there once for all of them, and to
+the row itself, and the two results are merged by their logarithmic sums of exponentials: exactly
+what one softmax over both would give, up to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from stages.teacher import kernels
+
+NAME = "packed"
+"""What transformers knows this attention as."""
+
+_NO_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "cu_seq_lens_q"})
+
+
+class NotPackableError(Exception):
+    """A family's attention does something that this one does not."""
+
+
+class _Captured(Exception):  # noqa: N818 - the way out of a layer of which no more is needed
+    """Carries the keys and values of the last layer out of it."""
+
+    def __init__(self, key: torch.Tensor, value: torch.Tensor) -> None:
+        super().__init__()
+        self.key, self.value = key, value
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the positions of a batch belong to rows.
+
+    Attributes:
+        groups: Number of rows and their one length, in the order of the positions.
+        ends: Index of each row's last position, shape (R,).
+    """
+
+    groups: tuple[tuple[int, int], ...]
+    ends: torch.Tensor
+
+
+class PackedAttention:
+    """The attention of every layer of one model; what it needs to know beside the tensors.
+
+    Attributes:
+        prefix: Keys and values of the prefix by layer, each of shape (1, H, P, D).
+    """
+
+    def __init__(self) -> None:
+        self.prefix: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._rows: Rows | None = None
+        self._recording = False
+        self._capturing = False
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def install(self, model: nn.Module) -> None:
+        """Make this the attention of a model of transformers.
+
+        Raises:
+            NotPackableError: The model's attention cannot be replaced.
+        """
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(NAME, _attend)
+        model.set_attn_implementation(NAME)  # type: ignore[operator]
+        if model.config._attn_implementation != NAME:  # type: ignore[union-attr]
+            raise NotPackableError(f"the attention of {type(model).__name__} cannot be replaced")
+        for module in model.modules():
+            if hasattr(module, "layer_idx"):
+                # Past nn.Module's own bookkeeping: this is no part of the model.
+                object.__setattr__(module, "packed_attention", self)
+
+    def record_prefix(self) -> None:
+        """Keep the keys and values of what the model is run on next as the prefix."""
+        self.prefix, self._rows, self._recording, self._last = {}, None, True, None
+
+    def rest(self) -> None:
+        """Let the last layer alone while the model is run with its own attention."""
+        self._rows, self._recording, self._last = None, False, None
+
+    def expect(self, rows: Rows) -> None:
+        """Say how the positions of what the model is run on next belong to rows."""
+        self._rows, self._last = rows, None
+
+    def skip_to_ends(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Cut a layer's arguments down to each row's last position; a forward pre-hook.
+
+        For the last layer: of all other positions nothing but keys and values is ever read, and
+        those are taken from a first run of the layer that ends where attention would begin.
+        """
+        rows = self._rows
+        if rows is None or len(rows.ends) == sum(n * length for n, length in rows.groups):
+            return None
+        self._capturing = True
+        try:
+            layer.forward(*args, **kwargs)
+        except _Captured as found:
+            self._last = (found.key, found.value)
+        finally:
+            self._capturing = False
+        if self._last is None:
+            raise NotPackableError("the last layer has no attention of its own")
+        count = sum(n * length for n, length in rows.groups)
+        cut = {name: _take(value, rows.ends, count) for name, value in kwargs.items()}
+        return tuple(_take(value, rows.ends, count) for value in args), cut
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        softcap: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Attend within rows and to the prefix.
+
+        Args:
+            layer: Number of the layer.
+            query: Shape (1, H, N, D), or (1, H, R, D) in a layer cut down to the rows' ends.
+            key: Shape (1, H or fewer, N, D).
+            value: Shape (1, H or fewer, N, D).
+            scale: Of the scores; None: one over the root of D.
+            softcap: Bound of the scores, tanh-shaped; None: none.
+            window: How far back a position sees; None: to the beginning.
+
+        Returns:
+            Shape (1, N or R, H, D).
+
+        Raises:
+            NotPackableError: A position does not see all before it.
+        """
+        if self._capturing:
+            raise _Captured(key, value)
+        if len(query) != 1:
+            raise NotPackableError(f"attention is asked for {len(query)} sequences")
+        if self._last is not None:
+            key, value = self._last
+        heads = query.shape[1]
+        if self._rows is None:
+            _check_window(window, key.shape[2])
+            key, value = _spread(key, heads), _spread(value, heads)
+            if self._recording:
+                self.prefix[layer] = (key, value)
+            return kernels.attend(query, key, value, True, scale, softcap)[0].transpose(1, 2)
+        before = self.prefix.get(layer)
+        known = 0 if before is None else before[0].shape[2]
+        _check_window(window, known + max(length for _, length in self._rows.groups))
+        own, own_sums = self._attend_rows(query, key, value, scale, softcap)
+        if before is None:
+            return own
+        shared, sums = kernels.attend(query, *before, False, scale, softcap)
+        # exp(sums) / (exp(sums) + exp(own_sums)), the prefix's share of one softmax over both.
+        share = torch.sigmoid(sums - own_sums).transpose(1, 2).unsqueeze(-1)
+        merged = torch.lerp(own.float(), shared.transpose(1, 2).float(), share)
+        return merged.to(query.dtype)
+
+    def _attend_rows(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        softcap: float | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows' attention to themselves, (1, N, H, D), and its sums, (1, H, N)."""
+        heads, ends_only = query.shape[1], self._last is not None
+        outputs, sums = [], []
+        asked = seen = 0
+        for count, length in self._rows.groups:  # type: ignore[union-attr]
+            each = 1 if ends_only else length
+            q = _cut(query, asked, count, each)
+            k = _spread(_cut(key, seen, count, length), heads)
+            v = _spread(_cut(value, seen, count, length), heads)
+            output, total = kernels.attend(q, k, v, not ends_only, scale, softcap)
+            outputs.append(output.transpose(1, 2).reshape(1, count * each, heads, -1))
+            sums.append(total.transpose(0, 1).reshape(1, heads, count * each))
+            asked, seen = asked + count * each, seen + count * length
+        if len(outputs) == 1:
+            return outputs[0], sums[0]
+        return torch.cat(outputs, dim=1), torch.cat(sums, dim=2)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls; the arguments are those of its attention functions."""
+    attention = getattr(module, "packed_attention", None)
+    if attention is None:
+        raise NotPackableError(f"{type(module).__name__} has no number of its layer")
+    odd = [name for name, x in others.items() if isinstance(x, torch.Tensor) or name == "is_causal"]
+    odd = [name for name in odd if name not in _NO_EFFECT and others[name] is not True]
+    if attention_mask is not None or odd:
+        raise NotPackableError(f"its attention takes {', '.join(odd) or 'a mask'}")
+    output: torch.Tensor = attention.attend(
+        module.layer_idx, query, key, value, scaling, softcap, sliding_window
+    )
+    return output, None
+
+
+def _check_window(window: int | None, length: int) -> None:
+    if window is not None and length > window:
+        raise NotPackableError(
+            f"its attention sees {window} positions back, prompt and input are up to {length}"
+        )
+
+
+def _cut(tensor: torch.Tensor, begin: int, count: int, length: int) -> torch.Tensor:
+    """Turn positions of (1, H, N, D) into rows of one length, (count, H, length, D)."""
+    part = tensor[0, :, begin : begin + count * length]
+    return part.transpose(0, 1).reshape(count, length, *part.shape[::2]).transpose(1, 2)
+
+
+def _spread(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Repeat keys or values that several heads of queries share."""
+    shared = heads // tensor.shape[1]
+    return tensor if shared == 1 else tensor.repeat_interleave(shared, dim=1)
+
+
+def _take(value: Any, ends: torch.Tensor, count: int) -> Any:
+    """Cut everything that has an entry for each of ``count`` positions down to the ends."""
+    if isinstance(value, torch.Tensor):
+        if value.ndim >= 2 and value.shape[:2] == (1, count):
+            return value[:, ends.to(value.device)]
+        return value[ends.to(value.device)] if value.shape == (count,) else value
+    if isinstance(value, tuple | list):
+        return type(value)(_take(part, ends, count) for part in value)
+    if isinstance(value, dict):
+        return {name: _take(part, ends, count) for name, part in value.items()}
+    return value

@@ -1,0 +1,252 @@
+"""How many positions to run at once, and whether to compile: found by a short trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cache.draw.philox_torch import compiler_problem
+from stages.errors import ModelError, SettingError
+from stages.teacher.forward import PackedPass, find_layers
+from stages.teacher.teacher import Teacher, is_out_of_memory
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+SMALLEST = {"cpu": 512, "cuda": 4096}
+"""Positions of the first batch that is tried."""
+LARGEST = 2**18
+GAIN = 1.05
+"""A larger batch, or compiling, must be this much faster to be worth it."""
+LONGEST_BATCH = 4.0
+"""Seconds of a batch: a longer one has long been full, and a stop must not wait for it."""
+WORTH_COMPILING = 900.0
+"""Seconds of the run: compiling takes a minute or more and saves some percent."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the rows of a cache are run through the model.
+
+    Attributes:
+        batch_positions: Most positions in one forward pass.
+        compiled: Whether the layers are compiled.
+        rate: Positions a second in the trial; None where none was made.
+    """
+
+    batch_positions: int
+    compiled: bool = False
+    rate: float | None = None
+
+    def to_notes(self, device: str) -> dict[str, Any]:
+        """Return the tuning as notes of a manifest."""
+        return {
+            "batch_positions": self.batch_positions,
+            "compiled": self.compiled,
+            "found_on": device,
+            "positions_per_second": self.rate,
+        }
+
+
+def read_tuning(notes: Mapping[str, Any]) -> Tuning | None:
+    """Read what was found when a cache was created; None where its notes do not say."""
+    found = notes.get("tuning")
+    if not isinstance(found, dict):
+        return None
+    positions, compiled = found.get("batch_positions"), found.get("compiled")
+    if type(positions) is not int or positions < 1 or type(compiled) is not bool:
+        return None
+    return Tuning(positions, compiled)
+
+
+def find_tuning(
+    teacher: Teacher,
+    lengths: np.ndarray,
+    batch_positions: int | None,
+    compiling: str,
+    reporter: Reporter,
+) -> Tuning:
+    """Try batches of rising size, then the compiler, and keep what is fastest.
+
+    Args:
+        teacher: The teacher; its layers are compiled where that pays.
+        lengths: Pieces of all rows, shape (N,).
+        batch_positions: The size of batches, where it is given and not to be found.
+        compiling: ``auto``, ``on`` or ``off``.
+        reporter: Told what was found and why.
+
+    Raises:
+        SettingError: Compiling was asked for and cannot be had.
+        Interrupted: A stop was asked for.
+    """
+    length = find_typical_length(lengths, teacher.positions_around)
+    if batch_positions is None:
+        rates = _try_sizes(teacher, length, int(lengths.sum()), reporter)
+        positions = min(size for size in rates if rates[size] * GAIN >= max(rates.values()))
+        rate: float | None = rates[positions]
+        tried = ", ".join(f"{size:,}: {found:,.0f}" for size, found in rates.items())
+        reporter.say(
+            f"batch: {positions:,} positions, found by trial (positions a second by size: {tried})"
+        )
+    else:
+        positions = batch_positions
+        reporter.say(f"batch: {positions:,} positions, as asked")
+        rate = _try_size(teacher, length, positions, reporter)
+    if rate is None:
+        if compiling == "on":
+            raise SettingError(
+                f"--compile on: {teacher.device} has no memory for {positions:,} positions at "
+                "once; use a smaller --batch-positions, or leave it to be found"
+            )
+        reporter.say("compile: off (no trial could be made)")
+        return Tuning(positions)
+    seconds = float((lengths + teacher.positions_around).sum()) / rate
+    compiled, faster = _try_compiling(
+        teacher, length, positions, rate, seconds, compiling, reporter
+    )
+    return Tuning(positions, compiled, faster)
+
+
+def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
+    """Do as was found when the cache was created, or say why that cannot be."""
+    reporter.say(
+        f"batch: {tuning.batch_positions:,} positions, "
+        f"{'compiled' if tuning.compiled else 'not compiled'}, as found when the cache was created"
+    )
+    if tuning.compiled and (problem := find_compiling_problem(teacher)):
+        reporter.warn(
+            f"the cache was begun with compiled layers, which cannot be had here ({problem}); "
+            "going on without: rows may differ in the last bits"
+        )
+    elif tuning.compiled:
+        compile_layers(teacher)
+
+
+def find_typical_length(lengths: np.ndarray, around: int) -> int:
+    """Return the length of the rows in which half of all positions lie below and half above."""
+    rising = np.sort(lengths)
+    total = np.cumsum(rising + around)
+    return max(1, int(rising[np.searchsorted(total, total[-1] / 2)]))
+
+
+def measure_rate(teacher: Teacher, length: int, positions: int) -> float:
+    """Return the positions a second of batches of one size: the best of a few tries.
+
+    Raises:
+        RuntimeError: The device has no memory for it.
+    """
+    each = length + teacher.positions_around
+    rows = max(1, positions // each)
+    ids = (np.arange(rows * length) * 7919 % len(teacher.table)).reshape(rows, length)
+    inputs = teacher.look_up(ids)
+    best, spent = float("inf"), 0.0
+    for _ in range(4):
+        began = time.perf_counter()
+        teacher.compute_class_logits(inputs)
+        if teacher.device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+        spent += time.perf_counter() - began
+        if spent > LONGEST_BATCH / 4:
+            break
+    return rows * each / best
+
+
+def find_compiling_problem(teacher: Teacher) -> str:
+    """Return why the layers cannot be compiled, or an empty string."""
+    if not isinstance(teacher.forward_pass, PackedPass):
+        return "only rows that are packed side by side are run compiled"
+    return compiler_problem(teacher.device.type)
+
+
+def compile_layers(teacher: Teacher) -> None:
+    """Have torch compile each layer when it is next run, for batches of any size."""
+    for layer in _compilable_layers(teacher):
+        layer.compile(dynamic=True)
+
+
+def _compilable_layers(teacher: Teacher) -> list[torch.nn.Module]:
+    # A last layer that is entered twice and left half way is not for a compiler.
+    layers = find_layers(teacher.model)
+    return layers[:-1] if getattr(teacher.forward_pass, "trims", False) else layers
+
+
+def _try_sizes(teacher: Teacher, length: int, total: int, reporter: Reporter) -> dict[int, float]:
+    """Return positions a second by size of batch, up to where a larger one gains nothing."""
+    size = SMALLEST.get(teacher.device.type, 512)
+    # Once for what is only slow the first time, and to begin with what fits.
+    while _try_size(teacher, length, size, reporter) is None:
+        size //= 2
+        if size < length + teacher.positions_around:
+            raise ModelError(
+                f"{teacher.device} has no memory for a row of {length} pieces; use a smaller "
+                "model, --quantise, or a shorter max_length"
+            )
+    rates: dict[int, float] = {}
+    while size <= LARGEST:
+        reporter.check_stop()
+        rate = _try_size(teacher, length, size, reporter)
+        if rate is None:
+            break
+        rates[size] = rate
+        known = list(rates.values())
+        if len(known) > 2 and max(known[-2:]) < max(known[:-2]) * GAIN:
+            break
+        if size / rate > LONGEST_BATCH or size >= total:
+            break
+        size *= 2
+    return rates
+
+
+def _try_size(teacher: Teacher, length: int, size: int, reporter: Reporter) -> float | None:
+    """Return positions a second of a size of batch; None where the device has no memory for it."""
+    try:
+        return measure_rate(teacher, length, size)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if teacher.device.type == "cuda":
+        torch.cuda.empty_cache()
+    reporter.say(f"batch: {teacher.device} has no memory for {size:,} positions at once")
+    return None
+
+
+def _try_compiling(
+    teacher: Teacher,
+    length: int,
+    positions: int,
+    rate: float,
+    seconds: float,
+    compiling: str,
+    reporter: Reporter,
+) -> tuple[bool, float]:
+    """Return whether the layers are now compiled, and the rate."""
+    problem = find_compiling_problem(teacher)
+    if compiling == "on" and problem:
+        raise SettingError(f"--compile on: {problem}; leave it out, or say --compile off")
+    if compiling == "off":
+        return False, rate
+    if compiling == "auto" and (problem or seconds < WORTH_COMPILING):
+        why = problem or f"about {seconds:,.0f} s of work, worth it from {WORTH_COMPILING:,.0f} s"
+        reporter.say(f"compile: off ({why})")
+        return False, rate
+    began = time.perf_counter()
+    compile_layers(teacher)
+    for size in (positions // 2, positions):  # two sizes, so that no size is taken to be fixed
+        reporter.check_stop()
+        _try_size(teacher, length, max(1, size), reporter)
+    spent = time.perf_counter() - began
+    faster = _try_size(teacher, length, positions, reporter) or 0.0
+    found = f"{faster / rate:.2f} times the speed, compiled in {spent:.0f} s"
+    if compiling == "on" or faster >= rate * GAIN:
+        reporter.say(f"compile: on ({found})")
+        return True, faster
+    for layer in _compilable_layers(teacher):
+        layer._compiled_call_impl = None
+    reporter.say(f"compile: off ({found}: not worth it)")
+    return False, rate

@@ -1,0 +1,195 @@
+"""Filling a cache: claim a shard, compute it, and commit it while the next one is computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cache.directory import Cache
+from cache.draw.samplers import Sampler
+from cache.errors import LostClaimError
+from cache.stores.interface import Claim
+from stages.inputs.preparation import Inputs
+from stages.inputs.samplers import mix_parts, read_parts
+from stages.teacher.teacher import Teacher, Watch
+from stages.teacher.writing import write_inputs
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+POLL_SECONDS = 1.0
+
+
+class ShardWriter:
+    """Commits one shard at a time, in the background and in order; a context manager.
+
+    Leaving it waits for the shard that is being committed, whatever the reason for leaving: its
+    rows are computed, and a commit takes milliseconds to seconds.
+
+    Attributes:
+        rows: Rows committed so far.
+    """
+
+    def __init__(self, cache: Cache, warn: Callable[[str], None]) -> None:
+        self.rows = 0
+        self._cache, self._warn = cache, warn
+        self._thread = ThreadPoolExecutor(1, "shard-writer")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.settle()
+        finally:
+            self._thread.shutdown()
+
+    def put(self, claim: Claim, columns: Mapping[str, np.ndarray], seconds: float) -> None:
+        """Commit a shard in the background, once the one before it is committed; ends its claim.
+
+        Raises:
+            CacheError: The one before could not be committed; nor is this one then.
+        """
+        try:
+            self.settle()
+        except BaseException:
+            claim.release()
+            raise
+        self._pending = self._thread.submit(self._commit, claim, columns, seconds)
+
+    def settle(self) -> None:
+        """Wait until what was put is committed.
+
+        Raises:
+            CacheError: It could not be, or a row of it is not finite.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except LostClaimError as error:
+            # Suspended, or cut off from the store, for longer than a claim lives.
+            self._warn(f"{error}; going on with what is free")
+
+    def _commit(self, claim: Claim, columns: Mapping[str, np.ndarray], seconds: float) -> None:
+        with claim:
+            self._cache.commit(claim, columns, seconds)
+        self.rows += len(columns["seed"])
+
+
+def fill_cache(
+    cache: Cache,
+    inputs: Inputs,
+    load_teacher: Callable[[], Teacher],
+    batch_positions: Callable[[], int],
+    reporter: Reporter,
+) -> int:
+    """Compute every shard that is free until the cache is complete.
+
+    Args:
+        cache: The cache.
+        inputs: Its rows' inputs.
+        load_teacher: Gives the teacher; not called where nothing is left to do.
+        batch_positions: Gives the most positions in one forward pass; likewise.
+        reporter: Told about progress.
+
+    Returns:
+        Rows that this process committed.
+
+    Raises:
+        CacheError: The cache is damaged, or an answer is not finite.
+        Interrupted: A stop was asked for; committed shards stay.
+    """
+    done = sum(len(cache.rows_of(shard)) for shard in cache.committed())
+    total = cache.layout.rows
+    if done == total:
+        return 0
+    if done:
+        reporter.say(f"continuing: {done:,} of {total:,} rows are there")
+    teacher, most = load_teacher(), batch_positions()
+    parts = read_parts(cache, teacher.table)
+    waiting = False
+    with (
+        reporter.track("teacher", total, done, "row") as show,
+        ShardWriter(cache, reporter.warn) as writer,
+    ):
+
+        def advance(count: int) -> None:
+            show(count)
+            reporter.check_stop()
+
+        while True:
+            reporter.check_stop()
+            claim = cache.claim_next()
+            if claim is None:
+                writer.settle()
+                if cache.is_complete:
+                    return writer.rows
+                if not waiting:
+                    held = len(cache.live_claims())
+                    reporter.say(f"waiting: other live processes hold the last {held} shard(s)")
+                    waiting = True
+                time.sleep(POLL_SECONDS)
+                continue
+            began = time.monotonic()
+            try:
+                rows = cache.rows_of(claim.shard)
+                part = inputs.select(slice(rows.start, rows.stop))
+                watch = Watch(advance, reporter.warn)
+                columns = answer_inputs(part, parts, teacher, most, watch)
+            except BaseException:
+                claim.release()
+                raise
+            writer.put(claim, columns, time.monotonic() - began)
+
+
+def answer_inputs(
+    inputs: Inputs,
+    parts: Mapping[str, Sampler],
+    teacher: Teacher,
+    batch_positions: int,
+    watch: Watch,
+) -> dict[str, Any]:
+    """Compute the columns of some rows of a cache.
+
+    Args:
+        inputs: Their inputs.
+        parts: What draws them, by name; nothing draws texts.
+        teacher: Who answers.
+        batch_positions: Most positions in one forward pass.
+        watch: Told about progress and trouble.
+
+    Returns:
+        The columns by name, each of shape (rows, …).
+    """
+    if inputs.writing is not None:
+        inputs = write_inputs(inputs, parts, teacher, watch)
+    tokens = inputs.tokens
+    sampler = mix_parts(inputs.identity["name"], parts) if tokens is None else None
+
+    def embed(part: np.ndarray, length: int) -> torch.Tensor:
+        if sampler is not None:
+            return sampler.draw_embeddings(inputs.seeds[part], length)
+        return teacher.look_up(tokens[part, :length])  # type: ignore[index]
+
+    logits = teacher.answer_rows(inputs.lengths, embed, batch_positions, watch)
+    columns = {
+        "seed": inputs.seeds,
+        "length": inputs.lengths,
+        "logits": logits,
+        "probabilities": torch.from_numpy(logits).softmax(dim=1).numpy(),
+    }
+    return columns if tokens is None else columns | {"tokens": tokens}

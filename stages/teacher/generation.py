@@ -1,0 +1,269 @@
+"""The language model's own words: it continues its prompt, many rows at once, from seeds.
+
+Every piece is drawn by a row's own random number, so a row depends on its seed and the model
+alone, up to the rounding that another batch brings.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.draw.philox import Purpose, random_integers_numpy
+from cache.draw.philox_torch import send
+from stages.errors import ModelError
+from stages.inputs.config import Generation
+from stages.tasks.frame import NO_SUFFIX, frame_task
+from stages.teacher.forward import TOLERANCE
+from stages.teacher.teacher import is_out_of_memory
+
+if TYPE_CHECKING:
+    from stages.teacher.teacher import Teacher, Watch
+
+MOST_ROWS = 256
+"""Rows that are continued side by side."""
+
+WORTH_COMPACTING = 0.9
+"""Share of rows still running below which the keys and values of the others are dropped."""
+
+
+def write_texts(
+    teacher: Teacher,
+    seeds: NDArray[np.uint64],
+    how: Generation,
+    longest: int,
+    watch: Watch,
+    shortest: int = 1,
+) -> NDArray[np.int32]:
+    """Have the model continue its prompt.
+
+    A text ends where the model ends it, where it begins the task's suffix, or at ``longest``.
+
+    Args:
+        teacher: The model behind its prompt.
+        seeds: One a text, shape (N,).
+        how: Temperature and the like.
+        longest: Most pieces of a text.
+        watch: Told about texts that are done.
+        shortest: Fewest pieces: the model may not end earlier.
+
+    Returns:
+        Token ids, padded with -1, shape (N, longest).
+
+    Raises:
+        ModelError: The model keeps no keys and values that rows can share, or a single text is too
+            much for the memory.
+    """
+    tokens = np.full((len(seeds), longest), -1, dtype=np.int32)
+    with torch.inference_mode(), teacher.suspend():
+        for lead, rows in _choose_leads(teacher, seeds, how.labelled):
+            try:
+                writer = _Writer(teacher, lead, how, longest, shortest, watch)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                raise _refuse(teacher, longest, error) from error
+            size = MOST_ROWS
+            while len(rows):
+                part = rows[:size]
+                try:
+                    tokens[part] = writer.write(seeds[part])
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                    if size == 1 or not is_out_of_memory(error):
+                        raise _refuse(teacher, longest, error) from error
+                    size //= 2
+                    watch.warn(
+                        f"{teacher.device} has no memory to write {len(part)} texts at once; going "
+                        f"on with {size} (other rounding in the last bits, so other words)"
+                    )
+                    continue
+                rows = rows[len(part) :]
+                watch.advance(len(part))
+    return tokens
+
+
+def _refuse(teacher: Teacher, longest: int, error: BaseException) -> BaseException:
+    """Return what to raise where not even one text can be written."""
+    if not is_out_of_memory(error):
+        return error
+    return ModelError(
+        f"{teacher.device} has no memory to write a single text of {longest} pieces; use a smaller "
+        "model, --quantise or a shorter max_length"
+    )
+
+
+def _choose_leads(
+    teacher: Teacher, seeds: NDArray[np.uint64], labelled: bool
+) -> Iterator[tuple[Sequence[int], NDArray[np.int64]]]:
+    """Yield the pieces in front of texts, and which rows those are."""
+    task = teacher.task
+    if not labelled:
+        yield teacher.prefix_ids, np.arange(len(seeds))
+        return
+    words = random_integers_numpy(seeds, 1, stream=Purpose.LABEL).astype(np.uint64)[:, 0]
+    labels = words * np.uint64(len(task.labels)) >> np.uint64(32)
+    marker = task.suffix.strip() or NO_SUFFIX
+    for column, label in enumerate(task.labels):
+        prompt = f"{marker} {label.words[0]}\n{task.prompt}"
+        named = frame_task(replace(task, prompt=prompt), teacher.tokenizer, teacher.chat)
+        yield named.prefix_ids, np.flatnonzero(labels == column)
+
+
+class _Writer:
+    """Continues one lead."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        lead: Sequence[int],
+        how: Generation,
+        longest: int,
+        shortest: int,
+        watch: Watch,
+    ) -> None:
+        from transformers import DynamicCache
+
+        if not lead:
+            raise ModelError("without a prompt and a start token there is nothing to continue")
+        room = getattr(teacher.model.config.get_text_config(), "max_position_embeddings", None)
+        if room is not None and len(lead) + longest > room:
+            raise ModelError(
+                f"what stands in front of a written text and {longest} pieces of it are "
+                f"{len(lead) + longest} positions, the model has {room}; set max_length to at most "
+                f"{room - len(lead)}"
+            )
+        self._teacher, self._how, self._watch = teacher, how, watch
+        self._longest, self._shortest = longest, shortest
+        self._suffix = np.array(teacher.suffix_ids, dtype=np.int32)
+        self._ends = find_end_ids(teacher.model)
+        self._forbidden = sorted({*self._ends, *teacher.suffix_ids[:1]})
+        self._lead = teacher.look_up(np.array([lead]))
+        output = teacher.model(inputs_embeds=self._lead, use_cache=True, logits_to_keep=1)
+        self._past, self._first = getattr(output, "past_key_values", None), output.logits[:, -1]
+        fault = self._find_fault() if isinstance(self._past, DynamicCache) else "it has no such"
+        if fault:
+            raise ModelError(
+                f"{type(teacher.model).__name__} cannot write texts: it keeps no keys and values "
+                f"that several texts could be continued with ({fault})"
+            )
+
+    def _find_fault(self) -> str:
+        """Say what is wrong with continuing two rows piece by piece, which families may bear."""
+        teacher, length = self._teacher, max(2, self._longest)
+        ids = np.arange(2 * length).reshape(2, length) % len(teacher.table)
+        rows = teacher.look_up(ids)
+        whole = torch.cat([self._lead.expand(2, -1, -1), rows], dim=1)
+        wanted = teacher.model(inputs_embeds=whole, use_cache=False, logits_to_keep=1).logits
+        try:
+            past: Any = copy.deepcopy(self._past)
+            past.batch_repeat_interleave(2)
+            for part in (rows[:, :-1], rows[:, -1:]):
+                output = teacher.model(inputs_embeds=part, past_key_values=past, use_cache=True)
+            past.batch_select_indices(torch.tensor([1], device=teacher.device))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a family's code does with what it does not expect
+            return " ".join(str(error).split())[:200] or type(error).__name__
+        apart = (output.logits[:, -1].float() - wanted[:, -1].float()).abs().max().item()
+        return "" if apart <= TOLERANCE[teacher.table.dtype] else f"logits are off by {apart:.2g}"
+
+    def write(self, seeds: NDArray[np.uint64]) -> NDArray[np.int32]:
+        teacher = self._teacher
+        tokens = np.full((len(seeds), self._longest), -1, dtype=np.int32)
+        draws = random_integers_numpy(seeds, self._longest, stream=Purpose.WRITING)
+        # Every call appends to the cache it is given.
+        past: Any = copy.deepcopy(self._past)
+        past.batch_repeat_interleave(len(seeds))
+        logits = self._first.expand(len(seeds), -1)
+        rows = np.arange(len(seeds))  # those in the cache, `running` those not at their end
+        running = np.ones(len(seeds), dtype=bool)
+        for position in range(self._longest):
+            ids = self._draw(logits, draws[rows, position], position < self._shortest)
+            tokens[rows[running], position] = ids[running]
+            running &= ~self._find_ended(tokens[rows], position)
+            if not running.any() or position + 1 == self._longest:
+                break
+            if running.mean() < WORTH_COMPACTING:
+                kept = np.flatnonzero(running)
+                past.batch_select_indices(send(kept, teacher.device))
+                rows, ids, running = rows[kept], ids[kept], running[kept]
+            inputs = teacher.look_up(ids[:, None])
+            output = teacher.model(inputs_embeds=inputs, past_key_values=past, use_cache=True)
+            logits = output.logits[:, -1]
+            self._watch.advance(0)
+        return self._cut(tokens)
+
+    def _draw(
+        self, logits: torch.Tensor, words: NDArray[np.uint32], forbid: bool
+    ) -> NDArray[np.int32]:
+        logits = logits[:, : len(self._teacher.table)].float() / self._how.temperature
+        if logits.isnan().any():
+            raise ModelError("the model's logits are no numbers, so that it cannot write")
+        if forbid:
+            logits[:, self._forbidden] = -torch.inf
+        uniform = torch.from_numpy(words.astype(np.float64) * 2.0**-32).to(logits.device)
+        return draw_pieces(logits, uniform, self._how.top_p).cpu().numpy().astype(np.int32)
+
+    def _find_ended(self, tokens: NDArray[np.int32], position: int) -> NDArray[np.bool_]:
+        """Tell which rows have just been ended, by the model's end or by the suffix."""
+        ended = np.isin(tokens[:, position], self._ends)
+        begin = position + 1 - len(self._suffix)
+        if len(self._suffix) and begin >= self._shortest:
+            ended |= (tokens[:, begin : position + 1] == self._suffix).all(axis=1)
+        return ended
+
+    def _cut(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Take off what ended the texts."""
+        lengths = (tokens >= 0).sum(axis=1)
+        rows = np.arange(len(tokens))
+        lengths -= np.isin(tokens[rows, lengths - 1], self._ends)
+        size = len(self._suffix)
+        if size:
+            begins = np.maximum(lengths - size, 0)
+            columns = np.minimum(begins[:, None] + np.arange(size), tokens.shape[1] - 1)
+            stops = (tokens[rows[:, None], columns] == self._suffix).all(axis=1)
+            lengths -= size * (stops & (begins >= self._shortest))
+        tokens[np.arange(tokens.shape[1]) >= lengths[:, None]] = -1
+        return tokens
+
+
+def draw_pieces(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Draw a piece a row, by where a number falls in the cumulated probabilities.
+
+    Args:
+        logits: Shape (B, V), float32; -inf where a piece is impossible.
+        uniform: In [0, 1), shape (B,), float64.
+        top_p: Share of the probability that the pieces drawn from have together, in (0, 1].
+
+    Returns:
+        Token ids, shape (B,); none of them impossible.
+    """
+    probabilities = logits.softmax(dim=1)
+    order = None
+    if top_p < 1:
+        probabilities, order = probabilities.sort(dim=1, descending=True, stable=True)
+        before = probabilities.cumsum(dim=1) - probabilities
+        probabilities = probabilities.masked_fill(before >= top_p, 0.0)
+        probabilities[:, 0] = probabilities[:, 0].clamp(min=torch.finfo(torch.float32).tiny)
+    sums = probabilities.cumsum(dim=1)
+    # Strictly below the last sum, which rounding might reach: the first sum above it then belongs
+    # to a piece that has a probability.
+    target = (uniform * sums[:, -1].double()).float()
+    target = torch.minimum(target, torch.nextafter(sums[:, -1], torch.zeros_like(target)))
+    found = torch.searchsorted(sums, target[:, None], right=True)
+    return (found if order is None else order.gather(1, found))[:, 0]
+
+
+def find_end_ids(model: Any) -> list[int]:
+    """Return the token ids by which a model ends a text."""
+    settings = getattr(model, "generation_config", None)
+    ends = getattr(settings, "eos_token_id", None)
+    if ends is None:
+        ends = getattr(model.config.get_text_config(), "eos_token_id", None)
+    if ends is None:
+        return []
+    return sorted({int(end) for end in (ends if isinstance(ends, list | tuple) else [ends])})

@@ -1,0 +1,194 @@
+"""What a teacher's cache is to be, known before the model is loaded; and the model, when needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cache.format.layout import Layout, answer_columns
+from cache.format.manifest import Manifest
+from stages.devices import choose_device, choose_dtype, choose_model, find_main_device
+from stages.inputs.preparation import Inputs, prepare_inputs
+from stages.lm.allocation import keep_freed_memory
+from stages.lm.memory import place_model
+from stages.lm.model import (
+    choose_attention,
+    describe_identity,
+    find_start_id,
+    load_language_model,
+    resolve_model,
+)
+from stages.lm.quantisation import check_quantisation
+from stages.loading import load_tokenizer
+from stages.tasks.frame import describe_chat, frame_task
+from stages.tasks.task import Task, load_task
+from stages.tasks.verbaliser import Verbaliser, build_verbaliser
+from stages.teacher.config import TeacherConfig
+from stages.teacher.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.reporter import Reporter
+
+ENGINE = 2
+"""Raised whenever the same settings would give other bits of the same answers."""
+
+
+@dataclass
+class Preparation:
+    """Everything that is settled before the first row.
+
+    Attributes:
+        config: The settings, the model chosen.
+        task: The task.
+        folder: Where the model lies.
+        tokenizer: Its tokenizer.
+        verbaliser: The label words.
+        inputs: The rows' inputs.
+        manifest: What the cache is of.
+        device: Where the model runs.
+        dtype: The number format it computes in.
+    """
+
+    config: TeacherConfig
+    task: Task
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    verbaliser: Verbaliser
+    inputs: Inputs
+    manifest: Manifest
+    device: str
+    dtype: str
+    reporter: Reporter
+    _teacher: Teacher | None = field(default=None, repr=False)
+
+    def load_teacher(self) -> Teacher:
+        """Load the model, the first time.
+
+        Raises:
+            ModelError: It cannot be loaded, or does not fit.
+        """
+        if self._teacher is None:
+            self.reporter.say(keep_freed_memory(self.device))
+            began = time.monotonic()
+            model = load_language_model(
+                self.folder, self.device, self.dtype, self.config.quantise
+            )
+            self._teacher = Teacher(model, self.tokenizer, self.task, self.config.chat)
+            self.reporter.say(f"model loaded in {time.monotonic() - began:.1f} s")
+            report_forward_pass(self._teacher, self.reporter)
+        return self._teacher
+
+
+def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> Preparation:
+    """Settle what the settings leave open, and say so.
+
+    Raises:
+        StageError: Task, model, device or texts are not usable.
+    """
+    task = load_task(config.task)
+    device = choose_device(config.device, several=True)
+    model = choose_model(config.model, device.value)
+    dtype = choose_dtype(config.dtype, device.value)
+    check_quantisation(config.quantise, device.value, dtype.value)
+    config = replace(config, model=model.value)
+    reporter.say(f"model: {model.value} ({model.reason})")
+    folder = resolve_model(model.value)
+    device = place_model(folder, config.device, device, dtype.value, config.quantise)
+    reporter.say(f"device: {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
+    tokenizer = load_tokenizer(folder)
+    verbaliser = build_verbaliser(task, tokenizer, config.chat)
+    _report_words(verbaliser, reporter)
+    if hint := describe_chat(tokenizer, config.chat):
+        reporter.say(hint)
+    inputs = prepare_inputs(config, task, tokenizer, reporter)
+    identity = describe_identity(folder, reporter)
+    manifest = _describe_cache(
+        config, task, folder, identity, tokenizer, inputs, device.value, dtype.value
+    )
+    return Preparation(
+        config,
+        task,
+        folder,
+        tokenizer,
+        verbaliser,
+        inputs,
+        manifest,
+        device.value,
+        dtype.value,
+        reporter,
+    )
+
+
+def report_forward_pass(teacher: Teacher, reporter: Reporter) -> None:
+    """Say how the model is run, and why not better."""
+    reporter.say(f"forward pass: {teacher.forward_pass.words}")
+    for reason in teacher.fallbacks:
+        reporter.say(f"not used: {reason}")
+    if teacher.runs_prompt_with_rows:
+        reporter.warn(
+            f"the prompt's {len(teacher.prefix_ids)} pieces are run with every row, since this "
+            f"model's answers would change otherwise ({teacher.fallbacks[-1]})"
+        )
+
+
+def _describe_cache(
+    config: TeacherConfig,
+    task: Task,
+    folder: Path,
+    model: Mapping[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Inputs,
+    device: str,
+    dtype: str,
+) -> Manifest:
+    verbaliser = build_verbaliser(task, tokenizer, config.chat)
+    rows = len(inputs.lengths)
+    identity = {
+        "model": dict(model),
+        "task": task.describe({word.word: word.token_id for word in verbaliser.words}),
+        "sampler": dict(inputs.identity),
+        "start_id": find_start_id(tokenizer),
+        "compute": {
+            "device": torch.device(find_main_device(device)).type,
+            "dtype": dtype,
+            "attention": choose_attention(folder),
+            "batch_positions": config.batch_positions or "auto",
+            "compile": config.compile,
+            "weights": config.quantise,
+            "engine": ENGINE,
+        },
+    }
+    if config.chat:
+        frame = frame_task(task, tokenizer, chat=True)
+        identity["chat"] = {
+            "prefix_ids": list(frame.prefix_ids),
+            "suffix_ids": list(frame.suffix_ids),
+        }
+    layout = Layout(
+        rows,
+        config.chunk_rows,
+        config.shard_rows,
+        answer_columns(len(task.labels), inputs.token_width),
+    )
+    name = inputs.identity["name"]
+    notes = {
+        "model": config.model,
+        "torch": str(torch.__version__),
+        "source": str(config.texts) if config.texts else "",
+    }
+    return Manifest(f"{task.name}, {rows:,} {name}", identity, layout, notes)
+
+
+def _report_words(verbaliser: Verbaliser, reporter: Reporter) -> None:
+    for label in verbaliser.labels:
+        words = [f"{w.word} → {w.pieces[0]}" for w in verbaliser.words if w.label == label]
+        reporter.say(f"label {label}: {', '.join(words)}")
+    for line in verbaliser.describe_splits():
+        reporter.warn(line)

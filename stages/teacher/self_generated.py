@@ -1,0 +1,46 @@
+"""Texts that the teacher wrote itself: what a student is measured on where there is no real one.
+
+They are made when a cache is created, from seeds that no row of it has, and kept in it with the
+teacher's answers.  No row depends on them, so they are no part of a cache's identity.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cache.draw.philox import mix_seeds
+from stages.inputs.config import Generation
+from stages.inputs.self_generated import OwnTexts
+from stages.teacher.generation import write_texts
+from stages.teacher.teacher import Teacher, Watch
+
+FIRST_SEED = 2**41
+"""Index of the first seed, beyond those of all rows and of the contexts of `unigram`."""
+
+BATCH_POSITIONS = 4096
+"""Always the same, so that texts that were lost come out as they were."""
+
+
+def make_own_texts(teacher: Teacher, run_seed: int, rows: int, watch: Watch) -> OwnTexts:
+    """Have the teacher write texts and answer them.
+
+    Args:
+        teacher: The teacher.
+        run_seed: The cache's seed.
+        rows: Texts to write, at least 1.
+        watch: Told about texts that are written, and asked about a stop.
+
+    Raises:
+        ModelError: The model cannot continue its prompt.
+    """
+    seeds = mix_seeds(run_seed, FIRST_SEED, rows)
+    longest = teacher.task.max_length
+    tokens = write_texts(teacher, seeds, Generation(), longest, watch)
+    lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
+    logits = teacher.answer_rows(
+        lengths,
+        lambda part, length: teacher.look_up(tokens[part, :length]),
+        BATCH_POSITIONS,
+        Watch(lambda rows: watch.advance(0), watch.warn),
+    )
+    return OwnTexts(tokens, lengths, logits)

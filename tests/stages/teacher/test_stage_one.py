@@ -1,0 +1,448 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import Forked, wait_for
+from tiny import change_weights, make_teacher_config
+
+from cache.directory import Cache
+from cache.draw.samplers import VocabularySampler
+from cache.errors import NonFiniteError
+from cache.reader import CacheReader
+from stages.errors import ModelError, SettingError, TextDataError
+from stages.inputs.attachments import read_table
+from stages.inputs.samplers import read_sampler
+from stages.lm.model import load_language_model
+from stages.loading import load_tokenizer
+from stages.reporter import Interrupted, SilentReporter
+from stages.tasks.task import load_task
+from stages.teacher.stage import TeacherResult, run_teacher
+from stages.teacher.teacher import Teacher
+
+ROWS = 800
+OPTIONS = ("--rows", ROWS, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
+OPTIONS += ("--sampler", "vocabulary", "--own-texts", 0)
+TEXTS = ["Good film", "", "Bad", "Poor, poor", 'a "great"', "Bad\u2028Good", "é😀", "Great" * 9] * 5
+
+
+def files_of(cache: Path) -> dict[str, bytes]:
+    """Everything whose bytes follow from the settings."""
+    found = [path for part in ("rows", "attachments") for path in (cache / part).rglob("*")]
+    return {str(path.relative_to(cache)): path.read_bytes() for path in found if path.is_file()}
+
+
+def count_commits(root: Path) -> int:
+    return len(list(root.glob("mood/*/commits/*"))) if root.is_dir() else 0
+
+
+def read_rows(cache: Cache) -> dict[str, np.ndarray]:
+    reader = CacheReader(cache)
+    shards = [reader.read_shard(shard) for shard in reader.shards]
+    return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+
+
+def load_teacher(mood: Path, llm: Path) -> Teacher:
+    return Teacher(
+        load_language_model(llm, "cpu", "float32"), load_tokenizer(llm), load_task(str(mood))
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(mood: Path, llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    config = make_teacher_config(mood, llm, tmp_path_factory.mktemp("whole"), rows=ROWS)
+    return run_teacher(config, SilentReporter()).cache
+
+
+def test_what_happens_is_said(llm: Path, mood: Path, tmp_path: Path) -> None:
+    reporter = SilentReporter()
+    result = run_teacher(make_teacher_config(mood, llm, tmp_path), reporter)
+    said = "\n".join(reporter.lines)
+    assert reporter.warnings == []
+    for part in (
+        f"model: {llm} (as asked)",
+        "device: cpu",
+        "float32",
+        "label bad: Bad → ĠBad, Poor → ĠPoor",
+        "rows: 200 random inputs (vocabulary) of 1-12 pieces",
+        f"cache: {result.cache.place.path}",
+        "computed 200 rows",
+        "teacher, 200 rows: bad ",
+        "spread",
+    ):
+        assert part in said
+    assert (result.computed, result.answers.rows) == (200, 200)
+    assert result.cache.place.path.parent == tmp_path / "mood"
+
+
+@pytest.mark.parametrize("sampler", ["vocabulary", "uniform", "unigram"])
+def test_every_row_is_the_teacher_s_answer_to_what_its_seed_draws(
+    sampler: str, llm: Path, mood: Path, tmp_path: Path
+) -> None:
+    config = make_teacher_config(mood, llm, tmp_path, rows=72, sampler=sampler)
+    cache = run_teacher(config, SilentReporter()).cache
+    rows, teacher = read_rows(cache), load_teacher(mood, llm)
+    drawn = read_sampler(cache, read_table(cache))
+    assert drawn is not None
+    assert drawn.name == sampler
+    assert len(set(rows["seed"].tolist())) == 72
+    for row in range(0, 72, 5):
+        embeddings = drawn.draw_embeddings(rows["seed"][[row]], int(rows["length"][row]))
+        wanted = teacher.compute_class_logits(embeddings).softmax(dim=1)[0].numpy()
+        np.testing.assert_allclose(rows["probabilities"][row], wanted, atol=1e-5)
+    chunks = rows["length"].reshape(-1, 8)
+    assert (chunks == chunks[:, :1]).all()
+    assert len(set(chunks[:, 0].tolist())) > 3
+    assert 1 <= chunks.min() <= chunks.max() <= 12
+
+
+def test_unigram_draws_what_the_model_itself_would_say(
+    llm: Path, mood: Path, tmp_path: Path
+) -> None:
+    config = make_teacher_config(mood, llm, tmp_path, rows=8, sampler="unigram")
+    cache = run_teacher(config, SilentReporter()).cache
+    table = read_table(cache)
+    sampler = read_sampler(cache, table)
+    ids = sampler.draw_ids(np.arange(400, dtype=np.uint64), 20)  # type: ignore[union-attr]
+    contexts = VocabularySampler(table).draw_ids(np.arange(64, dtype=np.uint64), 32)
+    wanted = load_teacher(mood, llm).average_next_token(torch.from_numpy(contexts)).numpy()
+    shares = np.bincount(ids.ravel(), minlength=len(wanted)) / ids.size
+    assert np.abs(shares - wanted).sum() < 0.35
+    assert np.abs(1 / len(wanted) - wanted).sum() > 0.7
+
+
+class TestInterruption:
+    def test_a_killed_run_continues_to_the_rows_of_an_unbroken_one(
+        self, whole: Cache, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        root, marks = tmp_path / "cache", []
+        command = ("teacher", "--task", mood, "--model", llm, "--cache", root, *OPTIONS)
+        for kill in range(2):
+            child = Forked(tmp_path / f"run{kill}", *command)
+            begun = count_commits(root)
+            wait_for(lambda before=begun: count_commits(root) >= before + 3)
+            child.kill(signal.SIGKILL)
+            assert child.wait().code == -signal.SIGKILL
+            marks.append(count_commits(root))
+        assert 0 < marks[0] < marks[1] < whole.shards
+        done = Forked(tmp_path / "last", *command).wait()
+        assert done.code == 0
+        assert "continuing:" in done.err
+        assert f"computed {ROWS - 32 * marks[1]:,} rows" in done.err
+        assert files_of(root / "mood" / whole.place.path.name) == files_of(whole.place.path)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_cleanly_and_the_same_command_continues(
+        self, number: int, whole: Cache, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        root = tmp_path / "cache"
+        command = ("teacher", "--task", mood, "--model", llm, "--cache", root, *OPTIONS)
+        child = Forked(tmp_path / "first", *command)
+        wait_for(lambda: count_commits(root) >= 2)
+        child.kill(number)
+        stopped = child.wait()
+        assert stopped.code == 130
+        assert "the same command continues" in stopped.err
+        assert "Traceback" not in stopped.err
+        there = count_commits(root)
+        assert 0 < there < whole.shards
+        result = run_teacher(make_teacher_config(mood, llm, root, rows=ROWS), SilentReporter())
+        assert result.computed == ROWS - 32 * there
+        assert files_of(result.cache.place.path) == files_of(whole.place.path)
+
+    def test_two_processes_at_once_share_the_work(
+        self, whole: Cache, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        root = tmp_path / "cache"
+        command = ("teacher", "--task", mood, "--model", llm, "--cache", root, *OPTIONS)
+        children = [Forked(tmp_path / f"run{k}", *command) for k in range(2)]
+        results = [child.wait() for child in children]
+        assert [result.code for result in results] == [0, 0]
+        counts = [
+            int(line.split()[1].replace(",", ""))
+            for result in results
+            for line in result.err.splitlines()
+            if line.startswith("computed")
+        ]
+        assert sum(counts) == ROWS
+        assert len(counts) == 2
+        assert files_of(root / "mood" / whole.place.path.name) == files_of(whole.place.path)
+
+    def test_a_stop_is_asked_for_between_any_two_batches(
+        self, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        class Impatient(SilentReporter):
+            left = 9
+
+            def check_stop(self) -> None:
+                self.left -= 1
+                if not self.left:
+                    raise Interrupted
+
+        config = make_teacher_config(mood, llm, tmp_path)
+        with pytest.raises(Interrupted):
+            run_teacher(config, Impatient())
+        assert run_teacher(config, SilentReporter()).computed > 0
+
+    def test_a_lost_claim_is_said_and_its_shard_computed_again(
+        self, whole: Cache, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        class Meddler(SilentReporter):
+            """Takes a shard away from the teacher while it is computed."""
+
+            def check_stop(self) -> None:
+                if not self.warnings:
+                    for lock in tmp_path.glob("mood/*/claims/0*.lock"):
+                        lock.unlink()
+
+        reporter = Meddler()
+        result = run_teacher(make_teacher_config(mood, llm, tmp_path, rows=ROWS), reporter)
+        # A shard is committed while the next is computed, so that one may be taken away as well.
+        assert 1 <= len(reporter.warnings) <= 2
+        for warning in reporter.warnings:
+            assert "was not committed: this process has no claim on it; going on" in warning
+        assert result.computed == ROWS
+        assert files_of(result.cache.place.path) == files_of(whole.place.path)
+
+
+class TestIdentity:
+    def test_other_settings_are_another_cache_and_coming_back_finds_the_first(
+        self, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other.yaml"
+        other.write_text(mood.read_text().replace("good or bad?", "bad or good?"))
+        longer = tmp_path / "longer.yaml"
+        longer.write_text(mood.read_text().replace("max_length: 12", "max_length: 13"))
+        words = tmp_path / "words.yaml"
+        words.write_text(mood.read_text().replace("[Bad, Poor]", "[Bad]"))
+        changed = change_weights(
+            llm, tmp_path / "changed", lambda m: m.lm_head.weight[5, 5].add_(1e-3)
+        )
+        root = tmp_path / "cache"
+        small: dict[str, Any] = {"rows": 16, "shard_rows": 16}
+
+        def run(task: Path = mood, model: Path = llm, **own: Any) -> TeacherResult:
+            config = make_teacher_config(task, model, root, **small | own)
+            return run_teacher(config, SilentReporter())
+
+        results = [
+            run(),
+            run(task=other),
+            run(task=longer),
+            run(task=words),
+            run(model=changed),
+            run(rows=24),
+            run(seed=1),
+            run(sampler="uniform"),
+            run(lengths="log-uniform"),
+            run(min_length=2),
+            run(dtype="bfloat16"),
+            run(chunk_rows=4),
+            run(batch_positions=256),
+        ]
+        assert len({result.cache.place.path for result in results}) == len(results)
+        assert [result.computed for result in results] == [16] * 5 + [24] + [16] * 7
+        again = run()
+        assert (again.computed, again.cache.place.path) == (0, results[0].cache.place.path)
+        assert len(list((root / "mood").iterdir())) == len(results)
+
+    def test_a_copy_of_a_model_is_the_same_model(
+        self, llm: Path, mood: Path, filled: tuple[Path, TeacherResult], tmp_path: Path
+    ) -> None:
+        copy = shutil.copytree(llm, tmp_path / "copy")
+        reporter = SilentReporter()
+        result = run_teacher(make_teacher_config(mood, copy, filled[0]), reporter)
+        assert result.computed == 0
+        assert "every row was there already" in reporter.lines
+        assert not any("model loaded" in line for line in reporter.lines)
+
+
+class TestBadAnswers:
+    def test_a_row_that_is_not_finite_is_named_and_its_shard_not_committed(
+        self, llm: Path, mood: Path, filled: tuple[Path, TeacherResult], tmp_path: Path
+    ) -> None:
+        rows, table = read_rows(filled[1].cache), read_table(filled[1].cache)
+        sampler = VocabularySampler(table)
+        ids = [
+            set(sampler.draw_ids(rows["seed"][[k]], int(rows["length"][k]))[0].tolist())
+            for k in range(len(rows["seed"]))
+        ]
+        teacher = load_teacher(mood, llm)
+        # A piece that is in no row of the first two shards, and not in the prompt.
+        before = set().union(*ids[:64], teacher.prefix_ids, teacher.suffix_ids, range(6))
+        piece = next(piece for own in ids[64:] for piece in sorted(own) if piece not in before)
+        row = next(k for k, own in enumerate(ids) if piece in own)
+        broken = change_weights(
+            llm, tmp_path / "m", lambda model: model.model.embed_tokens.weight[piece].fill_(np.nan)
+        )
+        with pytest.raises(NonFiniteError) as found:
+            run_teacher(make_teacher_config(mood, broken, tmp_path / "c"), SilentReporter())
+        assert (found.value.shard, found.value.row) == (row // 32, row)
+        assert f"shard {row // 32}" in str(found.value)
+        assert f"row {row}" in str(found.value)
+        assert count_commits(tmp_path / "c") == row // 32
+
+    def test_weights_that_are_no_numbers_commit_nothing(
+        self, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        broken = change_weights(
+            llm, tmp_path / "m", lambda model: model.model.norm.weight.fill_(np.inf)
+        )
+        with pytest.raises(NonFiniteError, match=r"shard 0.*row 0"):
+            run_teacher(make_teacher_config(mood, broken, tmp_path / "c"), SilentReporter())
+        assert count_commits(tmp_path / "c") == 0
+
+    def test_a_teacher_that_hardly_varies_is_a_warning(
+        self, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        dull = change_weights(llm, tmp_path / "m", lambda model: model.lm_head.weight.mul_(1e-3))
+        reporter = SilentReporter()
+        result = run_teacher(make_teacher_config(mood, dull, tmp_path / "c", rows=8), reporter)
+        assert result.verdict.level == "hopeless" and result.answers.constant_angle < 0.1
+        first, last = reporter.warnings
+        assert first.startswith("verdict on 8 rows: hopeless: the teacher answers ")
+        assert "nothing can be learned" in first and "try --sampler" in last
+
+
+class TestTexts:
+    @pytest.mark.parametrize("name", ["t.jsonl", "t.csv.gz", "t.tsv", "t.txt", "t.jsonl.gz"])
+    def test_texts_are_answered_as_asking_the_teacher_and_known_by_their_lines(
+        self, name: str, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        path = write_texts(tmp_path / name, TEXTS)
+        reporter = SilentReporter()
+        config = make_teacher_config(mood, llm, tmp_path / "c", texts=path)
+        cache = run_teacher(config, reporter).cache
+        rows, teacher, tokenizer = read_rows(cache), load_teacher(mood, llm), load_tokenizer(llm)
+        first = 2 if ".csv" in name or ".tsv" in name else 1
+        assert sorted(rows["seed"].tolist()) == list(range(first, first + len(TEXTS)))
+        for row, line in enumerate(rows["seed"].tolist()):
+            ids = tokenizer.encode(TEXTS[line - first], add_special_tokens=False)[:12]
+            assert rows["length"][row] == len(ids)
+            assert rows["tokens"][row].tolist() == ids + [-1] * (12 - len(ids))
+            embeddings = teacher.table[torch.tensor(ids, dtype=torch.long)][None]
+            wanted = teacher.compute_class_logits(embeddings).softmax(dim=1)[0].numpy()
+            np.testing.assert_allclose(rows["probabilities"][row], wanted, atol=1e-5)
+        assert any("texts are cut at 12 pieces" in line for line in reporter.lines)
+        assert read_sampler(cache, teacher.table) is None
+
+    def test_the_same_texts_at_other_lines_keep_their_own_lines(
+        self, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        for name, first in (("t.jsonl", 1), ("t.csv", 2)):
+            path = write_texts(tmp_path / name, TEXTS[:8])
+            config = make_teacher_config(mood, llm, tmp_path / "c", texts=path)
+            rows = read_rows(run_teacher(config, SilentReporter()).cache)
+            assert sorted(rows["seed"].tolist()) == list(range(first, first + 8))
+
+    def test_other_texts_are_another_cache(self, llm: Path, mood: Path, tmp_path: Path) -> None:
+        path = tmp_path / "t.txt"
+        found = []
+        for texts in (["Good", "Bad"], ["Good", "Poor"], ["Good", "Bad"]):
+            config = make_teacher_config(
+                mood, llm, tmp_path / "c", texts=write_texts(path, texts), text_column="unused"
+            )
+            found.append(run_teacher(config, SilentReporter()))
+        assert [result.computed for result in found] == [2, 2, 0]
+        assert found[0].cache.place.path == found[2].cache.place.path != found[1].cache.place.path
+
+    def test_a_bad_file_is_an_error_before_anything_is_made(
+        self, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "t.jsonl"
+        path.write_text('{"text": "a"}\n{"body": "b"}\n')
+        config = make_teacher_config(mood, llm, tmp_path / "c", texts=path)
+        with pytest.raises(TextDataError, match="line 2: no key 'text'; there are 'body'"):
+            run_teacher(config, SilentReporter())
+        assert not (tmp_path / "c").exists()
+
+
+class TestModels:
+    @pytest.mark.parametrize(
+        ("model", "named"),
+        [
+            ("./nowhere", "no model directory './nowhere'"),
+            ("/no/such/dir", "no model directory '/no/such/dir'"),
+            ("no-such-model", "hub cannot be reached"),
+        ],
+    )
+    def test_a_model_that_is_not_there_is_named(
+        self, model: str, named: str, mood: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ModelError, match=named):
+            run_teacher(make_teacher_config(mood, model, tmp_path), SilentReporter())
+
+    @pytest.mark.parametrize(
+        ("break_it", "named"),
+        [
+            (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+            (lambda folder: (folder / "model.safetensors").unlink(), "no safetensors"),
+            (lambda folder: (folder / "tokenizer.json").unlink(), "cannot load the tokenizer"),
+            (
+                lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 64),
+                "cannot load a causal LM",
+            ),
+            (
+                # Layers without weights, which transformers makes up at random.
+                lambda folder: replace_in(folder / "config.json", '_layers": 3', '_layers": 4'),
+                r"model\.layers\.3.*and 8 more is missing",
+            ),
+            (
+                lambda folder: replace_in(folder / "config.json", '_size": 64', '_size": 48'),
+                r"mlp.*of another shape",
+            ),
+        ],
+    )
+    def test_a_damaged_directory_is_named(
+        self, break_it: Callable[[Path], Any], named: str, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        folder = change_weights(llm, tmp_path / "m", lambda model: None)
+        break_it(folder)
+        with pytest.raises(ModelError, match=named):
+            run_teacher(make_teacher_config(mood, folder, tmp_path / "c"), SilentReporter())
+
+    @pytest.mark.parametrize(
+        ("own", "named"),
+        [
+            ({"device": "cuda:7"}, "'cuda:7' is not there"),
+            ({"device": "tpu"}, "'tpu'"),
+            ({"dtype": "int8"}, "'int8'"),
+        ],
+    )
+    def test_a_device_or_format_that_is_not_there_is_named(
+        self, own: dict[str, str], named: str, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(SettingError, match=named):
+            run_teacher(make_teacher_config(mood, llm, tmp_path, **own), SilentReporter())
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def write_texts(path: Path, texts: list[str]) -> Path:
+    """Write texts in the format of the path's ending."""
+    if ".jsonl" in path.name:
+        text = "".join(json.dumps({"text": own}) + "\n" for own in texts)
+    elif ".txt" in path.name:
+        text = "".join(f"{own}\n" for own in texts)
+    else:
+        stream = io.StringIO()
+        delimiter = "\t" if ".tsv" in path.name else ","
+        writer = csv.writer(stream, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+        writer.writerows([["text"], *([own] for own in texts)])
+        text = stream.getvalue()
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
