@@ -12,10 +12,9 @@ import torch
 from benchmarks.comparison import OBVIOUS, OURS
 from benchmarks.subjects import Rows, Shape, draw_rows, make_model, make_task, make_tokenizer
 from benchmarks.yardsticks import Loop, Ours, timed
-from cache.draw.lengths import LengthRule
-from stages.tasks.frame import frame_task
-from stages.tasks.verbaliser import build_verbaliser
-from stages.teacher.teacher import Teacher
+from cache.draw import LengthRule
+from stages.tasks import build_verbaliser, frame_task
+from stages.teacher import Teacher
 
 MILLION = 1_000_000
 GIB = 2**30

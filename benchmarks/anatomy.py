@@ -17,12 +17,10 @@ from benchmarks.comparison import Effort, make_ours
 from benchmarks.subjects import Rows, draw_rows, make_model, make_tokenizer, write_task
 from benchmarks.yardsticks import Floor, Ours, timed
 from cache.directory import Cache
-from cache.draw.samplers import VocabularySampler
+from cache.draw import VocabularySampler
 from pipeline.console import Console
+from stages.teacher import PackedPass, ShardWriter, TeacherConfig
 from stages.teacher import stage as stage_one
-from stages.teacher.config import TeacherConfig
-from stages.teacher.fill import ShardWriter
-from stages.teacher.forward import PackedPass
 
 SHARDS = 4
 PARTS = FORWARD, SAMPLING, CLAIMING, WAITING, LOGGING = (

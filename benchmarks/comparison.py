@@ -24,10 +24,9 @@ from benchmarks.subjects import (
     make_tokenizer,
 )
 from benchmarks.yardsticks import BATCH_ROWS, Floor, Loop, Ours
-from stages.lm.allocation import keep_freed_memory
-from stages.tasks.frame import frame_task
-from stages.tasks.verbaliser import build_verbaliser
-from stages.teacher.teacher import Teacher
+from stages.lm import keep_freed_memory
+from stages.tasks import build_verbaliser, frame_task
+from stages.teacher import Teacher
 
 AGREEMENT = 1e-4
 """How far probabilities may lie apart, in float32."""

@@ -9,8 +9,7 @@ import numpy as np
 
 from benchmarks.results import TASKS
 from benchmarks.trial import write_onnx
-from stages.classify.classifier import Classifier
-from stages.classify.onnx_classifier import load_onnx_classifier
+from stages.classify import Classifier, load_onnx_classifier
 from stages.classify.torch_classifier import load_torch_classifier
 from stages.texts import read_texts
 

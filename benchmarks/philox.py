@@ -1,6 +1,6 @@
 """python -m benchmarks.philox [--integers N]: random 32-bit integers a second, on one core.
 
-One table: every way of :mod:`cache.draw.philox_torch` against numpy's own generator of the same name
+One table: every way of :mod:`cache.draw` in torch against numpy's own generator of the same name
 (``numpy.random.Philox``, four 64-bit words, in C), timed in turns in the same run.  Times are
 processor time of the one thread, the best of several, so that another process beside it matters
 little; compiling is left out.
@@ -15,8 +15,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from cache.draw.philox import mix_seeds, random_integers_numpy
-from cache.draw.philox_torch import compiler_problem, describe_backend, random_bits
+from cache.draw import (
+    compiler_problem,
+    describe_backend,
+    mix_seeds,
+    random_bits,
+    random_integers_numpy,
+)
 
 ROWS = 8
 ROUNDS = 20

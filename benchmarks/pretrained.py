@@ -30,17 +30,20 @@ from transformers import AutoTokenizer
 
 from cache.lookup import find_cache
 from cache.reader import CacheReader
-from stages.inputs.attachments import read_table
-from stages.lm.model import resolve_model
+from stages.inputs import read_table
+from stages.lm import resolve_model
 from stages.loading import load_tokenizer
 from stages.reporter import SilentReporter
-from stages.student.config import TrainingConfig
-from stages.student.loop import RowSource, measure_projection
-from stages.student.model import Student, build_encoder
-from stages.student.objectives import Objective
-from stages.student.rows import open_rows
-from stages.teacher.config import TeacherConfig
-from stages.teacher.stage import run_teacher
+from stages.student import (
+    Objective,
+    RowSource,
+    Student,
+    TrainingConfig,
+    build_encoder,
+    measure_projection,
+    open_rows,
+)
+from stages.teacher import TeacherConfig, run_teacher
 
 TASK, ROWS, HELD_OUT, SEEDS = "ag_news", 32, 512, (0, 1, 2)
 

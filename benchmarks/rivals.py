@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.lm.model import load_language_model, resolve_model
+from stages.lm import load_language_model, resolve_model
 from stages.loading import load_tokenizer
-from stages.tasks.frame import Frame, frame_task
-from stages.tasks.task import Task
-from stages.tasks.verbaliser import Verbaliser, build_verbaliser
+from stages.tasks import Frame, Task, Verbaliser, build_verbaliser, frame_task
 from stages.texts import read_texts
 
 BATCH_ROWS = 64

@@ -17,13 +17,12 @@ import torch
 
 from benchmarks.rivals import PromptedTeacher, train_bag_of_words
 from benchmarks.trial import Effort, Trial, write_onnx
-from stages.classify.classifier import Classifier
-from stages.classify.onnx_classifier import load_onnx_classifier
+from stages.classify import Classifier, load_onnx_classifier
 from stages.classify.torch_classifier import load_torch_classifier
-from stages.export.comparison import draw_texts
-from stages.lm.model import resolve_model
+from stages.export import draw_texts
+from stages.lm import resolve_model
 from stages.records import read_record
-from stages.tasks.task import load_task
+from stages.tasks import load_task
 from stages.texts import read_texts
 
 Answer = Callable[[list[str]], object]

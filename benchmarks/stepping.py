@@ -14,12 +14,9 @@ from accelerate import Accelerator
 
 from benchmarks.trial import Trial
 from cache.reader import CacheReader
-from stages.inputs.attachments import read_table
+from stages.inputs import read_table
 from stages.reporter import SilentReporter
-from stages.student.config import TrainingConfig
-from stages.student.loop import train_student
-from stages.student.model import Student
-from stages.student.rows import open_rows
+from stages.student import Student, TrainingConfig, open_rows, train_student
 
 TARGET = 0.95
 HELD_OUT = 1024

@@ -25,10 +25,7 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from cache.format.commits import record_path
-from cache.format.layout import Layout, answer_columns
-from cache.format.manifest import Manifest
-from cache.format.shards import encode, object_path
+from cache.format import Layout, Manifest, answer_columns, encode, object_path, record_path
 from cache.opening import Cache, create_or_open
 from cache.reader import CacheReader
 

@@ -12,10 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from cache.draw.lengths import LengthRule
-from cache.draw.philox import mix_seeds
-from cache.draw.samplers import draw_uniform_ids
-from stages.tasks.task import Label, Task
+from cache.draw import LengthRule, draw_uniform_ids, mix_seeds
+from stages.tasks import Label, Task
 
 SEED = 0
 CHUNK_ROWS = 64

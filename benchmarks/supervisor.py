@@ -20,8 +20,7 @@ from pathlib import Path
 import zarr
 
 from benchmarks.workers import PATIENCE, Worker, finish
-from cache.format.commits import record_path
-from cache.format.shards import object_path
+from cache.format import object_path, record_path
 from cache.opening import Cache, open_cache
 from cache.reader import CacheReader
 

@@ -14,15 +14,11 @@ import torch
 
 from cache.directory import Cache
 from stages.classify.torch_classifier import load_model
-from stages.export.onnx import check_packages, export_onnx, quantise_onnx
-from stages.export.stage import COMMON, FLOAT32, INT8
-from stages.inputs.attachments import read_table
+from stages.export import COMMON, FLOAT32, INT8, check_packages, export_onnx, quantise_onnx
+from stages.inputs import read_table
 from stages.reporter import SilentReporter
-from stages.student.config import StudentConfig, TrainingConfig
-from stages.student.model import Student, build_encoder
-from stages.student.stage import run_student
-from stages.teacher.config import TeacherConfig
-from stages.teacher.stage import run_teacher
+from stages.student import Student, StudentConfig, TrainingConfig, build_encoder, run_student
+from stages.teacher import TeacherConfig, run_teacher
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,8 @@ from benchmarks.subjects import draw_rows, make_model, make_task, make_tokenizer
 from benchmarks.yardsticks import Ours, timed
 from stages.devices import DTYPES
 from stages.errors import SettingError
-from stages.lm.model import load_language_model
-from stages.lm.quantisation import check_quantisation
-from stages.teacher.autotune import compile_layers, find_compiling_problem
-from stages.teacher.teacher import Teacher
+from stages.lm import check_quantisation, load_language_model
+from stages.teacher import Teacher, compile_layers, find_compiling_problem
 
 PRECISION = """\
 {rows} rows behind {pieces} pieces, on {device}, in batches of {positions:,} positions; differences

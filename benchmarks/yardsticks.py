@@ -15,12 +15,10 @@ import torch
 from torch.nn.functional import linear
 
 from benchmarks.subjects import Rows, Shape
-from cache.draw.samplers import VocabularySampler
+from cache.draw import VocabularySampler
 from stages.reporter import SilentReporter
-from stages.tasks.verbaliser import Verbaliser
-from stages.teacher.autotune import find_tuning
-from stages.teacher.batching import Batch, plan_batches
-from stages.teacher.teacher import Teacher, Watch
+from stages.tasks import Verbaliser
+from stages.teacher import Batch, Teacher, Watch, find_tuning, plan_batches
 
 BATCH_ROWS = 32
 """Rows of a batch in both users' loops."""

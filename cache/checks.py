@@ -14,13 +14,18 @@ import numpy as np
 
 from cache.directory import Cache
 from cache.errors import ManifestError, StorageError, VersionError
-from cache.format.commits import LARGEST_RECORD, CommitRecord, record_path
-from cache.format.documents import DocumentError
-from cache.format.manifest import MANIFEST, FileInfo
-from cache.format.shards import decode, object_path
+from cache.format import (
+    LARGEST_RECORD,
+    MANIFEST,
+    CommitRecord,
+    DocumentError,
+    FileInfo,
+    decode,
+    object_path,
+    record_path,
+)
 from cache.opening import read_manifest
-from cache.stores.interface import Files
-from cache.stores.places import Place
+from cache.stores import Files, Place
 
 MISSING = "missing"
 

@@ -25,19 +25,22 @@ from cache.errors import (
     NonFiniteError,
     StorageError,
 )
-from cache.format.commits import (
+from cache.format import (
+    ATTACHMENTS,
     DIRECTORY,
     LARGEST_RECORD,
+    MANIFEST,
     CommitRecord,
+    DocumentError,
+    FileInfo,
+    Layout,
+    Manifest,
     committed_shards,
+    encode,
+    object_path,
     record_path,
 )
-from cache.format.documents import DocumentError
-from cache.format.layout import Layout
-from cache.format.manifest import ATTACHMENTS, MANIFEST, FileInfo, Manifest
-from cache.format.shards import encode, object_path
-from cache.stores.interface import Claim, LiveClaim
-from cache.stores.places import Place
+from cache.stores import Claim, LiveClaim, Place
 
 Array = npt.NDArray[Any]
 

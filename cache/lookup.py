@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cache.errors import CacheChoiceError, CacheError
 from cache.opening import Cache, CacheSummary, list_caches, open_cache, read_manifest
-from cache.stores.places import LocalPlace, Place, parse_place
+from cache.stores import LocalPlace, Place, parse_place
 
 MOST_CANDIDATES = 20
 

@@ -13,20 +13,21 @@ from typing import Any
 
 from cache.directory import Cache, damage
 from cache.errors import CacheError, ClaimError, ForeignError, ManifestError, VersionError
-from cache.format.commits import DIRECTORY
-from cache.format.layout import Column, Layout, answer_columns
-from cache.format.manifest import (
+from cache.format import (
     ATTACHMENTS,
+    DIRECTORY,
+    GROUP,
     LARGEST_MANIFEST,
     MANIFEST,
+    Column,
     FileInfo,
+    Layout,
     Manifest,
+    answer_columns,
     check_attachment_name,
+    metadata,
 )
-from cache.format.shards import GROUP, metadata
-from cache.stores.files import TEMPORARY
-from cache.stores.interface import Claim, Files, LiveClaim
-from cache.stores.places import Place, parse_place
+from cache.stores import TEMPORARY, Claim, Files, LiveClaim, Place, parse_place
 
 __all__ = [
     "Cache",

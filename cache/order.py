@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.format.layout import Layout
+from cache.format import Layout
 
 Array = npt.NDArray[Any]
 

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 
 from cache.errors import CacheError, DamageError
-from cache.format.commits import CommitRecord
+from cache.format import CommitRecord
 from cache.opening import Cache
 from cache.reader import CacheReader
-from cache.stores.interface import LiveClaim
+from cache.stores import LiveClaim
 
 
 @dataclass(frozen=True)

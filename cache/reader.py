@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cache.directory import Cache
 from cache.errors import IncompleteError
-from cache.format.shards import decode, object_path
+from cache.format import decode, object_path
 from cache.order import LARGEST_SEED, Cuts, Window, arrange, cut, windows
 
 Array = npt.NDArray[Any]

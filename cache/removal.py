@@ -7,13 +7,17 @@ import re
 from pathlib import Path, PurePosixPath
 
 from cache.errors import LostClaimError, ManifestError, PlaceError, StorageError, VersionError
-from cache.format.commits import DIRECTORY, committed_shards
-from cache.format.layout import MOST_SHARDS
-from cache.format.manifest import ATTACHMENTS, LARGEST_MANIFEST, MANIFEST, Manifest
-from cache.format.shards import GROUP
-from cache.stores.files import TEMPORARY, reporting
-from cache.stores.interface import Files
-from cache.stores.places import CLAIMS, LocalPlace, Place, parse_place
+from cache.format import (
+    ATTACHMENTS,
+    DIRECTORY,
+    GROUP,
+    LARGEST_MANIFEST,
+    MANIFEST,
+    MOST_SHARDS,
+    Manifest,
+    committed_shards,
+)
+from cache.stores import CLAIMS, TEMPORARY, Files, LocalPlace, Place, parse_place, reporting
 
 _CONTENTS = (DIRECTORY, GROUP, ATTACHMENTS.rstrip("/"), TEMPORARY, MANIFEST)
 """What a cache is made of, in the order in which it goes: what is left never promises more."""

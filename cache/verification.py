@@ -15,14 +15,20 @@ from pathlib import Path
 from cache.checks import MISSING, Fault, check_file, check_manifest, check_shard, judge
 from cache.directory import Cache
 from cache.errors import ForeignError, LostClaimError, ManifestError, StorageError, VersionError
-from cache.format.commits import DIRECTORY, committed_shards, record_path
-from cache.format.layout import MOST_SHARDS, Layout
-from cache.format.manifest import ATTACHMENTS, MANIFEST
-from cache.format.shards import GROUP, object_path
+from cache.format import (
+    ATTACHMENTS,
+    DIRECTORY,
+    GROUP,
+    MANIFEST,
+    MOST_SHARDS,
+    Layout,
+    committed_shards,
+    object_path,
+    record_path,
+)
 from cache.opening import read_manifest
 from cache.removal import check_no_link, erase, remove_cache
-from cache.stores.files import TEMPORARY
-from cache.stores.places import CLAIMS, Place, parse_place
+from cache.stores import CLAIMS, TEMPORARY, Place, parse_place
 
 __all__ = ["Fault", "Report", "remove_cache", "repair_cache", "verify_cache"]
 

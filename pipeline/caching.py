@@ -18,7 +18,7 @@ from pipeline.cache_words import (
 from pipeline.options import CACHE
 
 if TYPE_CHECKING:
-    from cache.stores.places import Place
+    from cache.stores import Place
     from cache.verification import Report
     from pipeline.console import Console
 
@@ -205,7 +205,7 @@ def remove(names: tuple[str, ...], yes: bool, cache: str) -> None:
 
 
 def _verify(place: Place, repair: bool, console: Console) -> tuple[Report, list[str] | None]:
-    from cache.format.commits import DIRECTORY
+    from cache.format import DIRECTORY
     from cache.verification import repair_cache, verify_cache
 
     total = len(place.open_files().names(DIRECTORY))
@@ -221,7 +221,7 @@ def _verify(place: Place, repair: bool, console: Console) -> tuple[Report, list[
 
 
 def _advise(report: Report, removed: list[str] | None, console: Console) -> None:
-    from stages.report.commands import format_teacher_command
+    from stages.report import format_teacher_command
 
     if not report.faults:
         return

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stages.evaluate.evaluation import Evaluation
-    from stages.metrics.scores import CalibrationErrors, Confidence, Scores
+    from stages.evaluate import Evaluation
+    from stages.metrics import CalibrationErrors, Confidence, Scores
 
 ECE = "expected calibration error"
 

@@ -61,7 +61,7 @@ def export(
     """
     from pipeline.console import Console, quieten_libraries
     from stages.errors import SettingError
-    from stages.export.stage import ExportConfig, export_student
+    from stages.export import ExportConfig, export_student
 
     if private and push_to_hub is None:
         raise SettingError("--private is of --push-to-hub; give it as well")
@@ -72,7 +72,7 @@ def export(
     if push_to_hub is not None:
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-        from stages.export.hub import check_push
+        from stages.export import check_push
 
         check_push(push_to_hub)
         if not sys.stderr.isatty():
@@ -89,7 +89,7 @@ def export(
                 f"{found.rows:,} random texts"
             )
         if push_to_hub is not None:
-            from stages.export.hub import push_folder
+            from stages.export import push_folder
 
             console.say(f"uploading to {push_to_hub}")
             click.echo(push_folder(done.out, push_to_hub, private, console))

@@ -21,7 +21,7 @@ def list_tasks_command(as_json: bool) -> None:
 
     Example: pipeline task list
     """
-    from stages.tasks.task import list_tasks, load_task
+    from stages.tasks import list_tasks, load_task
 
     tasks = [load_task(name) for name in list_tasks()]
     if as_json:
@@ -39,7 +39,7 @@ def show_task(name: str, as_json: bool) -> None:
 
     Example: pipeline task show imdb
     """
-    from stages.tasks.task import load_task
+    from stages.tasks import load_task
 
     entry = load_task(name)
     if as_json:
@@ -62,13 +62,10 @@ def check_task(name: str, model: str, chat: bool) -> None:
 
     Example: pipeline task check mine.yaml --model meta-llama/Llama-2-7b-hf
     """
-    from stages.model import resolve_tokenizer
-
     from pipeline.console import quieten_libraries
+    from stages.lm import resolve_tokenizer
     from stages.loading import load_tokenizer
-    from stages.tasks.frame import describe_chat, describe_frame
-    from stages.tasks.task import load_task
-    from stages.tasks.verbaliser import build_verbaliser
+    from stages.tasks import build_verbaliser, describe_chat, describe_frame, load_task
 
     entry = load_task(name)
     quieten_libraries()

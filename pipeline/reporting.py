@@ -46,8 +46,7 @@ def report(
 
     Example: pipeline report --out reports/report
     """
-    from stages.report.collect import collect
-    from stages.report.files import write_report
+    from stages.report import collect, write_report
 
     if not students:
         students = (Path("data/students"),)

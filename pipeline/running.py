@@ -12,8 +12,8 @@ from pipeline.formats import format_duration, format_size
 from pipeline.options import CACHE, CHAT, QUANTISE, AutoCount, SamplerMixture
 
 if TYPE_CHECKING:
-    from stages.student.stage import StudentResult
-    from stages.teacher.dry_run import Estimate
+    from stages.student import StudentResult
+    from stages.teacher import Estimate
 
 OBJECTIVES = ("kl", "generalised-kl", "l2", "algorithm-1")
 COUNT = click.IntRange(min=1)
@@ -93,9 +93,7 @@ def teacher(summary: Path | None, dry_run: bool, **options: Any) -> None:
     Example: pipeline teacher --task imdb --rows 100000
     """
     from pipeline.console import Console, quieten_libraries
-    from stages.teacher.config import TeacherConfig
-    from stages.teacher.dry_run import estimate_teacher
-    from stages.teacher.stage import run_teacher
+    from stages.teacher import TeacherConfig, estimate_teacher, run_teacher
 
     quieten_libraries()
     console = Console(resumable=True)
@@ -213,8 +211,7 @@ def student(archs: tuple[str, ...], **options: Any) -> None:
     Example: pipeline student --task imdb --arch roberta-large --arch distilbert
     """
     from pipeline.console import Console, quieten_libraries
-    from stages.student.config import StudentConfig, TrainingConfig
-    from stages.student.stage import check_students, run_student
+    from stages.student import StudentConfig, TrainingConfig, check_students, run_student
 
     names = [Path(arch).name for arch in archs]
     twice = next((name for name in names if names.count(name) > 1), None)

@@ -87,8 +87,8 @@ def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
     """
     from pipeline.console import Console, quieten_libraries
     from pipeline.evaluation_words import format_evaluation
-    from stages.evaluate.evaluation import EvaluationConfig
-    from stages.evaluate.evaluation import evaluate as run
+    from stages.evaluate import EvaluationConfig
+    from stages.evaluate import evaluate as run
 
     quieten_libraries()
     console = Console()
@@ -145,10 +145,15 @@ def tag(
     Example: echo "What a film!" | pipeline tag --model data/students/imdb-mini
     """
     from pipeline.console import Console, quieten_libraries
-    from stages.classify.classifier import find_home, is_onnx
-    from stages.classify.loading import load_classifier
-    from stages.classify.tagging import format_answer, read_line, tag_lines
-    from stages.metrics.calibration import find_temperature
+    from stages.classify import (
+        find_home,
+        format_answer,
+        is_onnx,
+        load_classifier,
+        read_line,
+        tag_lines,
+    )
+    from stages.metrics import find_temperature
 
     # An ONNX file is tagged with where there is no transformers to quieten.
     if not is_onnx(model):

@@ -21,7 +21,7 @@ from benchmarks.gap.pages import write_report
 from benchmarks.gap.pools import OWN, Pool, Source, make_pool
 from benchmarks.gap.trials import Variant, run_variant
 from benchmarks.gap.variants import PARTS
-from stages.lm.model import find_start_id
+from stages.lm import find_start_id
 
 OWN_ROWS = 8192
 """Rows of inputs that cost more than an answer: the model's own words, and real texts."""

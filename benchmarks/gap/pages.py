@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gap.trials import Variant
-from stages.metrics.ranks import correlate_ranks
+from stages.metrics import correlate_ranks
 
 ABOUT = """\
 `python -m benchmarks.gap --data DIR`, then `python -m benchmarks.gap --report`.  Students of 3

@@ -11,16 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.draw.lengths import LengthRule
-from cache.draw.philox import mix_seeds, random_integers_numpy
-from cache.draw.samplers import build_sampler, draw_uniform_ids, quantise_distribution
-from stages.inputs.config import Generation
-from stages.lm.model import load_language_model, resolve_model
+from cache.draw import (
+    LengthRule,
+    build_sampler,
+    draw_uniform_ids,
+    mix_seeds,
+    quantise_distribution,
+    random_integers_numpy,
+)
+from stages.inputs import Generation
+from stages.lm import load_language_model, resolve_model
 from stages.loading import load_tokenizer
 from stages.reporter import SilentReporter
-from stages.tasks.task import Task, load_task
-from stages.teacher.generation import draw_pieces, write_texts
-from stages.teacher.teacher import Teacher, Watch
+from stages.tasks import Task, load_task
+from stages.teacher import Teacher, Watch, draw_pieces, write_texts
 from stages.texts import encode_rows, number_labels, read_texts
 
 CHUNK = 64

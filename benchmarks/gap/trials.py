@@ -11,11 +11,17 @@ import numpy as np
 import torch
 
 from benchmarks.gap.pools import Pool, embedder
-from cache.draw.samplers import quantise_distribution
-from stages.student.config import TrainingConfig
-from stages.student.model import Student, configure_encoder
-from stages.student.objectives import OBJECTIVES, Objective
-from stages.student.optimiser import choose_rates, group_parameters, scale_rate
+from cache.draw import quantise_distribution
+from stages.student import (
+    OBJECTIVES,
+    Objective,
+    Student,
+    TrainingConfig,
+    choose_rates,
+    configure_encoder,
+    group_parameters,
+    scale_rate,
+)
 
 STEP_ROWS, SLICE = 64, 16
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from stages.teacher.config import TeacherConfig
+from stages.teacher import TeacherConfig
 
 PARAMS = Path("benchmarks/paper/params.yaml")
 PUBLISHED = Path("benchmarks/paper/published.yaml")

@@ -1,1 +1,36 @@
 """TODO."""
+
+from cache.draw.lengths import LengthRule
+from cache.draw.mixtures import Mixture, mix_samplers, parse_mixture
+from cache.draw.philox import Purpose, mix_seeds, random_integers_numpy
+from cache.draw.philox_torch import compiler_problem, describe_backend, random_bits, send
+from cache.draw.samplers import (
+    SAMPLERS,
+    Sampler,
+    TokenSampler,
+    VocabularySampler,
+    build_sampler,
+    draw_uniform_ids,
+    quantise_distribution,
+)
+
+__all__ = [
+    "SAMPLERS",
+    "LengthRule",
+    "Mixture",
+    "Purpose",
+    "Sampler",
+    "TokenSampler",
+    "VocabularySampler",
+    "build_sampler",
+    "compiler_problem",
+    "describe_backend",
+    "draw_uniform_ids",
+    "mix_samplers",
+    "mix_seeds",
+    "parse_mixture",
+    "quantise_distribution",
+    "random_bits",
+    "random_integers_numpy",
+    "send",
+]

@@ -83,7 +83,7 @@ def random_bits(
         backend: How to compute it; never changes a bit of the result.
 
     Returns:
-        int32 with the bits of what :func:`cache.draw.philox.random_integers_numpy` returns (torch does
+        int32 with the bits of what ``random_integers_numpy`` returns (torch does
         little with unsigned integers), shape (B, count).
 
     Raises:

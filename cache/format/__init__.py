@@ -1,1 +1,60 @@
 """TODO."""
+
+from cache.format.commits import (
+    DIRECTORY,
+    LARGEST_RECORD,
+    CommitRecord,
+    committed_shards,
+    record_path,
+)
+from cache.format.documents import (
+    DocumentError,
+    check_keys,
+    check_seal,
+    integer,
+    mapping,
+    parse,
+    seal,
+    text,
+)
+from cache.format.layout import MOST_SHARDS, Column, Layout, answer_columns
+from cache.format.manifest import (
+    ATTACHMENTS,
+    LARGEST_MANIFEST,
+    MANIFEST,
+    FileInfo,
+    Manifest,
+    check_attachment_name,
+)
+from cache.format.shards import GROUP, decode, encode, metadata, object_path
+
+__all__ = [
+    "ATTACHMENTS",
+    "DIRECTORY",
+    "GROUP",
+    "LARGEST_MANIFEST",
+    "LARGEST_RECORD",
+    "MANIFEST",
+    "MOST_SHARDS",
+    "Column",
+    "CommitRecord",
+    "DocumentError",
+    "FileInfo",
+    "Layout",
+    "Manifest",
+    "answer_columns",
+    "check_attachment_name",
+    "check_keys",
+    "check_seal",
+    "committed_shards",
+    "decode",
+    "encode",
+    "integer",
+    "mapping",
+    "metadata",
+    "object_path",
+    "parse",
+    "record_path",
+    "seal",
+    "text",
+]

@@ -10,33 +10,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stages.classify.classifier import Classifier, find_home, is_onnx
-from stages.classify.loading import load_classifier
+from stages.classify import Classifier, find_home, is_onnx, load_classifier
 from stages.devices import ALL, Choice, choose_device, choose_dtype, choose_model, find_main_device
 from stages.errors import SettingError
 from stages.evaluate.held_out import measure_held_out
-from stages.lm.allocation import keep_freed_memory
-from stages.lm.memory import place_model
-from stages.lm.model import load_language_model, resolve_model
-from stages.lm.quantisation import check_quantisation
+from stages.lm import (
+    check_quantisation,
+    keep_freed_memory,
+    load_language_model,
+    place_model,
+    resolve_model,
+)
 from stages.loading import load_tokenizer
-from stages.metrics.calibration import expected_calibration_error, find_temperature
-from stages.metrics.intervals import Share, count_share
-from stages.metrics.projection import Projection
-from stages.metrics.scores import (
+from stages.metrics import (
     Confidence,
+    Projection,
     Scores,
     Selection,
+    Share,
     compute_scores,
+    count_share,
+    expected_calibration_error,
+    find_temperature,
     measure_calibration,
     select,
 )
 from stages.records import RECORD, read_record
-from stages.tasks.frame import describe_chat
-from stages.tasks.task import Task, load_task, parse_task
-from stages.teacher.autotune import find_tuning
-from stages.teacher.plan import report_forward_pass
-from stages.teacher.teacher import Teacher, Watch
+from stages.tasks import Task, describe_chat, load_task, parse_task
+from stages.teacher import Teacher, Watch, find_tuning, report_forward_pass
 from stages.texts import encode_texts, number_labels, read_texts
 
 if TYPE_CHECKING:

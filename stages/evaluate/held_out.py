@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cache.draw.samplers import TokenSampler
+from cache.draw import TokenSampler
 from cache.lookup import open_named_cache
 from cache.reader import CacheReader
-from stages.classify.classifier import Classifier, find_home
+from stages.classify import Classifier, find_home
 from stages.errors import SettingError
-from stages.inputs.attachments import read_own_texts, read_table
-from stages.inputs.samplers import read_sampler
-from stages.metrics.calibration import measured_rows, read_temperature
-from stages.metrics.intervals import Share
-from stages.metrics.projection import Projection, ProjectionMeter
-from stages.metrics.scores import Confidence, measure_calibration
+from stages.inputs import read_own_texts, read_sampler, read_table
+from stages.metrics import (
+    Confidence,
+    Projection,
+    ProjectionMeter,
+    Share,
+    measure_calibration,
+    measured_rows,
+    read_temperature,
+)
 from stages.records import read_record
-from stages.student.config import GOLD
-from stages.student.rows import choose_held_out
-from stages.student.token_ids import Move
+from stages.student import GOLD, Move, choose_held_out
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter

@@ -1,1 +1,20 @@
 """TODO."""
+
+from stages.export.comparison import draw_texts
+from stages.export.hub import check_push, push_folder
+from stages.export.onnx import check_packages, export_onnx, quantise_onnx
+from stages.export.stage import COMMON, FLOAT32, INT8, ExportConfig, export_student
+
+__all__ = [
+    "COMMON",
+    "FLOAT32",
+    "INT8",
+    "ExportConfig",
+    "check_packages",
+    "check_push",
+    "draw_texts",
+    "export_onnx",
+    "export_student",
+    "push_folder",
+    "quantise_onnx",
+]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from stages.classify.classifier import Classifier
+    from stages.classify import Classifier
     from stages.reporter import Reporter
 
 ROUND = 64

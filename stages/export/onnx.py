@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stages.classify.classifier import Classifier
-from stages.classify.onnx_classifier import INPUTS, INSTALL, OUTPUT
+from stages.classify import INPUTS, INSTALL, OUTPUT, Classifier
 from stages.errors import ExportError
 
 if TYPE_CHECKING:

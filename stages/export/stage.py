@@ -11,15 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.classify.classifier import is_onnx
-from stages.classify.onnx_classifier import load_onnx_classifier
+from stages.classify import is_onnx, load_onnx_classifier
 from stages.classify.torch_classifier import load_model, wrap_model
 from stages.errors import ExportError, SettingError
 from stages.export import onnx as onnx_export
 from stages.export.comparison import MOST_ROUNDS, ROUND, Comparison, compare, draw_texts
 from stages.loading import load_tokenizer
 from stages.records import RECORD, read_record
-from stages.student.card import write_card
+from stages.student import write_card
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter

@@ -14,7 +14,7 @@ import torch
 from cache.directory import Cache
 from stages.errors import ModelError
 from stages.inputs.self_generated import OwnTexts
-from stages.lm.vocabulary import Words, pack_tokenizer
+from stages.lm import Words, pack_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.draw.lengths import LengthRule
-from cache.draw.mixtures import Mixture, parse_mixture
-from cache.draw.philox import mix_seeds
-from cache.draw.samplers import SAMPLERS
+from cache.draw import SAMPLERS, LengthRule, Mixture, mix_seeds, parse_mixture
 from cache.errors import SamplerError
 from stages.errors import SettingError
 from stages.inputs.config import Generation
-from stages.tasks.task import Task
+from stages.tasks import Task
 from stages.texts import encode_texts
 
 if TYPE_CHECKING:

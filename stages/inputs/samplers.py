@@ -9,18 +9,19 @@ import numpy as np
 import torch
 
 from cache.directory import Cache
-from cache.draw.mixtures import mix_samplers, parse_mixture
-from cache.draw.samplers import (
+from cache.draw import (
     SAMPLERS,
     Sampler,
     build_sampler,
+    mix_samplers,
+    parse_mixture,
 )
 from stages.inputs.attachments import read_thresholds
 from stages.inputs.preparation import OWN, TEXTS
 
 if TYPE_CHECKING:
-
     pass
+
 
 def build_parts(
     name: str, table: torch.Tensor, thresholds: np.ndarray | None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.metrics.intervals import Share, count_share
+from stages.metrics import Share, count_share
 
 ROWS_AT_ONCE = 64
 

@@ -1,1 +1,37 @@
 """TODO."""
+
+from stages.lm.allocation import keep_freed_memory
+from stages.lm.memory import place_model
+from stages.lm.model import (
+    choose_attention,
+    describe_identity,
+    find_start_id,
+    load_language_model,
+    resolve_model,
+    resolve_tokenizer,
+)
+from stages.lm.quantisation import check_quantisation
+from stages.lm.vocabulary import (
+    Words,
+    embed_vocabulary,
+    load_words,
+    pack_tokenizer,
+    unpack_tokenizer,
+)
+
+__all__ = [
+    "Words",
+    "check_quantisation",
+    "choose_attention",
+    "describe_identity",
+    "embed_vocabulary",
+    "find_start_id",
+    "keep_freed_memory",
+    "load_language_model",
+    "load_words",
+    "pack_tokenizer",
+    "place_model",
+    "resolve_model",
+    "resolve_tokenizer",
+    "unpack_tokenizer",
+]

@@ -19,7 +19,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from cache.errors import StorageError
-from cache.format.documents import (
+from cache.format import (
     DocumentError,
     check_keys,
     check_seal,
@@ -29,7 +29,7 @@ from cache.format.documents import (
     seal,
     text,
 )
-from cache.stores.files import LocalFiles
+from cache.stores import LocalFiles
 from stages.errors import ModelError
 
 if TYPE_CHECKING:

@@ -41,8 +41,8 @@ def count_bytes(folder: Path, dtype: str, quantise: str = "none") -> int:
     Args:
         folder: A directory from :func:`stages.lm.model.resolve_model`.
         dtype: One of :data:`stages.devices.DTYPES`.
-        quantise: One of :data:`stages.lm.quantisation.QUANTISATIONS`; a quantised layer takes a byte a
-            weight and a float32 scale a row.
+        quantise: One of ``QUANTISATIONS``; a quantised layer takes a byte a weight
+            and a float32 scale a row.
 
     Raises:
         ModelError: A file is damaged, or cannot be quantised.

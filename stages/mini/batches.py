@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from stages.errors import TextDataError
-from stages.tasks.task import Task, load_task
-from stages.tasks.verbaliser import Verbaliser, build_verbaliser
+from stages.tasks import Task, Verbaliser, build_verbaliser, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -38,7 +38,7 @@ from stages.mini.batches import (
     collate_batch,
     plan_pass,
 )
-from stages.tasks.task import load_task
+from stages.tasks import load_task
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

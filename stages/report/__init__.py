@@ -1,1 +1,7 @@
 """TODO."""
+
+from stages.report.collect import collect
+from stages.report.commands import format_teacher_command
+from stages.report.files import write_report
+
+__all__ = ["collect", "format_teacher_command", "write_report"]

@@ -17,7 +17,7 @@ from stages.errors import ExportError, ReportError, SettingError
 from stages.records import RECORD, read_record
 from stages.report.runs import APPROACHES, Group, Run, find_flaw, group_runs, is_number
 from stages.report.scores import find_teachers, match_evaluations, read_evaluations
-from stages.student.data import sum_seconds
+from stages.student import sum_seconds
 
 COST = ("task", "preparation", "training")
 """What a published cost says besides its approach."""

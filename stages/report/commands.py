@@ -6,11 +6,11 @@ import shlex
 from typing import Any
 
 from cache.directory import Cache
-from cache.stores.places import LocalPlace, Place
+from cache.stores import LocalPlace, Place
 from stages.report.cells import UNKNOWN
 from stages.report.collect import Findings
 from stages.report.runs import Run
-from stages.tasks.task import list_tasks
+from stages.tasks import list_tasks
 
 
 def list_commands(found: Findings) -> list[str]:

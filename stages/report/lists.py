@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stages.metrics.intervals import count_share, read_share
-from stages.metrics.ranks import correlate_ranks
+from stages.metrics import correlate_ranks, count_share, read_share
 from stages.report.cells import UNKNOWN, Table, format_percent
 from stages.report.collect import Findings
 from stages.report.runs import Run

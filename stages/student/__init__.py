@@ -1,1 +1,37 @@
 """TODO."""
+
+from stages.student.card import write_card
+from stages.student.config import GOLD, StudentConfig, TrainingConfig
+from stages.student.data import sum_seconds
+from stages.student.loop import RowSource, measure_projection, train_student
+from stages.student.model import Student, build_encoder, configure_encoder
+from stages.student.objectives import OBJECTIVES, Objective
+from stages.student.optimiser import choose_rates, group_parameters, scale_rate
+from stages.student.rows import choose_held_out, open_rows
+from stages.student.stage import StudentResult, check_students, run_student
+from stages.student.token_ids import Move
+
+__all__ = [
+    "GOLD",
+    "OBJECTIVES",
+    "Move",
+    "Objective",
+    "RowSource",
+    "Student",
+    "StudentConfig",
+    "StudentResult",
+    "TrainingConfig",
+    "build_encoder",
+    "check_students",
+    "choose_held_out",
+    "choose_rates",
+    "configure_encoder",
+    "group_parameters",
+    "measure_projection",
+    "open_rows",
+    "run_student",
+    "scale_rate",
+    "sum_seconds",
+    "train_student",
+    "write_card",
+]

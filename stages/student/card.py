@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from stages.metrics.intervals import count_share, read_share
+from stages.metrics import count_share, read_share
 from stages.student.architectures import ARCHITECTURES
 
 MARKED = "\\`*_[]<>#~$&|"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from stages.metrics.projection import Projection
+    from stages.metrics import Projection
 
 Point = dict[str, float | None]
 """A value for each of the columns; None where a column does not apply to the objective."""

@@ -11,9 +11,8 @@ import torch
 from cache.lookup import find_cache
 from cache.reader import CacheReader
 from stages.errors import SettingError
-from stages.inputs.attachments import read_own_texts, read_words
-from stages.inputs.self_generated import OwnTexts
-from stages.lm.vocabulary import Words
+from stages.inputs import OwnTexts, read_own_texts, read_words
+from stages.lm import Words
 from stages.student.config import TEACHER, StudentConfig, TrainingConfig
 from stages.student.loop import RowSource
 from stages.student.rows import open_rows

@@ -15,22 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cache.format.layout import Layout, answer_columns
+from cache.format import Layout, answer_columns
 from cache.lookup import find_cache
 from cache.order import arrange, cut, windows
 from cache.reader import WINDOW_SHARDS, Slice
 from stages.devices import choose_device, choose_dtype, choose_model
 from stages.errors import SettingError, TextDataError, TrainingError
-from stages.inputs.attachments import read_words
-from stages.inputs.config import InputsConfig
-from stages.inputs.preparation import TEXTS
-from stages.lm.model import describe_identity, resolve_model
-from stages.lm.vocabulary import Words, load_words, unpack_tokenizer
+from stages.inputs import TEXTS, InputsConfig, read_words
+from stages.lm import Words, describe_identity, load_words, resolve_model, unpack_tokenizer
 from stages.student.config import GOLD, StudentConfig, TrainingConfig
 from stages.student.data import Lessons
 from stages.student.loop import Rows, RowSource
 from stages.student.rows import choose_held_out, to_rows
-from stages.tasks.task import Task, load_task
+from stages.tasks import Task, load_task
 from stages.texts import EncodedTexts, TextRow, encode_rows, number_labels, read_texts
 
 if TYPE_CHECKING:

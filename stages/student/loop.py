@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stages.errors import TrainingError
-from stages.metrics.projection import Projection, ProjectionMeter
+from stages.metrics import Projection, ProjectionMeter
 from stages.reporter import Interrupted
 from stages.student.curve import Point, describe_point, make_point
 from stages.student.objectives import Objective

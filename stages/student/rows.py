@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from cache.draw.samplers import Sampler
+from cache.draw import Sampler
 from cache.reader import CacheReader, Slice
 from stages.errors import TrainingError
-from stages.inputs.samplers import read_sampler
+from stages.inputs import read_sampler
 from stages.student.config import TrainingConfig
 from stages.student.loop import Rows, RowSource
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stages.devices import choose_device
-from stages.inputs.self_generated import OwnTexts, describe_agreement
+from stages.inputs import OwnTexts, describe_agreement
 from stages.locking import hold_lock
 from stages.machine import describe_machine
-from stages.metrics.intervals import Share, read_share
-from stages.metrics.projection import DOUBTFUL_ANGLE, Projection
+from stages.metrics import DOUBTFUL_ANGLE, Projection, Share, read_share
 from stages.records import RECORD, read_record
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
@@ -29,11 +28,10 @@ from stages.student.model import Student, build_encoder, configure_encoder
 from stages.student.optimiser import choose_rates
 from stages.student.save import build_tokenizer, check_place, write_student
 from stages.student.temperature import calibrate_student
-from stages.tasks.task import load_task
+from stages.tasks import load_task
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
-
 
 
 @dataclass(frozen=True)

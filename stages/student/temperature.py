@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from stages.errors import TrainingError
-from stages.metrics.calibration import COLDEST, HOTTEST, Calibration, calibrate
-from stages.metrics.projection import Projection, ProjectionMeter
+from stages.metrics import COLDEST, HOTTEST, Calibration, Projection, ProjectionMeter, calibrate
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter

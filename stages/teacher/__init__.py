@@ -1,1 +1,31 @@
 """TODO."""
+
+from stages.teacher.autotune import compile_layers, find_compiling_problem, find_tuning
+from stages.teacher.batching import Batch, plan_batches
+from stages.teacher.config import TeacherConfig
+from stages.teacher.dry_run import Estimate, estimate_teacher
+from stages.teacher.fill import ShardWriter
+from stages.teacher.forward import PackedPass
+from stages.teacher.generation import draw_pieces, write_texts
+from stages.teacher.plan import report_forward_pass
+from stages.teacher.stage import run_teacher
+from stages.teacher.teacher import Teacher, Watch
+
+__all__ = [
+    "Batch",
+    "Estimate",
+    "PackedPass",
+    "ShardWriter",
+    "Teacher",
+    "TeacherConfig",
+    "Watch",
+    "compile_layers",
+    "draw_pieces",
+    "estimate_teacher",
+    "find_compiling_problem",
+    "find_tuning",
+    "plan_batches",
+    "report_forward_pass",
+    "run_teacher",
+    "write_texts",
+]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.errors import SettingError
-from stages.inputs.config import InputsConfig
+from stages.inputs import InputsConfig
 
 COMPILE = ("auto", "on", "off")
 

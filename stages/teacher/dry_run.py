@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache.draw.samplers import Sampler
+from cache.draw import Sampler
 from cache.errors import ManifestError
 from cache.opening import open_cache
-from cache.stores.places import parse_place
-from stages.inputs.samplers import build_parts
+from cache.stores import parse_place
+from stages.inputs import build_parts
 from stages.teacher.autotune import find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.fill import answer_inputs

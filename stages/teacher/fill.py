@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from cache.directory import Cache
-from cache.draw.samplers import Sampler
+from cache.draw import Sampler
 from cache.errors import LostClaimError
-from cache.stores.interface import Claim
-from stages.inputs.preparation import Inputs
-from stages.inputs.samplers import mix_parts, read_parts
+from cache.stores import Claim
+from stages.inputs import Inputs, mix_parts, read_parts
 from stages.teacher.teacher import Teacher, Watch
 from stages.teacher.writing import write_inputs
 

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.draw.philox import Purpose, random_integers_numpy
-from cache.draw.philox_torch import send
+from cache.draw import Purpose, random_integers_numpy, send
 from stages.errors import ModelError
-from stages.inputs.config import Generation
-from stages.tasks.frame import NO_SUFFIX, frame_task
+from stages.inputs import Generation
+from stages.tasks import NO_SUFFIX, frame_task
 from stages.teacher.forward import TOLERANCE
 from stages.teacher.teacher import is_out_of_memory
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cache.draw.philox import mix_seeds
-from cache.draw.samplers import VocabularySampler, quantise_distribution
-from stages.inputs.preparation import UNIGRAM_CONTEXTS, UNIGRAM_LENGTH, Inputs
+from cache.draw import VocabularySampler, mix_seeds, quantise_distribution
+from stages.inputs import UNIGRAM_CONTEXTS, UNIGRAM_LENGTH, Inputs
 from stages.teacher.teacher import Teacher
 
 

@@ -10,24 +10,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cache.format.layout import Layout, answer_columns
-from cache.format.manifest import Manifest
+from cache.format import Layout, Manifest, answer_columns
 from stages.devices import choose_device, choose_dtype, choose_model, find_main_device
-from stages.inputs.preparation import Inputs, prepare_inputs
-from stages.lm.allocation import keep_freed_memory
-from stages.lm.memory import place_model
-from stages.lm.model import (
+from stages.inputs import Inputs, prepare_inputs
+from stages.lm import (
+    check_quantisation,
     choose_attention,
     describe_identity,
     find_start_id,
+    keep_freed_memory,
     load_language_model,
+    place_model,
     resolve_model,
 )
-from stages.lm.quantisation import check_quantisation
 from stages.loading import load_tokenizer
-from stages.tasks.frame import describe_chat, frame_task
-from stages.tasks.task import Task, load_task
-from stages.tasks.verbaliser import Verbaliser, build_verbaliser
+from stages.tasks import Task, Verbaliser, build_verbaliser, describe_chat, frame_task, load_task
 from stages.teacher.config import TeacherConfig
 from stages.teacher.teacher import Teacher
 
@@ -77,9 +74,7 @@ class Preparation:
         if self._teacher is None:
             self.reporter.say(keep_freed_memory(self.device))
             began = time.monotonic()
-            model = load_language_model(
-                self.folder, self.device, self.dtype, self.config.quantise
-            )
+            model = load_language_model(self.folder, self.device, self.dtype, self.config.quantise)
             self._teacher = Teacher(model, self.tokenizer, self.task, self.config.chat)
             self.reporter.say(f"model loaded in {time.monotonic() - began:.1f} s")
             report_forward_pass(self._teacher, self.reporter)

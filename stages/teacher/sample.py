@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from cache.draw.samplers import Sampler
-from stages.metrics.projection import Projection, ProjectionMeter
+from cache.draw import Sampler
+from stages.metrics import Projection, ProjectionMeter
 from stages.teacher.fill import answer_inputs
 from stages.teacher.plan import Preparation
 from stages.teacher.teacher import Teacher, Watch

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cache.draw.philox import mix_seeds
-from stages.inputs.config import Generation
-from stages.inputs.self_generated import OwnTexts
+from cache.draw import mix_seeds
+from stages.inputs import Generation, OwnTexts
 from stages.teacher.generation import write_texts
 from stages.teacher.teacher import Teacher, Watch
 

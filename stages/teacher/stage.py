@@ -13,17 +13,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cache.directory import Cache
-from cache.draw.philox_torch import describe_backend
-from cache.format.manifest import MANIFEST
+from cache.draw import describe_backend
+from cache.format import MANIFEST
 from cache.opening import create_or_open, open_cache
 from cache.reader import CacheReader
-from cache.stores.places import Place, parse_place
+from cache.stores import Place, parse_place
 from stages.devices import find_main_device
 from stages.errors import ModelError
-from stages.inputs.attachments import ATTACHMENT, OWN_TEXTS, describe_difference, pack_attachments
-from stages.inputs.samplers import read_parts
-from stages.inputs.self_generated import OwnTexts
-from stages.metrics.projection import Projection, ProjectionMeter
+from stages.inputs import (
+    ATTACHMENT,
+    OWN_TEXTS,
+    OwnTexts,
+    describe_difference,
+    pack_attachments,
+    read_parts,
+)
+from stages.metrics import Projection, ProjectionMeter
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.fill import fill_cache
@@ -36,7 +41,6 @@ from stages.teacher.verdict import Verdict, judge_answers
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
-
 
 
 @dataclass(frozen=True)

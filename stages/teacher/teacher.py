@@ -15,18 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from cache.draw.philox_torch import send
+from cache.draw import send
 from stages.errors import ModelError
-from stages.lm.vocabulary import embed_vocabulary
-from stages.tasks.frame import frame_task
-from stages.tasks.verbaliser import build_verbaliser
+from stages.lm import embed_vocabulary
+from stages.tasks import build_verbaliser, frame_task
 from stages.teacher.batching import Batch, plan_batches
 from stages.teacher.forward import FullPass, choose_pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from stages.tasks.task import Task
+    from stages.tasks import Task
 
 Embed = Callable[[np.ndarray, int], torch.Tensor]
 """Takes the indices (B,) of rows and their one length T, returns their inputs, (B, T, d_T)."""

@@ -16,8 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stages.metrics.intervals import count_share
-from stages.metrics.projection import DOUBTFUL_ANGLE, Projection
+from stages.metrics import DOUBTFUL_ANGLE, Projection, count_share
 
 HOPELESS_ANGLE = 0.1
 """Radians between the teacher and a constant: nearer than trained students come to the teacher."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from cache.draw.samplers import Sampler, TokenSampler
+from cache.draw import Sampler, TokenSampler
 from stages.errors import SettingError
-from stages.inputs.preparation import OWN, Inputs
+from stages.inputs import OWN, Inputs
 from stages.teacher.generation import write_texts
 from stages.teacher.teacher import Teacher, Watch
 
