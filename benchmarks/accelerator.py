@@ -20,8 +20,8 @@ MILLION = 1_000_000
 GIB = 2**30
 
 WORDS = """\
-{model}, random weights made on {device} in {dtype}, behind a prompt of {pieces} pieces.  Tokens are
-the rows' own pieces: neither the prompt nor padding counts.  The peak is {peak:,.3g} TFLOP/s,
+{model}, random weights made on {device} in {dtype}, behind a prompt of {tokens} tokens.  Tokens are
+the rows' own tokens: neither the prompt nor padding counts.  The peak is {peak:,.3g} TFLOP/s,
 measured in the same run on products of {side:,} × {side:,} matrices in {dtype}.  Of it: 2 ×
 parameters × tokens, embeddings and output layer not counted, attention's own products neither; in
 the last column less what the last layer leaves out for all positions but a row's last.  Memory is
@@ -66,7 +66,7 @@ def measure_accelerator(load: Load, device: str) -> Iterator[str]:
         model=load.shape.words,
         device=name,
         dtype=str(dtype).removeprefix("torch."),
-        pieces=load.shape.prompts[0],
+        tokens=load.shape.prompts[0],
         peak=peak / 1e12,
         side=load.side,
         whole=load.whole,
@@ -112,7 +112,7 @@ class Figures:
 
     Attributes:
         rows: Their number.
-        tokens: Their pieces.
+        tokens: Their tokens.
         seconds: Time.
         memory: Most bytes of the device that were allocated; None where it does not count them.
     """

@@ -33,12 +33,12 @@ PARTS = FORWARD, SAMPLING, CLAIMING, WAITING, LOGGING = (
 COMMITTING, WHOLE = "committing", "all"
 
 STAGE = """\
-`run_teacher` on {rows} rows in {shards} shards, behind {pieces} pieces, the model read from a
+`run_teacher` on {rows} rows in {shards} shards, behind {tokens} tokens, the model read from a
 directory; counted is the filling of the cache, from the first claim to the last commit.  The rest
 is to be at most 3 %.
 """
 PROFILE = """\
-{rows} rows behind {pieces} pieces under torch's profiler, by which the run took {slower:.2f} times
+{rows} rows behind {tokens} tokens under torch's profiler, by which the run took {slower:.2f} times
 as long as without; shares are of the run under it.  The floor did the same batches' products in
 turn with it, its times are those of the clock.
 """
@@ -119,9 +119,9 @@ class Stopwatch:
 class TimedConsole(Console):
     """What the command line reports with, its progress timed."""
 
-    def __init__(self, watch: Stopwatch) -> None:
+    def __init__(self, callbacks: Stopwatch) -> None:
         super().__init__()
-        self._watch = watch
+        self._watch = callbacks
 
     @contextmanager
     def track(
@@ -134,18 +134,18 @@ class TimedConsole(Console):
 
 def measure_stage(effort: Effort, folder: Path) -> Iterator[str]:
     """Yield the table of the whole stage's time."""
-    shape, pieces = effort.shape, effort.shape.prompts[0]
+    shape, tokens = effort.shape, effort.shape.prompts[0]
     yield "\n## The rest of the stage\n"
-    yield STAGE.format(rows=effort.stage, shards=SHARDS, pieces=pieces)
+    yield STAGE.format(rows=effort.stage, shards=SHARDS, tokens=tokens)
     model = make_model(shape)
     model.save_pretrained(folder / "model")
     make_tokenizer().save_pretrained(folder / "model")
     config = TeacherConfig(
-        task=str(write_task(folder / "task.yaml", pieces, shape.longest)),
+        task=str(write_task(folder / "task.yaml", tokens, shape.longest)),
         model=str(folder / "model"),
         sampler="vocabulary",
         lengths="log-uniform",
-        own_texts=0,
+        self_generated=0,
         rows=effort.stage,
         shard_rows=effort.stage // SHARDS,
         cache=folder / "cache",
@@ -153,10 +153,10 @@ def measure_stage(effort: Effort, folder: Path) -> Iterator[str]:
         dtype="float32",
         compile="off",
     )
-    watch = Stopwatch()
-    with watch.watch_stage():
-        run = timed(lambda: stage_one.run_teacher(config, TimedConsole(watch)))
-    seconds, whole = watch.seconds, watch.seconds[WHOLE]
+    callbacks = Stopwatch()
+    with callbacks.watch_stage():
+        run = timed(lambda: stage_one.run_teacher(config, TimedConsole(callbacks)))
+    seconds, whole = callbacks.seconds, callbacks.seconds[WHOLE]
     if not seconds[FORWARD]:
         raise RuntimeError("no forward pass was timed: the model's rows cannot be packed")
     rest = whole - seconds[FORWARD]
@@ -178,18 +178,18 @@ def measure_profile(effort: Effort) -> Iterator[str]:
     """Yield a table for each prompt of where the forward passes' time goes."""
     yield "\n## Where the teacher's time goes, against the floor"
     every = draw_rows(effort.shape, effort.rows)
-    for pieces in effort.shape.prompts:
-        ours = make_ours(effort.shape, pieces, every)
+    for tokens in effort.shape.prompts:
+        ours = make_ours(effort.shape, tokens, every)
         rows = every.select(every.choose(effort.profiled))
-        floor = Floor(effort.shape, pieces, list(ours.plan(rows)), ours.teacher.positions_around)
+        floor = Floor(effort.shape, tokens, list(ours.plan(rows)), ours.teacher.positions_around)
         profile_answers(ours, rows)  # what is slow the first time
         floor.run()
         plain, bare = timed(lambda o=ours, r=rows: o.answer(r)), timed(floor.run)
         needed = {PRODUCTS: floor.products, ATTENTION: floor.attention}
         groups, whole = profile_answers(ours, rows)
         thousands = rows.lengths.sum() / 1e3
-        yield "\n" + PROFILE.format(rows=len(rows.lengths), pieces=pieces, slower=whole / plain)
-        yield "| | ms for 1,000 pieces | % | the floor, ms |\n|---|---|---|---|"
+        yield "\n" + PROFILE.format(rows=len(rows.lengths), tokens=tokens, slower=whole / plain)
+        yield "| | ms for 1,000 tokens | % | the floor, ms |\n|---|---|---|---|"
         for name, seconds in sorted(groups.items(), key=lambda group: -group[1]):
             bound = f"{1e3 * needed[name] / thousands:.1f}" if name in needed else ""
             cells = (f"{1e3 * seconds / thousands:.1f}", f"{100 * seconds / whole:.1f}", bound)

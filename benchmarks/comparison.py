@@ -104,7 +104,7 @@ class Contest:
     """The teacher and its yardsticks behind one prompt, with the rows that each answers.
 
     Attributes:
-        pieces: Pieces of the prompt.
+        tokens: Tokens of the prompt.
         ours: The teacher.
         rows: All rows: the teacher's and the floor's.
         chosen: Indices of the rows of each loop.
@@ -113,16 +113,16 @@ class Contest:
 
     def __init__(self, effort: Effort, number: int) -> None:
         shape = effort.shape
-        self.pieces = shape.prompts[number]
+        self.tokens = shape.prompts[number]
         self.rows = draw_rows(shape, effort.rows)
-        self.ours = make_ours(shape, self.pieces, self.rows)
+        self.ours = make_ours(shape, self.tokens, self.rows)
         model, teacher = make_model(shape), self.ours.teacher
         self._loops = {
             name: Loop(model, tuple(teacher.prefix_ids), teacher.verbaliser, name == CAREFUL)
             for name in LOOPS
         }
         around = teacher.positions_around
-        self._floor = Floor(shape, self.pieces, list(self.ours.plan(self.rows)), around)
+        self._floor = Floor(shape, self.tokens, list(self.ours.plan(self.rows)), around)
         self.chosen = {
             OBVIOUS: self.rows.choose(effort.obvious[number]),
             CAREFUL: self.rows.choose(effort.careful[number], BATCH_ROWS),
@@ -175,12 +175,12 @@ def measure_speed(effort: Effort) -> Iterator[str]:
     yield "\n## Rows a second\n"
     yield SPEED.format(rows=effort.rows, rounds=effort.rounds, batch=BATCH_ROWS)
     heads = (
-        *("prompt, pieces", "ratio", "measured", "to reach", "ours, rows/s", "other, rows/s"),
-        *("other's rows", "their mean pieces", "largest difference of a probability"),
+        *("prompt, tokens", "ratio", "measured", "to reach", "ours, rows/s", "other, rows/s"),
+        *("other's rows", "their mean tokens", "largest difference of a probability"),
     )
     yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
     notes = []
-    for number, pieces in enumerate(effort.shape.prompts):
+    for number, tokens in enumerate(effort.shape.prompts):
         contest = Contest(effort, number)
         contest.warm_up()
         rates = contest.measure_rates(effort.rounds)
@@ -190,11 +190,11 @@ def measure_speed(effort: Effort) -> Iterator[str]:
             apart = f"{contest.find_difference(name):.1e}" if name in LOOPS else ""
             sizes = (len(lengths), f"{lengths.mean():.1f}", apart)
             speeds = (Spread.of(rates[OURS]), Spread.of(rates[name]))
-            cells = (pieces, f"ours / {name}", ratio, WANTED[number][name], *speeds, *sizes)
+            cells = (tokens, f"ours / {name}", ratio, WANTED[number][name], *speeds, *sizes)
             yield f"| {' | '.join(map(str, cells))} |"
         deviation = contest.answers[OURS][:, 0].std()
         notes.append(
-            f"- {pieces} pieces: {contest.ours.teacher.forward_pass.words}; "
+            f"- {tokens} tokens: {contest.ours.teacher.forward_pass.words}; "
             f"{contest.ours.notes[0]}; probabilities have a standard deviation of {deviation:.3f}"
         )
     yield "\n" + "\n".join(notes)
@@ -207,9 +207,9 @@ def measure_memory(effort: Effort, arguments: Sequence[str]) -> Iterator[str]:
         yield "Not measured: this system does not say how large a process has been at most."
         return
     yield MEMORY.format(batch=BATCH_ROWS)
-    heads = ("prompt, pieces", "", "over the model, MiB", "in all, MiB", "ours / it", "to reach")
+    heads = ("prompt, tokens", "", "over the model, MiB", "in all, MiB", "ours / it", "to reach")
     yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
-    for number, pieces in enumerate(effort.shape.prompts):
+    for number, tokens in enumerate(effort.shape.prompts):
         found = {}
         for name in (OURS, *LOOPS):
             command = [sys.executable, "-m", "benchmarks.teacher", *arguments]
@@ -221,7 +221,7 @@ def measure_memory(effort: Effort, arguments: Sequence[str]) -> Iterator[str]:
             ratio = (found[OURS]["peak"] - found[OURS]["model"]) / over
             target = "≤ 0.5" if name == OBVIOUS else ""
             cells = (f"{over / MIB:,.0f}", f"{whole / MIB:,.0f}", f"{ratio:.2f}", target)
-            yield f"| {' | '.join(map(str, (pieces, name, *cells)))} |"
+            yield f"| {' | '.join(map(str, (tokens, name, *cells)))} |"
 
 
 def measure_own_memory(effort: Effort, name: str, number: int) -> dict[str, int]:
@@ -230,9 +230,9 @@ def measure_own_memory(effort: Effort, name: str, number: int) -> dict[str, int]
     Returns:
         ``model``: resident bytes once the model is made; ``peak``: the most from then on.
     """
-    shape, pieces = effort.shape, effort.shape.prompts[number]
+    shape, tokens = effort.shape, effort.shape.prompts[number]
     rows = draw_rows(shape, effort.rows)
-    tokenizer, task = make_tokenizer(), make_task(pieces, shape.longest)
+    tokenizer, task = make_tokenizer(), make_task(tokens, shape.longest)
     model = make_model(shape)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = read_status("VmRSS")
@@ -256,16 +256,16 @@ def read_status(field: str) -> int:
     raise RuntimeError(f"/proc/self/status does not have {field}")
 
 
-def make_ours(shape: Shape, pieces: int, rows: Rows, device: str = "cpu") -> Ours:
+def make_ours(shape: Shape, tokens: int, rows: Rows, device: str = "cpu") -> Ours:
     """Make a model and the teacher around it, with the batches that suit these rows.
 
     Raises:
-        RuntimeError: The tokenizer cuts the prompt into another number of pieces.
+        RuntimeError: The tokenizer cuts the prompt into another number of tokens.
     """
     # As the stage does; all yardsticks of this process gain from it.
     keep_freed_memory(device)
-    model, task = make_model(shape, device), make_task(pieces, shape.longest)
+    model, task = make_model(shape, device), make_task(tokens, shape.longest)
     teacher = Teacher(model, make_tokenizer(), task)
-    if len(teacher.prefix_ids) != pieces:
-        raise RuntimeError(f"the prompt is {len(teacher.prefix_ids)} pieces, must be {pieces}")
+    if len(teacher.prefix_ids) != tokens:
+        raise RuntimeError(f"the prompt is {len(teacher.prefix_ids)} tokens, must be {tokens}")
     return Ours.tune(teacher, rows.lengths)

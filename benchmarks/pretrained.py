@@ -61,12 +61,12 @@ class Variant:
 
     Attributes:
         init: ``pretrained`` or ``random``.
-        adapter: ``random`` start, ``ridge`` (fitted on the pieces that both vocabularies share),
+        adapter: ``random`` start, ``ridge`` (fitted on the tokens that both vocabularies share),
             or ``scale=X`` (random, its outputs X times as wide as the encoder's own embeddings).
         rate: Peak learning rate of adapter and head.
         share: The encoder's, as a share of it.
         frozen: Share of the steps in which the encoder stays as it is.
-        inputs: ``vocabulary`` or ``own`` (the teacher's own texts).
+        inputs: ``vocabulary`` or ``own`` (the teacher's self-generated texts).
         steps: Steps of :data:`ROWS` rows.
         seed: Of the start and of the order of the rows.
     """
@@ -135,7 +135,7 @@ def fill_caches(work: Path, data: Path | None) -> list[str]:
                 task=TASK,
                 cache=work / "cache" / kind,
                 compile="off",
-                own_texts=0,
+                self_generated=0,
                 **fixed,
                 **options,
             ),
@@ -145,14 +145,14 @@ def fill_caches(work: Path, data: Path | None) -> list[str]:
 
 
 def fit_adapter(table: torch.Tensor, encoder: Any, folder: Path) -> torch.Tensor:
-    """Fit the adapter by ridge regression on the pieces that both vocabularies share."""
+    """Fit the adapter by ridge regression on the tokens that both vocabularies share."""
     own = AutoTokenizer.from_pretrained(folder).get_vocab()
-    pieces = load_tokenizer(resolve_model("mini")).convert_ids_to_tokens(range(len(table)))
+    tokens = load_tokenizer(resolve_model("mini")).convert_ids_to_tokens(range(len(table)))
     words = encoder.get_input_embeddings().weight.detach().float()
     pairs = []
-    for number, piece in enumerate(pieces):
-        begins = piece[:1] in ("▁", "Ġ")
-        text = (piece[1:] if begins else piece).lower()
+    for number, token in enumerate(tokens):
+        begins = token[:1] in ("▁", "Ġ")
+        text = (token[1:] if begins else token).lower()
         other = own.get(text if begins or not text.isalnum() else f"##{text}")
         if other is not None:
             pairs.append((number, other))
@@ -164,7 +164,7 @@ def fit_adapter(table: torch.Tensor, encoder: Any, folder: Path) -> torch.Tensor
 
 def train(variant: Variant, work: Path, kinds: Iterable[str], folder: Path) -> dict[str, Any]:
     """Train one student and measure it on every kind of input."""
-    training = TrainingConfig(steps=variant.steps, rows=ROWS, seed=variant.seed)
+    training = TrainingConfig(steps=variant.steps, batch_size=ROWS, seed=variant.seed)
     readers = {k: CacheReader(find_cache(work / "cache" / k, TASK, None, False)) for k in kinds}
     inputs = readers["vocabulary"].cache.manifest.inputs
     table = read_table(readers["vocabulary"].cache)
@@ -198,10 +198,12 @@ def train(variant: Variant, work: Path, kinds: Iterable[str], folder: Path) -> d
         optimizer.param_groups[0]["lr"] = rate
         optimizer.param_groups[1]["lr"] = 0.0 if still else rate * variant.share
         student.train()
-        for _ in range(training.slices):
+        for _ in range(training.lengths_per_batch):
             part = next(stream)
             logits = student(part.embeddings, part.mask)
-            (objective(part.probabilities, logits.log_softmax(1)) / training.slices).backward()
+            (
+                objective(part.probabilities, logits.log_softmax(1)) / training.lengths_per_batch
+            ).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), training.clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -222,7 +224,7 @@ def write_table(runs: Path) -> str:
         "",
         ABOUT,
         "",
-        "| rows | variant | seeds | random inputs | the teacher's own texts | real texts |",
+        "| rows | variant | seeds | random inputs | the teacher's self-generated texts | real texts |",
         "|---|---|---|---|---|---|",
     ]
     for (steps, name), results in sorted(found.items()):

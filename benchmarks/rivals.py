@@ -28,7 +28,7 @@ class PromptedTeacher:
         tokenizer: Its tokenizer.
         frame: What stands around a text.
         verbaliser: The label words.
-        max_length: Most pieces of a text.
+        max_length: Most tokens of a text.
     """
 
     model: Any

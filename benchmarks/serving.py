@@ -109,9 +109,9 @@ def find_texts(trial: Trial, data: Path | None) -> tuple[list[str], str]:
     else:
         tokenizer = resolve_model("mini") / "tokenizer.json"
         texts = draw_texts(tokenizer, wanted, load_task(trial.task).max_length)
-        origin = f"{wanted:,} of random pieces of the vocabulary, log-uniform lengths"
-    pieces = -(-wanted // len(texts))
-    return (texts * pieces)[:wanted], origin
+        origin = f"{wanted:,} of random tokens of the vocabulary, log-uniform lengths"
+    tokens = -(-wanted // len(texts))
+    return (texts * tokens)[:wanted], origin
 
 
 def measure_times(

@@ -38,13 +38,17 @@ class BareLoop:
 
     Args:
         student: The model.
-        shapes: Rows and pieces of every slice.
+        shapes: Rows and tokens of every slice.
         slices: Slices of a step.
         classes: K.
     """
 
     def __init__(
-        self, student: Student, shapes: Sequence[tuple[int, int]], slices: int, classes: int
+        self,
+        student: Student,
+        shapes: Sequence[tuple[int, int]],
+        slices: int,
+        classes: int,
     ) -> None:
         chance = torch.Generator().manual_seed(0)
         width = len(student.start)
@@ -140,7 +144,7 @@ def measure_steps(trial: Trial) -> Iterator[str]:
         )
     yield (
         f"\nTask {trial.task}, mini teacher, {trial.effort.rows:,} rows of the vocabulary sampler; "
-        f"{TrainingConfig().rows} rows a step in {TrainingConfig().slices} slices; random starts; "
+        f"{TrainingConfig().batch_size} rows a step in {TrainingConfig().lengths_per_batch} slices; random starts; "
         f"{torch.get_num_threads()} threads."
     )
 
@@ -154,9 +158,9 @@ def compare_loops(trial: Trial, arch: str, steps: int) -> Found:
     )
     shapes = [
         (rows.embeddings.shape[0], rows.embeddings.shape[1])
-        for rows in itertools.islice(source.open_stream(0), steps * config.slices)
+        for rows in itertools.islice(source.open_stream(0), steps * config.lengths_per_batch)
     ]
-    bare = BareLoop(trial.build_student(arch), shapes, config.slices, source.classes)
+    bare = BareLoop(trial.build_student(arch), shapes, config.lengths_per_batch, source.classes)
     turns = Turns(bare.step)
     checkpoint = trial.folder / f"{arch}.checkpoint"
     train_student(

@@ -194,7 +194,7 @@ def stream_rates(folder: Path, shard_rows: int) -> list[float]:
     count = reader.slices_per_epoch(CHUNK_ROWS)
 
     def stream() -> int:
-        return sum(piece.rows for piece in islice(reader.stream_slices(CHUNK_ROWS, 0), count))
+        return sum(token.rows for token in islice(reader.stream_slices(CHUNK_ROWS, 0), count))
 
     ways: dict[str, Callable[[], object]] = {
         "stream": stream,

@@ -20,7 +20,7 @@ CHUNK_ROWS = 64
 """Rows that share one length, as in the teacher stage by default."""
 CHUNKS_DRAWN = 4096
 PROMPT_WORDS = "is it very good or bad or great or poor"
-"""What prompts are made of; each word is one piece of :func:`make_tokenizer`'s."""
+"""What prompts are made of; each word is one token of :func:`make_tokenizer`'s."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Shape:
         inner: Width within the MLP.
         heads: Attention heads.
         vocabulary: Tokens.
-        longest: Pieces of the longest input.
-        prompts: Pieces of the prompts, BOS included.
+        longest: Tokens of the longest input.
+        prompts: Tokens of the prompts, BOS included.
     """
 
     layers: int = 8
@@ -80,7 +80,7 @@ class Rows:
 
     Attributes:
         seeds: What the teacher stage draws them from, shape (N,), uint64.
-        lengths: Pieces of each row, shape (N,).
+        lengths: Tokens of each row, shape (N,).
         tokens: The token ids drawn, shape (N, longest); a row's input is the first of them.
     """
 
@@ -137,7 +137,7 @@ def make_model(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.flo
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
         max_position_embeddings=4096,
-        # So that an answer depends on every piece of the input, and not alike for all inputs.
+        # So that an answer depends on every token of the input, and not alike for all inputs.
         initializer_range=shape.width**-0.5,
         bos_token_id=0,
         eos_token_id=1,
@@ -149,7 +149,7 @@ def make_model(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.flo
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of a few hundred pieces."""
+    """Train a byte-level BPE of a few hundred tokens."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -163,16 +163,16 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")  # noqa: S106
 
 
-def make_task(pieces: int, longest: int) -> Task:
-    """Make a task whose prompt is this many pieces of :func:`make_tokenizer`'s, BOS included."""
+def make_task(tokens: int, longest: int) -> Task:
+    """Make a task whose prompt is this many tokens of :func:`make_tokenizer`'s, BOS included."""
     labels = (Label("bad", ("bad", "poor")), Label("good", ("good", "great")))
-    words = islice(cycle(PROMPT_WORDS.split()), pieces - 1)
+    words = islice(cycle(PROMPT_WORDS.split()), tokens - 1)
     return Task("benchmark", "".join(f" {word}" for word in words), "", labels, longest)
 
 
-def write_task(path: Path, pieces: int, longest: int) -> Path:
+def write_task(path: Path, tokens: int, longest: int) -> Path:
     """Write the same task as a user would."""
-    task = make_task(pieces, longest)
+    task = make_task(tokens, longest)
     labels = "".join(f"  {label.name}: [{', '.join(label.words)}]\n" for label in task.labels)
     path.write_text(
         f'name: {task.name}\nprompt: "{task.prompt}"\nmax_length: {longest}\nlabels:\n{labels}'

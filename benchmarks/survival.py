@@ -25,7 +25,7 @@ from cache.format import Layout, Manifest, answer_columns
 from cache.opening import Cache, create_or_open, open_cache
 
 TEACHER = ("teacher", "--task", "reddit", "--model", "mini", "--chunk-rows", "8")
-TEACHER += ("--sampler", "vocabulary", "--own-texts", "0")
+TEACHER += ("--sampler", "vocabulary", "--self-generated", "0")
 # What would be found by trial need not be the same in every run.
 TEACHER += ("--batch-positions", "512", "--dtype", "float32")
 SHARD_ROWS = 16

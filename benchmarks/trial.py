@@ -83,7 +83,7 @@ class Trial:
             model="mini",
             sampler="vocabulary",
             lengths="log-uniform",
-            own_texts=0,
+            self_generated=0,
             rows=self.effort.rows,
             chunk_rows=chunk,
             shard_rows=min(4096, self.effort.rows // 2),
@@ -114,7 +114,9 @@ class Trial:
             held_out_rows=64,
             device="cpu",
             out=self.folder / "students" / arch,
-            training=TrainingConfig(steps=steps, rows=16, log_every=steps, checkpoint_every=steps),
+            training=TrainingConfig(
+                steps=steps, batch_size=16, log_every=steps, checkpoint_every=steps
+            ),
         )
         return run_student(config, SilentReporter()).out
 

@@ -17,20 +17,20 @@ from stages.lm import check_quantisation, load_language_model
 from stages.teacher import Teacher, compile_layers, find_compiling_problem
 
 PRECISION = """\
-{rows} rows behind {pieces} pieces, on {device}, in batches of {positions:,} positions; differences
+{rows} rows behind {tokens} tokens, on {device}, in batches of {positions:,} positions; differences
 are of class probabilities from those in float32, whose standard deviation over the rows is
 {deviation:.3f}.  Random weights: a trained model's answers may lie nearer or further apart.
 """
 COMPILING = """\
-{rows} rows behind {pieces} pieces, on {device}; two teachers of the same weights take turns, one of
+{rows} rows behind {tokens} tokens, on {device}; two teachers of the same weights take turns, one of
 them with compiled layers, after {seconds:.0f} s of compiling.
 """
 
 
 def measure_precision(effort: Effort, folder: Path, device: str) -> Iterator[str]:
     """Yield the table of number formats: what they change, and rows a second."""
-    shape, pieces = effort.shape, effort.shape.prompts[0]
-    tokenizer, task = make_tokenizer(), make_task(pieces, shape.longest)
+    shape, tokens = effort.shape, effort.shape.prompts[0]
+    tokenizer, task = make_tokenizer(), make_task(tokens, shape.longest)
     yield "\n## Number formats\n"
     make_model(shape).save_pretrained(folder)
     every = draw_rows(shape, effort.rows)
@@ -54,7 +54,7 @@ def measure_precision(effort: Effort, folder: Path, device: str) -> Iterator[str
             positions, plain = ours.batch_positions, ours.answer(rows)
             yield PRECISION.format(
                 rows=len(rows.lengths),
-                pieces=pieces,
+                tokens=tokens,
                 device=device,
                 positions=positions,
                 deviation=plain[:, 0].std(),
@@ -76,15 +76,15 @@ def measure_precision(effort: Effort, folder: Path, device: str) -> Iterator[str
 
 def measure_compiling(effort: Effort, device: str) -> Iterator[str]:
     """Yield the table of compiled layers against layers as they are."""
-    shape, pieces = effort.shape, effort.shape.prompts[0]
+    shape, tokens = effort.shape, effort.shape.prompts[0]
     yield "\n## Compiling\n"
     rows = draw_rows(shape, effort.rows)
     rows = rows.select(rows.choose(effort.profiled))
-    plain = make_ours(shape, pieces, rows, device)
+    plain = make_ours(shape, tokens, rows, device)
     if problem := find_compiling_problem(plain.teacher):
         yield f"Not measured: {problem}."
         return
-    task = make_task(pieces, shape.longest)
+    task = make_task(tokens, shape.longest)
     teacher = Teacher(make_model(shape, device), make_tokenizer(), task)
     compiled = Ours(teacher, plain.batch_positions)
     compile_layers(teacher)
@@ -98,7 +98,7 @@ def measure_compiling(effort: Effort, device: str) -> Iterator[str]:
         ratios.append(slow / fast)
         rates.append((len(rows.lengths) / slow, len(rows.lengths) / fast))
     apart = np.abs(compiled.answer(rows) - plain.answer(rows)).max()
-    yield COMPILING.format(rows=len(rows.lengths), pieces=pieces, device=device, seconds=seconds)
+    yield COMPILING.format(rows=len(rows.lengths), tokens=tokens, device=device, seconds=seconds)
     yield "| as it is, rows/s | compiled, rows/s | ratio | largest difference of a probability |"
     yield "|---|---|---|---|"
     speeds = (Spread.of([pair[0] for pair in rates]), Spread.of([pair[1] for pair in rates]))

@@ -18,7 +18,7 @@ from benchmarks.subjects import Rows, Shape
 from cache.draw import VocabularySampler
 from stages.reporter import SilentReporter
 from stages.tasks import Verbaliser
-from stages.teacher import Batch, Teacher, Watch, find_tuning, plan_batches
+from stages.teacher import Batch, Callbacks, Teacher, find_tuning, plan_batches
 
 BATCH_ROWS = 32
 """Rows of a batch in both users' loops."""
@@ -110,7 +110,7 @@ class Ours:
             rows.lengths,
             lambda part, length: sampler.draw_embeddings(rows.seeds[part], length),
             self.batch_positions,
-            Watch(lambda done: None, self.notes.append),
+            Callbacks(lambda done: None, self.notes.append),
         )
         return torch.from_numpy(logits).softmax(dim=1).numpy()
 
@@ -135,7 +135,7 @@ class Floor:
         shape: The model's shape.
         prompt: Positions of the prompt.
         batches: The batches of :meth:`Ours.plan`.
-        around: Positions of a row beside its own pieces.
+        around: Positions of a row beside its own tokens.
     """
 
     def __init__(self, shape: Shape, prompt: int, batches: list[Batch], around: int = 0) -> None:

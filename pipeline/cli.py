@@ -10,7 +10,15 @@ from typing import Any
 
 import click
 
-from pipeline import caching, exporting, inspecting, reporting, running, using
+from pipeline.commands.cache import cache
+from pipeline.commands.doctor import doctor
+from pipeline.commands.evaluate import evaluate
+from pipeline.commands.export import export
+from pipeline.commands.report import report
+from pipeline.commands.student import student
+from pipeline.commands.tag import tag
+from pipeline.commands.task import task
+from pipeline.commands.teacher import teacher
 from pipeline.params import read_params
 
 
@@ -39,17 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (
-    running.teacher,
-    running.student,
-    using.evaluate,
-    using.tag,
-    exporting.export,
-    reporting.report,
-    inspecting.task,
-    caching.cache,
-    inspecting.doctor,
-):
+for command in (teacher, student, evaluate, tag, export, report, task, cache, doctor):
     cli.add_command(command)
 
 

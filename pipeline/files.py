@@ -10,7 +10,7 @@ from typing import Any
 
 
 def format_json(data: Any) -> str:
-    """Format as JSON; what is no number, such as the angle of a constant, becomes null."""
+    """Format as JSON; what is NaN or infinite, such as the angle of a constant, becomes null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -34,6 +35,24 @@ class SamplerMixture(click.ParamType[str]):
             if name not in self.known:
                 self.fail(f"{name!r} is none of {', '.join(map(repr, self.known))}", param, ctx)
         return str(value)
+
+
+class Share(click.ParamType[float]):
+    """A number from 0 to 1."""
+
+    name = "0 to 1"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number <= 1:
+            self.fail(f"got {value}, must be in [0, 1]", param, ctx)
+        return number
 
 
 CACHE = click.option(

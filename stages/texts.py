@@ -1,4 +1,4 @@
-"""Files of texts: JSON lines, CSV, TSV or plain lines, each also gzipped; as text or as pieces."""
+"""Files of texts: JSON lines, CSV, TSV or plain lines, each also gzipped; as text or as tokens."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class EncodedTexts:
     Attributes:
         lines: Line of the file that each text begins at, shape (N,), int64.
         labels: Each text's label, or None.
-        lengths: Pieces of each text, shape (N,), int32.
-        tokens: Pieces padded with -1, shape (N, longest), int32.
+        lengths: Tokens of each text, shape (N,), int32.
+        tokens: Tokens padded with -1, shape (N, longest), int32.
     """
 
     lines: np.ndarray
@@ -96,12 +96,12 @@ def encode_texts(
     text_column: str = "text",
     label_column: str = "label",
 ) -> EncodedTexts:
-    """Read a file of texts and cut them into pieces.
+    """Read a file of texts and cut them into tokens.
 
     Args:
         path: A file that :func:`read_texts` reads.
         tokenizer: The language model's.
-        max_length: Longest input; longer texts keep their first pieces, and the reporter is told
+        max_length: Longest input; longer texts keep their first tokens, and the reporter is told
             how many were cut.
         reporter: Told about texts that were cut.
         text_column: Column of the text.
@@ -125,32 +125,32 @@ def encode_rows(
     max_length: int,
     reporter: Reporter,
 ) -> EncodedTexts:
-    """Cut texts into pieces.
+    """Cut texts into tokens.
 
     Args:
         rows: At least one text.
         tokenizer: The language model's.
-        max_length: Longest input; longer texts keep their first pieces.
+        max_length: Longest input; longer texts keep their first tokens.
         reporter: Told how many were cut.
 
     Returns:
         The texts in the order given.
     """
     ids = [
-        piece
+        token
         for begin in range(0, len(rows), 1024)
-        for piece in tokenizer(
+        for token in tokenizer(
             [row.text for row in rows[begin : begin + 1024]], add_special_tokens=False
         )["input_ids"]
     ]
-    cut = sum(len(pieces) > max_length for pieces in ids)
+    cut = sum(len(tokens) > max_length for tokens in ids)
     if cut:
-        reporter.say(f"{cut:,} of {len(ids):,} texts are cut at {max_length} pieces")
-    ids = [pieces[:max_length] for pieces in ids]
-    lengths = np.array([len(pieces) for pieces in ids], dtype=np.int32)
+        reporter.say(f"{cut:,} of {len(ids):,} texts are cut at {max_length} tokens")
+    ids = [tokens[:max_length] for tokens in ids]
+    lengths = np.array([len(tokens) for tokens in ids], dtype=np.int32)
     tokens = np.full((len(ids), max(1, int(lengths.max()))), -1, dtype=np.int32)
-    for row, pieces in zip(tokens, ids, strict=True):
-        row[: len(pieces)] = pieces
+    for row, own in zip(tokens, ids, strict=True):
+        row[: len(own)] = own
     return EncodedTexts(
         np.array([row.line for row in rows]), tuple(row.label for row in rows), lengths, tokens
     )

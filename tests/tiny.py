@@ -21,7 +21,7 @@ from stages.student.config import StudentConfig, TrainingConfig
 from stages.tasks.task import Task, list_tasks, load_task, parse_task
 from stages.teacher import autotune as tuning
 from stages.teacher.config import TeacherConfig
-from stages.teacher.teacher import Embed, Teacher, Watch
+from stages.teacher.teacher import Callbacks, Embed, Teacher
 
 MOOD = """\
 name: mood
@@ -34,7 +34,7 @@ labels:
 """
 
 LONGEST = 24
-"""Pieces of the longest input of :func:`make_short_task`."""
+"""Tokens of the longest input of :func:`make_short_task`."""
 
 LABEL_WORDS = sorted({w for name in list_tasks() for x in load_task(name).labels for w in x.words})
 CORPUS = [f"a {word} answer: {word} {word.lower()}\nAnswer: {word}" for word in LABEL_WORDS] * 20
@@ -205,7 +205,7 @@ REFUSED_ENCODERS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def make_tokenizer(kind: str = "bytes", start: str | None = "<s>") -> hf.PreTrainedTokenizerFast:
-    """A small BPE over bytes, as GPT-2's and Qwen's, or over pieces with ▁, as Llama-2's."""
+    """A small BPE over bytes, as GPT-2's and Qwen's, or over tokens with ▁, as Llama-2's."""
     specials = ["<s>", "</s>"]
     if kind == "bytes":
         core = Tokenizer(models.BPE())
@@ -219,10 +219,10 @@ def make_tokenizer(kind: str = "bytes", start: str | None = "<s>") -> hf.PreTrai
         learner.train_from_iterator(CORPUS, _trainer([], []))
         learned = json.loads(learner.to_str())["model"]
         fixed = ["<unk>", *specials, *(f"<0x{byte:02X}>" for byte in range(256))]
-        pieces = fixed + [p for p in learned["vocab"] if p not in fixed]
+        tokens = fixed + [p for p in learned["vocab"] if p not in fixed]
         core = Tokenizer(
             models.BPE(
-                {piece: number for number, piece in enumerate(pieces)},
+                {token: number for number, token in enumerate(tokens)},
                 [tuple(pair) for pair in learned["merges"]],
                 unk_token="<unk>",  # noqa: S106
                 byte_fallback=True,
@@ -274,12 +274,12 @@ def draw_ids(rows: int, length: int, vocabulary: int) -> torch.Tensor:
 
 
 class Listener:
-    """Keeps what a watch is told."""
+    """Keeps what a callbacks is told."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
         self.warnings: list[str] = []
-        self.watch = Watch(self.counts.append, self.warnings.append)
+        self.callbacks = Callbacks(self.counts.append, self.warnings.append)
 
 
 def embed_with(teacher: Teacher, ids: torch.Tensor) -> Embed:
@@ -352,13 +352,19 @@ def make_encoder_config(model_type: str, own: dict[str, Any]) -> hf.PretrainedCo
 def make_teacher_config(task: Path | str, model: Path | str, cache: Path, **own: Any) -> Any:
     """Settings of a cache of a few shards that fills in a second."""
     small: dict[str, Any] = {"rows": 200, "chunk_rows": 8, "shard_rows": 32, "batch_positions": 512}
-    small |= {"sampler": "vocabulary", "own_texts": 0}
+    small |= {"sampler": "vocabulary", "self_generated": 0}
     return TeacherConfig(task=str(task), model=str(model), cache=cache, **small | own)
 
 
 def make_student_config(task: Path | str, cache: Path, out: Path, **own: Any) -> Any:
     """Settings of a student that is trained in a few seconds."""
-    fields = {"steps": 12, "rows": 16, "slices": 4, "log_every": 4, "checkpoint_every": 5}
+    fields = {
+        "steps": 12,
+        "batch_size": 16,
+        "lengths_per_batch": 4,
+        "log_every": 4,
+        "checkpoint_every": 5,
+    }
     names = set(TrainingConfig.__dataclass_fields__) - {"learning_rate"}
     training = TrainingConfig(**fields | {key: own.pop(key) for key in names & set(own)})
     return StudentConfig(

@@ -1,4 +1,4 @@
-"""The study's tables, and how well what needs no text foretold what is true of real texts."""
+"""The study's tables, and how well what needs no text predicted what is true of real texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ nothing else is said; of the teacher's own words there are 8,192, of real texts 
 file.  Lengths are log-uniform from 1 to the task's longest; texts end where they end.  Agreement
 with the mini teacher in percent, on 1,024 held-out rows of three kinds and on the test texts (of
 IMDB 3,000 of them); accuracy on the latter.  Variants stand in the order of their agreement on the
-teacher's own texts.  By that, the held-out rows and the time that inputs take choices are made;
+teacher's self-generated texts.  By that, the held-out rows and the time that inputs take choices are made;
 what is true of real texts stands beside it.  Mean ± standard deviation where there are several
 seeds.  One seed's agreement on 1,024 rows is uncertain by about 1.5 points, and its accuracy lies
 about 0.3 points from another seed's."""
@@ -27,14 +27,14 @@ WORDS = Path(__file__).with_name("words.md")
 """What follows from the tables, for people."""
 
 KINDS = ("vocabulary", "unigram", "self", "real")
-HEADS = ("held out: vocabulary", "unigram", "own texts", "real texts")
+HEADS = ("held out: vocabulary", "unigram", "self-generated texts", "real texts")
 
 
 def write_report(work: Path, out: Path) -> str:
     """Write the study's page and its figure from the students that are there; return the page."""
     runs = read_runs(work / "runs")
     lines = ["# Closing the gap to real texts", "", ABOUT, "", *format_tables(runs)]
-    lines += ["## What foretold real texts", "", "Spearman's rank correlation over all students:"]
+    lines += ["## What predicted real texts", "", "Spearman's rank correlation over all students:"]
     lines += ["", *correlate(runs), "", f"![agreement and accuracy]({out.stem}.png)", ""]
     lines += [WORDS.read_text(encoding="utf-8").strip(), ""]
     page = "\n".join(lines)
@@ -74,7 +74,7 @@ def format_cells(values: Sequence[float], digits: int = 1) -> str:
 
 
 def format_tables(runs: list[tuple[Variant, dict[str, Any]]]) -> list[str]:
-    """Return a table for each task, a line for each variant, the best on own texts first."""
+    """Return a table for each task, a line for each variant, the best on self-generated texts first."""
     lines = []
     for task in dict.fromkeys(variant.task for variant, _ in runs):
         groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
@@ -104,7 +104,7 @@ def correlate(runs: list[tuple[Variant, dict[str, Any]]]) -> list[str]:
     """Return rank correlations of each data-free figure with what is true of real texts."""
     truths = {"accuracy": "accuracy on the test file", "agreement": "agreement on real texts"}
     lines = [
-        "| task | students | with | held out: vocabulary | unigram | own texts |",
+        "| task | students | with | held out: vocabulary | unigram | self-generated texts |",
         "|---|---|---|---|---|---|",
     ]
     for task in dict.fromkeys(variant.task for variant, _ in runs):
@@ -122,7 +122,7 @@ def correlate(runs: list[tuple[Variant, dict[str, Any]]]) -> list[str]:
 
 
 def draw_scatter(runs: list[tuple[Variant, dict[str, Any]]], path: Path) -> None:
-    """Draw agreement on own texts against accuracy on the test files, one panel a task."""
+    """Draw agreement on self-generated texts against accuracy on the test files, one panel a task."""
     from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys(variant.task for variant, _ in runs))
@@ -138,6 +138,6 @@ def draw_scatter(runs: list[tuple[Variant, dict[str, Any]]], path: Path) -> None
         )
         panel.axhline(100 * own[0]["real"]["teacher"], linewidth=0.8, color="0.5")
         panel.set_title(f"{task}: {len(own)} students; line: the teacher", fontsize=9)
-        panel.set_xlabel("agreement on the teacher's own texts, %")
+        panel.set_xlabel("agreement on the teacher's self-generated texts, %")
         panel.set_ylabel("accuracy on the test file, %")
     figure.savefig(path, dpi=110)

@@ -24,7 +24,7 @@ from stages.lm import load_language_model, resolve_model
 from stages.loading import load_tokenizer
 from stages.reporter import SilentReporter
 from stages.tasks import Task, load_task
-from stages.teacher import Teacher, Watch, draw_pieces, write_texts
+from stages.teacher import Callbacks, Teacher, draw_tokens, write_texts
 from stages.texts import encode_rows, number_labels, read_texts
 
 CHUNK = 64
@@ -32,7 +32,7 @@ OWN = "own"
 """Rule for lengths of inputs that end where they end."""
 BATCH_POSITIONS = 4096
 CANDIDATES = 128
-"""Likeliest next pieces that `bigram` draws from."""
+"""Likeliest next tokens that `bigram` draws from."""
 
 RUN_SEEDS = {"train": 0, "held-out": 1_000_003}
 """Seeds of the rows that students learn from, and of those that they are measured on."""
@@ -45,7 +45,7 @@ class Pool:
     Attributes:
         ids: Token ids padded with -1, shape (N, T); None where the inputs are no tokens.
         seeds: Row seeds, shape (N,).
-        lengths: Pieces of each row, shape (N,).
+        lengths: Tokens of each row, shape (N,).
         logits: The teacher's class logits, shape (N, K), float32.
         gold: Right columns of real texts, shape (N,); -1 elsewhere.
         seconds: To make the inputs and to answer them.
@@ -84,7 +84,7 @@ class Source:
         self.teacher = Teacher(model, self.tokenizer, self.task)
         # Made in inference mode, which training would stumble over.
         self.table = self.teacher.table.clone()
-        self.watch = Watch(lambda rows: None, print)
+        self.callbacks = Callbacks(lambda rows: None, print)
 
     def answer(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return the class logits of rows of token ids, shape (N, K)."""
@@ -92,7 +92,7 @@ class Source:
             lengths,
             lambda rows, length: self.teacher.look_up(ids[rows, :length]),
             BATCH_POSITIONS,
-            self.watch,
+            self.callbacks,
         )
 
     def draw_lengths(self, rule: str, rows: int, seed: int) -> np.ndarray:
@@ -114,7 +114,7 @@ class Source:
             "self-1.3": Generation(temperature=1.3),
         }
         if kind in own:
-            return write_texts(self.teacher, seeds, own[kind], longest, self.watch)
+            return write_texts(self.teacher, seeds, own[kind], longest, self.callbacks)
         if kind == "singles":  # every entry of the vocabulary, the lengths and seeds left out
             ids = np.full((len(self.table), longest), -1, dtype=np.int32)
             ids[:, 0] = np.arange(len(self.table))
@@ -146,7 +146,7 @@ class Source:
 
     @torch.inference_mode()
     def _predict(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the logits of each position's piece given those before it, (B, T, V)."""
+        """Return the logits of each position's token given those before it, (B, T, V)."""
         prefix = self.teacher.look_up(np.array([self.teacher.prefix_ids]))
         rows = torch.cat([prefix.expand(len(ids), -1, -1), self.table[ids]], dim=1)
         output = self.teacher.model(inputs_embeds=rows, use_cache=False)
@@ -170,14 +170,14 @@ class Source:
                     logits = self._predict(torch.from_numpy(ids[part, :length]).long())[:, :-1]
                     logits[:, :, ends] = -torch.inf
                     uniform = torch.from_numpy(draws[part, :length].reshape(-1))
-                    drawn = draw_pieces(logits.flatten(0, 1), uniform, 1.0)
+                    drawn = draw_tokens(logits.flatten(0, 1), uniform, 1.0)
                     new = drawn.view(len(part), -1).numpy()
                     half = choose[part, :length] < 2**31
                     found[part, :length] = np.where(half, new, ids[part, :length])
         return found
 
     def _draw_bigrams(self, seeds: np.ndarray, longest: int) -> np.ndarray:
-        """Draw each piece by the model's answer to the prompt and the piece before it alone."""
+        """Draw each token by the model's answer to the prompt and the token before it alone."""
         likely, sums = [], []
         with self.teacher.suspend(), torch.inference_mode():
             for part in torch.arange(len(self.table)).split(256):
@@ -194,7 +194,7 @@ class Source:
         likely_ids, cumulated = torch.cat(likely).numpy(), torch.cat(sums).numpy()
         uniform = random_integers_numpy(seeds, longest) * 2.0**-32
         ids = np.empty((len(seeds), longest), dtype=np.int64)
-        ids[:, 0] = draw_pieces(start, torch.from_numpy(uniform[:, 0]), 1.0).numpy()
+        ids[:, 0] = draw_tokens(start, torch.from_numpy(uniform[:, 0]), 1.0).numpy()
         for position in range(1, longest):
             before = ids[:, position - 1]
             above = cumulated[before] > uniform[:, position, None]
@@ -230,7 +230,7 @@ def make_pool(
             sizes,
             lambda chosen, length: embed(seeds[chosen], length),
             BATCH_POSITIONS,
-            source.watch,
+            source.callbacks,
         )
         ids = None
     else:

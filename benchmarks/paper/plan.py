@@ -44,7 +44,7 @@ class Profile:
         log_every: Steps between two points of a curve.
         held_out_rows: Rows that a point is measured on.
         rows: Most random inputs of a task; fewer where its steps read no more.
-        own_texts: Texts of a task that the teacher writes.
+        self_generated: Texts of a task that the teacher writes.
     """
 
     teacher: str
@@ -55,7 +55,7 @@ class Profile:
     log_every: int
     held_out_rows: int
     rows: int
-    own_texts: int
+    self_generated: int
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class Plan:
         uniform = ("--sampler", "uniform", "--lengths", "log-uniform")
         own: tuple[Any, ...] = {
             "texts": ("--texts", train),
-            "self": ("--sampler", "self", "--rows", self.profile.own_texts),
-            "self-labelled": ("--sampler", "self-labelled", "--rows", self.profile.own_texts),
+            "self": ("--sampler", "self", "--rows", self.profile.self_generated),
+            "self-labelled": ("--sampler", "self-labelled", "--rows", self.profile.self_generated),
             "projection": ("--rows", self.count_rows(task)),
             "algorithm-1": (*uniform, "--rows", self.profile.rows),
         }[kind]
@@ -146,7 +146,7 @@ class Plan:
             sources = (summary,)
         if approach == "algorithm-1":
             taught += ("--objective", "algorithm-1")
-        how = ("--steps", profile.steps[task], "--rows", profile.batch)
+        how = ("--steps", profile.steps[task], "--batch-size", profile.batch)
         how += ("--log-every", profile.log_every, "--held-out-rows", profile.held_out_rows)
         common = ("student", "--task", task, "--arch", arch)
         return _make_step(

@@ -76,7 +76,7 @@ def random_bits(
 
     Args:
         seeds: One key a row, shape (B,).
-        count: Words a row.
+        count: Vocabulary a row.
         first: Index of the first word in every row's sequence.
         stream: One of 2**32 independent sequences under the same seeds.
         device: Where the tensor is to lie.

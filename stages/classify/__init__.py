@@ -1,6 +1,6 @@
 """TODO."""
 
-from stages.classify.classifier import Classifier, find_home, is_onnx
+from stages.classify.classifier import Classifier, is_onnx, model_directory
 from stages.classify.loading import load_classifier
 from stages.classify.onnx_classifier import INPUTS, INSTALL, OUTPUT, load_onnx_classifier
 from stages.classify.tagging import format_answer, read_line, tag_lines
@@ -10,11 +10,11 @@ __all__ = [
     "INSTALL",
     "OUTPUT",
     "Classifier",
-    "find_home",
     "format_answer",
     "is_onnx",
     "load_classifier",
     "load_onnx_classifier",
+    "model_directory",
     "read_line",
     "tag_lines",
 ]

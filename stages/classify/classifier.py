@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 LONGEST = 100_000
-"""Most pieces that are read where a tokenizer states no limit."""
+"""Most tokens that are read where a tokenizer states no limit."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Classifier:
         encode: Texts and a limit to each text's ids, start token included, cut at the limit.
         run: Ids and mask, both (B, T) int64, to logits, (B, K) float32.
         labels: The classes' names in column order.
-        max_length: Longest input in pieces, the start token included.
+        max_length: Longest input in tokens, the start token included.
         pad_id: Id that stands behind shorter inputs.
         device: What computes, and why that does, for the log.
         batch_rows: Texts a forward pass.
@@ -62,19 +62,19 @@ class Classifier:
         """
         if not texts:
             return Answers(np.empty((0, len(self.labels)), np.float32), np.empty(0, bool))
-        # One piece more than is read, to know which texts were cut.
+        # One token more than is read, to know which texts were cut.
         limit = self.max_length + 1
-        ids = [pieces[:limit] for pieces in self.encode(list(texts), limit)]
-        cut = np.array([len(pieces) > self.max_length for pieces in ids], dtype=bool)
+        ids = [tokens[:limit] for tokens in self.encode(list(texts), limit)]
+        cut = np.array([len(tokens) > self.max_length for tokens in ids], dtype=bool)
         order = sorted(range(len(ids)), key=lambda k: len(ids[k]))
         found = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         for begin in range(0, len(order), self.batch_rows):
             rows = order[begin : begin + self.batch_rows]
-            pieces = [ids[row][: self.max_length] for row in rows]
-            # Another tokenizer than a student's may give an empty text no piece at all.
-            inputs = np.full((len(rows), max(1, *map(len, pieces))), self.pad_id, dtype=np.int64)
+            tokens = [ids[row][: self.max_length] for row in rows]
+            # Another tokenizer than a student's may give an empty text no token at all.
+            inputs = np.full((len(rows), max(1, *map(len, tokens))), self.pad_id, dtype=np.int64)
             mask = np.zeros_like(inputs)
-            for index, own in enumerate(pieces):
+            for index, own in enumerate(tokens):
                 inputs[index, : len(own)] = own
                 mask[index, : len(own)] = 1
             found[rows] = self.answer(inputs, mask)
@@ -101,11 +101,11 @@ def is_onnx(model: Path) -> bool:
     return model.suffix.lower() == ".onnx"
 
 
-def find_home(model: Path) -> Path:
+def model_directory(model: Path) -> Path:
     """Return the directory with a model's configuration, tokenizer and record.
 
     Args:
-        model: A model's directory, which is its own home, or an ONNX file, whose home is its
+        model: A model's directory, which is its own folder, or an ONNX file, whose folder is its
             folder or the one above, as in the layout ``onnx/model.onnx`` of model hubs.
     """
     if not is_onnx(model):

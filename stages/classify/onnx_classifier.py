@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.classify.classifier import LONGEST, Classifier, find_home
+from stages.classify.classifier import LONGEST, Classifier, model_directory
 from stages.devices import Choice
 from stages.errors import ModelError, SettingError
 
@@ -38,9 +38,9 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
     """
     if not file.is_file():
         raise ModelError(f"{file} is not there; 'pipeline export' makes it")
-    home = find_home(file)
-    labels, limit, pad = _read_settings(file, home)
-    tokenizer = _load_tokenizer(file, home)
+    folder = model_directory(file)
+    labels, limit, pad = _read_settings(file, folder)
+    tokenizer = _load_tokenizer(file, folder)
     auto = device == "auto"
     chosen = Choice("cpu", "auto: ONNX files") if auto else Choice(device, "as asked")
     threads = threads or _count_threads()
@@ -69,16 +69,16 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
     )
 
 
-def _read_settings(file: Path, home: Path) -> tuple[tuple[str, ...], int, str | None]:
+def _read_settings(file: Path, folder: Path) -> tuple[tuple[str, ...], int, str | None]:
     """Return the labels, the longest input and the padding token."""
     read: dict[str, Any] = {}
     for name in ("config.json", "tokenizer_config.json"):
         try:
-            read[name] = json.loads((home / name).read_text(encoding="utf-8"))
+            read[name] = json.loads((folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ModelError(f"{file}: no {name} beside it or one folder up") from error
         except (OSError, ValueError) as error:
-            raise ModelError(f"cannot read {home / name}: {error}") from error
+            raise ModelError(f"cannot read {folder / name}: {error}") from error
     config, settings = read.values()
     try:
         names = {int(column): str(label) for column, label in config["id2label"].items()}
@@ -86,16 +86,16 @@ def _read_settings(file: Path, home: Path) -> tuple[tuple[str, ...], int, str | 
         limit = min(int(settings.get("model_max_length", LONGEST)), LONGEST)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
-            f"{home / 'config.json'} or tokenizer_config.json beside it is no classifier's: {error}"
+            f"{folder / 'config.json'} or tokenizer_config.json beside it is no classifier's: {error}"
         ) from error
     pad = settings.get("pad_token")
     return labels, limit, pad["content"] if isinstance(pad, dict) else pad
 
 
-def _load_tokenizer(file: Path, home: Path) -> Any:
+def _load_tokenizer(file: Path, folder: Path) -> Any:
     from tokenizers import Tokenizer
 
-    path = home / "tokenizer.json"
+    path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(f"{file}: no tokenizer.json beside it or one folder up")
     try:

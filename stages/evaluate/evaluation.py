@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stages.classify import Classifier, find_home, is_onnx, load_classifier
+from stages.classify import Classifier, is_onnx, load_classifier, model_directory
 from stages.devices import ALL, Choice, choose_device, choose_dtype, choose_model, find_main_device
 from stages.errors import SettingError
 from stages.evaluate.held_out import measure_held_out
@@ -37,7 +37,7 @@ from stages.metrics import (
 )
 from stages.records import RECORD, read_record
 from stages.tasks import Task, describe_chat, load_task, parse_task
-from stages.teacher import Teacher, Watch, find_tuning, report_forward_pass
+from stages.teacher import Callbacks, Teacher, find_tuning, report_forward_pass
 from stages.texts import encode_texts, number_labels, read_texts
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Evaluation:
         model: The student's directory or file, as it was given.
         teacher_name: The teacher that was asked.
         agreement_interval: 95 % interval of the agreement.
-        own_texts: Agreement on texts that the teacher wrote itself.
+        self_generated: Agreement on texts that the teacher wrote itself.
         identity: Hash of all that the student depends on, by which it is told from one that is
             trained into the same directory later.
     """
@@ -122,7 +122,7 @@ class Evaluation:
     model: str | None = None
     teacher_name: str | None = None
     agreement_interval: tuple[float, float] | None = None
-    own_texts: Share | None = None
+    self_generated: Share | None = None
     identity: str | None = None
 
 
@@ -154,7 +154,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
             calibration=found.calibration,
             model=str(config.model),
             agreement_interval=projection.agreement_share.interval,
-            own_texts=found.own_texts,
+            self_generated=found.self_generated,
             identity=_find_identity(config.model),
         )
     task = load_task(config.task) if config.task else _student_task(config)
@@ -186,7 +186,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         seconds = time.monotonic() - began
         if cut:
             reporter.say(
-                f"{cut:,} of {len(texts):,} texts are cut at {classifier.max_length - 1} pieces"
+                f"{cut:,} of {len(texts):,} texts are cut at {classifier.max_length - 1} tokens"
             )
         student = compute_scores(gold, ours.argmax(axis=1), names, len(rows) / seconds)
         if config.threshold is not None:
@@ -201,7 +201,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
     if ours is not None and theirs is not None:
         same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
         agreement = count_share(same, len(rows))
-    temperature = None if config.model is None else find_temperature(find_home(config.model))
+    temperature = None if config.model is None else find_temperature(model_directory(config.model))
     calibration = Confidence(
         temperature,
         None if ours is None else measure_calibration(ours, gold, temperature),
@@ -226,7 +226,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
 
 def _find_identity(model: Path) -> str | None:
     """Return what tells a student from others; None where it is none of this project's."""
-    home = find_home(model)
+    home = model_directory(model)
     return read_record(home).get("identity") if (home / RECORD).is_file() else None
 
 
@@ -264,7 +264,7 @@ def ask_teacher(
             texts.lengths,
             lambda part, length: teacher.look_up(texts.tokens[part, :length]),
             tuning.batch_positions,
-            Watch(advance, reporter.warn),
+            Callbacks(advance, reporter.warn),
         )
 
 
@@ -283,6 +283,6 @@ def _load_student(config: EvaluationConfig, device: str, reporter: Reporter) -> 
 def _student_task(config: EvaluationConfig) -> Task:
     if config.model is None:
         raise SettingError("give --task")
-    recorded: dict[str, Any] = read_record(find_home(config.model))["task"]
+    recorded: dict[str, Any] = read_record(model_directory(config.model))["task"]
     labels = {label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]}
     return parse_task(recorded | {"labels": labels}, str(config.model), recorded["name"])

@@ -12,9 +12,9 @@ import torch
 from cache.draw import TokenSampler
 from cache.lookup import open_named_cache
 from cache.reader import CacheReader
-from stages.classify import Classifier, find_home
+from stages.classify import Classifier, model_directory
 from stages.errors import SettingError
-from stages.inputs import read_own_texts, read_sampler, read_table
+from stages.inputs import read_sampler, read_self_generated, read_table
 from stages.metrics import (
     Confidence,
     Projection,
@@ -25,7 +25,7 @@ from stages.metrics import (
     read_temperature,
 )
 from stages.records import read_record
-from stages.student import GOLD, Move, choose_held_out
+from stages.student import GOLD, TokenRemap, choose_held_out
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -38,12 +38,12 @@ class HeldOut:
     Attributes:
         projection: Agreement and angles on all held-out rows.
         calibration: On those of them that no temperature was fitted on.
-        own_texts: Agreement on texts that the teacher wrote itself; None where there are none.
+        self_generated: Agreement on texts that the teacher wrote itself; None where there are none.
     """
 
     projection: Projection
     calibration: Confidence
-    own_texts: Share | None
+    self_generated: Share | None
 
 
 def measure_held_out(
@@ -62,7 +62,7 @@ def measure_held_out(
         CacheChoiceError: Its cache is not below the root.
         CacheError: The cache is incomplete or damaged.
     """
-    record = read_record(find_home(model))
+    record = read_record(model_directory(model))
     if record.get("labels") == GOLD:
         raise SettingError(
             f"{model} was trained on labelled texts and has no cache to be compared with; give "
@@ -79,7 +79,7 @@ def measure_held_out(
     # The very shards of the training: more of them since would mean other rows held out.
     reader = CacheReader(cache, shards=record.get("shards"))
     held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
-    move = Move(*record["moved_id"]) if record.get("moved_id") else None
+    move = TokenRemap(*record["remapped_id"]) if record.get("remapped_id") else None
 
     def answer(ids: np.ndarray) -> np.ndarray:
         inputs = np.insert(ids, 0, record["start_id"], axis=1)
@@ -106,7 +106,7 @@ def measure_held_out(
     errors = measure_calibration(
         np.concatenate(ours)[rows], np.concatenate(theirs)[rows], temperature
     )
-    own = read_own_texts(cache)
+    own = read_self_generated(cache)
     return HeldOut(
         found,
         Confidence(temperature, against_teacher=errors),

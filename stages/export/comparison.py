@@ -46,12 +46,12 @@ class Comparison:
 
 
 def draw_texts(tokenizer_file: Path, rows: int, longest: int) -> list[str]:
-    """Draw texts of random pieces of a vocabulary.
+    """Draw texts of random tokens of a vocabulary.
 
     Args:
         tokenizer_file: A ``tokenizer.json``.
         rows: How many.
-        longest: Most pieces that are drawn for a text; lengths are log-uniform from 1.  Read
+        longest: Most tokens that are drawn for a text; lengths are log-uniform from 1.  Read
             again, a text may have others, and a few more or less.
 
     Returns:

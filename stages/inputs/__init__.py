@@ -2,12 +2,12 @@
 
 from stages.inputs.attachments import (
     ATTACHMENT,
-    OWN_TEXTS,
+    SELF_GENERATED,
     describe_difference,
     pack_attachments,
-    read_own_texts,
+    read_self_generated,
     read_table,
-    read_words,
+    read_vocabulary,
 )
 from stages.inputs.config import Generation, InputsConfig
 from stages.inputs.preparation import (
@@ -19,28 +19,28 @@ from stages.inputs.preparation import (
     prepare_inputs,
 )
 from stages.inputs.samplers import build_parts, mix_parts, read_parts, read_sampler
-from stages.inputs.self_generated import OwnTexts, describe_agreement
+from stages.inputs.self_generated import SelfGenerated, describe_agreement
 
 __all__ = [
     "ATTACHMENT",
     "OWN",
-    "OWN_TEXTS",
+    "SELF_GENERATED",
     "TEXTS",
     "UNIGRAM_CONTEXTS",
     "UNIGRAM_LENGTH",
     "Generation",
     "Inputs",
     "InputsConfig",
-    "OwnTexts",
+    "SelfGenerated",
     "build_parts",
     "describe_agreement",
     "describe_difference",
     "mix_parts",
     "pack_attachments",
     "prepare_inputs",
-    "read_own_texts",
     "read_parts",
     "read_sampler",
+    "read_self_generated",
     "read_table",
-    "read_words",
+    "read_vocabulary",
 ]

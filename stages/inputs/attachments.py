@@ -13,8 +13,8 @@ import torch
 
 from cache.directory import Cache
 from stages.errors import ModelError
-from stages.inputs.self_generated import OwnTexts
-from stages.lm import Words, pack_tokenizer
+from stages.inputs.self_generated import SelfGenerated
+from stages.lm import Vocabulary, pack_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +24,7 @@ THRESHOLDS = "thresholds.npy"
 TOKENIZER = "tokenizer-"
 """What the names of a cache's attachments begin with that are files of the tokenizer."""
 ATTACHMENT = "own-texts.safetensors"
-OWN_TEXTS = "own_texts"
+SELF_GENERATED = "own_texts"
 """Under which a manifest notes how many texts the model wrote for students to be measured on."""
 
 
@@ -58,7 +58,7 @@ def read_table(cache: Cache) -> torch.Tensor:
     return table
 
 
-def read_words(cache: Cache) -> Words:
+def read_vocabulary(cache: Cache) -> Vocabulary:
     """Read what a cache keeps of its language model.
 
     Raises:
@@ -70,7 +70,7 @@ def read_words(cache: Cache) -> Words:
         for name in cache.manifest.attachments
         if name.startswith(TOKENIZER)
     }
-    return Words(read_table(cache), files, inputs["start_id"], inputs["task"])
+    return Vocabulary(read_table(cache), files, inputs["start_id"], inputs["task"])
 
 
 def read_thresholds(cache: Cache) -> np.ndarray | None:
@@ -80,7 +80,7 @@ def read_thresholds(cache: Cache) -> np.ndarray | None:
     return np.frombuffer(cache.read_attachment(THRESHOLDS), dtype="<i8")
 
 
-def read_own_texts(cache: Cache) -> OwnTexts | None:
+def read_self_generated(cache: Cache) -> SelfGenerated | None:
     """Read the texts of a cache; None where it has none.
 
     Raises:
@@ -92,7 +92,7 @@ def read_own_texts(cache: Cache) -> OwnTexts | None:
     if ATTACHMENT not in cache.manifest.attachments:
         return None
     try:
-        found = OwnTexts(**load(cache.read_attachment(ATTACHMENT)))
+        found = SelfGenerated(**load(cache.read_attachment(ATTACHMENT)))
     except TypeError as error:
         raise ModelError(f"{cache.place}: {ATTACHMENT} holds other things than texts") from error
     return found
@@ -109,11 +109,11 @@ def describe_difference(cache: Cache, asked: int) -> str | None:
         A line, or None where the number is the same or not known.
     """
     kept = cache.manifest.notes.get(
-        OWN_TEXTS, None if ATTACHMENT in cache.manifest.attachments else 0
+        SELF_GENERATED, None if ATTACHMENT in cache.manifest.attachments else 0
     )
     if kept is None or kept == asked:
         return None
     return (
-        f"own texts: {kept or 'none'}, as this cache was created with, instead of {asked:,}; only "
+        f"self-generated texts: {kept or 'none'}, as this cache was created with, instead of {asked:,}; only "
         "a new cache gets others"
     )

@@ -15,7 +15,7 @@ class Generation:
 
     Attributes:
         temperature: What its logits are divided by; above 0.
-        top_p: Pieces are drawn from the fewest that have this share of the probability together,
+        top_p: Tokens are drawn from the fewest that have this share of the probability together,
             in (0, 1].
         labelled: Whether a label, another one from row to row, is named in front of the prompt.
 

@@ -38,8 +38,8 @@ class Writing:
     Attributes:
         mixture: Which sampler draws or writes a row.
         how: Temperature and the like.
-        shortest: Fewest pieces of an input.
-        longest: Most pieces.
+        shortest: Fewest tokens of an input.
+        longest: Most tokens.
     """
 
     mixture: Mixture
@@ -50,15 +50,15 @@ class Writing:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The rows' inputs: seeds and lengths of random ones, or the pieces of texts.
+    """The rows' inputs: seeds and lengths of random ones, or the tokens of texts.
 
     Attributes:
         seeds: Row seeds, or line numbers of texts, shape (N,), uint64.
-        lengths: Pieces of each row, shape (N,), int32; at most so many where they are yet to be
+        lengths: Tokens of each row, shape (N,), int32; at most so many where they are yet to be
             written.
-        tokens: Pieces of texts padded with -1, shape (N, longest), int32; None for random inputs.
+        tokens: Tokens of texts padded with -1, shape (N, longest), int32; None for random inputs.
         identity: What goes into the fingerprint.
-        writing: How the pieces are written; None where they are known or drawn.
+        writing: How the tokens are written; None where they are known or drawn.
     """
 
     seeds: np.ndarray
@@ -69,7 +69,7 @@ class Inputs:
 
     @property
     def token_width(self) -> int | None:
-        """Columns of the pieces that are kept in the cache; None where none are."""
+        """Columns of the tokens that are kept in the cache; None where none are."""
         if self.writing is not None:
             return self.writing.longest
         return None if self.tokens is None else self.tokens.shape[1]
@@ -107,7 +107,7 @@ def prepare_inputs(
     if config.min_length > task.max_length:
         raise SettingError(
             f"minimum length: got {config.min_length}, the task's longest input is "
-            f"{task.max_length} pieces"
+            f"{task.max_length} tokens"
         )
     chunks = -(-config.rows // config.chunk_rows)
     try:

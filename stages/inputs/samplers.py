@@ -48,7 +48,7 @@ def read_parts(cache: Cache, table: torch.Tensor) -> dict[str, Sampler]:
 
 
 def read_sampler(cache: Cache, table: torch.Tensor) -> Sampler | None:
-    """Rebuild the sampler that a cache's inputs came from; None where their pieces are kept."""
+    """Rebuild the sampler that a cache's inputs came from; None where their tokens are kept."""
     if "tokens" in cache.layout.columns:
         return None
     return mix_parts(cache.manifest.inputs["sampler"]["name"], read_parts(cache, table))

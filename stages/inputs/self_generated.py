@@ -18,12 +18,12 @@ ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class OwnTexts:
+class SelfGenerated:
     """Texts with the teacher's answers.
 
     Attributes:
         tokens: Token ids padded with -1, shape (N, T), int32.
-        lengths: Pieces of each, shape (N,), int32.
+        lengths: Tokens of each, shape (N,), int32.
         logits: The teacher's class logits, shape (N, K), float32.
     """
 
@@ -62,7 +62,7 @@ class OwnTexts:
 
 
 def describe_agreement(share: Share, largest_class: float | None) -> str:
-    """Say what the agreement on own texts is worth.
+    """Say what the agreement on self-generated texts is worth.
 
     Args:
         share: The agreement.
@@ -72,6 +72,6 @@ def describe_agreement(share: Share, largest_class: float | None) -> str:
         "" if largest_class is None else f", where one answer to all would in {largest_class:.1%}"
     )
     return (
-        f"own texts: on {share.rows:,} texts that the teacher wrote itself the student agrees in "
+        f"self-generated texts: on {share.rows:,} texts that the teacher wrote itself the student agrees in "
         f"{share}{beside}: the estimate for real texts where there are none"
     )

@@ -12,15 +12,15 @@ from stages.lm.model import (
 )
 from stages.lm.quantisation import check_quantisation
 from stages.lm.vocabulary import (
-    Words,
+    Vocabulary,
     embed_vocabulary,
-    load_words,
+    load_vocabulary,
     pack_tokenizer,
     unpack_tokenizer,
 )
 
 __all__ = [
-    "Words",
+    "Vocabulary",
     "check_quantisation",
     "choose_attention",
     "describe_identity",
@@ -28,7 +28,7 @@ __all__ = [
     "find_start_id",
     "keep_freed_memory",
     "load_language_model",
-    "load_words",
+    "load_vocabulary",
     "pack_tokenizer",
     "place_model",
     "resolve_model",

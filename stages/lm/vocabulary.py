@@ -21,7 +21,7 @@ ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Words:
+class Vocabulary:
     """What a student needs of the language model.
 
     Attributes:
@@ -37,7 +37,7 @@ class Words:
     task: Mapping[str, Any]
 
 
-def load_words(folder: Path, device: str, dtype: str, task: Mapping[str, Any]) -> Words:
+def load_vocabulary(folder: Path, device: str, dtype: str, task: Mapping[str, Any]) -> Vocabulary:
     """Take a language model's words from the model, which is not kept.
 
     Args:
@@ -52,7 +52,7 @@ def load_words(folder: Path, device: str, dtype: str, task: Mapping[str, Any]) -
     tokenizer = load_tokenizer(folder)
     # A copy: what was made in inference mode cannot be written to, and a student's start is of it.
     table = embed_vocabulary(load_language_model(folder, device, dtype)).cpu().clone()
-    return Words(table, pack_tokenizer(tokenizer), find_start_id(tokenizer), task)
+    return Vocabulary(table, pack_tokenizer(tokenizer), find_start_id(tokenizer), task)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BOS, EOS = "<s>", "</s>"
 SPECIALS = 2
-"""Ids below this are special pieces."""
+"""Ids below this are special tokens."""
 
 Item = tuple[int, int, int]
 """An example's number, its window's start and its window's end."""
@@ -45,7 +45,7 @@ class Recipe:
     Attributes:
         tasks: Bundled tasks to train on, together.
         balanced: Tasks whose labels count alike, because the full data set is balanced.
-        vocabulary: Pieces of the byte-level BPE.
+        vocabulary: Tokens of the byte-level BPE.
         width: Embedding width.
         layers: Decoder layers.
         heads: Attention heads.
@@ -53,7 +53,7 @@ class Recipe:
         phases: What is seen when; the second evens out that batches are cut by positions, so that
             tasks with short texts get few steps of the first.
         batch_tokens: Positions a batch, padding included.
-        noise: Share of text positions whose input is replaced by a random piece.
+        noise: Share of text positions whose input is replaced by a random token.
         text_weight: Weight of the next-token loss.
         text_share: Share of text positions that the next-token loss is computed at.
         seed: Seed of everything random.
@@ -79,7 +79,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Example:
-    """One training text of one task, as pieces."""
+    """One training text of one task, as tokens."""
 
     task: int
     label: int
@@ -88,7 +88,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Frame:
-    """A task's fixed pieces: what stands around the text, and what answers it."""
+    """A task's fixed tokens: what stands around the text, and what answers it."""
 
     task: Task
     prefix: tuple[int, ...]
@@ -98,7 +98,7 @@ class Frame:
 
     @property
     def words(self) -> list[list[int]]:
-        """First pieces of each label's words."""
+        """First tokens of each label's words."""
         pairs = list(zip(self.verbaliser.token_ids, self.verbaliser.columns, strict=True))
         return [[token for token, at in pairs if at == k] for k in range(len(self.task.labels))]
 
@@ -108,10 +108,10 @@ class Batch:
     """One batch of framed, right-padded rows.
 
     Attributes:
-        ids: Input pieces, shape (B, T), int64.
-        targets: The piece to predict at each position or -1, shape (B, T), int64.
+        ids: Input tokens, shape (B, T), int64.
+        targets: The token to predict at each position or -1, shape (B, T), int64.
         answer_at: Position that the answer is read at, shape (B,), int64.
-        words: First pieces of the right label's words, shape (B, W), int64, padded with -1.
+        words: First tokens of the right label's words, shape (B, W), int64, padded with -1.
         weights: Weight of each row's answer, shape (B,), float32.
         tasks: Each row's task, shape (B,), int64.
         labels: Each row's label, shape (B,), int64.
@@ -129,7 +129,7 @@ class Batch:
 def build_frames(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, labels: list[list[str]]
 ) -> list[Frame]:
-    """Cut each task's prompt, suffix and label words into pieces."""
+    """Cut each task's prompt, suffix and label words into tokens."""
     frames = []
     for name, names in zip(recipe.tasks, labels, strict=True):
         task = load_task(name)
@@ -231,10 +231,10 @@ def collate_batch(
     chosen = [examples[number] for number, _, _ in items]
     right = [frames[example.task].words[example.label] for example in chosen]
     words = np.full((len(rows), max(map(len, right))), -1, dtype=np.int64)
-    for index, (row, target, pieces) in enumerate(zip(rows, targets, right, strict=True)):
+    for index, (row, target, tokens) in enumerate(zip(rows, targets, right, strict=True)):
         ids[index, : len(row)] = row
         wanted_ids[index, : len(row)] = target
-        words[index, : len(pieces)] = pieces
+        words[index, : len(tokens)] = tokens
     weights = [frames[example.task].weights[example.label] for example in chosen]
     return Batch(
         torch.from_numpy(ids),

@@ -244,7 +244,7 @@ def write_model(
 def read_examples(
     folder: Path, recipe: Recipe
 ) -> tuple[PreTrainedTokenizerFast, list[Frame], list[Example]]:
-    """Read the training files, train the tokenizer on them and cut the texts into pieces."""
+    """Read the training files, train the tokenizer on them and cut the texts into tokens."""
     rows = {name: read_rows(folder / name / "train.jsonl.gz") for name in recipe.tasks}
     _say("training the tokenizer")
     texts = [row["text"] for name in recipe.tasks for row in rows[name]]
@@ -253,8 +253,8 @@ def read_examples(
     frames = build_frames(recipe, tokenizer, labels)
     examples = []
     for number, (name, frame) in enumerate(zip(recipe.tasks, frames, strict=True)):
-        pieces = tokenizer([row["text"] for row in rows[name]], add_special_tokens=False)
-        for row, ids in zip(rows[name], pieces["input_ids"], strict=True):
+        tokens = tokenizer([row["text"] for row in rows[name]], add_special_tokens=False)
+        for row, ids in zip(rows[name], tokens["input_ids"], strict=True):
             label = frame.task.label_names.index(row["label"])
             examples.append(Example(number, label, np.array(ids, dtype=np.int64)))
     return tokenizer, frames, examples

@@ -100,7 +100,7 @@ def collect(
     scored = read_evaluations(evaluations, faults)
     scores = match_evaluations(records, scored, faults)
     teachers = find_teachers(scored, faults)
-    runs = _drop_twins(
+    runs = _drop_copies(
         [Run(path, record, scores.get(path)) for path, (_, record) in records.items()], faults
     )
     if not runs and not teachers:
@@ -142,7 +142,7 @@ def _read_students(
     return found
 
 
-def _drop_twins(runs: Sequence[Run], faults: list[str]) -> list[Run]:
+def _drop_copies(runs: Sequence[Run], faults: list[str]) -> list[Run]:
     """Leave copies of a student out, so that a seed counts once."""
     kept: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: run.evaluation is None):

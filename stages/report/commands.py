@@ -49,7 +49,7 @@ def format_student_command(run: Run, root: str) -> str:
     else:
         options |= {"cache": root, "from": run.fingerprint[:12] or None}
         options["objective"] = training.get("objective")
-    names = ("steps", "rows", "slices", "learning_rate", "log_every", "seed")
+    names = ("steps", "rows", "lengths_per_batch", "learning_rate", "log_every", "seed")
     options |= {name.replace("_", "-"): training.get(name) for name in names}
     options |= {"held-out-rows": record["held_out"]["rows"], "out": run.path}
     return _join("pipeline student", options) + (" --partial" if record.get("partial") else "")
@@ -110,8 +110,8 @@ def format_teacher_command(cache: Cache) -> str:
             options["min-length"] = sampler["lengths"]["minimum"]
             for name, value in sampler.get("writing", {}).items():
                 options[name.replace("_", "-")] = value
-        if "own_texts" in notes:
-            options["own-texts"] = notes["own_texts"]
+        if "self_generated" in notes:
+            options["own-texts"] = notes["self_generated"]
         options |= {
             "device": compute["device"],
             "dtype": compute["dtype"],

@@ -39,8 +39,8 @@ CURVES = (
 POINTS = {
     "direct": "direct training",
     "texts": "training texts",
-    "self": "own texts",
-    "self-labelled": "own texts, labelled",
+    "self": "self-generated texts",
+    "self-labelled": "self-generated texts, labelled",
     "algorithm-1": "Algorithm 1",
     "projection": "projection",
 }

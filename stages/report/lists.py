@@ -1,4 +1,4 @@
-"""The report's tables of what was found: students, caches, and how well estimates foretold."""
+"""The report's tables of what was found: students, caches, and how well estimates predicted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stages.report.cells import UNKNOWN, Table, format_percent
 from stages.report.collect import Findings
 from stages.report.runs import Run
 
-ESTIMATES = (("own", "own texts"), ("held_out", "held-out rows"))
+ESTIMATES = (("own", "self-generated texts"), ("held_out", "held-out rows"))
 """What is known of a student without any text: attribute, and what it is called."""
 
 
@@ -61,7 +61,7 @@ def tabulate_estimates(found: Findings) -> Table:
         "answers: of their agreement with it on texts that it wrote itself, and on held-out rows "
         "of their own kind of inputs, with what they score on the labelled test texts."
     )
-    title = "How well it can be foretold without any text"
+    title = "How well it can be predicted without any text"
     return Table("estimates", title, note, tuple(heads), tuple(rows))
 
 
@@ -71,7 +71,7 @@ def tabulate_students(found: Findings) -> Table:
     for run in found.runs:
         held, training = run.record["held_out"], run.training
         share = count_share(round(held["agreement"] * held["rows"]), held["rows"])
-        own = read_share(run.record.get("own_texts"))
+        own = read_share(run.record.get("self_generated"))
         temperature = (run.record.get("calibration") or {}).get("temperature")
         cached = run.record.get("rows")
         rate = training.get("learning_rate")
@@ -84,7 +84,7 @@ def tabulate_students(found: Findings) -> Table:
                 f"{'labels' if run.approach == 'direct' else run.sampler}, "
                 f"{UNKNOWN if cached is None else f'{cached:,}'} rows",
                 f"{training.get('objective') or UNKNOWN}, {training.get('steps') or UNKNOWN} × "
-                f"{training.get('rows') or UNKNOWN} rows"
+                f"{training.get('batch_size') or UNKNOWN} rows"
                 f"{'' if rate is None else f', rate {rate:g}'}, seed {run.seed}",
                 str(share),
                 UNKNOWN if own is None else str(own),
@@ -93,7 +93,7 @@ def tabulate_students(found: Findings) -> Table:
             )
         )
     heads = ("student", "task", "encoder", "cache", "inputs", "training", "agreement, held out",
-             "agreement, own texts", "temperature", "accuracy, %")  # fmt: skip
+             "agreement, self-generated texts", "temperature", "accuracy, %")  # fmt: skip
     note = (
         "Agreements are with the teacher, or with the labels for direct training, with 95 % "
         "intervals; the temperature was fitted on held-out rows."

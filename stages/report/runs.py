@@ -11,8 +11,8 @@ from typing import Any
 APPROACHES = {
     "direct": "direct training on labelled texts",
     "texts": "distilled on training texts",
-    "self": "distilled on the teacher's own texts",
-    "self-labelled": "distilled on the teacher's own texts, a label in its prompt",
+    "self": "distilled on the teacher's self-generated texts",
+    "self-labelled": "distilled on the teacher's self-generated texts, a label in its prompt",
     "algorithm-1": "projection, uniform inputs, Algorithm 1",
     "projection": "projection, random inputs, no text",
 }
@@ -80,7 +80,7 @@ class Run:
     @property
     def own(self) -> float | None:
         """Agreement with the teacher on texts that it wrote itself."""
-        found = self.record.get("own_texts")
+        found = self.record.get("self_generated")
         return float(found["agreement"]) if found else None
 
     @property
@@ -150,8 +150,8 @@ _SETTINGS: tuple[tuple[str, bool, Callable[[Run], object]], ...] = (
     ("teacher {}", False, lambda run: run.record.get("teacher")),
     ("{}", False, lambda run: run.training.get("objective")),
     ("{} steps", True, lambda run: run.training.get("steps")),
-    ("{} rows a step", True, lambda run: run.training.get("rows")),
-    ("{} slices", True, lambda run: run.training.get("slices")),
+    ("{} rows a step", True, lambda run: run.training.get("batch_size")),
+    ("{} slices", True, lambda run: run.training.get("lengths_per_batch")),
     ("learning rate {}", True, lambda run: run.training.get("learning_rate")),
     ("{} cached rows", True, lambda run: run.record.get("rows")),
 )
@@ -254,8 +254,8 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "rows": _is_count,
     "training.objective": _is_text,
     "training.steps": _is_count,
-    "training.rows": _is_count,
-    "training.slices": _is_count,
+    "training.batch_size": _is_count,
+    "training.lengths_per_batch": _is_count,
     "training.log_every": _is_count,
     "training.seed": _is_count,
     "training.learning_rate": is_number,
@@ -267,7 +267,7 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
         isinstance(value, list)
         and all(isinstance(row, Mapping) and is_number(row.get("step")) for row in value)
     ),
-    "own_texts": lambda value: (
+    "self_generated": lambda value: (
         isinstance(value, Mapping)
         and _is_count(value.get("rows"))
         and value["rows"] > 0

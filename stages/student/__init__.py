@@ -9,17 +9,17 @@ from stages.student.objectives import OBJECTIVES, Objective
 from stages.student.optimiser import choose_rates, group_parameters, scale_rate
 from stages.student.rows import choose_held_out, open_rows
 from stages.student.stage import StudentResult, check_students, run_student
-from stages.student.token_ids import Move
+from stages.student.token_ids import TokenRemap
 
 __all__ = [
     "GOLD",
     "OBJECTIVES",
-    "Move",
     "Objective",
     "RowSource",
     "Student",
     "StudentConfig",
     "StudentResult",
+    "TokenRemap",
     "TrainingConfig",
     "build_encoder",
     "check_students",

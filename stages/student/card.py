@@ -92,7 +92,7 @@ def _write_parts(record: Mapping[str, Any], weights: bool) -> Iterator[str]:
     yield f"# {_escape(task['name'])}: {_escape(record['arch'])} student"
     if _is_gold(record):
         origin = (
-            "trained on labelled texts. No language model was asked; its pieces, and the "
+            "trained on labelled texts. No language model was asked; its tokens, and the "
             f"embeddings under its adapter, are those of {_quote(record.get('words_of', ''))}"
         )
     else:
@@ -139,7 +139,7 @@ def _write_origin(record: Mapping[str, Any]) -> Iterable[str]:
             f"{training['rows']} rows, learning rate {training['learning_rate']:g}{encoder}, "
             f"seed {training['seed']}",
         ),
-        ("longest input", f"{task['max_length']} pieces"),
+        ("longest input", f"{task['max_length']} tokens"),
     ]
     return _write_table(("", ""), rows)
 
@@ -152,7 +152,7 @@ def _write_measured(record: Mapping[str, Any]) -> Iterator[str]:
         f"angle α {held_out['angle']:.3f} rad, centred angle {held_out['centred_angle']:.3f} rad. "
         "In brackets is the interval of 95 %."
     )
-    own = read_share(record.get("own_texts"))
+    own = read_share(record.get("self_generated"))
     if own is not None:
         yield (
             f"On {own.rows:,} texts that the teacher wrote itself, continuing its prompt: "
@@ -221,7 +221,7 @@ def _write_use(record: Mapping[str, Any], weights: bool) -> Iterator[str]:
             "and give `logits`; `tokenizer.json` adds the start token. `pipeline tag --model "
             f"{files[-1]}` runs them with onnxruntime and tokenizers alone. Without this project:"
         )
-        # The start token is one more than the pieces.
+        # The start token is one more than the tokens.
         yield ONNX.format(limit=record["task"]["max_length"] + 1, file=files[-1])
 
 
@@ -243,7 +243,7 @@ def _write_limits(record: Mapping[str, Any]) -> str:
         "threshold on the score can leave such texts out. Scores are calibrated, where that is "
         f"said above, against {_name_judge(record)} on inputs like those of its training"
         f"{'' if real else ', not on texts'}.",
-        f"It reads the first {record['task']['max_length']:,} pieces of a text.{prompt} What "
+        f"It reads the first {record['task']['max_length']:,} tokens of a text.{prompt} What "
         "languages it reads was not measured.",
         "The licences of the language model and of a pretrained encoder may bind its use.",
     ]

@@ -19,8 +19,8 @@ class TrainingConfig:
     Attributes:
         objective: One of :data:`stages.student.objectives.OBJECTIVES`.
         steps: Optimiser steps.
-        rows: Cached rows a step.
-        slices: Parts of a step, each from another chunk and so of another input length.
+        batch_size: Cached rows a step.
+        lengths_per_batch: Parts of a step, each from another chunk and so of another input length.
         learning_rate: Peak of adapter and head, after the warm-up and before the decay to 0.
         encoder_share: The encoder's learning rate as a share of theirs.
         warm_up: Share of the steps in which the learning rate rises.
@@ -33,8 +33,8 @@ class TrainingConfig:
 
     objective: str = "kl"
     steps: int = 500
-    rows: int = 64
-    slices: int = 4
+    batch_size: int = 64
+    lengths_per_batch: int = 4
     learning_rate: float = 1e-3
     encoder_share: float = 1.0
     warm_up: float = 0.05
@@ -45,11 +45,13 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "slices", "log_every", "checkpoint_every"):
+        for name in ("steps", "batch_size", "lengths_per_batch", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name}: got {getattr(self, name)}, must be at least 1")
-        if self.rows % self.slices:
-            raise SettingError(f"rows: got {self.rows}, must be a multiple of {self.slices}")
+        if self.batch_size % self.lengths_per_batch:
+            raise SettingError(
+                f"batch size: got {self.batch_size}, must be a multiple of {self.lengths_per_batch}"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise SettingError(f"learning rate: got {self.learning_rate}, must be positive")
         if not 0 <= self.encoder_share < math.inf:
@@ -70,11 +72,11 @@ class StudentConfig:
         texts: File of labelled texts, for gold labels.
         text_column: Column of the text.
         label_column: Column of the label.
-        model: The language model whose pieces and embeddings texts with gold labels are made of:
+        model: The language model whose tokens and embeddings texts with gold labels are made of:
             ``auto``, ``mini``, a hub id or a directory; not used with ``source``.
         cache: Root of the caches.
         source: A fingerprint's first digits, a cache directory, or the teacher's summary file;
-            None: the task's only complete cache, or ``model``'s pieces with gold labels.
+            None: the task's only complete cache, or ``model``'s tokens with gold labels.
         partial: Whether to train on an incomplete cache.
         learning_rate: None: by size and start.
         held_out_rows: Rows kept out of training, at most a tenth of all.
@@ -115,7 +117,7 @@ class StudentConfig:
                 raise SettingError("labels gold: no cached rows are read; leave --partial out")
             if self.source is not None and self.model != "auto":
                 raise SettingError(
-                    f"labels gold: the pieces come from the cache {self.source} or from the model "
+                    f"labels gold: the tokens come from the cache {self.source} or from the model "
                     f"{self.model}; give --from or --model, not both"
                 )
             return

@@ -11,8 +11,8 @@ import torch
 from cache.lookup import find_cache
 from cache.reader import CacheReader
 from stages.errors import SettingError
-from stages.inputs import OwnTexts, read_own_texts, read_words
-from stages.lm import Words
+from stages.inputs import SelfGenerated, read_self_generated, read_vocabulary
+from stages.lm import Vocabulary
 from stages.student.config import TEACHER, StudentConfig, TrainingConfig
 from stages.student.loop import RowSource
 from stages.student.rows import open_rows
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TrainingData:
     """What a student is trained on.
 
     Attributes:
@@ -30,7 +30,7 @@ class Lessons:
         facts: What the student's record says of them.
         fingerprint: The cache's whose answers are learned; empty where there is none.
         judge: Who gave the labels, in words.
-        load_words: Brings the language model's words.
+        load_vocabulary: Brings the language model's words.
         open_rows: Takes these words, how the student is trained, how many rows to hold out, and
             the device to train on.
         read_own: Brings the texts that the teacher wrote itself, None where there are none.
@@ -40,12 +40,12 @@ class Lessons:
     facts: Mapping[str, Any]
     fingerprint: str
     judge: str
-    load_words: Callable[[], Words]
-    open_rows: Callable[[Words, TrainingConfig, int, torch.device], RowSource]
-    read_own: Callable[[], OwnTexts | None] = lambda: None
+    load_vocabulary: Callable[[], Vocabulary]
+    open_rows: Callable[[Vocabulary, TrainingConfig, int, torch.device], RowSource]
+    read_own: Callable[[], SelfGenerated | None] = lambda: None
 
 
-def open_lessons(config: StudentConfig, task: str, reporter: Reporter) -> Lessons:
+def open_training_data(config: StudentConfig, task: str, reporter: Reporter) -> TrainingData:
     """Open a cache as what a student is taught.
 
     Raises:
@@ -63,7 +63,7 @@ def open_lessons(config: StudentConfig, task: str, reporter: Reporter) -> Lesson
     reader = CacheReader(cache, partial=config.partial)
     if reader.rows < cache.layout.rows:
         reporter.warn(f"training on {reader.rows:,} of {cache.layout.rows:,} rows (--partial)")
-    return Lessons(
+    return TrainingData(
         (cache.fingerprint, reader.shards),
         {
             "labels": TEACHER,
@@ -78,11 +78,11 @@ def open_lessons(config: StudentConfig, task: str, reporter: Reporter) -> Lesson
         },
         cache.fingerprint,
         "the teacher",
-        lambda: read_words(cache),
+        lambda: read_vocabulary(cache),
         lambda words, training, held_out_rows, device: open_rows(
             reader, words.table.to(device), training, held_out_rows, device
         ),
-        lambda: read_own_texts(cache),
+        lambda: read_self_generated(cache),
     )
 
 

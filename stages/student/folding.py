@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError
-from stages.student.positions import count_from_zero, read_counting
-from stages.student.token_ids import Move
+from stages.student.positions import number_from_zero, read_position_offset
+from stages.student.token_ids import TokenRemap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,15 +27,15 @@ NOISE = 1e-3
 """Largest difference of an untrained student's logits, in parts of what inputs change in them."""
 
 
-def find_move(encoder: PreTrainedModel, rows: int) -> Move | None:
+def find_remap(encoder: PreTrainedModel, rows: int) -> TokenRemap | None:
     """Return which id an encoder's folded table has elsewhere than the language model, or None.
 
     Args:
         encoder: The student's encoder.
         rows: Rows of the language model's embedding table.
     """
-    reserved = read_counting(encoder.config).reserved
-    return None if reserved is None else Move(reserved, rows)
+    reserved = read_position_offset(encoder.config).reserved
+    return None if reserved is None else TokenRemap(reserved, rows)
 
 
 @torch.no_grad()
@@ -49,15 +49,15 @@ def fold_student(student: Student, table: torch.Tensor, pad_id: int) -> PreTrain
 
     Returns:
         A copy of the encoder, in float32 on the CPU, whose word embeddings are the table under
-        the adapter, with the row moved that :func:`find_move` says.
+        the adapter, with the row moved that :func:`find_remap` says.
     """
     encoder = copy.deepcopy(student.encoder).cpu().float().eval()
     adapter = copy.deepcopy(student.adapter).cpu().float()
     folded = torch.cat([adapter(part.float()) for part in torch.split(table.cpu(), 4096)])
-    move = find_move(encoder, len(folded))
+    move = find_remap(encoder, len(folded))
     encoder.config.pad_token_id = pad_id
     if move is None:
-        count_from_zero(encoder)
+        number_from_zero(encoder)
     else:
         folded = torch.cat([folded, folded[move.source][None]])
         folded[move.source] = 0.0
@@ -79,7 +79,7 @@ def check_foldable(student: Student, max_length: int) -> None:
 
     Args:
         student: The untrained student.
-        max_length: Longest input in pieces, without the start token.
+        max_length: Longest input in tokens, without the start token.
 
     Raises:
         ModelError: The encoder cannot read embeddings, or answers token ids otherwise than their
@@ -123,7 +123,7 @@ def _try_student(student: Student, max_length: int) -> tuple[float, float, float
     noise = torch.randn(TRIAL_ROWS, len(start), generator=generator)
     table = torch.cat([start[None], noise * (float(start.std(correction=0)) or 1.0)])
     folded = fold_student(student, table, pad_id=TRIAL_ROWS)
-    move = find_move(student.encoder, len(table))
+    move = find_remap(student.encoder, len(table))
     stock = AutoModelForSequenceClassification.from_config(folded.config, dtype=torch.float32)
     stock.load_state_dict(folded.state_dict())
     del folded

@@ -21,10 +21,16 @@ from cache.order import arrange, cut, windows
 from cache.reader import WINDOW_SHARDS, Slice
 from stages.devices import choose_device, choose_dtype, choose_model
 from stages.errors import SettingError, TextDataError, TrainingError
-from stages.inputs import TEXTS, InputsConfig, read_words
-from stages.lm import Words, describe_identity, load_words, resolve_model, unpack_tokenizer
+from stages.inputs import TEXTS, InputsConfig, read_vocabulary
+from stages.lm import (
+    Vocabulary,
+    describe_identity,
+    load_vocabulary,
+    resolve_model,
+    unpack_tokenizer,
+)
 from stages.student.config import GOLD, StudentConfig, TrainingConfig
-from stages.student.data import Lessons
+from stages.student.data import TrainingData
 from stages.student.loop import Rows, RowSource
 from stages.student.rows import choose_held_out, to_rows
 from stages.tasks import Task, load_task
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
     from stages.reporter import Reporter
 
 
-def open_gold(config: StudentConfig, reporter: Reporter) -> Lessons:
+def open_gold(config: StudentConfig, reporter: Reporter) -> TrainingData:
     """Open a file of labelled texts as what a student is taught.
 
     Raises:
@@ -53,19 +59,19 @@ def open_gold(config: StudentConfig, reporter: Reporter) -> Lessons:
     except TextDataError as error:
         raise SettingError(str(error)) from error
     _check_balance(labels, task.label_names, path, reporter)
-    where, name, identity, load = _find_words(config, task, reporter)
+    where, name, identity, load = _find_vocabulary(config, task, reporter)
     digest = _hash_texts(texts)
-    reporter.say(f"texts: {path} ({len(texts):,} with labels, no teacher); pieces of {where}")
+    reporter.say(f"texts: {path} ({len(texts):,} with labels, no teacher); tokens of {where}")
 
     def open_rows(
-        words: Words, training: TrainingConfig, held_out_rows: int, device: torch.device
+        words: Vocabulary, training: TrainingConfig, held_out_rows: int, device: torch.device
     ) -> RowSource:
         tokenizer, longest = unpack_tokenizer(words.files), words.task["max_length"]
         encoded = encode_rows(texts, tokenizer, longest, reporter)
         classes, table = len(task.labels), words.table.to(device)
         return open_texts(encoded, labels, classes, table, training, held_out_rows, device)
 
-    return Lessons(
+    return TrainingData(
         (GOLD, digest, identity),
         {
             "labels": GOLD,
@@ -97,7 +103,7 @@ def open_texts(
     """Turn labelled texts into the training loop's rows, some of them held out.
 
     Args:
-        texts: The texts as pieces.
+        texts: The texts as tokens.
         labels: Each one's class, shape (N,).
         classes: K.
         table: The language model's embedding table, shape (V, d_T), on the device to train on.
@@ -134,9 +140,9 @@ def open_texts(
         return to_rows(part, None, table, device)
 
     def open_stream(consumed: int) -> Iterator[Rows]:
-        rows, without = training.rows // training.slices, frozenset(held)
+        rows, without = training.batch_size // training.lengths_per_batch, frozenset(held)
         cuts = {shard: cut(layout, shard, rows, without) for shard in range(layout.shards)}
-        sizes = {shard: len(piece.starts) for shard, piece in cuts.items()}
+        sizes = {shard: len(token.starts) for shard, token in cuts.items()}
         for window in windows(sizes, WINDOW_SHARDS, training.seed, consumed):
             for _, begin, end in arrange(cuts, window, training.seed):
                 yield pick(begin, end)
@@ -149,9 +155,9 @@ def open_texts(
     return RowSource(open_stream, held_out, classes)
 
 
-def _find_words(
+def _find_vocabulary(
     config: StudentConfig, task: Task, reporter: Reporter
-) -> tuple[str, str, str, Callable[[], Words]]:
+) -> tuple[str, str, str, Callable[[], Vocabulary]]:
     """Return where the words are, whose they are, what they depend on, and how to have them."""
     if config.source is not None:
         cache = find_cache(config.cache, task.name, config.source, partial=True)
@@ -163,16 +169,16 @@ def _find_words(
                 f"{task.name} has {', '.join(task.label_names)}"
             )
         name = str(cache.manifest.notes.get("model", ""))
-        return f"{cache.place}", name, cache.fingerprint, lambda: read_words(cache)
+        return f"{cache.place}", name, cache.fingerprint, lambda: read_vocabulary(cache)
     device = choose_device(config.device)
     model = choose_model(config.model, device.value)
     dtype = choose_dtype("auto", device.value)
-    reporter.say(f"model: {model.value} ({model.reason}), for its pieces and their embeddings")
+    reporter.say(f"model: {model.value} ({model.reason}), for its tokens and their embeddings")
     folder = resolve_model(model.value)
     identity = (sorted(describe_identity(folder, reporter).items()), dtype.value, asdict(task))
 
-    def load() -> Words:
-        return load_words(folder, device.value, dtype.value, task.describe())
+    def load() -> Vocabulary:
+        return load_vocabulary(folder, device.value, dtype.value, task.describe())
 
     return model.value, model.value, repr(identity), load
 

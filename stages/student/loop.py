@@ -136,7 +136,7 @@ def train_student(
         How it ended.
 
     Raises:
-        TrainingError: The loss is no number.
+        TrainingError: The loss is NaN or infinite.
         Interrupted: A stop was asked for; the checkpoint is written.
     """
     identity = f"{identity} {sorted(asdict(config).items())}"
@@ -146,7 +146,7 @@ def train_student(
     prepared, objective, optimizer = accelerator.prepare(student, objective, optimizer)
     run = _Run(student, objective, optimizer)
     _continue_run(run, checkpoint, identity, reporter)
-    stream = source.open_stream(run.step * config.slices)
+    stream = source.open_stream(run.step * config.lengths_per_batch)
     found: Projection | None = None
     since = time.monotonic() - run.seconds
     with reporter.track("student", config.steps, run.step, "step") as advance:
@@ -198,13 +198,13 @@ def _take_step(
 ) -> torch.Tensor:
     student.train()
     total = torch.zeros((), device=accelerator.device)
-    for _ in range(config.slices):
+    for _ in range(config.lengths_per_batch):
         rows = next(stream)
         with accelerator.autocast():
             logits = student(rows.embeddings, rows.mask)
         loss = run.objective(rows.probabilities, logits.float().log_softmax(dim=1))
-        accelerator.backward(loss / config.slices)
-        total += loss.detach() / config.slices
+        accelerator.backward(loss / config.lengths_per_batch)
+        total += loss.detach() / config.lengths_per_batch
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     norm = accelerator.clip_grad_norm_(parameters, config.clip)
     if norm is not None and not torch.isfinite(norm):

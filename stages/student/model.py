@@ -19,7 +19,7 @@ from torch import nn
 from stages.errors import ModelError, SettingError
 from stages.loading import load_weights
 from stages.student.architectures import ARCHITECTURES, Architecture
-from stages.student.positions import count_positions
+from stages.student.positions import find_longest_input
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -120,7 +120,7 @@ def build_encoder(
         arch: A short name of :data:`ARCHITECTURES`, a hub id, or a directory.
         init: ``pretrained`` (downloads where ``arch`` is no directory) or ``random``.
         labels: The classes' names in column order.
-        max_length: Longest input in pieces, without the start token.
+        max_length: Longest input in tokens, without the start token.
 
     Returns:
         The model in float32.
@@ -168,7 +168,7 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
     Args:
         arch: A short name of :data:`ARCHITECTURES`, a hub id, or a directory.
         init: ``pretrained`` or ``random``.
-        max_length: Longest input in pieces, without the start token.
+        max_length: Longest input in tokens, without the start token.
 
     Raises:
         SettingError: The start asked for does not exist.
@@ -247,14 +247,14 @@ def _fit_config(config: PretrainedConfig, arch: str, init: str, max_length: int)
             for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
                 if hasattr(config, name):
                     setattr(config, name, None)
-        room = count_positions(config)
+        room = find_longest_input(config)
     except Exception as error:  # transformers raises a dozen types, some of them bare
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(f"cannot build the encoder {arch}: {reason}") from error
     if room is not None and max_length + 1 > room:
         if init == "pretrained":
             raise ModelError(
-                f"{arch} reads at most {room - 1} pieces behind the start token, the task's "
+                f"{arch} reads at most {room - 1} tokens behind the start token, the task's "
                 f"inputs have up to {max_length}; lower the task's max_length"
             )
         config.max_position_embeddings += max_length + 1 - room

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Counting:
+class PositionOffset:
     """How an encoder numbers positions.
 
     Attributes:
@@ -31,25 +31,25 @@ class Counting:
     reserved: int | None = None
 
 
-def read_counting(config: PretrainedConfig) -> Counting:
+def read_position_offset(config: PretrainedConfig) -> PositionOffset:
     """Find out how encoders of a configuration number positions."""
     skipped = _find_skipped(config)
     if skipped is None:
-        return Counting()
+        return PositionOffset()
     other = copy.deepcopy(config)
     other.pad_token_id = skipped - 1 if skipped else 1
-    return Counting(skipped + 1, skipped if _find_skipped(other) == skipped else None)
+    return PositionOffset(skipped + 1, skipped if _find_skipped(other) == skipped else None)
 
 
-def count_positions(config: PretrainedConfig) -> int | None:
+def find_longest_input(config: PretrainedConfig) -> int | None:
     """Return the longest input that an encoder's position table allows, or None."""
     longest = getattr(config, "max_position_embeddings", None)
     if longest is None or longest <= 0:
         return None
-    return int(longest) - read_counting(config).offset
+    return int(longest) - read_position_offset(config).offset
 
 
-def count_from_zero(encoder: PreTrainedModel) -> None:
+def number_from_zero(encoder: PreTrainedModel) -> None:
     """Let an encoder count positions from 0 and skip no id, if it counts as RoBERTa does.
 
     The rows of the position table that were never used go.

@@ -41,7 +41,7 @@ def open_rows(
 
     def open_stream(consumed: int) -> Iterator[Rows]:
         slices = reader.stream_slices(
-            training.rows // training.slices,
+            training.batch_size // training.lengths_per_batch,
             seed=training.seed,
             start=consumed,
             exclude_chunks=frozenset(held),

@@ -18,8 +18,8 @@ import torch
 
 from stages.errors import ExportError
 from stages.records import RECORD
-from stages.student.folding import find_move, fold_student
-from stages.student.token_ids import PADDING, Move, renumber_tokenizer
+from stages.student.folding import find_remap, fold_student
+from stages.student.token_ids import PADDING, TokenRemap, remap_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,14 +31,14 @@ TOLERANCE = 1e-5
 
 
 def build_tokenizer(
-    files: Mapping[str, bytes], start_id: int, max_length: int, move: Move | None = None
+    files: Mapping[str, bytes], start_id: int, max_length: int, move: TokenRemap | None = None
 ) -> PreTrainedTokenizerFast:
     """Return the language model's tokenizer as the student needs it.
 
     Args:
         files: The tokenizer's own files by name, among them ``tokenizer.json``.
         start_id: Id that every input begins with.
-        max_length: Longest input in pieces, without the start token.
+        max_length: Longest input in tokens, without the start token.
         move: The id that the student's encoder has elsewhere, if there is one.
 
     Returns:
@@ -58,7 +58,7 @@ def build_tokenizer(
     core = Tokenizer.from_str(files["tokenizer.json"].decode("utf-8"))
     start = core.id_to_token(start_id)
     if move is not None:
-        core, start_id = renumber_tokenizer(core, move), move.apply(start_id)
+        core, start_id = remap_tokenizer(core, move), move.apply(start_id)
     core.post_processor = TemplateProcessing(
         single=f"{start} $A", pair=f"{start} $A $B", special_tokens=[(start, start_id)]
     )
@@ -159,7 +159,7 @@ def check_export(
     student.eval()
     device = student.start.device
     generator = torch.Generator().manual_seed(0)
-    move = find_move(student.encoder, len(table))
+    move = find_remap(student.encoder, len(table))
     pad_id = 0 if move is None else move.source
     worst = 0.0
     for length in sorted({0, 1, min(7, max_length), max_length}):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stages.devices import choose_device
-from stages.inputs import OwnTexts, describe_agreement
+from stages.inputs import SelfGenerated, describe_agreement
 from stages.locking import hold_lock
 from stages.machine import describe_machine
 from stages.metrics import DOUBTFUL_ANGLE, Projection, Share, read_share
@@ -20,8 +20,8 @@ from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
 from stages.student.config import GOLD, StudentConfig
 from stages.student.curve import format_curve
-from stages.student.data import Lessons, open_lessons
-from stages.student.folding import check_foldable, find_move
+from stages.student.data import TrainingData, open_training_data
+from stages.student.folding import check_foldable, find_remap
 from stages.student.gold import open_gold
 from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder, configure_encoder
@@ -43,13 +43,13 @@ class StudentResult:
         projection: The written student, temperature included, against the teacher or the labels on
             the held-out rows.
         fingerprint: The cache's; empty where it was trained on labelled texts.
-        own_texts: That on texts that the teacher wrote itself; None where there are none.
+        self_generated: That on texts that the teacher wrote itself; None where there are none.
     """
 
     out: Path
     projection: Projection
     fingerprint: str
-    own_texts: Share | None
+    self_generated: Share | None
 
 
 def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
@@ -62,30 +62,30 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     """
     task = load_task(config.task)
     gold = config.labels == GOLD
-    lessons = open_gold(config, reporter) if gold else open_lessons(config, task.name, reporter)
+    data = open_gold(config, reporter) if gold else open_training_data(config, task.name, reporter)
     out = _find_place(config, task.name)
     check_place(out)
     # An orphan of a killed `dvc repro` may still be training this very student.
     with hold_lock(out.parent / f".{out.name}.lock", reporter) as waited:
-        record = _find_twin(_identify(config, lessons), out)
+        record = _find_same(_identify(config, data), out)
         if record is not None:
             who = "the process waited for" if waited else "an earlier run"
             reporter.say(
                 f"{who} has trained {out} with these very settings; remove it to train it again"
             )
         else:
-            record = _train(config, lessons, out, reporter)
+            record = _train(config, data, out, reporter)
     if config.curve is not None:
         config.curve.parent.mkdir(parents=True, exist_ok=True)
         config.curve.write_text(format_curve(record["curve"]))
     found = record["held_out"]
     projection = Projection(**{**found, "balance": tuple(found["balance"])})
-    own = read_share(record.get("own_texts"))
-    _report(projection, lessons.judge, reporter)
+    own = read_share(record.get("self_generated"))
+    _report(projection, data.judge, reporter)
     if own is not None:
-        reporter.say(describe_agreement(own, record["own_texts"].get("largest_class")))
+        reporter.say(describe_agreement(own, record["self_generated"].get("largest_class")))
     reporter.say(f"student: {out}")
-    return StudentResult(out, projection, lessons.fingerprint, own)
+    return StudentResult(out, projection, data.fingerprint, own)
 
 
 def check_students(configs: Sequence[StudentConfig]) -> None:
@@ -105,7 +105,7 @@ def _find_place(config: StudentConfig, task: str) -> Path:
 
 
 def _train(
-    config: StudentConfig, lessons: Lessons, out: Path, reporter: Reporter
+    config: StudentConfig, data: TrainingData, out: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Train the student, write it, and return what was recorded of it."""
     from accelerate import Accelerator
@@ -118,46 +118,46 @@ def _train(
     init, why = _choose_init(config)
     reporter.say(f"student: {config.arch}, {init} start ({why})")
     accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
-    words = lessons.load_words()
+    words = data.load_vocabulary()
     labels = tuple(label["name"] for label in words.task["labels"])
     max_length, table = words.task["max_length"], words.table
     torch.manual_seed(config.training.seed)
     encoder = build_encoder(config.arch, init, labels, max_length)
-    move = find_move(encoder, len(table))
+    move = find_remap(encoder, len(table))
     tokenizer = build_tokenizer(words.files, words.start_id, max_length, move)
     student = Student(encoder, table[words.start_id], float(table.float().std()))
     check_foldable(student, max_length)
     rates = choose_rates(config.learning_rate, init, student)
     reporter.say(f"learning rate: {rates}")
     training = replace(config.training, learning_rate=rates.rate, encoder_share=rates.encoder_share)
-    source = lessons.open_rows(words, training, config.held_out_rows, accelerator.device)
-    identity = _identify(config, lessons)
+    source = data.open_rows(words, training, config.held_out_rows, accelerator.device)
+    identity = _identify(config, data)
     checkpoint = out.parent / f".{out.name}.checkpoint"
     done = train_student(student, source, training, accelerator, checkpoint, identity, reporter)
     # What is written computes in float32, and that is what is fitted and measured.
     accelerator.unwrap_model(student, keep_fp32_wrapper=False)
-    calibration, projection = calibrate_student(student, source, reporter, lessons.judge)
-    own = lessons.read_own()
+    calibration, projection = calibrate_student(student, source, reporter, data.judge)
+    own = data.read_own()
     device_table = table.to(accelerator.device)
-    own_record = None
+    self_generated_record = None
     if own is not None:
-        share = _measure_own_texts(student, device_table, own)
-        own_record = share.to_record() | {"largest_class": own.largest_class}
+        share = _measure_self_generated(student, device_table, own)
+        self_generated_record = share.to_record() | {"largest_class": own.largest_class}
     record = {
         "identity": identity,
         "task": words.task,
         "start_id": words.start_id,
-        "moved_id": None if move is None else (move.source, move.target),
+        "remapped_id": None if move is None else (move.source, move.target),
         "arch": config.arch,
         "init": init,
-        "fingerprint": lessons.fingerprint,
-        **lessons.facts,
+        "fingerprint": data.fingerprint,
+        **data.facts,
         "training": asdict(training),
         "seconds": {"training": done.seconds},
         "versions": describe_machine(device.value),
         "held_out": asdict(projection),
         "held_out_interval": projection.agreement_share.interval,
-        "own_texts": own_record,
+        "self_generated": self_generated_record,
         "calibration": None if calibration is None else asdict(calibration),
         "curve": done.history,
     }
@@ -166,10 +166,10 @@ def _train(
     return record
 
 
-def _identify(config: StudentConfig, lessons: Lessons) -> str:
+def _identify(config: StudentConfig, data: TrainingData) -> str:
     """Hash everything that the student depends on."""
     parts = (
-        *lessons.identity,
+        *data.identity,
         config.arch,
         config.init,
         config.learning_rate,
@@ -179,7 +179,7 @@ def _identify(config: StudentConfig, lessons: Lessons) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _find_twin(identity: str, out: Path) -> dict[str, Any] | None:
+def _find_same(identity: str, out: Path) -> dict[str, Any] | None:
     """Return the record of a student that another process has just made of the same settings."""
     if not (out / RECORD).is_file():
         return None
@@ -211,7 +211,9 @@ def _report(projection: Projection, judge: str, reporter: Reporter) -> None:
 
 
 @torch.no_grad()
-def _measure_own_texts(student: torch.nn.Module, table: torch.Tensor, own: OwnTexts) -> Share:
+def _measure_self_generated(
+    student: torch.nn.Module, table: torch.Tensor, own: SelfGenerated
+) -> Share:
     """Count how often a student in memory answers as the teacher did.
 
     Args:

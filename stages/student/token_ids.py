@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 PADDING = "<pad\ufdd0>"
 """The padding token's spelling: U+FDD0 is no character, so that no text holds it."""
 
-TRIED_PIECES = 4096
-"""Pieces of a vocabulary whose texts a renumbered tokenizer is tried on."""
+TRIED_TOKENS = 4096
+"""Tokens of a vocabulary whose texts a renumbered tokenizer is tried on."""
 
 
 @dataclass(frozen=True)
-class Move:
+class TokenRemap:
     """One id that was given away.
 
     Attributes:
@@ -40,7 +40,7 @@ class Move:
         return ids + (ids == self.source) * (self.target - self.source)
 
 
-def renumber_tokenizer(core: Tokenizer, move: Move) -> Tokenizer:
+def remap_tokenizer(core: Tokenizer, move: TokenRemap) -> Tokenizer:
     """Return a tokenizer that cuts as another does, with one id moved and freed for padding.
 
     Args:
@@ -79,11 +79,11 @@ def renumber_tokenizer(core: Tokenizer, move: Move) -> Tokenizer:
     return made
 
 
-def _compare(core: Tokenizer, made: Tokenizer, move: Move) -> None:
-    """Cut texts with both: every added token between words, and the first pieces' own texts."""
+def _compare(core: Tokenizer, made: Tokenizer, move: TokenRemap) -> None:
+    """Cut texts with both: every added token between words, and the first tokens' self-generated texts."""
     added = [token.content for token in core.get_added_tokens_decoder().values()]
-    pieces = [core.decode([id_]) for id_ in range(min(TRIED_PIECES, core.get_vocab_size()))]
-    texts = [f"a{token} b {token}" for token in added] + pieces + ["".join(pieces)]
+    tokens = [core.decode([id_]) for id_ in range(min(TRIED_TOKENS, core.get_vocab_size()))]
+    texts = [f"a{token} b {token}" for token in added] + tokens + ["".join(tokens)]
     for text in texts:
         before, after = (one.encode(text, add_special_tokens=False).ids for one in (core, made))
         if [move.target if id_ == move.source else id_ for id_ in before] != after:

@@ -35,8 +35,8 @@ class Frame:
     """What stands around every input.
 
     Attributes:
-        prefix_ids: Pieces in front of the input, BOS first where there is one.
-        suffix_ids: Pieces behind the input.
+        prefix_ids: Tokens in front of the input, BOS first where there is one.
+        suffix_ids: Tokens behind the input.
         lead_in: The text directly in front of the answer, behind which label words are cut.
     """
 
@@ -52,7 +52,7 @@ class FrameText:
     Attributes:
         prefix: Text in front of the input.
         suffix: Text behind the input, may be empty.
-        gap: What separates the suffix from an answer; part of the answer's first piece.
+        gap: What separates the suffix from an answer; part of the answer's first token.
         notes: What a chat template was given or could not say, one line for each.
     """
 
@@ -68,7 +68,7 @@ class FrameText:
 
 
 def frame_task(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False) -> Frame:
-    """Cut what stands around every input into pieces.
+    """Cut what stands around every input into tokens.
 
     Args:
         task: The task.
@@ -76,7 +76,7 @@ def frame_task(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = Fals
         chat: Whether the prompt goes through the tokenizer's chat template.
 
     Returns:
-        The pieces, and the text that answers follow.
+        The tokens, and the text that answers follow.
 
     Raises:
         ModelError: The tokenizer has no chat template, or the template cannot be used.
@@ -99,7 +99,7 @@ def frame_task(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = Fals
 def frame_text(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False) -> FrameText:
     """Find the text around every input, and what comes between it and an answer.
 
-    With a chat template, white space that a tokenizer joins with the answer's first piece
+    With a chat template, white space that a tokenizer joins with the answer's first token
     ("[/INST] " and "Good" are "▁Good" in Llama-2) is the gap, and not put to the model; all else
     that the template writes in front of an answer is.
 
@@ -122,25 +122,25 @@ def frame_text(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = Fals
 
 
 def cut_start(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Cut a text into the pieces it has where nothing is in front of it, without BOS."""
+    """Cut a text into the tokens it has where nothing is in front of it, without BOS."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def cut_behind(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Cut a text into the pieces it has where it follows an input.
+    """Cut a text into the tokens it has where it follows an input.
 
     Tokenizers with a dummy space (Llama-2's and its kin) put one in front of whatever begins a
     text, which what follows an input does not.  So the text is cut with something in front of it,
-    whose pieces are then taken off; where those are not the same without the text, the two have
-    joined, and something else is put there.  Whatever an input's last piece is, these are the
-    pieces of the whole text as long as the tokenizer joins nothing across the border.
+    whose tokens are then taken off; where those are not the same without the text, the two have
+    joined, and something else is put there.  Whatever an input's last token is, these are the
+    tokens of the whole text as long as the tokenizer joins nothing across the border.
 
     Args:
         text: What follows the input; may be empty.
         tokenizer: The language model's tokenizer.
 
     Returns:
-        The text's pieces.
+        The text's tokens.
 
     Raises:
         ModelError: The text joins with whatever is in front of it.
@@ -156,7 +156,7 @@ def cut_behind(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Cut the text in front of an input into pieces, BOS first where the tokenizer has one."""
+    """Cut the text in front of an input into tokens, BOS first where the tokenizer has one."""
     ids: list[int] = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token_id
     return ids if bos is None else [int(bos), *ids]
@@ -177,7 +177,7 @@ def describe_frame(
     behind = f" {text.suffix!r}" if text.suffix else ""
     return (
         f"{shown} <input>{behind}",
-        f"{len(frame.prefix_ids)} pieces in front of the input, {len(frame.suffix_ids)} behind it",
+        f"{len(frame.prefix_ids)} tokens in front of the input, {len(frame.suffix_ids)} behind it",
     )
 
 

@@ -20,7 +20,7 @@ from stages.errors import TaskError
 KEYS = ("name", "prompt", "suffix", "max_length", "labels")
 REQUIRED = ("prompt", "max_length", "labels")
 LONGEST = 1_000_000
-"""No model reads inputs of more pieces than this; a larger number is a slip of the finger."""
+"""No model reads inputs of more tokens than this; a larger number is a slip of the finger."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Task:
         prompt: Fixed text in front of the input.
         suffix: Fixed text behind the input, may be empty.
         labels: At least two labels, in the order of the class columns.
-        max_length: Longest input, in pieces of the model's tokenizer.
+        max_length: Longest input, in tokens of the model's tokenizer.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """The verbaliser: label words to token ids, next-token logits to class logits and probabilities.
 
-A label's logit is the maximum over its words' first-piece logits, and the class probabilities are
+A label's logit is the maximum over its words' first-token logits, and the class probabilities are
 the softmax over the labels' logits (paper, section 4.1, "Setup").
 """
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WordPieces:
+class WordTokens:
     """How a tokenizer cuts one label word where it follows the prompt.
 
     Attributes:
         label: The label's name.
         word: The word.
-        pieces: Its pieces as text.
-        token_id: The first piece's id, whose logit stands for the word.
+        tokens: Its tokens as text.
+        token_id: The first token's id, whose logit stands for the word.
     """
 
     label: str
     word: str
-    pieces: tuple[str, ...]
+    tokens: tuple[str, ...]
     token_id: int
 
 
@@ -46,22 +46,22 @@ class Verbaliser:
         labels: The labels' names in column order.
     """
 
-    words: tuple[WordPieces, ...]
+    words: tuple[WordTokens, ...]
     columns: tuple[int, ...]
     labels: tuple[str, ...]
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """First-piece ids in the order of ``words``: the only vocabulary rows ever multiplied."""
+        """First-token ids in the order of ``words``: the only vocabulary rows ever multiplied."""
         return tuple(word.token_id for word in self.words)
 
     def describe_splits(self) -> list[str]:
-        """Return one warning a word of several pieces, naming the piece that stands for it."""
+        """Return one warning a word of several tokens, naming the token that stands for it."""
         return [
-            f"label {word.label!r}: the word {word.word!r} is {len(word.pieces)} pieces "
-            f"({' '.join(word.pieces)}); its first piece {word.pieces[0]!r} stands for it"
+            f"label {word.label!r}: the word {word.word!r} is {len(word.tokens)} tokens "
+            f"({' '.join(word.tokens)}); its first token {word.tokens[0]!r} stands for it"
             for word in self.words
-            if len(word.pieces) > 1
+            if len(word.tokens) > 1
         ]
 
     def compute_class_logits(self, word_logits: torch.Tensor) -> torch.Tensor:
@@ -99,8 +99,8 @@ def build_verbaliser(
         The verbaliser.
 
     Raises:
-        TaskError: Two labels share a first piece and so cannot be told apart, or a word has no
-            piece of its own.
+        TaskError: Two labels share a first token and so cannot be told apart, or a word has no
+            token of its own.
         ModelError: The tokenizer has no chat template, or the template cannot be used.
     """
     text = frame_text(task, tokenizer, chat)
@@ -108,7 +108,7 @@ def build_verbaliser(
     before = cut(text.anchor, tokenizer)
     words = []
     columns = []
-    owner: dict[int, WordPieces] = {}
+    owner: dict[int, WordTokens] = {}
     for column, label in enumerate(task.labels):
         for word in label.words:
             ids = cut(text.anchor + text.gap + word, tokenizer)
@@ -125,16 +125,16 @@ def build_verbaliser(
             if not own:
                 raise TaskError(
                     f"task {task.name}: label {label.name!r}: the tokenizer gives the word "
-                    f"{word!r} no piece of its own; choose another word"
+                    f"{word!r} no token of its own; choose another word"
                 )
-            pieces = tuple(tokenizer.convert_ids_to_tokens(own))
-            entry = WordPieces(label.name, word, pieces, own[0])
+            tokens = tuple(tokenizer.convert_ids_to_tokens(own))
+            entry = WordTokens(label.name, word, tokens, own[0])
             other = owner.setdefault(own[0], entry)
             if other.label != label.name:
                 raise TaskError(
                     f"task {task.name}: the labels {other.label!r} and {label.name!r} cannot be "
-                    f"told apart: the words {other.word!r} and {word!r} begin with the same piece "
-                    f"{pieces[0]!r} in this tokenizer; choose other words"
+                    f"told apart: the words {other.word!r} and {word!r} begin with the same token "
+                    f"{tokens[0]!r} in this tokenizer; choose other words"
                 )
             words.append(entry)
             columns.append(column)

@@ -6,21 +6,21 @@ from stages.teacher.config import TeacherConfig
 from stages.teacher.dry_run import Estimate, estimate_teacher
 from stages.teacher.fill import ShardWriter
 from stages.teacher.forward import PackedPass
-from stages.teacher.generation import draw_pieces, write_texts
+from stages.teacher.generation import draw_tokens, write_texts
 from stages.teacher.plan import report_forward_pass
 from stages.teacher.stage import run_teacher
-from stages.teacher.teacher import Teacher, Watch
+from stages.teacher.teacher import Callbacks, Teacher
 
 __all__ = [
     "Batch",
+    "Callbacks",
     "Estimate",
     "PackedPass",
     "ShardWriter",
     "Teacher",
     "TeacherConfig",
-    "Watch",
     "compile_layers",
-    "draw_pieces",
+    "draw_tokens",
     "estimate_teacher",
     "find_compiling_problem",
     "find_tuning",

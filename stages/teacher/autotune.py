@@ -75,7 +75,7 @@ def find_tuning(
 
     Args:
         teacher: The teacher; its layers are compiled where that pays.
-        lengths: Pieces of all rows, shape (N,).
+        lengths: Tokens of all rows, shape (N,).
         batch_positions: The size of batches, where it is given and not to be found.
         compiling: ``auto``, ``on`` or ``off``.
         reporter: Told what was found and why.
@@ -184,7 +184,7 @@ def _try_sizes(teacher: Teacher, length: int, total: int, reporter: Reporter) ->
         size //= 2
         if size < length + teacher.positions_around:
             raise ModelError(
-                f"{teacher.device} has no memory for a row of {length} pieces; use a smaller "
+                f"{teacher.device} has no memory for a row of {length} tokens; use a smaller "
                 "model, --quantise, or a shorter max_length"
             )
     rates: dict[int, float] = {}

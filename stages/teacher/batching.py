@@ -46,8 +46,8 @@ def plan_batches(lengths: np.ndarray, around: int, budget: int, mixed: bool) -> 
     """Fill one batch after another with the shortest rows that are left.
 
     Args:
-        lengths: Pieces of each row, shape (N,).
-        around: Positions that a row takes beside its own pieces.
+        lengths: Tokens of each row, shape (N,).
+        around: Positions that a row takes beside its own tokens.
         budget: Most positions in a batch, unless a single row has more.
         mixed: Whether rows of several lengths may share a batch.
 

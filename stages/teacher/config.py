@@ -18,7 +18,7 @@ class TeacherConfig(InputsConfig):
     Attributes:
         task: Name or path of a task.
         model: ``auto``, ``mini``, a hub id or a directory.
-        own_texts: Texts that the model writes itself when the cache is created, for students to be
+        self_generated: Texts that the model writes itself when the cache is created, for students to be
             measured on; 0: none.
         cache: Root of the caches.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``all`` for a model split over all GPUs.
@@ -32,7 +32,7 @@ class TeacherConfig(InputsConfig):
 
     task: str
     model: str = "auto"
-    own_texts: int = 1024
+    self_generated: int = 1024
     cache: str | Path = "data/cache"
     device: str = "auto"
     dtype: str = "auto"
@@ -45,7 +45,9 @@ class TeacherConfig(InputsConfig):
         super().__post_init__()
         if self.batch_positions is not None and self.batch_positions < 1:
             raise SettingError(f"batch positions: got {self.batch_positions}, must be at least 1")
-        if self.own_texts < 0:
-            raise SettingError(f"own texts: got {self.own_texts}, must be at least 0")
+        if self.self_generated < 0:
+            raise SettingError(
+                f"self-generated texts: got {self.self_generated}, must be at least 0"
+            )
         if self.compile not in COMPILE:
             raise SettingError(f"compile: got {self.compile!r}, must be {', '.join(COMPILE)}")

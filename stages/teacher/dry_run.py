@@ -20,7 +20,7 @@ from stages.teacher.fill import answer_inputs
 from stages.teacher.next_token import compute_thresholds
 from stages.teacher.plan import Preparation, prepare_teacher
 from stages.teacher.sample import answer_sample
-from stages.teacher.teacher import Teacher, Watch
+from stages.teacher.teacher import Callbacks, Teacher
 from stages.teacher.verdict import Verdict, judge_answers
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ def _measure(
     count = max(1, min(chunks, round(share * chunks), layout.shard_rows // chunk))
     spread = np.linspace(0, chunks - 1, count).astype(int)
     rows = np.concatenate([np.arange(k * chunk, min((k + 1) * chunk, len(each))) for k in spread])
-    watch = Watch(lambda done: ready.reporter.check_stop(), ready.reporter.warn)
+    callbacks = Callbacks(lambda done: ready.reporter.check_stop(), ready.reporter.warn)
     began = time.perf_counter()
-    answer_inputs(inputs.select(rows), parts, teacher, batch_positions, watch)
+    answer_inputs(inputs.select(rows), parts, teacher, batch_positions, callbacks)
     return float(each[rows].sum()) / (time.perf_counter() - began), len(rows)
 
 

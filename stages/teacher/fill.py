@@ -16,7 +16,7 @@ from cache.draw import Sampler
 from cache.errors import LostClaimError
 from cache.stores import Claim
 from stages.inputs import Inputs, mix_parts, read_parts
-from stages.teacher.teacher import Teacher, Watch
+from stages.teacher.teacher import Callbacks, Teacher
 from stages.teacher.writing import write_inputs
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def fill_cache(
             try:
                 rows = cache.rows_of(claim.shard)
                 part = inputs.select(slice(rows.start, rows.stop))
-                watch = Watch(advance, reporter.warn)
-                columns = answer_inputs(part, parts, teacher, most, watch)
+                callbacks = Callbacks(advance, reporter.warn)
+                columns = answer_inputs(part, parts, teacher, most, callbacks)
             except BaseException:
                 claim.release()
                 raise
@@ -160,7 +160,7 @@ def answer_inputs(
     parts: Mapping[str, Sampler],
     teacher: Teacher,
     batch_positions: int,
-    watch: Watch,
+    callbacks: Callbacks,
 ) -> dict[str, Any]:
     """Compute the columns of some rows of a cache.
 
@@ -169,13 +169,13 @@ def answer_inputs(
         parts: What draws them, by name; nothing draws texts.
         teacher: Who answers.
         batch_positions: Most positions in one forward pass.
-        watch: Told about progress and trouble.
+        callbacks: Told about progress and trouble.
 
     Returns:
         The columns by name, each of shape (rows, …).
     """
     if inputs.writing is not None:
-        inputs = write_inputs(inputs, parts, teacher, watch)
+        inputs = write_inputs(inputs, parts, teacher, callbacks)
     tokens = inputs.tokens
     sampler = mix_parts(inputs.identity["name"], parts) if tokens is None else None
 
@@ -184,7 +184,7 @@ def answer_inputs(
             return sampler.draw_embeddings(inputs.seeds[part], length)
         return teacher.look_up(tokens[part, :length])  # type: ignore[index]
 
-    logits = teacher.answer_rows(inputs.lengths, embed, batch_positions, watch)
+    logits = teacher.answer_rows(inputs.lengths, embed, batch_positions, callbacks)
     columns = {
         "seed": inputs.seeds,
         "length": inputs.lengths,

@@ -234,7 +234,7 @@ def choose_pass(
         prefix: The prompt's embeddings, shape (1, P, d_T).
         suffix: The embeddings behind every input, shape (1, S, d_T).
         table: Embeddings of all tokens, shape (V, d_T), from which rows to try are taken.
-        longest: Pieces of the longest input.
+        longest: Tokens of the longest input.
 
     Returns:
         The way, and why each better one cannot be used.

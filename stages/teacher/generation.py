@@ -1,6 +1,6 @@
 """The language model's own words: it continues its prompt, many rows at once, from seeds.
 
-Every piece is drawn by a row's own random number, so a row depends on its seed and the model
+Every token is drawn by a row's own random number, so a row depends on its seed and the model
 alone, up to the rounding that another batch brings.
 """
 
@@ -23,7 +23,7 @@ from stages.teacher.forward import TOLERANCE
 from stages.teacher.teacher import is_out_of_memory
 
 if TYPE_CHECKING:
-    from stages.teacher.teacher import Teacher, Watch
+    from stages.teacher.teacher import Callbacks, Teacher
 
 MOST_ROWS = 256
 """Rows that are continued side by side."""
@@ -37,7 +37,7 @@ def write_texts(
     seeds: NDArray[np.uint64],
     how: Generation,
     longest: int,
-    watch: Watch,
+    callbacks: Callbacks,
     shortest: int = 1,
 ) -> NDArray[np.int32]:
     """Have the model continue its prompt.
@@ -48,9 +48,9 @@ def write_texts(
         teacher: The model behind its prompt.
         seeds: One a text, shape (N,).
         how: Temperature and the like.
-        longest: Most pieces of a text.
-        watch: Told about texts that are done.
-        shortest: Fewest pieces: the model may not end earlier.
+        longest: Most tokens of a text.
+        callbacks: Told about texts that are done.
+        shortest: Fewest tokens: the model may not end earlier.
 
     Returns:
         Token ids, padded with -1, shape (N, longest).
@@ -63,7 +63,7 @@ def write_texts(
     with torch.inference_mode(), teacher.suspend():
         for lead, rows in _choose_leads(teacher, seeds, how.labelled):
             try:
-                writer = _Writer(teacher, lead, how, longest, shortest, watch)
+                writer = _Writer(teacher, lead, how, longest, shortest, callbacks)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 raise _refuse(teacher, longest, error) from error
             size = MOST_ROWS
@@ -75,13 +75,13 @@ def write_texts(
                     if size == 1 or not is_out_of_memory(error):
                         raise _refuse(teacher, longest, error) from error
                     size //= 2
-                    watch.warn(
+                    callbacks.warn(
                         f"{teacher.device} has no memory to write {len(part)} texts at once; going "
                         f"on with {size} (other rounding in the last bits, so other words)"
                     )
                     continue
                 rows = rows[len(part) :]
-                watch.advance(len(part))
+                callbacks.advance(len(part))
     return tokens
 
 
@@ -90,7 +90,7 @@ def _refuse(teacher: Teacher, longest: int, error: BaseException) -> BaseExcepti
     if not is_out_of_memory(error):
         return error
     return ModelError(
-        f"{teacher.device} has no memory to write a single text of {longest} pieces; use a smaller "
+        f"{teacher.device} has no memory to write a single text of {longest} tokens; use a smaller "
         "model, --quantise or a shorter max_length"
     )
 
@@ -98,7 +98,7 @@ def _refuse(teacher: Teacher, longest: int, error: BaseException) -> BaseExcepti
 def _choose_leads(
     teacher: Teacher, seeds: NDArray[np.uint64], labelled: bool
 ) -> Iterator[tuple[Sequence[int], NDArray[np.int64]]]:
-    """Yield the pieces in front of texts, and which rows those are."""
+    """Yield the tokens in front of texts, and which rows those are."""
     task = teacher.task
     if not labelled:
         yield teacher.prefix_ids, np.arange(len(seeds))
@@ -122,7 +122,7 @@ class _Writer:
         how: Generation,
         longest: int,
         shortest: int,
-        watch: Watch,
+        callbacks: Callbacks,
     ) -> None:
         from transformers import DynamicCache
 
@@ -131,11 +131,11 @@ class _Writer:
         room = getattr(teacher.model.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and len(lead) + longest > room:
             raise ModelError(
-                f"what stands in front of a written text and {longest} pieces of it are "
+                f"what stands in front of a written text and {longest} tokens of it are "
                 f"{len(lead) + longest} positions, the model has {room}; set max_length to at most "
                 f"{room - len(lead)}"
             )
-        self._teacher, self._how, self._watch = teacher, how, watch
+        self._teacher, self._how, self._watch = teacher, how, callbacks
         self._longest, self._shortest = longest, shortest
         self._suffix = np.array(teacher.suffix_ids, dtype=np.int32)
         self._ends = find_end_ids(teacher.model)
@@ -151,7 +151,7 @@ class _Writer:
             )
 
     def _find_fault(self) -> str:
-        """Say what is wrong with continuing two rows piece by piece, which families may bear."""
+        """Say what is wrong with continuing two rows token by token, which families may bear."""
         teacher, length = self._teacher, max(2, self._longest)
         ids = np.arange(2 * length).reshape(2, length) % len(teacher.table)
         rows = teacher.look_up(ids)
@@ -201,11 +201,11 @@ class _Writer:
     ) -> NDArray[np.int32]:
         logits = logits[:, : len(self._teacher.table)].float() / self._how.temperature
         if logits.isnan().any():
-            raise ModelError("the model's logits are no numbers, so that it cannot write")
+            raise ModelError("the model's logits are NaN or infinite, so that it cannot write")
         if forbid:
             logits[:, self._forbidden] = -torch.inf
         uniform = torch.from_numpy(words.astype(np.float64) * 2.0**-32).to(logits.device)
-        return draw_pieces(logits, uniform, self._how.top_p).cpu().numpy().astype(np.int32)
+        return draw_tokens(logits, uniform, self._how.top_p).cpu().numpy().astype(np.int32)
 
     def _find_ended(self, tokens: NDArray[np.int32], position: int) -> NDArray[np.bool_]:
         """Tell which rows have just been ended, by the model's end or by the suffix."""
@@ -230,13 +230,13 @@ class _Writer:
         return tokens
 
 
-def draw_pieces(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Draw a piece a row, by where a number falls in the cumulated probabilities.
+def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Draw a token a row, by where a number falls in the cumulated probabilities.
 
     Args:
-        logits: Shape (B, V), float32; -inf where a piece is impossible.
+        logits: Shape (B, V), float32; -inf where a token is impossible.
         uniform: In [0, 1), shape (B,), float64.
-        top_p: Share of the probability that the pieces drawn from have together, in (0, 1].
+        top_p: Share of the probability that the tokens drawn from have together, in (0, 1].
 
     Returns:
         Token ids, shape (B,); none of them impossible.
@@ -250,7 +250,7 @@ def draw_pieces(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> to
         probabilities[:, 0] = probabilities[:, 0].clamp(min=torch.finfo(torch.float32).tiny)
     sums = probabilities.cumsum(dim=1)
     # Strictly below the last sum, which rounding might reach: the first sum above it then belongs
-    # to a piece that has a probability.
+    # to a token that has a probability.
     target = (uniform * sums[:, -1].double()).float()
     target = torch.minimum(target, torch.nextafter(sums[:, -1], torch.zeros_like(target)))
     found = torch.searchsorted(sums, target[:, None], right=True)

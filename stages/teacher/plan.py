@@ -128,7 +128,7 @@ def report_forward_pass(teacher: Teacher, reporter: Reporter) -> None:
         reporter.say(f"not used: {reason}")
     if teacher.runs_prompt_with_rows:
         reporter.warn(
-            f"the prompt's {len(teacher.prefix_ids)} pieces are run with every row, since this "
+            f"the prompt's {len(teacher.prefix_ids)} tokens are run with every row, since this "
             f"model's answers would change otherwise ({teacher.fallbacks[-1]})"
         )
 
@@ -183,7 +183,7 @@ def _describe_cache(
 
 def _report_words(verbaliser: Verbaliser, reporter: Reporter) -> None:
     for label in verbaliser.labels:
-        words = [f"{w.word} → {w.pieces[0]}" for w in verbaliser.words if w.label == label]
+        words = [f"{w.word} → {w.tokens[0]}" for w in verbaliser.words if w.label == label]
         reporter.say(f"label {label}: {', '.join(words)}")
     for line in verbaliser.describe_splits():
         reporter.warn(line)

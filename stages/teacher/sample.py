@@ -11,7 +11,7 @@ from cache.draw import Sampler
 from stages.metrics import Projection, ProjectionMeter
 from stages.teacher.fill import answer_inputs
 from stages.teacher.plan import Preparation
-from stages.teacher.teacher import Teacher, Watch
+from stages.teacher.teacher import Callbacks, Teacher
 
 SAMPLE_CHUNKS, SAMPLE_ROWS = 64, 8
 """Chunks, each of a length of its own, that a sample is taken of, and rows of each."""
@@ -39,8 +39,8 @@ def answer_sample(
     begins = np.unique(np.linspace(0, chunks - 1, min(chunks, SAMPLE_CHUNKS)).astype(int)) * chunk
     each = begins[:, None] + np.arange(min(chunk, SAMPLE_ROWS))
     chosen = each[each < rows]
-    watch = Watch(lambda done: ready.reporter.check_stop(), ready.reporter.warn)
-    columns = answer_inputs(ready.inputs.select(chosen), parts, teacher, batch_positions, watch)
+    callbacks = Callbacks(lambda done: ready.reporter.check_stop(), ready.reporter.warn)
+    columns = answer_inputs(ready.inputs.select(chosen), parts, teacher, batch_positions, callbacks)
     return measure_spread(columns["probabilities"])
 
 

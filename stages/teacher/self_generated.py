@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from cache.draw import mix_seeds
-from stages.inputs import Generation, OwnTexts
+from stages.inputs import Generation, SelfGenerated
 from stages.teacher.generation import write_texts
-from stages.teacher.teacher import Teacher, Watch
+from stages.teacher.teacher import Callbacks, Teacher
 
 FIRST_SEED = 2**41
 """Index of the first seed, beyond those of all rows and of the contexts of `unigram`."""
@@ -20,26 +20,28 @@ BATCH_POSITIONS = 4096
 """Always the same, so that texts that were lost come out as they were."""
 
 
-def make_own_texts(teacher: Teacher, run_seed: int, rows: int, watch: Watch) -> OwnTexts:
+def make_self_generated(
+    teacher: Teacher, run_seed: int, rows: int, callbacks: Callbacks
+) -> SelfGenerated:
     """Have the teacher write texts and answer them.
 
     Args:
         teacher: The teacher.
         run_seed: The cache's seed.
         rows: Texts to write, at least 1.
-        watch: Told about texts that are written, and asked about a stop.
+        callbacks: Told about texts that are written, and asked about a stop.
 
     Raises:
         ModelError: The model cannot continue its prompt.
     """
     seeds = mix_seeds(run_seed, FIRST_SEED, rows)
     longest = teacher.task.max_length
-    tokens = write_texts(teacher, seeds, Generation(), longest, watch)
+    tokens = write_texts(teacher, seeds, Generation(), longest, callbacks)
     lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
     logits = teacher.answer_rows(
         lengths,
         lambda part, length: teacher.look_up(tokens[part, :length]),
         BATCH_POSITIONS,
-        Watch(lambda rows: watch.advance(0), watch.warn),
+        Callbacks(lambda rows: callbacks.advance(0), callbacks.warn),
     )
-    return OwnTexts(tokens, lengths, logits)
+    return SelfGenerated(tokens, lengths, logits)

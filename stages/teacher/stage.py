@@ -22,8 +22,8 @@ from stages.devices import find_main_device
 from stages.errors import ModelError
 from stages.inputs import (
     ATTACHMENT,
-    OWN_TEXTS,
-    OwnTexts,
+    SELF_GENERATED,
+    SelfGenerated,
     describe_difference,
     pack_attachments,
     read_parts,
@@ -35,8 +35,8 @@ from stages.teacher.fill import fill_cache
 from stages.teacher.next_token import compute_thresholds
 from stages.teacher.plan import Preparation, prepare_teacher
 from stages.teacher.sample import answer_sample
-from stages.teacher.self_generated import make_own_texts
-from stages.teacher.teacher import Watch
+from stages.teacher.self_generated import make_self_generated
+from stages.teacher.teacher import Callbacks
 from stages.teacher.verdict import Verdict, judge_answers
 
 if TYPE_CHECKING:
@@ -91,8 +91,10 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
             compute_thresholds(ready.inputs, ready.load_teacher()),
         )
         made["seconds"] = time.monotonic() - began
-        own = _write_own_texts(ready, _count_own_texts(ready, place / ready.manifest.directory))
-        made[OWN_TEXTS] = 0 if own is None else len(own.lengths)
+        own = _write_self_generated(
+            ready, _count_self_generated(ready, place / ready.manifest.directory)
+        )
+        made[SELF_GENERATED] = 0 if own is None else len(own.lengths)
         return files if own is None else files | {ATTACHMENT: own.to_bytes()}
 
     def note() -> Mapping[str, Any]:
@@ -119,9 +121,9 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     lengths = ready.inputs.lengths
     span = f"{lengths.min()}-{lengths.max()}" if ready.inputs.writing is None else "up to "
     span += str(lengths.max()) if ready.inputs.writing is not None else ""
-    reporter.say(f"rows: {len(lengths):,} {kind} of {span} pieces")
+    reporter.say(f"rows: {len(lengths):,} {kind} of {span} tokens")
     reporter.say(f"cache: {cache.place}")
-    if not found and (line := describe_difference(cache, config.own_texts)):
+    if not found and (line := describe_difference(cache, config.self_generated)):
         reporter.say(line)
     labels = ready.task.label_names
     if not (there := cache.committed()):
@@ -159,27 +161,27 @@ def _judge(answers: Projection, labels: Sequence[str], sampler: str, reporter: R
     return verdict
 
 
-def _count_own_texts(ready: Preparation, place: Place) -> int:
+def _count_self_generated(ready: Preparation, place: Place) -> int:
     """Return how many texts to write; for a cache that lost them, as many as it had."""
     if place.open_files().size(MANIFEST) is None:
-        return ready.config.own_texts
+        return ready.config.self_generated
     notes = open_cache(place, ready.manifest.fingerprint).manifest.notes
-    return int(notes.get(OWN_TEXTS, ready.config.own_texts))
+    return int(notes.get(SELF_GENERATED, ready.config.self_generated))
 
 
-def _write_own_texts(ready: Preparation, rows: int) -> OwnTexts | None:
+def _write_self_generated(ready: Preparation, rows: int) -> SelfGenerated | None:
     reporter = ready.reporter
     if not rows:
         return None
     try:
-        with reporter.track("own texts", rows, 0, "text") as show:
+        with reporter.track("self-generated texts", rows, 0, "text") as show:
 
             def advance(texts: int) -> None:
                 show(texts)
                 reporter.check_stop()
 
-            watch = Watch(advance, reporter.warn)
-            return make_own_texts(ready.load_teacher(), ready.config.seed, rows, watch)
+            callbacks = Callbacks(advance, reporter.warn)
+            return make_self_generated(ready.load_teacher(), ready.config.seed, rows, callbacks)
     except ModelError as error:
         reporter.warn(
             f"students of this cache are measured on no texts of the model's own: {error}"

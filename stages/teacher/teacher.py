@@ -32,7 +32,7 @@ Embed = Callable[[np.ndarray, int], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Watch:
+class Callbacks:
     """Who is told while rows are answered.
 
     Attributes:
@@ -53,8 +53,8 @@ class Teacher:
         task: The task.
         chat: Whether the prompt goes through the tokenizer's chat template.
         verbaliser: The label words.
-        prefix_ids: Pieces in front of the input, BOS first where the tokenizer has one.
-        suffix_ids: Pieces behind the input.
+        prefix_ids: Tokens in front of the input, BOS first where the tokenizer has one.
+        suffix_ids: Tokens behind the input.
         table: The embedding of every token id, shape (V, d_T), in the model's number format.
         forward_pass: How the model is run.
         fallbacks: Why no better way to run it can be used, one line for each.
@@ -85,7 +85,7 @@ class Teacher:
                 raise
             raise ModelError(
                 f"{self.device} holds the model, and has no memory left for a few rows of "
-                f"{task.max_length} pieces; use a smaller model, --quantise or a shorter max_length"
+                f"{task.max_length} tokens; use a smaller model, --quantise or a shorter max_length"
             ) from error
         self.positions_around = len(self.suffix_ids)
         if not self.forward_pass.mixes_lengths:
@@ -139,17 +139,17 @@ class Teacher:
         return self.verbaliser.compute_class_logits(torch.cat(found))
 
     def answer_rows(
-        self, lengths: np.ndarray, embed: Embed, batch_positions: int, watch: Watch
+        self, lengths: np.ndarray, embed: Embed, batch_positions: int, callbacks: Callbacks
     ) -> np.ndarray:
         """Answer rows of any lengths, none of them padded.
 
         On a GPU a batch is set going before the one in front of it has ended.
 
         Args:
-            lengths: Pieces of each row, shape (N,).
+            lengths: Tokens of each row, shape (N,).
             embed: Makes the rows' input embeddings.
             batch_positions: Most positions in one forward pass, unless a single row has more.
-            watch: Told about progress and trouble.
+            callbacks: Told about progress and trouble.
 
         Returns:
             Class logits, shape (N, K), float32.
@@ -162,14 +162,14 @@ class Teacher:
         for batch in plan_batches(
             lengths, self.positions_around, batch_positions, self.forward_pass.mixes_lengths
         ):
-            for begun in self._begin(batch, embed, watch):
+            for begun in self._begin(batch, embed, callbacks):
                 if running is not None:
                     logits[running.rows] = running.wait()
-                    watch.advance(len(running.rows))
+                    callbacks.advance(len(running.rows))
                 running = begun
         if running is not None:
             logits[running.rows] = running.wait()
-            watch.advance(len(running.rows))
+            callbacks.advance(len(running.rows))
         return logits
 
     def look_up(self, tokens: np.ndarray) -> torch.Tensor:
@@ -187,7 +187,7 @@ class Teacher:
             Probabilities, shape (V,), float64, on the CPU.
 
         Raises:
-            ModelError: The model's logits are no numbers.
+            ModelError: The model's logits are NaN or infinite.
         """
         with self.suspend():
             total = torch.zeros(len(self.table), dtype=torch.float64)
@@ -198,7 +198,7 @@ class Teacher:
                 logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
                 total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
         if not total.isfinite().all():
-            raise ModelError("the model's logits are no numbers: its weights are damaged")
+            raise ModelError("the model's logits are NaN or infinite: its weights are damaged")
         return total / total.sum()
 
     @contextmanager
@@ -212,7 +212,7 @@ class Teacher:
         finally:
             self.model.set_output_embeddings(small)
 
-    def _begin(self, batch: Batch, embed: Embed, watch: Watch) -> Iterator[_Answers]:
+    def _begin(self, batch: Batch, embed: Embed, callbacks: Callbacks) -> Iterator[_Answers]:
         """Set a batch going, in parts if the device cannot hold it at once."""
         positions = sum(
             len(rows) * (length + self.positions_around) for rows, length in batch.groups
@@ -233,14 +233,14 @@ class Teacher:
                         f"{self.device}; use a smaller model, --quantise, or a shorter max_length"
                     ) from error
             self._most_positions = positions // 2
-            watch.warn(
+            callbacks.warn(
                 f"{self.device} has no memory for {positions:,} positions at once; going on with "
                 f"at most {self._most_positions:,} (other rounding in the last bits, no other rows)"
             )
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         for half in batch.halve():
-            yield from self._begin(half, embed, watch)
+            yield from self._begin(half, embed, callbacks)
 
     @torch.inference_mode()
     def _choose_pass(self, prefix: torch.Tensor, longest: int) -> None:
@@ -260,7 +260,7 @@ class Teacher:
         if longest is not None and needed > longest:
             room = longest - len(self.prefix_ids) - len(self.suffix_ids)
             raise ModelError(
-                f"task {task.name}: prompt, suffix and an input of {task.max_length} pieces are "
+                f"task {task.name}: prompt, suffix and an input of {task.max_length} tokens are "
                 f"{needed} positions, the model has {longest}; set max_length to at most {room}"
             )
 

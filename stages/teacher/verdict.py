@@ -67,7 +67,7 @@ def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Ver
     """
     angle = found.constant_angle
     if math.isnan(found.norm_g):
-        words = "the teacher's answers are no numbers: its weights are damaged"
+        words = "the teacher's answers are NaN or infinite: its weights are damaged"
         return Verdict(
             "hopeless", words, found.rows, found.spread, angle, found.balance, (*labels,)
         )

@@ -1,4 +1,4 @@
-"""Rows of which the language model writes some or all: their pieces, before they are answered."""
+"""Rows of which the language model writes some or all: their tokens, before they are answered."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from cache.draw import Sampler, TokenSampler
 from stages.errors import SettingError
 from stages.inputs import OWN, Inputs
 from stages.teacher.generation import write_texts
-from stages.teacher.teacher import Teacher, Watch
+from stages.teacher.teacher import Callbacks, Teacher
 
 
 def write_inputs(
-    inputs: Inputs, parts: Mapping[str, Sampler], teacher: Teacher, watch: Watch
+    inputs: Inputs, parts: Mapping[str, Sampler], teacher: Teacher, callbacks: Callbacks
 ) -> Inputs:
-    """Write and draw the pieces of rows, those of like length side by side.
+    """Write and draw the tokens of rows, those of like length side by side.
 
     Args:
-        inputs: Rows whose pieces are to be written.
+        inputs: Rows whose tokens are to be written.
         parts: The samplers among the mixture's parts, by name.
         teacher: Who writes.
-        watch: Asked about a stop, and told about trouble.
+        callbacks: Asked about a stop, and told about trouble.
 
     Returns:
-        The rows by their lengths, with their pieces.
+        The rows by their lengths, with their tokens.
 
     Raises:
         ModelError: The model cannot continue its prompt.
@@ -37,7 +37,7 @@ def write_inputs(
         return inputs
     tokens = np.full((len(inputs.seeds), writing.longest), -1, dtype=np.int32)
     chosen = writing.mixture.choose_parts(inputs.seeds)
-    silent = Watch(lambda texts: watch.advance(0), watch.warn)
+    silent = Callbacks(lambda texts: callbacks.advance(0), callbacks.warn)
     for number, name in enumerate(writing.mixture.names):
         rows = np.flatnonzero(chosen == number)
         seeds = inputs.seeds[rows]

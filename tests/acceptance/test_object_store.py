@@ -16,8 +16,8 @@ from cache.stores.objects import ObjectFiles
 from stages.teacher.stage import TeacherResult
 
 FILL = ("--rows", 200, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
-FILL += ("--dtype", "float32", "--sampler", "vocabulary", "--own-texts", "0")
-TRAIN = ("--steps", 8, "--rows", 16, "--log-every", 4, "--held-out-rows", 16)
+FILL += ("--dtype", "float32", "--sampler", "vocabulary", "--self-generated", "0")
+TRAIN = ("--steps", 8, "--batch-size", 16, "--log-every", 4, "--held-out-rows", 16)
 
 DIES_IN_ITS_THIRD_COMMIT = """
 import os, signal

@@ -17,7 +17,7 @@ from benchmarks.paper.run import is_done, main, run_all
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"steps": {"reddit": 4}, "batch": 16, "log_every": 2, "held_out_rows": 64}
-SMALL |= {"rows": 256, "own_texts": 128}
+SMALL |= {"rows": 256, "self_generated": 128}
 
 
 def write_texts(path: Path, count: int) -> None:

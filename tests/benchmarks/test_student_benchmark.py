@@ -47,7 +47,7 @@ def test_the_bare_loop_trains() -> None:
     torch.manual_seed(0)
     student = Student(build_encoder("static", "random", ("a", "b"), 8), torch.zeros(4), 1.0)
     before = [p.detach().clone() for p in student.parameters()]
-    loop = BareLoop(student, [(2, 3), (2, 0), (1, 8), (2, 1)], slices=2, classes=2)
+    loop = BareLoop(student, [(2, 3), (2, 0), (1, 8), (2, 1)], lengths_per_batch=2, classes=2)
     loop.step()
     loop.step()
     moved = [not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True)]

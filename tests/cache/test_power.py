@@ -46,7 +46,7 @@ class Cuts:
     def root(self) -> LocalPlace:
         return LocalPlace(self.folder / ROOT)
 
-    def watch(self, operation: Callable[[], object], is_cut: bool = True, at: int = -1) -> None:
+    def callbacks(self, operation: Callable[[], object], is_cut: bool = True, at: int = -1) -> None:
         """Run an operation, with cuts after every call, or none; killed at one of its calls."""
 
         def told(kind: str, path: str, more: object) -> None:
@@ -146,7 +146,7 @@ def carry_out(
         elif operation is remove:
             run(LocalPlace(disk / ROOT), manifest)
     cuts = Cuts(disk, hears)
-    cuts.watch(functools.partial(operation, cuts, manifest))
+    cuts.callbacks(functools.partial(operation, cuts, manifest))
     return cuts
 
 
@@ -187,7 +187,7 @@ def test_what_a_killed_process_did_not_sync_its_successor_does(tmp_path: Path, s
             disk.mkdir()
             cuts = Cuts(disk)
             for killed_at in (at, -1):
-                cuts.watch(functools.partial(fill, cuts, manifest), False, killed_at)
+                cuts.callbacks(functools.partial(fill, cuts, manifest), False, killed_at)
             cuts.cut("all was done")
             assert cuts.broken == [], f"killed at {kind} {path}"
             shutil.rmtree(disk)

@@ -95,7 +95,7 @@ def test_show_says_all_there_is(mine: Cache) -> None:
         r"\nAnswer:",
         "weights " + mine.manifest.inputs["model"]["weights"][:12],
         "vocabulary, seed 0",
-        "uniform, 1 to 12 pieces",
+        "uniform, 1 to 12 tokens",
         "cpu, float32, attention",
         "200 rows in chunks of 8 and shards of 32",
         "7 of 7 shards, 200 of 200 rows, complete",

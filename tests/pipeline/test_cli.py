@@ -108,7 +108,10 @@ assert not heavy, heavy
         (["student", "--task", "imdb", "--arch", "mini"], ["no complete cache of task imdb"]),
         (["student", "--task", "imdb", "--arch", "mini", "--from", "ab"], ["no caches", "'ab'"]),
         (["student", "--task", "imdb", "--arch", "mini", "--init", "x"], ["'x'", "'random'"]),
-        (["student", "--task", "imdb", "--arch", "mini", "--rows", "9"], ["9", "multiple of 4"]),
+        (
+            ["student", "--task", "imdb", "--arch", "mini", "--batch-size", "9"],
+            ["9", "multiple of 4"],
+        ),
         (["evaluate", "--data", "x.jsonl"], ["--model DIR", "--teacher MODEL"]),
         (["tag"], ["Missing option '--model'"]),
         (["task", "show", "redit"], ["unknown task 'redit'", "'reddit'"]),
@@ -161,7 +164,7 @@ class TestTasks:
 
     def test_show_gives_everything(self, mood: Path) -> None:
         found = run_here("task", "show", mood)
-        for part in ("mood", r"Is this good or bad?\n", r"\nAnswer:", "12 pieces", "Good, Great"):
+        for part in ("mood", r"Is this good or bad?\n", r"\nAnswer:", "12 tokens", "Good, Great"):
             assert part in found.out
         assert json.loads(run_here("task", "show", mood, "--json").out) == {
             "name": "mood",
@@ -171,7 +174,7 @@ class TestTasks:
             "labels": {"bad": ["Bad", "Poor"], "good": ["Good", "Great"]},
         }
 
-    def test_check_lists_pieces(self, mood: Path, llm: Path) -> None:
+    def test_check_lists_tokens(self, mood: Path, llm: Path) -> None:
         found = run_here("task", "check", mood, "--model", llm)
         assert found.code == 0
         for word in ("Bad", "Poor", "Good", "Great"):
@@ -203,7 +206,7 @@ class TestTasks:
         assert found.code == 0
         assert f"task {name} can be used with mini" in found.out
 
-    def test_check_refuses_labels_that_share_a_piece_and_warns_of_splits(
+    def test_check_refuses_labels_that_share_a_token_and_warns_of_splits(
         self, llm: Path, mood: Path, here: Path
     ) -> None:
         (here / "a.yaml").write_text(mood.read_text().replace("Poor]", "Qqa]"))

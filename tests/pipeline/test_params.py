@@ -26,12 +26,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Seen]:
     """Replaces a command by one that only keeps what it was given."""
 
-    def watch(name: str) -> Seen:
+    def callbacks(name: str) -> Seen:
         kept: Seen = []
         monkeypatch.setattr(cli.commands[name], "callback", lambda **given: kept.append(given))
         return kept
 
-    return watch
+    return callbacks
 
 
 def write(text: str) -> None:

@@ -10,7 +10,7 @@ from tiny import write_encoder
 from stages.teacher.stage import TeacherResult
 
 Filled = tuple[Path, TeacherResult]
-SHORT = ("--steps", 4, "--rows", 16, "--held-out-rows", 16, "--log-every", 2)
+SHORT = ("--steps", 4, "--batch-size", 16, "--held-out-rows", 16, "--log-every", 2)
 
 
 @pytest.fixture

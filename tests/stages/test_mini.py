@@ -121,7 +121,7 @@ def test_a_batch_asks_for_what_follows_each_position_and_reads_the_answer_at_the
         size, first = len(clean), len(frame.prefix)
         ids, targets = batch.ids[row].tolist(), batch.targets[row].tolist()
         at = batch.answer_at[row].item()
-        # The answer is read behind the suffix's last piece, and stands right behind it.
+        # The answer is read behind the suffix's last token, and stands right behind it.
         assert at == size - 2
         assert ids[at] == frame.suffix[-1]
         assert ids[at + 1] == answer

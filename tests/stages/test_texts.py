@@ -183,16 +183,16 @@ def test_whatever_was_written_as_plain_lines_is_read(tmp_path: Path, texts: list
 
 
 class TestEncoding:
-    def test_texts_become_padded_pieces_cut_at_the_longest(self, tmp_path: Path) -> None:
+    def test_texts_become_padded_tokens_cut_at_the_longest(self, tmp_path: Path) -> None:
         tokenizer, reporter = make_tokenizer(), SilentReporter()
         texts = ["Good", "", "Bad Poor Good Great Bad"]
         path = write(tmp_path / "rows.txt", "".join(f"{text}\n" for text in texts))
         found = encode_texts(path, tokenizer, 4, reporter)
-        pieces = [tokenizer.encode(text, add_special_tokens=False)[:4] for text in texts]
+        tokens = [tokenizer.encode(text, add_special_tokens=False)[:4] for text in texts]
         assert found.lines.tolist() == [1, 2, 3]
-        assert found.lengths.tolist() == list(map(len, pieces))
-        assert found.tokens.tolist() == [own + [-1] * (4 - len(own)) for own in pieces]
-        assert reporter.lines == ["1 of 3 texts are cut at 4 pieces"]
+        assert found.lengths.tolist() == list(map(len, tokens))
+        assert found.tokens.tolist() == [own + [-1] * (4 - len(own)) for own in tokens]
+        assert reporter.lines == ["1 of 3 texts are cut at 4 tokens"]
 
     def test_a_file_without_texts_is_refused(self, tmp_path: Path) -> None:
         for name, text in (("rows.txt", ""), ("rows.csv", "text\n"), ("rows.jsonl", "")):

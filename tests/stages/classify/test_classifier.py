@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from processes import Result
 from tiny import make_tokenizer
 
-from stages.classify.classifier import Classifier, find_home, is_onnx
+from stages.classify.classifier import Classifier, is_onnx, model_directory
 from stages.classify.loading import load_classifier
 from stages.errors import ModelError, SettingError
 from stages.student.save import build_tokenizer
@@ -48,7 +48,7 @@ def make_strange_texts(count: int) -> list[str]:
 
 
 def count_ids(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Logits that tell a row's own pieces from its padding: half of them counts for nothing."""
+    """Logits that tell a row's own tokens from its padding: half of them counts for nothing."""
     total = (ids * mask).sum(axis=1) % 7
     return np.stack([total, mask.sum(axis=1) % 5], axis=1).astype(np.float32)
 
@@ -145,10 +145,10 @@ class TestLoading:
         file.parent.mkdir(parents=True)
         assert is_onnx(file)
         assert not is_onnx(tmp_path)
-        assert find_home(tmp_path) == tmp_path
-        assert find_home(file) == tmp_path / "a"
+        assert model_directory(tmp_path) == tmp_path
+        assert model_directory(file) == tmp_path / "a"
         (file.parent / "config.json").touch()
-        assert find_home(file) == file.parent
+        assert model_directory(file) == file.parent
 
     @pytest.mark.parametrize(
         ("spoil", "named"),

@@ -71,7 +71,7 @@ def test_students_of_one_approach_are_one_row(root: Path) -> None:
         "direct training on labelled texts, mini",
         "distilled on training texts, mini",
         "distilled on training texts, static",
-        "distilled on the teacher's own texts, mini",
+        "distilled on the teacher's self-generated texts, mini",
         "projection, uniform inputs, Algorithm 1, mini",
         "projection, unigram inputs, no text, mini",
     ]
@@ -92,11 +92,14 @@ def test_costs_stand_beside_direct_training(root: Path) -> None:
     table = tabulate_cost(gather(root))
     direct = find_row(table, "direct training on labelled texts, mini", "imdb")
     assert direct[2:8] == ("yes", "yes", "0", "11", "11", "1.00 ×")
-    own = find_row(table, "distilled on the teacher's own texts, mini", "imdb")
+    own = find_row(table, "distilled on the teacher's self-generated texts, mini", "imdb")
     assert own[2:8] == ("no", "no", "30", "11", "41", "3.73 ×")
     assert own[8] == "30 ± 2 h + 2 h" and "2 cores, x86_64" in table.note
     # What was published is of one task.
-    assert find_row(table, "distilled on the teacher's own texts, mini", "ag_news")[8] == "–"
+    assert (
+        find_row(table, "distilled on the teacher's self-generated texts, mini", "ag_news")[8]
+        == "–"
+    )
 
 
 def test_seconds_that_are_not_known_are_not_0(tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_estimates_are_ranked_over_the_students_of_a_teacher(root: Path, tmp_pat
     assert table.rows[0] == ("ag_news", "1.00 (n = 18)", "1.00 (n = 15)")
     for seed, accuracy in enumerate((0.8, 0.7, 0.9)):
         folder = write_student(tmp_path, "t", "texts", seed, accuracy)
-        change(folder, own_texts=None, held_out={"rows": 100, "agreement": 0.9 - accuracy / 2})
+        change(folder, self_generated=None, held_out={"rows": 100, "agreement": 0.9 - accuracy / 2})
         scores = tmp_path / "evaluations" / "t" / f"texts-{seed}.json"
         agreement = {"agreement": 0.5 + seed / 10}
         scores.write_text(json.dumps(json.loads(scores.read_text()) | agreement))
@@ -139,7 +142,7 @@ def test_what_is_missing_is_said(root: Path, tmp_path: Path) -> None:
     other.write_text(json.dumps(json.loads(other.read_text()) | {"held_out": {"rows": "many"}}))
     said = "\n".join(gather(own).faults)
     for part in (
-        "imdb: 2 of 3 seeds of “distilled on the teacher's own texts, mini”",
+        "imdb: 2 of 3 seeds of “distilled on the teacher's self-generated texts, mini”",
         "reddit: published, but no student here",
         "noise.json is no evaluation",
         "self-1.json is of",
@@ -307,8 +310,8 @@ def test_settings_tell_rows_of_one_approach_apart(tmp_path: Path) -> None:
     assert {g.name: sum(map(len, g.runs.values())) for g in gather(tmp_path, None).groups} == {
         "distilled on training texts, mini, 200 steps": 1,
         "distilled on training texts, mini, 50 steps": 3,
-        "distilled on the teacher's own texts, mini, cache 000000": 1,
-        "distilled on the teacher's own texts, mini, cache 111111": 1,
+        "distilled on the teacher's self-generated texts, mini, cache 000000": 1,
+        "distilled on the teacher's self-generated texts, mini, cache 111111": 1,
         "projection, unigram inputs, no text, mini": 1,
         "projection, vocabulary=0.5,self=0.5 inputs, no text, mini": 1,
     }

@@ -91,7 +91,7 @@ def test_a_card_says_what_the_record_says_and_no_more() -> None:
         "learning rate 0.001, the encoder's 5e-05",
         "agreement with the teacher 96.6%",
         "measured on no text that people wrote",
-        "first 64 pieces",
+        "first 64 tokens",
     ):
         assert part in body
     for word in ("Temperature", "onnx", "ONNX", "Accuracy"):

@@ -29,7 +29,7 @@ from stages.errors import ExportError, ModelError
 from stages.records import RECORD, read_record
 from stages.reporter import SilentReporter
 from stages.student.config import TrainingConfig
-from stages.student.folding import check_foldable, find_move
+from stages.student.folding import check_foldable, find_remap
 from stages.student.loop import Rows, RowSource, train_student
 from stages.student.model import Student, build_encoder
 from stages.student.save import build_tokenizer, write_student
@@ -118,7 +118,7 @@ class Exported:
     max_length: int
 
     @functools.cached_property
-    def pieces(self) -> list[list[int]]:
+    def tokens(self) -> list[list[int]]:
         return [self.tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
 
     @functools.cached_property
@@ -126,8 +126,8 @@ class Exported:
     def wanted(self) -> np.ndarray:
         """What the student says as it was when trained: embeddings in, no tokenizer of its own."""
         answers = []
-        for pieces in self.pieces:
-            ids = torch.tensor(pieces[: self.max_length], dtype=torch.long)
+        for tokens in self.tokens:
+            ids = torch.tensor(tokens[: self.max_length], dtype=torch.long)
             answers.append(self.student(self.table[ids][None]).softmax(dim=1)[0])
         return torch.stack(answers).numpy()
 
@@ -138,7 +138,7 @@ def make_record(**own: Any) -> dict[str, Any]:
 
 
 def train(student: Student, table: torch.Tensor, checkpoint: Path, steps: int = 20) -> None:
-    """Twenty steps towards answers that depend on nothing but the first piece."""
+    """Twenty steps towards answers that depend on nothing but the first token."""
     generator = torch.Generator().manual_seed(5)
 
     def draw() -> Rows:
@@ -147,7 +147,9 @@ def train(student: Student, table: torch.Tensor, checkpoint: Path, steps: int = 
         return Rows(table[ids], 0.8 * wanted + 0.2 / len(LABELS))
 
     source = RowSource(lambda done: iter(draw, None), lambda: [draw()], len(LABELS))
-    config = TrainingConfig(steps=steps, rows=32, slices=2, learning_rate=5e-4, log_every=steps)
+    config = TrainingConfig(
+        steps=steps, batch_size=32, lengths_per_batch=2, learning_rate=5e-4, log_every=steps
+    )
     train_student(
         student, source, config, Accelerator(cpu=True), checkpoint, "test", SilentReporter()
     )
@@ -176,7 +178,7 @@ def export(folder: Path, arch: str, init: str, source: Path | None = None) -> Ex
     train(student, table, folder / "checkpoint")
     (folder / "checkpoint").unlink()
     student.eval()
-    own = build_tokenizer(files, start_id, max_length, find_move(encoder, len(table)))
+    own = build_tokenizer(files, start_id, max_length, find_remap(encoder, len(table)))
     write_student(student, table, own, make_record(start_id=start_id), "# card\n", folder / "out")
     return Exported(student, folder / "out", table, tokenizer, start_id, max_length)
 
@@ -230,7 +232,7 @@ def test_this_project_s_own_loader_agrees(
     classifier = load_classifier(own.folder, "cpu")
     found = classifier.classify(TEXTS)
     np.testing.assert_allclose(found.probabilities, own.wanted, atol=1e-5, rtol=0)
-    assert found.cut.tolist() == [len(pieces) > own.max_length for pieces in own.pieces]
+    assert found.cut.tolist() == [len(tokens) > own.max_length for tokens in own.tokens]
     assert classifier.labels == LABELS
 
 

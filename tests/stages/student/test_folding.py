@@ -7,7 +7,7 @@ import torch
 from tiny import ENCODERS, FURTHER_ENCODERS, REFUSED_ENCODERS, make_encoder_config
 
 from stages.errors import ModelError
-from stages.student.folding import check_foldable, find_move, fold_student
+from stages.student.folding import check_foldable, find_remap, fold_student
 from stages.student.model import Student, build_encoder
 
 SETTINGS = {**dict(ENCODERS), **FURTHER_ENCODERS}
@@ -49,7 +49,7 @@ def test_special_ids_of_another_vocabulary_do_not_outlive_it(tmp_path: Path) -> 
 def test_a_reserved_id_gets_out_of_the_way(tmp_path: Path) -> None:
     student = make_student("mpnet", tmp_path)
     table = torch.randn(50, WIDTH)
-    move = find_move(student.encoder, 50)
+    move = find_remap(student.encoder, 50)
     assert move is not None
     assert (move.source, move.target) == (1, 50)
     assert move.apply(torch.tensor([0, 1, 2])).tolist() == [0, 50, 2]

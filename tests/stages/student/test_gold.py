@@ -16,7 +16,7 @@ from cache.reader import CacheReader
 from stages.errors import SettingError, TextDataError, TrainingError
 from stages.export.stage import ExportConfig, export_student
 from stages.inputs.attachments import read_table
-from stages.lm.vocabulary import load_words
+from stages.lm.vocabulary import load_vocabulary
 from stages.records import read_record
 from stages.reporter import Interrupted, SilentReporter
 from stages.student.config import StudentConfig
@@ -113,8 +113,8 @@ class TestDirectTraining:
         )
         cache, cpu = find_cache(tmp_path / "c", "mood", None, partial=False), torch.device("cpu")
         config = configure(mood, llm, texts, tmp_path / "out")
-        lessons = open_gold(config, SilentReporter())
-        gold = lessons.open_rows(lessons.load_words(), config.training, 16, cpu)
+        data = open_gold(config, SilentReporter())
+        gold = data.open_rows(data.load_vocabulary(), config.training, 16, cpu)
         answered = open_rows(CacheReader(cache), read_table(cache), config.training, 16, cpu)
         streams = [islice(source.open_stream(3), 150) for source in (gold, answered)]
         held = [source.held_out() for source in (gold, answered)]
@@ -153,7 +153,7 @@ class TestDirectTraining:
         result = run_teacher(
             make_teacher_config(mood, folder, tmp_path / "c", rows=16), SilentReporter()
         )
-        words = load_words(folder, "cpu", "float32", load_task(str(mood)).describe())
+        words = load_vocabulary(folder, "cpu", "float32", load_task(str(mood)).describe())
         assert torch.equal(words.table, read_table(result.cache))
         assert words.start_id == result.cache.manifest.inputs["start_id"]
 

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from stages.errors import ExportError
 from stages.student.save import build_tokenizer
-from stages.student.token_ids import PADDING, Move, renumber_tokenizer
+from stages.student.token_ids import PADDING, TokenRemap, remap_tokenizer
 
 
 def make_core(kind: str) -> Tokenizer:
@@ -44,15 +44,15 @@ def test_every_text_is_cut_as_before(kind: str, source: int, text: str) -> None:
 
 @functools.cache
 def renumber(kind: str, source: int) -> Tokenizer:
-    return renumber_tokenizer(CORES[kind], Move(source, 900))
+    return remap_tokenizer(CORES[kind], TokenRemap(source, 900))
 
 
 def test_a_tokenizer_that_would_cut_otherwise_is_refused() -> None:
     core = make_core("metaspace")
-    # Matched at the beginning of a word only, as long as it is no piece of the vocabulary.
+    # Matched at the beginning of a word only, as long as it is no token of the vocabulary.
     core.add_tokens(["🙃"])
     with pytest.raises(ExportError, match="cuts 'a🙃 b 🙃' otherwise"):
-        renumber_tokenizer(core, Move(1, 900))
+        remap_tokenizer(core, TokenRemap(1, 900))
 
 
 def test_the_llama_2_tokenizer_gives_its_start_token_away(shared: Path, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_llama_2_tokenizer_gives_its_start_token_away(shared: Path, tmp_path
     llama = load_tokenizer(shared / "llama2-tokenizer")
     llama.save_pretrained(tmp_path)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    own = build_tokenizer(files, llama.bos_token_id, 20, Move(1, 32000))
+    own = build_tokenizer(files, llama.bos_token_id, 20, TokenRemap(1, 32000))
     assert own.pad_token_id == 1
     wanted = [32000, *llama.encode("Good <s> film", add_special_tokens=False)]
     assert own("Good <s> film")["input_ids"] == [32000 if id_ == 1 else id_ for id_ in wanted]
@@ -71,9 +71,9 @@ def test_a_vocabulary_that_is_a_list_is_refused() -> None:
     core = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     with pytest.raises(ExportError, match=r"reserves the token id 1.*\(Unigram\)"):
-        renumber_tokenizer(core, Move(1, 2))
+        remap_tokenizer(core, TokenRemap(1, 2))
 
 
 def test_an_id_that_is_taken_is_refused() -> None:
     with pytest.raises(ExportError, match="use another encoder"):
-        renumber_tokenizer(CORES["bytes"], Move(1, 300))
+        remap_tokenizer(CORES["bytes"], TokenRemap(1, 300))

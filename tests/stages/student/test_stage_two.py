@@ -198,7 +198,7 @@ class TestStudents:
         ("own", "named"),
         [
             ({"steps": 0}, "steps: got 0"),
-            ({"rows": 10, "slices": 4}, "rows: got 10, must be a multiple of 4"),
+            ({"rows": 10, "lengths_per_batch": 4}, "rows: got 10, must be a multiple of 4"),
             ({"learning_rate": -1.0}, "learning rate: got -1.0"),
             ({"learning_rate": math.nan}, "learning rate: got nan"),
             ({"warm_up": 1.0}, "warm-up: got 1.0"),
@@ -211,7 +211,7 @@ class TestStudents:
 
 class TestInterruption:
     def command(self, filled: Filled, mood: Path, folder: Path) -> list[object]:
-        options = ["--steps", STEPS, "--rows", 16, "--held-out-rows", 16]
+        options = ["--steps", STEPS, "--batch-size", 16, "--held-out-rows", 16]
         options += ["--log-every", 4, "--checkpoint-every", 5, "--curve", folder / "curve.csv"]
         start = ["student", "--task", mood, "--arch", "mini", "--cache", filled[0]]
         return [*start, "--out", folder / "out", *options]
@@ -282,7 +282,10 @@ class TestInterruption:
 
 class TestHeldOutRows:
     def test_they_are_not_in_the_stream(self, filled: Filled) -> None:
-        reader, config = CacheReader(filled[1].cache), TrainingConfig(rows=16, slices=4)
+        reader, config = (
+            CacheReader(filled[1].cache),
+            TrainingConfig(batch_size=16, lengths_per_batch=4),
+        )
         table = read_table(filled[1].cache)
         source = open_rows(reader, table, config, 16, torch.device("cpu"))
         held = {tuple(row) for part in source.held_out() for row in part.probabilities.tolist()}

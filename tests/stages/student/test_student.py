@@ -9,7 +9,7 @@ from tiny import ENCODER_NAMES, write_encoder, write_language_model
 from stages.errors import ModelError, SettingError
 from stages.student.architectures import ARCHITECTURES
 from stages.student.model import Student, build_encoder
-from stages.student.positions import count_positions
+from stages.student.positions import find_longest_input
 
 LABELS = ("bad", "good")
 WIDTH = 24
@@ -61,7 +61,7 @@ def test_a_pretrained_start_has_the_weights_and_a_random_one_has_not(tmp_path: P
 @pytest.mark.parametrize("arch", ENCODER_NAMES)
 def test_a_random_start_is_made_long_enough(arch: str, tmp_path: Path) -> None:
     encoder = build_encoder(str(write_encoder(tmp_path, arch)), "random", LABELS, 100)
-    room = count_positions(encoder.config)
+    room = find_longest_input(encoder.config)
     assert room is not None
     assert room >= 101
     student = Student(encoder, torch.zeros(WIDTH), 0.1).eval()
@@ -73,7 +73,7 @@ def test_a_pretrained_start_that_is_too_short_is_refused_with_what_fits(
     arch: str, room: int, tmp_path: Path
 ) -> None:
     source = str(write_encoder(tmp_path, arch))
-    with pytest.raises(ModelError, match=f"at most {room} pieces.*up to {room + 1}"):
+    with pytest.raises(ModelError, match=f"at most {room} tokens.*up to {room + 1}"):
         build_encoder(source, "pretrained", LABELS, room + 1)
     encoder = build_encoder(source, "pretrained", LABELS, room)
     student = Student(encoder, torch.zeros(WIDTH), 0.1).eval()
@@ -128,7 +128,7 @@ def test_short_names_build_without_a_download(arch: str) -> None:
     assert encoder.config.num_hidden_layers == layers
     words = encoder.get_input_embeddings()
     assert words.embedding_dim == width
-    room = count_positions(encoder.config)
+    room = find_longest_input(encoder.config)
     assert room is not None
     assert room >= 513
     if arch in MILLIONS:

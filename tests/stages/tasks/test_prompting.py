@@ -188,7 +188,7 @@ def make_task(prompt: str = "Is this good or bad?\n", suffix: str = "\nAnswer:")
     return Task("mood", prompt, suffix, labels, 12)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+@pytest.mark.parametrize("kind", ["bytes", "tokens"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_text_around_the_input_is_the_template_s(family: str, kind: str) -> None:
     template, opening, closing, gap = FAMILIES[family]
@@ -199,17 +199,17 @@ def test_the_text_around_the_input_is_the_template_s(family: str, kind: str) -> 
     assert frame.lead_in == task.suffix + closing + gap
     assert frame.prefix_ids.count(tokenizer.bos_token_id) == 1
     assert frame.prefix_ids[0] == tokenizer.bos_token_id
-    joined = {"bytes": "Ġ", "pieces": "▁"}[kind] if gap else ""
-    if kind == "pieces" and closing.endswith("|>"):
+    joined = {"bytes": "Ġ", "tokens": "▁"}[kind] if gap else ""
+    if kind == "tokens" and closing.endswith("|>"):
         joined = "▁"  # this tokenizer puts one behind every control token
     for word in build_verbaliser(task, tokenizer, True).words:
-        assert "".join(word.pieces) == joined + word.word
-        assert len(word.pieces) == 1 or not joined
+        assert "".join(word.tokens) == joined + word.word
+        assert len(word.tokens) == 1 or not joined
 
 
-@pytest.mark.parametrize("kind", ["bytes", "pieces", "llama2"])
+@pytest.mark.parametrize("kind", ["bytes", "tokens", "llama2"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_pieces_are_those_of_the_whole_text(
+def test_the_tokens_are_those_of_the_whole_text(
     family: str, kind: str, request: pytest.FixtureRequest
 ) -> None:
     template, *_ = FAMILIES[family]
@@ -237,7 +237,7 @@ def test_the_pieces_are_those_of_the_whole_text(
 
 
 @settings(deadline=None)
-@given(st.text("a0. \n▁é猫'Go", max_size=12), st.sampled_from(["bytes", "pieces"]))
+@given(st.text("a0. \n▁é猫'Go", max_size=12), st.sampled_from(["bytes", "tokens"]))
 def test_what_is_cut_behind_an_input_is_all_of_the_text(text: str, kind: str) -> None:
     tokenizer = make_tokenizer(kind)
     tokens = tokenizer.convert_ids_to_tokens(cut_behind(text, tokenizer))
@@ -259,10 +259,10 @@ def test_an_answer_follows_a_space_where_the_template_of_llama_2_puts_one(shared
         *("<0x0A>", "Answer", ":", "▁[", "/", "INST", "]")
     ]
     found = build_verbaliser(make_task(), tokenizer, True)
-    assert [word.pieces[0] for word in found.words] == ["▁Bad", "▁Po", "▁Good", "▁Great"]
+    assert [word.tokens[0] for word in found.words] == ["▁Bad", "▁Po", "▁Good", "▁Great"]
     tokenizer.chat_template = CHATML
     found = build_verbaliser(make_task(), tokenizer, True)
-    assert [word.pieces[0] for word in found.words] == ["Bad", "Po", "Good", "Gre"]
+    assert [word.tokens[0] for word in found.words] == ["Bad", "Po", "Good", "Gre"]
 
 
 @pytest.mark.parametrize("template", [GEMMA, LLAMA2])
@@ -356,7 +356,7 @@ def test_a_default_among_several_templates_is_taken_and_the_clock_stands_still()
 
 
 def test_without_chat_nothing_is_different_and_a_template_is_pointed_out() -> None:
-    tokenizer = make_chat_tokenizer(CHATML, "pieces")
+    tokenizer = make_chat_tokenizer(CHATML, "tokens")
     for task in (make_task(), make_task(suffix=""), make_task(suffix="\nIt is ")):
         frame = frame_task(task, tokenizer)
         assert list(frame.prefix_ids) == encode_prompt(task.prompt, tokenizer)

@@ -12,9 +12,9 @@ from tiny import make_tokenizer
 from stages.errors import TaskError
 from stages.loading import load_tokenizer
 from stages.tasks.task import Label, Task, load_task
-from stages.tasks.verbaliser import Verbaliser, WordPieces, build_verbaliser
+from stages.tasks.verbaliser import Verbaliser, WordTokens, build_verbaliser
 
-PAPER_PIECES = {
+PAPER_TOKENS = {
     "Positive": ("▁Pos", "itive"),
     "Negative": ("▁Neg", "ative"),
     "Favorable": ("▁F", "avor", "able"),
@@ -48,31 +48,31 @@ def test_a_word_is_cut_as_it_would_follow_the_prompt(kind: str, suffix: str) -> 
     assert [word.word for word in found.words] == words
     assert len(set(found.token_ids)) == 3
     for word, token_id in zip(found.words, found.token_ids, strict=True):
-        assert tokenizer.convert_ids_to_tokens(token_id) == word.pieces[0]
+        assert tokenizer.convert_ids_to_tokens(token_id) == word.tokens[0]
         if whole:
-            assert word.pieces == (space + word.word,)
+            assert word.tokens == (space + word.word,)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "metaspace"])
-def test_labels_that_share_a_first_piece_are_named_with_their_words(kind: str) -> None:
+def test_labels_that_share_a_first_token_are_named_with_their_words(kind: str) -> None:
     task = make_task(("Good", "Zzx"), ("Bad", "Zzy"))
     with pytest.raises(TaskError) as found:
         build_verbaliser(task, make_tokenizer(kind))
-    for part in ("task mine", "'label0'", "'label1'", "'Zzx'", "'Zzy'", "same piece"):
+    for part in ("task mine", "'label0'", "'label1'", "'Zzx'", "'Zzy'", "same token"):
         assert part in str(found.value)
 
 
-def test_words_of_one_label_may_share_a_first_piece() -> None:
+def test_words_of_one_label_may_share_a_first_token() -> None:
     found = build_verbaliser(make_task(("Zzx", "Zzy"), ("Bad",)), make_tokenizer())
     assert found.token_ids[0] == found.token_ids[1] != found.token_ids[2]
 
 
-def test_a_split_word_is_a_warning_that_lists_its_pieces() -> None:
+def test_a_split_word_is_a_warning_that_lists_its_tokens() -> None:
     found = build_verbaliser(make_task(("Good", "Qj"), ("Bad",)), make_tokenizer())
     split = next(word for word in found.words if word.word == "Qj")
-    assert len(split.pieces) > 1
+    assert len(split.tokens) > 1
     (line,) = found.describe_splits()
-    for part in ("'label0'", "'Qj'", " ".join(split.pieces), repr(split.pieces[0])):
+    for part in ("'label0'", "'Qj'", " ".join(split.tokens), repr(split.tokens[0])):
         assert part in line
 
 
@@ -81,11 +81,11 @@ def test_the_llama_2_tokenizer_cuts_the_paper_s_words_as_the_paper_s_authors_saw
 ) -> None:
     tokenizer = load_tokenizer(shared / "llama2-tokenizer")
     found = build_verbaliser(load_task("imdb"), tokenizer)
-    assert {word.word: word.pieces for word in found.words} == {
-        word: pieces for word, pieces in PAPER_PIECES.items() if word[0].isupper()
+    assert {word.word: word.tokens for word in found.words} == {
+        word: tokens for word, tokens in PAPER_TOKENS.items() if word[0].isupper()
     }
     lower = build_verbaliser(make_task(("positive",), ("negative",)), tokenizer)
-    assert [word.pieces for word in lower.words] == [("▁positive",), ("▁negative",)]
+    assert [word.tokens for word in lower.words] == [("▁positive",), ("▁negative",)]
     assert len(found.describe_splits()) == 7
 
 
@@ -103,7 +103,7 @@ def test_a_label_s_logit_is_the_largest_of_its_words(data: st.DataObject) -> Non
     value = st.floats(-1e4, 1e4, width=32)
     flat = st.lists(value, min_size=rows * len(columns), max_size=rows * len(columns))
     logits = np.array(data.draw(flat), dtype=np.float32).reshape(rows, -1)
-    words = tuple(WordPieces(str(k), "w", ("w",), k) for k in columns)
+    words = tuple(WordTokens(str(k), "w", ("w",), k) for k in columns)
     labels = tuple(map(str, range(len(sizes))))
     found = Verbaliser(words, tuple(columns), labels).compute_class_logits(torch.tensor(logits))
     wanted = [logits[:, np.array(columns) == k].max(axis=1) for k in range(len(sizes))]

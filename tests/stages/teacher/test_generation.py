@@ -13,7 +13,7 @@ from cache.draw.philox import Purpose, mix_seeds, random_integers_numpy
 from stages.errors import ModelError, SettingError
 from stages.inputs.config import Generation
 from stages.tasks.frame import frame_task
-from stages.teacher.generation import draw_pieces, find_end_ids, write_texts
+from stages.teacher.generation import draw_tokens, find_end_ids, write_texts
 from stages.teacher.teacher import Teacher
 
 # What they keep of a prompt is more than keys and values, or changes with the row's length.
@@ -28,7 +28,9 @@ SEEDS = mix_seeds(5, 0, 24)
 
 def write(teacher: Teacher, seeds: np.ndarray = SEEDS, **own: Any) -> np.ndarray:
     how = Generation(**{name: own.pop(name) for name in list(own) if name in vars(Generation())})
-    return write_texts(teacher, seeds, how, own.pop("longest", LONGEST), Listener().watch, **own)
+    return write_texts(
+        teacher, seeds, how, own.pop("longest", LONGEST), Listener().callbacks, **own
+    )
 
 
 def forbid(teacher: Teacher, logits: torch.Tensor) -> torch.Tensor:
@@ -47,7 +49,7 @@ def predict(teacher: Teacher, ids: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_piece_is_drawn_from_what_the_model_expects_there(family: str) -> None:
+def test_every_token_is_drawn_from_what_the_model_expects_there(family: str) -> None:
     teacher = make_teacher(family)
     if family in STATEFUL:
         with pytest.raises(ModelError, match="no keys and values"):
@@ -122,7 +124,7 @@ def test_fewer_at_once_where_the_memory_is_short(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(teacher.model, "forward", run_out)
     monkeypatch.setattr("stages.teacher.generation.MOST_ROWS", 16)
-    got = write_texts(teacher, SEEDS, Generation(), LONGEST, listener.watch)
+    got = write_texts(teacher, SEEDS, Generation(), LONGEST, listener.callbacks)
     assert (got == wanted).all(axis=1).mean() > 0.9
     assert len(listener.warnings) == 1 and "on with 8" in listener.warnings[0]
 
@@ -157,27 +159,27 @@ def test_after_writing_the_teacher_answers_as_before() -> None:
     st.integers(0, 2**32 - 1),
 )
 @settings(deadline=None)
-def test_no_impossible_piece_is_drawn(size: int, uniform: float, top_p: float, seed: int) -> None:
+def test_no_impossible_token_is_drawn(size: int, uniform: float, top_p: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     logits = torch.from_numpy(random.normal(0, 8, (3, size)).astype(np.float32))
     logits[torch.from_numpy(random.random((3, size)) < 0.4)] = -torch.inf
     logits[:, random.integers(size)] = 0.0
     number = torch.full((3,), uniform, dtype=torch.float64)
-    found = draw_pieces(logits, number, top_p)
+    found = draw_tokens(logits, number, top_p)
     assert logits[torch.arange(3), found].isfinite().all()
     if top_p < 1:
-        # Those likelier than the piece drawn have less than top_p together.
+        # Those likelier than the token drawn have less than top_p together.
         p = logits.softmax(dim=1)
         likelier = (p * (p > p[torch.arange(3), found][:, None])).sum(dim=1)
         assert (likelier < top_p + 1e-5).all()
 
 
-def test_pieces_are_drawn_as_often_as_they_are_probable() -> None:
+def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
     logits = torch.tensor([0.5, 0.2, 0.3]).log().expand(10_000, -1)
     uniform = (torch.arange(10_000).double() + 0.5) / 10_000
-    counts = torch.bincount(draw_pieces(logits, uniform, 1.0), minlength=3)
+    counts = torch.bincount(draw_tokens(logits, uniform, 1.0), minlength=3)
     assert counts.tolist() == [5000, 2000, 3000]
-    counts = torch.bincount(draw_pieces(logits, uniform, 0.6), minlength=3)
+    counts = torch.bincount(draw_tokens(logits, uniform, 0.6), minlength=3)
     assert counts.tolist() == pytest.approx([6250, 0, 3750], abs=2)
 
 

@@ -11,7 +11,7 @@ from cache.directory import Cache
 from cache.errors import DamageError
 from stages.classify.loading import load_classifier
 from stages.evaluate.held_out import measure_held_out
-from stages.inputs.attachments import ATTACHMENT, read_own_texts
+from stages.inputs.attachments import ATTACHMENT, read_self_generated
 from stages.records import read_record
 from stages.reporter import Interrupted, SilentReporter
 from stages.student.stage import run_student
@@ -25,12 +25,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(mood: Path, llm: Path, root: Path) -> Cache:
-    config = make_teacher_config(mood, llm, root, own_texts=50)
+    config = make_teacher_config(mood, llm, root, self_generated=50)
     return run_teacher(config, SilentReporter()).cache
 
 
 def test_a_cache_keeps_texts_and_what_the_teacher_answers(cache: Cache) -> None:
-    own = read_own_texts(cache)
+    own = read_self_generated(cache)
     assert own is not None and own.tokens.shape == (50, 12) and own.logits.shape == (50, 2)
     assert ((own.tokens >= 0).sum(axis=1) == own.lengths).all() and own.lengths.min() >= 1
     theirs = own.logits.argmax(axis=1)
@@ -41,25 +41,25 @@ def test_a_cache_keeps_texts_and_what_the_teacher_answers(cache: Cache) -> None:
 
 
 def test_texts_are_no_part_of_the_identity(cache: Cache, mood: Path, llm: Path, root: Path) -> None:
-    config = make_teacher_config(mood, llm, root, own_texts=0)
+    config = make_teacher_config(mood, llm, root, self_generated=0)
     reporter = SilentReporter()
     again = run_teacher(config, reporter)
     assert again.computed == 0 and again.cache.fingerprint == cache.fingerprint
-    (line,) = [line for line in reporter.lines if line.startswith("own texts: ")]
-    assert line.startswith("own texts: 50, as this cache was created with, instead of 0")
+    (line,) = [line for line in reporter.lines if line.startswith("self-generated texts: ")]
+    assert line.startswith("self-generated texts: 50, as this cache was created with, instead of 0")
     assert float(cache.manifest.notes["seconds"]) > 0
 
 
 def test_a_student_is_measured_on_them(cache: Cache, mood: Path, root: Path) -> None:
     reporter = SilentReporter()
     result = run_student(make_student_config(mood, root, root / "student"), reporter)
-    assert result.own_texts is not None and result.own_texts.rows == 50
-    (line,) = [line for line in reporter.lines if line.startswith("own texts: ")]
-    assert f"agrees in {result.own_texts}" in line
+    assert result.self_generated is not None and result.self_generated.rows == 50
+    (line,) = [line for line in reporter.lines if line.startswith("self-generated texts: ")]
+    assert f"agrees in {result.self_generated}" in line
     record = read_record(result.out)
-    largest = record["own_texts"].pop("largest_class")
-    assert record["own_texts"] == json.loads(json.dumps(result.own_texts.to_record()))
-    own = read_own_texts(cache)
+    largest = record["self_generated"].pop("largest_class")
+    assert record["self_generated"] == json.loads(json.dumps(result.self_generated.to_record()))
+    own = read_self_generated(cache)
     assert own is not None and largest == own.largest_class >= 0.5
     always = np.eye(2)[[int(own.logits.argmax(axis=1).sum() * 2 > 50)]]
     assert own.measure(lambda ids: always.repeat(len(ids), axis=0)).value == largest
@@ -67,28 +67,28 @@ def test_a_student_is_measured_on_them(cache: Cache, mood: Path, root: Path) -> 
     assert "texts that the teacher wrote itself" in (result.out / "README.md").read_text()
     # The written student, read back, does the same, but for rounding.
     found = measure_held_out(result.out, load_classifier(result.out, "cpu"), root, reporter)
-    assert found.own_texts is not None
-    assert abs(found.own_texts.value - result.own_texts.value) <= 0.02
+    assert found.self_generated is not None
+    assert abs(found.self_generated.value - result.self_generated.value) <= 0.02
 
 
 def test_texts_that_were_changed_are_refused(mood: Path, llm: Path, tmp_path: Path) -> None:
-    config = make_teacher_config(mood, llm, tmp_path, own_texts=5)
+    config = make_teacher_config(mood, llm, tmp_path, self_generated=5)
     own = run_teacher(config, SilentReporter()).cache
     path = Path(str(own.place)) / "attachments" / ATTACHMENT
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(DamageError, match=ATTACHMENT):
-        read_own_texts(own)
+        read_self_generated(own)
     path.unlink()  # what is lost is made again as it was, whatever is asked for by now
-    fewer = make_teacher_config(mood, llm, tmp_path, own_texts=0)
-    assert read_own_texts(run_teacher(fewer, SilentReporter()).cache) is not None
+    fewer = make_teacher_config(mood, llm, tmp_path, self_generated=0)
+    assert read_self_generated(run_teacher(fewer, SilentReporter()).cache) is not None
     assert path.read_bytes() == data
 
 
 def test_a_cache_that_is_continued_is_judged_by_its_rows(
     mood: Path, llm: Path, tmp_path: Path
 ) -> None:
-    config = make_teacher_config(mood, llm, tmp_path, own_texts=3)
+    config = make_teacher_config(mood, llm, tmp_path, self_generated=3)
     cache = run_teacher(config, SilentReporter()).cache
     Path(str(cache.place), "commits", "000002.json").unlink()
     reporter = SilentReporter()
@@ -96,7 +96,7 @@ def test_a_cache_that_is_continued_is_judged_by_its_rows(
     said = reporter.lines + reporter.warnings
     assert sum("no sample is answered" in line for line in said) == 1
     assert [sum(f"verdict on {n} rows: " in line for line in said) for n in (168, 200)] == [1, 1]
-    assert not [line for line in said if line.startswith("own texts: ")]
+    assert not [line for line in said if line.startswith("self-generated texts: ")]
 
 
 def test_a_stop_while_writing_leaves_nothing(mood: Path, llm: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_stop_while_writing_leaves_nothing(mood: Path, llm: Path, tmp_path: Pa
         def check_stop(self) -> None:
             raise Interrupted("stopped")
 
-    config = make_teacher_config(mood, llm, tmp_path, own_texts=5)
+    config = make_teacher_config(mood, llm, tmp_path, self_generated=5)
     with pytest.raises(Interrupted):
         run_teacher(config, Stopping())
     assert not list(tmp_path.rglob("manifest.json"))
@@ -112,6 +112,6 @@ def test_a_stop_while_writing_leaves_nothing(mood: Path, llm: Path, tmp_path: Pa
 
 def test_a_cache_without_texts_is_as_good(mood: Path, llm: Path, tmp_path: Path) -> None:
     config = make_teacher_config(mood, llm, tmp_path)
-    assert read_own_texts(run_teacher(config, SilentReporter()).cache) is None
+    assert read_self_generated(run_teacher(config, SilentReporter()).cache) is None
     result = run_student(make_student_config(mood, tmp_path, tmp_path / "s"), SilentReporter())
-    assert result.own_texts is None and read_record(result.out)["own_texts"] is None
+    assert result.self_generated is None and read_record(result.out)["self_generated"] is None

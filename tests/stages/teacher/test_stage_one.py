@@ -32,7 +32,7 @@ from stages.teacher.teacher import Teacher
 
 ROWS = 800
 OPTIONS = ("--rows", ROWS, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
-OPTIONS += ("--sampler", "vocabulary", "--own-texts", 0)
+OPTIONS += ("--sampler", "vocabulary", "--self-generated", 0)
 TEXTS = ["Good film", "", "Bad", "Poor, poor", 'a "great"', "Bad\u2028Good", "é😀", "Great" * 9] * 5
 
 
@@ -74,7 +74,7 @@ def test_what_happens_is_said(llm: Path, mood: Path, tmp_path: Path) -> None:
         "device: cpu",
         "float32",
         "label bad: Bad → ĠBad, Poor → ĠPoor",
-        "rows: 200 random inputs (vocabulary) of 1-12 pieces",
+        "rows: 200 random inputs (vocabulary) of 1-12 tokens",
         f"cache: {result.cache.place.path}",
         "computed 200 rows",
         "teacher, 200 rows: bad ",
@@ -278,12 +278,12 @@ class TestBadAnswers:
             for k in range(len(rows["seed"]))
         ]
         teacher = load_teacher(mood, llm)
-        # A piece that is in no row of the first two shards, and not in the prompt.
+        # A token that is in no row of the first two shards, and not in the prompt.
         before = set().union(*ids[:64], teacher.prefix_ids, teacher.suffix_ids, range(6))
-        piece = next(piece for own in ids[64:] for piece in sorted(own) if piece not in before)
-        row = next(k for k, own in enumerate(ids) if piece in own)
+        token = next(token for own in ids[64:] for token in sorted(own) if token not in before)
+        row = next(k for k, own in enumerate(ids) if token in own)
         broken = change_weights(
-            llm, tmp_path / "m", lambda model: model.model.embed_tokens.weight[piece].fill_(np.nan)
+            llm, tmp_path / "m", lambda model: model.model.embed_tokens.weight[token].fill_(np.nan)
         )
         with pytest.raises(NonFiniteError) as found:
             run_teacher(make_teacher_config(mood, broken, tmp_path / "c"), SilentReporter())
@@ -333,7 +333,7 @@ class TestTexts:
             embeddings = teacher.table[torch.tensor(ids, dtype=torch.long)][None]
             wanted = teacher.compute_class_logits(embeddings).softmax(dim=1)[0].numpy()
             np.testing.assert_allclose(rows["probabilities"][row], wanted, atol=1e-5)
-        assert any("texts are cut at 12 pieces" in line for line in reporter.lines)
+        assert any("texts are cut at 12 tokens" in line for line in reporter.lines)
         assert read_sampler(cache, teacher.table) is None
 
     def test_the_same_texts_at_other_lines_keep_their_own_lines(

@@ -14,7 +14,7 @@ from tiny import LONGEST, fake_rates, make_teacher, make_teacher_config, run_out
 
 from cache.opening import create_or_open, open_cache
 from stages.errors import ModelError
-from stages.inputs.samplers import make_attachments
+from stages.inputs.attachments import pack_attachments
 from stages.reporter import Interrupted, SilentReporter
 from stages.teacher import autotune as tuning
 from stages.teacher.autotune import (
@@ -102,7 +102,7 @@ class TestSizes:
     def test_memory_for_not_even_a_row_is_an_error_that_says_so(self) -> None:
         teacher = make_teacher("llama")
         run_out(teacher, 10)
-        with pytest.raises(ModelError, match=r"cpu has no memory for a row of \d+ pieces"):
+        with pytest.raises(ModelError, match=r"cpu has no memory for a row of \d+ tokens"):
             find_tuning(teacher, LENGTHS, None, "off", SilentReporter())
 
     def test_a_size_that_is_asked_for_is_taken_even_if_it_does_not_fit(self) -> None:
@@ -245,7 +245,7 @@ class TestResumption:
         create_or_open(
             tmp_path / "mood",
             ready.manifest,
-            lambda: make_attachments(ready.inputs, ready.load_teacher(), ready.tokenizer),
+            lambda: pack_attachments(ready.load_teacher().table, ready.tokenizer, None),
         )
         reporter = SilentReporter()
         assert run_teacher(config, reporter).computed == 64

@@ -40,7 +40,7 @@ def mixed(mood: Path, llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return run_teacher(config, SilentReporter()).cache
 
 
-def test_written_pieces_are_kept_and_answered(mixed: Cache, mood: Path, llm: Path) -> None:
+def test_written_tokens_are_kept_and_answered(mixed: Cache, mood: Path, llm: Path) -> None:
     rows = read_rows(mixed)
     ids, lengths = rows["tokens"], rows["length"]
     assert ((ids >= 0) == (np.arange(ids.shape[1]) < lengths[:, None])).all()

@@ -24,10 +24,10 @@ def format_evaluation(found: Evaluation) -> Iterator[str]:
             f"{found.rows:,} held-out rows: agreement {held_out.agreement_share}, "
             f"α {held_out.angle:.3f} rad, centred α {held_out.centred_angle:.3f} rad"
         )
-        if found.own_texts is not None:
+        if found.self_generated is not None:
             yield (
-                f"{found.own_texts.rows:,} texts that the teacher wrote itself: agreement "
-                f"{found.own_texts}, the estimate for real texts"
+                f"{found.self_generated.rows:,} texts that the teacher wrote itself: agreement "
+                f"{found.self_generated}, the estimate for real texts"
             )
     else:
         yield f"{found.rows:,} texts of {found.data}"

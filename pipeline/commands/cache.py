@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cache_words import (
+from pipeline.format_cache import (
+    format_overview,
     overview_data,
-    overview_words,
     printable,
     report_data,
     report_lines,
@@ -115,7 +115,7 @@ def show(name: str, cache: str, as_json: bool) -> None:
     if as_json:
         click.echo(format_json(overview_data(found)))
     else:
-        for key, value in overview_words(found):
+        for key, value in format_overview(found):
             click.echo(f"{key:<12} {printable(value)}")
     if found.damage:
         for line in found.damage:

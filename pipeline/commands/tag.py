@@ -1,43 +1,22 @@
-"""Students in use: tagging texts and measuring how good they are."""
+"""``pipeline tag``: texts in, labels out, as a stream."""
 
 from __future__ import annotations
 
 import codecs
-import math
 import os
 import select
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
-from pipeline.files import format_json, write_json
-from pipeline.options import CACHE, CHAT, QUANTISE
+from pipeline.options import Share
 
 BATCH = 256
 """Most lines that are answered together; fewer where no more are waiting."""
 
 READ_BYTES = 2**20
-
-
-class Share(click.ParamType[float]):
-    """A number from 0 to 1."""
-
-    name = "0 to 1"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the number."""
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not 0 <= number <= 1:
-            self.fail(f"got {value}, must be in [0, 1]", param, ctx)
-        return number
 
 
 class Input(click.File):
@@ -51,59 +30,6 @@ class Input(click.File):
             return super().convert(value, param, ctx)  # type: ignore[return-value]
         except RuntimeError:  # how click says that there is no descriptor
             self.fail("standard input is closed; name a FILE", param, ctx)
-
-
-@click.command()
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="A student's directory, or an ONNX file of it."
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Labelled texts; {task} in it is the task's name.  [default: the held-out cached rows]",
-)
-@click.option("--teacher", help="Also ask this model: auto, mini, hub id or directory.")
-@click.option("--task", help="The task.  [default: the student's own]")
-@click.option("--text-column", default="text", show_default=True)
-@click.option("--label-column", default="label", show_default=True)
-@click.option("--device", default="auto", show_default=True)
-@CHAT
-@QUANTISE
-@click.option("--dtype", default="auto", show_default=True, help="The teacher's.")
-@CACHE
-@click.option(
-    "--threshold", type=Share(), help="Also: what is left without answers of a lower score."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--metrics", type=click.Path(path_type=Path), help="Also write the JSON to a file.")
-def evaluate(as_json: bool, metrics: Path | None, **options: Any) -> None:
-    """Measure a student, or a teacher without one, on labelled texts.
-
-    Without --data the written student is compared with the cached rows held out from its training.
-    The expected calibration error says how far scores are from how often they are right, or from
-    the teacher's: before and after the temperature that is in the student.
-
-    Example: pipeline evaluate --model data/students/imdb-mini --data test.jsonl --teacher mini
-    """
-    from pipeline.console import Console, quieten_libraries
-    from pipeline.evaluation_words import format_evaluation
-    from stages.evaluate import EvaluationConfig
-    from stages.evaluate import evaluate as run
-
-    quieten_libraries()
-    console = Console()
-    with console.catch_signals():
-        found = run(EvaluationConfig(**options), console)
-    data = {key: value for key, value in asdict(found).items() if value is not None}
-    if found.own_texts is not None:
-        data["own_texts"] = found.own_texts.to_record()
-    if metrics is not None:
-        write_json(metrics, data)
-    if as_json:
-        click.echo(format_json(data))
-        return
-    for line in format_evaluation(found):
-        click.echo(line)
 
 
 @click.command()
@@ -146,10 +72,10 @@ def tag(
     """
     from pipeline.console import Console, quieten_libraries
     from stages.classify import (
-        find_home,
         format_answer,
         is_onnx,
         load_classifier,
+        model_directory,
         read_line,
         tag_lines,
     )
@@ -162,7 +88,7 @@ def tag(
     classifier = load_classifier(model, device)
     console.say(f"device: {classifier.device}")
     if threshold is not None:
-        temperature = find_temperature(find_home(model))
+        temperature = find_temperature(model_directory(model))
         if temperature is None:
             console.warn(
                 f"threshold: {threshold:g}, of scores as they come: {model} has no record of a "

@@ -1,9 +1,8 @@
-"""Commands that look and change nothing: tasks and the machine."""
+"""``pipeline task``: the tasks there are, and how a model's tokenizer sees one."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -48,7 +47,7 @@ def show_task(name: str, as_json: bool) -> None:
     click.echo(f"name:       {entry.name}")
     click.echo(f"prompt:     {json.dumps(entry.prompt, ensure_ascii=False)}")
     click.echo(f"suffix:     {json.dumps(entry.suffix, ensure_ascii=False)}")
-    click.echo(f"max_length: {entry.max_length} pieces")
+    click.echo(f"max_length: {entry.max_length} tokens")
     for label in entry.labels:
         click.echo(f"label:      {label.name}: {', '.join(label.words)}")
 
@@ -74,48 +73,12 @@ def check_task(name: str, model: str, chat: bool) -> None:
     for line in describe_frame(entry, tokenizer, chat):
         click.echo(line)
     for word in verbaliser.words:
-        click.echo(f"{word.label:<16} {word.word:<16} {word.token_id:>7}  {' '.join(word.pieces)}")
+        click.echo(f"{word.label:<16} {word.word:<16} {word.token_id:>7}  {' '.join(word.tokens)}")
     for line in verbaliser.describe_splits():
         click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
     if hint := describe_chat(tokenizer, chat):
         click.echo(hint, err=True)
     click.echo(f"task {entry.name} can be used with {model}{' --chat' if chat else ''}")
-
-
-@click.command()
-def doctor() -> None:
-    """Say what is installed, which devices there are, and what `auto` would choose and why.
-
-    Example: pipeline doctor
-    """
-    import importlib.metadata
-    import os
-    import platform
-    import shutil
-
-    import torch
-
-    from pipeline.console import quieten_libraries
-    from stages.devices import choose_device, choose_dtype, choose_model
-
-    quieten_libraries()
-    click.echo(f"{'python':<14} {platform.python_version()}, {platform.platform()}")
-    for name in ("torch", "transformers", "accelerate", "safetensors", "zarr", "numpy", "dvc"):
-        click.echo(f"{name:<14} {importlib.metadata.version(name)}")
-    click.echo(f"{'cores':<14} {os.cpu_count()}, torch uses {torch.get_num_threads()}")
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        click.echo(f"{f'cuda:{index}':<14} {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB")
-    compiler = next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
-    click.echo(f"{'C++ compiler':<14} {compiler or 'none: torch.compile is not available'}")
-    disk = shutil.disk_usage(Path.cwd()).free / 2**30
-    click.echo(f"{'disk':<14} {disk:.1f} GiB free here")
-    device = choose_device("auto")
-    model = choose_model("auto", device.value)
-    dtype = choose_dtype("auto", device.value)
-    for title, choice in (("device", device), ("model", model), ("dtype", dtype)):
-        click.echo(f"{title:<14} {choice.value} ({choice.reason})")
 
 
 def _task_data(entry: Any) -> dict[str, Any]:

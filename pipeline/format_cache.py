@@ -70,7 +70,7 @@ def report_data(report: Report, removed: list[str] | None) -> dict[str, Any]:
     }
 
 
-def overview_words(found: CacheOverview) -> Iterator[tuple[str, str]]:
+def format_overview(found: CacheOverview) -> Iterator[tuple[str, str]]:
     """Yield what there is to say about a cache as titles and values."""
     cache = found.cache
     manifest, layout = cache.manifest, cache.layout
@@ -78,7 +78,7 @@ def overview_words(found: CacheOverview) -> Iterator[tuple[str, str]]:
     yield "label", manifest.label
     yield "path", str(cache.place)
     yield "created", manifest.created
-    yield from _input_words(manifest)
+    yield from _format_inputs(manifest)
     columns = ", ".join(
         f"{name} {column.dtype}{list(column.shape) or ''}"
         for name, column in layout.columns.items()
@@ -144,7 +144,7 @@ def overview_data(found: CacheOverview) -> dict[str, Any]:
     }
 
 
-def _input_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _format_inputs(manifest: Manifest) -> Iterator[tuple[str, str]]:
     inputs, notes = manifest.inputs, manifest.notes
     try:
         task, sampler, compute = inputs["task"], inputs["sampler"], inputs["compute"]
@@ -160,7 +160,7 @@ def _input_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
             rule = sampler["lengths"]
             words += [
                 ("sampler", f"{sampler['name']}, seed {sampler['seed']}"),
-                ("lengths", f"{rule['kind']}, {rule['minimum']} to {rule['maximum']} pieces"),
+                ("lengths", f"{rule['kind']}, {rule['minimum']} to {rule['maximum']} tokens"),
             ]
             words += [
                 (name.replace("_", "-"), value)
@@ -168,13 +168,15 @@ def _input_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
             ]
         else:
             words += [("texts", notes["source"])]
-        if notes.get("own_texts"):
-            words += [("own texts", f"{notes['own_texts']}, written by the model itself")]
+        if notes.get("self_generated"):
+            words += [
+                ("self-generated texts", f"{notes['self_generated']}, written by the model itself")
+            ]
         words += [
             (
                 "computed",
                 f"{compute['device']}, {compute['dtype']}, attention {compute['attention']}, "
-                + _batch_words(compute, notes),
+                + _format_batch(compute, notes),
             )
         ]
     except (KeyError, TypeError, AttributeError):
@@ -183,7 +185,7 @@ def _input_words(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from words
 
 
-def _batch_words(compute: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+def _format_batch(compute: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
     tuning = notes.get("tuning", {})
     words = f"{tuning.get('batch_positions', compute['batch_positions'])} positions a batch"
     if compute["batch_positions"] == "auto" and tuning:
