@@ -1,4 +1,7 @@
-"""TODO."""
+"""From seeds to inputs: counter-based random integers and the samplers built on them.
+
+The same bits on every device.  Knows an embedding table's numbers, not whose they are.
+"""
 
 from cache.draw.lengths import LengthRule
 from cache.draw.mixtures import Mixture, mix_samplers, parse_mixture

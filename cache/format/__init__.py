@@ -1,4 +1,7 @@
-"""TODO."""
+"""What a cache is made of: layout, manifest and fingerprint, shards, commit records.
+
+Bytes in, checked values out, and back.  Knows no storage.
+"""
 
 from cache.format.commits import (
     DIRECTORY,

@@ -1,4 +1,8 @@
-"""TODO."""
+"""A finished student in use: texts in, class probabilities out.
+
+Gives ``load_classifier`` and ``tag_lines``.  Imports numpy alone: torch and onnxruntime come in
+when a model is loaded that needs them (``stages.classify.torch_classifier`` is torch's own door).
+"""
 
 from stages.classify.classifier import Classifier, is_onnx, model_directory
 from stages.classify.loading import load_classifier

@@ -1,4 +1,8 @@
-"""TODO."""
+"""A causal language model as it is found: where it lies, whether it fits, how it is loaded.
+
+Gives the model in evaluation mode, its identity (hashes) and its vocabulary (tokenizer files and
+embedding table).  Knows devices and number formats, no tasks; imports no other room.
+"""
 
 from stages.lm.allocation import keep_freed_memory
 from stages.lm.memory import place_model

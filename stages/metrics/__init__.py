@@ -1,4 +1,7 @@
-"""TODO."""
+"""Numbers that judge answers: angles, agreement, accuracy, calibration, intervals.
+
+Gives pure functions and dataclasses over arrays of probabilities.  Knows neither models nor files.
+"""
 
 from stages.metrics.calibration import (
     COLDEST,

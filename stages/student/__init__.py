@@ -1,4 +1,8 @@
-"""TODO."""
+"""The student function h, and stage two, which trains it on a cache.
+
+Gives ``run_student`` and what a written student's record says.  Knows the cache's rows and its
+vocabulary; never loads the teacher's model, except its embeddings for labelled texts.
+"""
 
 from stages.student.card import write_card
 from stages.student.config import GOLD, StudentConfig, TrainingConfig

@@ -136,7 +136,7 @@ def _write_origin(record: Mapping[str, Any]) -> Iterable[str]:
         (
             "training",
             f"objective {training['objective']}, {training['steps']:,} steps of "
-            f"{training['rows']} rows, learning rate {training['learning_rate']:g}{encoder}, "
+            f"{training['batch_size']} rows, learning rate {training['learning_rate']:g}{encoder}, "
             f"seed {training['seed']}",
         ),
         ("longest input", f"{task['max_length']} tokens"),

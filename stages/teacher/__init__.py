@@ -1,4 +1,8 @@
-"""TODO."""
+"""The teacher function g: a language model behind a prompt, and stage one, which caches its answers.
+
+Gives ``Teacher``, ``run_teacher`` and ``estimate_teacher``.  Knows how forward passes are packed,
+sized and compiled; knows nothing of students.
+"""
 
 from stages.teacher.autotune import compile_layers, find_compiling_problem, find_tuning
 from stages.teacher.batching import Batch, plan_batches

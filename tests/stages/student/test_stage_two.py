@@ -198,7 +198,7 @@ class TestStudents:
         ("own", "named"),
         [
             ({"steps": 0}, "steps: got 0"),
-            ({"rows": 10, "lengths_per_batch": 4}, "rows: got 10, must be a multiple of 4"),
+            ({"batch_size": 10, "lengths_per_batch": 4}, "batch size: got 10, must be a multiple of 4"),
             ({"learning_rate": -1.0}, "learning rate: got -1.0"),
             ({"learning_rate": math.nan}, "learning rate: got nan"),
             ({"warm_up": 1.0}, "warm-up: got 1.0"),
