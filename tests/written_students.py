@@ -42,7 +42,7 @@ def make_record(task: str, approach: str, seed: int, agreement: float) -> dict[s
         "rows": 4096,
         "held_out": held_out,
         "self_generated": {"rows": 50, "agreement": agreement - 0.05, "interval": interval},
-        "training": {"objective": "algorithm-1" if letter else "kl", "steps": 50, "rows": 64,
+        "training": {"objective": "algorithm-1" if letter else "kl", "steps": 50, "batch_size": 64,
                      "lengths_per_batch": 4, "seed": seed},
         "seconds": {"training": 10.0 + seed},
         "preparation": {"seconds": 0.0 if approach == "direct" else 30.0, "rows": 4096},

@@ -49,7 +49,7 @@ def format_student_command(run: Run, root: str) -> str:
     else:
         options |= {"cache": root, "from": run.fingerprint[:12] or None}
         options["objective"] = training.get("objective")
-    names = ("steps", "rows", "lengths_per_batch", "learning_rate", "log_every", "seed")
+    names = ("steps", "batch_size", "lengths_per_batch", "learning_rate", "log_every", "seed")
     options |= {name.replace("_", "-"): training.get(name) for name in names}
     options |= {"held-out-rows": record["held_out"]["rows"], "out": run.path}
     return _join("pipeline student", options) + (" --partial" if record.get("partial") else "")

@@ -39,7 +39,7 @@ RECORD: dict[str, Any] = {
     "training": {
         "objective": "kl",
         "steps": 1000,
-        "rows": 64,
+        "batch_size": 64,
         "learning_rate": 1e-3,
         "encoder_share": 0.05,
         "seed": 0,
