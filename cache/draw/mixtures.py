@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from cache.draw.philox import Purpose, random_integers_numpy
-from cache.draw.samplers import Sampler, TokenSampler, quantise_distribution, suggest
+from cache.draw.samplers import Sampler, TokenSampler, quantise_distribution
 from cache.errors import SamplerError
+from cache.suggestion import suggest
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ exact arithmetic are used, so it is also the same on every device.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from cache.draw.lengths import LONGEST
 from cache.draw.philox import random_integers_numpy
 from cache.draw.philox_torch import random_integers, random_uniform, send
 from cache.errors import SamplerError
+from cache.suggestion import suggest
 
 SAMPLERS = ("uniform", "vocabulary", "unigram")
 WHOLE = 1 << 32
@@ -280,9 +280,3 @@ def _check_length(length: int) -> int:
     if not 1 <= length <= LONGEST:
         raise SamplerError(f"length: got {length}, must be in [1, {LONGEST}]")
     return length
-
-
-def suggest(word: str, known: tuple[str, ...]) -> str:
-    """Return the nearest known word as a question, or the list of them."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else f"; known are {', '.join(known)}"
