@@ -7,7 +7,6 @@ one is in :mod:`stages.tasks.verbaliser`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import Any
 
 import yaml
 
+from cache.suggestion import suggest
 from stages.errors import TaskError
 
 KEYS = ("name", "prompt", "suffix", "max_length", "labels")
 REQUIRED = ("prompt", "max_length", "labels")
+BUNDLED = Path(__file__).parent
 LONGEST = 1_000_000
 """No model reads inputs of more tokens than this; a larger number is a slip of the finger."""
 
@@ -90,7 +91,7 @@ class _Loader(yaml.SafeLoader):
 
 def list_tasks() -> tuple[str, ...]:
     """Return the names of the tasks that come with the project."""
-    return tuple(sorted(path.stem for path in _bundled().glob("*.yaml")))
+    return tuple(sorted(path.stem for path in BUNDLED.glob("*.yaml")))
 
 
 def load_task(name_or_path: str) -> Task:
@@ -100,28 +101,22 @@ def load_task(name_or_path: str) -> Task:
         name_or_path: A name from :func:`list_tasks`, or a path (anything with a separator or a
             ``.yaml``/``.yml`` ending).
 
-    Returns:
-        The checked task.
-
     Raises:
         TaskError: There is no such task, the file cannot be read, or its contents are not a task.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
         if name_or_path not in list_tasks():
-            known = ", ".join(list_tasks())
             raise TaskError(
-                f"unknown task {name_or_path!r}{_nearest(name_or_path, list_tasks())}; "
-                f"bundled are {known}, or give the path of a YAML file"
+                f"unknown task {name_or_path!r}{suggest(name_or_path, list_tasks())}; a task of "
+                "your own is given by the path of its YAML file"
             )
-        path = _bundled() / f"{name_or_path}.yaml"
+        path = BUNDLED / f"{name_or_path}.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TaskError(f"cannot read the task file {path}: {reason}") from error
-    try:
-        data = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None else ""
@@ -138,93 +133,72 @@ def parse_task(data: object, source: str, default_name: str) -> Task:
         source: Where it came from, for messages.
         default_name: The task's name where the document gives none.
 
-    Returns:
-        The checked task.
-
     Raises:
         TaskError: Something in the document is not as it must be; the message names it.
     """
+    try:
+        return _parse_task(data, default_name)
+    except TaskError as error:
+        raise TaskError(f"{source}: {error}") from None
+
+
+def _parse_task(data: object, default_name: str) -> Task:
     if not isinstance(data, dict):
-        raise TaskError(
-            f"{source}: a task is a mapping with the keys {', '.join(KEYS)}, got "
-            f"{type(data).__name__}"
-        )
+        keys, found = ", ".join(KEYS), type(data).__name__
+        raise TaskError(f"a task is a mapping with the keys {keys}, got {found}")
     for key in data:
         if key not in KEYS:
-            raise TaskError(
-                f"{source}: unknown key {key!r}{_nearest(str(key), KEYS)}; "
-                f"keys are {', '.join(KEYS)}"
-            )
+            raise TaskError(f"unknown key {key!r}{suggest(key, KEYS)}")
     for key in REQUIRED:
         if key not in data:
-            raise TaskError(f"{source}: the key {key!r} is missing")
-    prompt = _text(data["prompt"], f"{source}: prompt")
+            raise TaskError(f"the key {key!r} is missing")
+    prompt, suffix = _text(data["prompt"], "prompt"), _text(data.get("suffix", ""), "suffix")
     if not prompt.strip():
-        raise TaskError(f"{source}: the prompt is empty; say what the model is to decide")
-    name = _text(data.get("name", default_name), f"{source}: name")
-    if not name or not all(char.isalnum() or char in "-_." for char in name) or name[0] == ".":
+        raise TaskError("the prompt is empty; say what the model is to decide")
+    name = _text(data.get("name", default_name), "name")
+    if not all(char.isalnum() or char in "-_." for char in name) or name[:1] in ("", "."):
         raise TaskError(
-            f"{source}: name {name!r} must be letters, digits, '-', '_' and '.', since "
-            "directories are named after it"
+            f"name {name!r} must be letters, digits, '-', '_' and '.', since directories are "
+            "named after it"
         )
     length = data["max_length"]
-    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= LONGEST:
-        raise TaskError(f"{source}: max_length: got {length!r}, must be an integer in [1, 1000000]")
-    return Task(
-        name=name,
-        prompt=prompt,
-        suffix=_text(data.get("suffix", ""), f"{source}: suffix"),
-        labels=_parse_labels(data["labels"], source),
-        max_length=length,
-    )
+    if type(length) is not int or not 1 <= length <= LONGEST:
+        raise TaskError(f"max_length: got {length!r}, must be an integer in [1, {LONGEST}]")
+    return Task(name, prompt, suffix, _parse_labels(data["labels"]), length)
 
 
-def _parse_labels(data: object, source: str) -> tuple[Label, ...]:
+def _parse_labels(data: object) -> tuple[Label, ...]:
     if not isinstance(data, dict):
-        raise TaskError(
-            f"{source}: labels must map each label to a list of words, got {type(data).__name__}"
-        )
+        raise TaskError(f"labels must map each label to a list of words, got {type(data).__name__}")
     if len(data) < 2:
-        raise TaskError(f"{source}: got {len(data)} label(s), a task needs at least two")
-    owner: dict[str, str] = {}
-    labels = []
+        raise TaskError(f"got {len(data)} label(s), a task needs at least two")
+    owners: dict[str, str] = {}
     for key, words in data.items():
-        name = _text(key, f"{source}: label name")
+        name = _text(key, "label name")
         if not name.strip():
-            raise TaskError(f"{source}: a label has an empty name")
+            raise TaskError("a label has an empty name")
         if not isinstance(words, list) or not words:
-            raise TaskError(f"{source}: label {name!r} needs a list of at least one word")
+            raise TaskError(f"label {name!r} needs a list of at least one word")
         for item in words:
-            word = _text(item, f"{source}: label {name!r}: word")
+            word = _text(item, f"label {name!r}: word")
             if not word.strip():
-                raise TaskError(f"{source}: label {name!r} has an empty word")
+                raise TaskError(f"label {name!r} has an empty word")
             if word != word.strip():
+                raise TaskError(f"label {name!r}: the word {word!r} begins or ends with a space")
+            owner = owners.setdefault(word, name)
+            if owner != name:
                 raise TaskError(
-                    f"{source}: label {name!r}: the word {word!r} begins or ends with a space"
+                    f"the word {word!r} stands for both {owner!r} and {name!r}; a word can answer "
+                    "for one label only"
                 )
-            if owner.get(word) == name:
-                raise TaskError(f"{source}: label {name!r} repeats the word {word!r}")
-            if word in owner:
-                raise TaskError(
-                    f"{source}: the word {word!r} stands for both {owner[word]!r} and {name!r}; "
-                    "a word can answer for one label only"
-                )
-            owner[word] = name
-        labels.append(Label(name, tuple(words)))
-    return tuple(labels)
+        if len(set(words)) < len(words):
+            twice = next(word for word in words if words.count(word) > 1)
+            raise TaskError(f"label {name!r} repeats the word {twice!r}")
+    return tuple(Label(name, tuple(words)) for name, words in data.items())
 
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        hint = " (YAML reads yes, no, on, off and bare numbers as other types: put it in quotes)"
-        raise TaskError(f"{where}: got {value!r}, must be text{hint}")
+        hint = "(YAML reads yes, no, on, off and bare numbers as other types: put it in quotes)"
+        raise TaskError(f"{where}: got {value!r}, must be text {hint}")
     return value
-
-
-def _nearest(word: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _bundled() -> Path:
-    return Path(__file__).parent

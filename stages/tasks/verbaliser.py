@@ -6,11 +6,12 @@ the softmax over the labels' logits (paper, section 4.1, "Setup").
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.errors import TaskError
-from stages.tasks.frame import cut_behind, cut_start, frame_text
+from stages.tasks.frame import encode_continuation, encode_text, frame_task
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WordTokens:
-    """How a tokenizer cuts one label word where it follows the prompt.
+    """How a tokenizer splits one label word where it follows the prompt.
 
     Attributes:
         label: The label's name.
@@ -86,50 +87,44 @@ def build_verbaliser(
 ) -> Verbaliser:
     """Look every label word of a task up in a tokenizer.
 
-    The words are cut where they will be read: after the task's suffix (or after a colon, where it
-    has none) and a space, since most tokenizers cut a word at the start of a text differently; or
-    where the tokenizer's chat template puts an answer.
+    The words are tokenized where they will be read: after the task's suffix (or after a colon,
+    where it has none) and a space, since most tokenizers split a word at the start of a text
+    differently; or where the tokenizer's chat template puts an answer.
 
     Args:
         task: The task.
         tokenizer: The language model's tokenizer.
         chat: Whether the prompt goes through the tokenizer's chat template.
 
-    Returns:
-        The verbaliser.
-
     Raises:
         TaskError: Two labels share a first token and so cannot be told apart, or a word has no
             token of its own.
         ModelError: The tokenizer has no chat template, or the template cannot be used.
     """
-    text = frame_text(task, tokenizer, chat)
-    cut = cut_behind if chat else cut_start
-    before = cut(text.anchor, tokenizer)
-    words = []
-    columns = []
-    owner: dict[int, WordTokens] = {}
+    frame = frame_task(task, tokenizer, chat)
+    encode = encode_continuation if chat else encode_text
+    before = encode(frame.anchor, tokenizer)
+    words: list[WordTokens] = []
+    columns: list[int] = []
+    owners: dict[int, WordTokens] = {}
     for column, label in enumerate(task.labels):
         for word in label.words:
-            ids = cut(text.anchor + text.gap + word, tokenizer)
-            shared = 0
-            while shared < min(len(before), len(ids)) and before[shared] == ids[shared]:
-                shared += 1
-            own = ids[shared:]
+            where = f"task {task.name}: label {label.name!r}: the tokenizer"
+            ids = encode(frame.anchor + frame.gap + word, tokenizer)
+            same = (one == other for one, other in zip(before, ids, strict=False))
+            shared = sum(1 for _ in itertools.takewhile(bool, same))
             if chat and shared < len(before):
                 raise TaskError(
-                    f"task {task.name}: label {label.name!r}: the tokenizer joins the word "
-                    f"{word!r} with the end of the chat template's text, {text.anchor[-20:]!r}; "
-                    "choose another word"
+                    f"{where} joins the word {word!r} with the end of the chat template's text, "
+                    f"{frame.anchor[-20:]!r}; choose another word"
                 )
-            if not own:
+            if shared == len(ids):
                 raise TaskError(
-                    f"task {task.name}: label {label.name!r}: the tokenizer gives the word "
-                    f"{word!r} no token of its own; choose another word"
+                    f"{where} gives the word {word!r} no token of its own; choose another word"
                 )
-            tokens = tuple(tokenizer.convert_ids_to_tokens(own))
-            entry = WordTokens(label.name, word, tokens, own[0])
-            other = owner.setdefault(own[0], entry)
+            tokens = tuple(tokenizer.convert_ids_to_tokens(ids[shared:]))
+            entry = WordTokens(label.name, word, tokens, ids[shared])
+            other = owners.setdefault(entry.token_id, entry)
             if other.label != label.name:
                 raise TaskError(
                     f"task {task.name}: the labels {other.label!r} and {label.name!r} cannot be "

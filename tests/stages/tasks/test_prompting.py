@@ -14,12 +14,11 @@ from tokenizers import AddedToken
 from stages.errors import ModelError, TaskError
 from stages.loading import load_tokenizer
 from stages.tasks.frame import (
-    cut_behind,
     describe_chat,
     describe_frame,
+    encode_continuation,
     encode_prompt,
     frame_task,
-    frame_text,
 )
 from stages.tasks.task import Label, Task
 from stages.tasks.verbaliser import build_verbaliser
@@ -193,10 +192,9 @@ def make_task(prompt: str = "Is this good or bad?\n", suffix: str = "\nAnswer:")
 def test_the_text_around_the_input_is_the_template_s(family: str, kind: str) -> None:
     template, opening, closing, gap = FAMILIES[family]
     tokenizer, task = make_chat_tokenizer(template, kind), make_task()
-    text, frame = frame_text(task, tokenizer, True), frame_task(task, tokenizer, True)
-    assert (text.prefix, text.gap) == (opening + task.prompt, gap)
-    assert text.suffix == task.suffix + closing
-    assert frame.lead_in == task.suffix + closing + gap
+    frame = frame_task(task, tokenizer, True)
+    assert (frame.prefix, frame.gap) == (opening + task.prompt, gap)
+    assert frame.suffix == task.suffix + closing
     assert frame.prefix_ids.count(tokenizer.bos_token_id) == 1
     assert frame.prefix_ids[0] == tokenizer.bos_token_id
     joined = {"bytes": "Ġ", "tokens": "▁"}[kind] if gap else ""
@@ -219,15 +217,15 @@ def test_the_tokens_are_those_of_the_whole_text(
     else:
         tokenizer = make_chat_tokenizer(template, kind)
     task = make_task()
-    frame, text = frame_task(task, tokenizer, True), frame_text(task, tokenizer, True)
+    frame = frame_task(task, tokenizer, True)
     inside = "good, so \nGreat stuff 12"
-    whole = tokenizer(text.prefix + inside + text.suffix, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(frame.prefix + inside + frame.suffix, add_special_tokens=False)["input_ids"]
     start = tokenizer.bos_token_id
     whole = whole if whole[0] == start else [start, *whole]
     assert tuple(whole[: len(frame.prefix_ids)]) == frame.prefix_ids
     assert tuple(whole[-len(frame.suffix_ids) :]) == frame.suffix_ids
     middle = whole[len(frame.prefix_ids) : -len(frame.suffix_ids)]
-    assert middle == cut_behind(inside, tokenizer)
+    assert middle == encode_continuation(inside, tokenizer)
     if family not in ("deepseek", "llama3", "vicuna", "harmony"):  # what is more than the template
         messages = [{"role": "user", "content": task.prompt + inside + task.suffix}]
         asked = tokenizer.apply_chat_template(
@@ -238,9 +236,9 @@ def test_the_tokens_are_those_of_the_whole_text(
 
 @settings(deadline=None)
 @given(st.text("a0. \n▁é猫'Go", max_size=12), st.sampled_from(["bytes", "tokens"]))
-def test_what_is_cut_behind_an_input_is_all_of_the_text(text: str, kind: str) -> None:
+def test_what_is_encode_continuation_an_input_is_all_of_the_text(text: str, kind: str) -> None:
     tokenizer = make_tokenizer(kind)
-    tokens = tokenizer.convert_ids_to_tokens(cut_behind(text, tokenizer))
+    tokens = tokenizer.convert_ids_to_tokens(encode_continuation(text, tokenizer))
     if kind == "bytes":
         assert tokenizer.convert_tokens_to_string(tokens) == text
     else:
@@ -268,17 +266,17 @@ def test_an_answer_follows_a_space_where_the_template_of_llama_2_puts_one(shared
 @pytest.mark.parametrize("template", [GEMMA, LLAMA2])
 def test_a_trimming_template_leaves_white_space_around_the_input(template: str) -> None:
     task = make_task(" \n Good?\n \n", " \n Answer: \n")
-    text = frame_text(task, make_chat_tokenizer(template), True)
+    text = frame_task(task, make_chat_tokenizer(template), True)
     assert text.prefix.endswith(("\nGood?\n \n", "] Good?\n \n"))
     assert text.suffix.startswith((" \n Answer:<", " \n Answer: [/INST]"))
-    text = frame_text(task, make_chat_tokenizer(CHATML), True)
+    text = frame_task(task, make_chat_tokenizer(CHATML), True)
     assert text.prefix.endswith("user\n" + task.prompt)
     assert text.suffix.startswith(task.suffix + "<|im_end|>")
 
 
 def test_a_prompt_of_unusual_characters_is_kept() -> None:
     task = make_task("\ue000\ue001 <input> {{ 7 * 7 }}\n", "\ue000")
-    text = frame_text(task, make_chat_tokenizer(MISTRAL), True)
+    text = frame_task(task, make_chat_tokenizer(MISTRAL), True)
     assert (text.prefix, text.suffix) == ("<s>[INST] " + task.prompt, "\ue000 [/INST]")
 
 
@@ -307,7 +305,7 @@ def test_a_template_that_writes_an_answer_otherwise_than_it_asks_is_followed_and
         ),
     ):
         tokenizer = make_chat_tokenizer(template)
-        text = frame_text(make_task(), tokenizer, True)
+        text = frame_task(make_task(), tokenizer, True)
         assert (text.suffix, text.gap) == ("\nAnswer:" + ending, gap)
         assert note in "; ".join(text.notes)
         assert note in str(describe_chat(tokenizer, True))
@@ -344,7 +342,7 @@ def test_a_word_that_joins_the_template_s_text_is_refused() -> None:
 
 def test_a_default_among_several_templates_is_taken_and_the_clock_stands_still() -> None:
     tokenizer = make_chat_tokenizer({"default": LLAMA3, "tool_use": "x"})
-    assert "Today: 26 Jul 2024" in frame_text(make_task(), tokenizer, True).prefix
+    assert "Today: 26 Jul 2024" in frame_task(make_task(), tokenizer, True).prefix
     assert "today is 2024-07-26" in str(describe_chat(tokenizer, True))
     styles = "%d %B %Y, %Y-%m-%d, %A %-d.%-m.%y"
     tokenizer.chat_template = (
@@ -352,7 +350,7 @@ def test_a_default_among_several_templates_is_taken_and_the_clock_stands_still()
     )
     tokenizer.chat_template += "{% endfor %}"
     day = datetime.date(2024, 7, 26).strftime(styles)
-    assert frame_text(make_task(), tokenizer, True).prefix == day + make_task().prompt
+    assert frame_task(make_task(), tokenizer, True).prefix == day + make_task().prompt
 
 
 def test_without_chat_nothing_is_different_and_a_template_is_pointed_out() -> None:
@@ -362,7 +360,7 @@ def test_without_chat_nothing_is_different_and_a_template_is_pointed_out() -> No
         assert list(frame.prefix_ids) == encode_prompt(task.prompt, tokenizer)
         plain = tokenizer(task.suffix, add_special_tokens=False)["input_ids"]
         assert list(frame.suffix_ids) == (plain if task.suffix else [])
-        assert frame.lead_in == (task.suffix or "Answer:").rstrip() + " "
+        assert frame.anchor + frame.gap == (task.suffix or "Answer:").rstrip() + " "
     assert "--chat would put" in str(describe_chat(tokenizer, False))
     assert describe_chat(tokenizer, True) is None
     assert describe_chat(make_tokenizer(), False) is None

@@ -94,9 +94,11 @@ def test_what_is_wrong_with_a_task_is_named(data: Any, named: list[str]) -> None
         assert part in str(found.value)
 
 
-def test_an_unknown_task_is_answered_with_the_nearest_and_all() -> None:
-    with pytest.raises(TaskError, match=r"'imbd' \(did you mean 'imdb'\?\).*ag_news, imdb, reddit"):
+def test_an_unknown_task_is_answered_with_the_nearest_or_all() -> None:
+    with pytest.raises(TaskError, match=r"'imbd' \(did you mean 'imdb'\?\); .* YAML file"):
         load_task("imbd")
+    with pytest.raises(TaskError, match=r"'xyz'; known are ag_news, imdb, reddit; .* YAML file"):
+        load_task("xyz")
 
 
 @pytest.mark.parametrize(
