@@ -6,7 +6,7 @@ The same bits on every device.  Knows an embedding table's numbers, not whose th
 from cache.draw.lengths import LengthRule
 from cache.draw.mixtures import Mixture, mix_samplers, parse_mixture
 from cache.draw.philox import Purpose, mix_seeds, random_integers_numpy
-from cache.draw.philox_torch import compiler_problem, describe_backend, random_bits, send
+from cache.draw.philox_torch import random_integers, send
 from cache.draw.samplers import (
     SAMPLERS,
     Sampler,
@@ -26,14 +26,12 @@ __all__ = [
     "TokenSampler",
     "VocabularySampler",
     "build_sampler",
-    "compiler_problem",
-    "describe_backend",
     "draw_uniform_ids",
     "mix_samplers",
     "mix_seeds",
     "parse_mixture",
     "quantise_distribution",
-    "random_bits",
+    "random_integers",
     "random_integers_numpy",
     "send",
 ]

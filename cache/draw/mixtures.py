@@ -5,7 +5,7 @@ Which one follows from the row's seed, as everything else about the row does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
@@ -50,21 +50,21 @@ class Mixture:
         return np.searchsorted(quantise_distribution(shares), words, side="right").astype(np.int64)
 
 
-def parse_mixture(text: str, known: Sequence[str]) -> Mixture:
+def parse_mixture(text: str, known: Collection[str]) -> Mixture:
     """Read a sampler's name, or a mixture of several.
 
     Args:
         text: ``NAME``, or ``NAME=SHARE,NAME=SHARE,…`` with shares that sum to 1.
-        known: Names of samplers that there are.
+        known: Names of the samplers that exist.
 
     Raises:
-        SamplerError: It is none of the two.
+        SamplerError: It is neither.
     """
     found: dict[str, Decimal] = {}
     for part in text.split(","):
-        name, separator, number = (piece.strip() for piece in part.partition("="))
+        name, separator, number = (item.strip() for item in part.partition("="))
         if name not in known:
-            raise SamplerError(f"unknown sampler {name!r}{suggest(name, tuple(known))}")
+            raise SamplerError(f"unknown sampler {name!r}{suggest(name, known)}")
         if name in found:
             raise SamplerError(f"sampler: {name} is named twice in {text!r}")
         if not separator and "," in text:

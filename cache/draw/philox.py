@@ -5,7 +5,7 @@ machine, in any order and in any batch.  A row's 64-bit seed is the key; the cou
 of the block of four 32-bit words (64 bits), the stream (32 bits) and zero.
 
 This module is the generator in numpy, over blocks that fit the processor's cache;
-:mod:`cache.draw.philox_torch` is the same arithmetic in torch, and the choice between them.
+:mod:`cache.draw.philox_torch` is the same arithmetic in torch, for draws on a GPU.
 """
 
 from __future__ import annotations
@@ -120,15 +120,6 @@ def random_integers_numpy(
             _rounds(state.reshape(2, -1), key, tile)
     flat = words.reshape(len(seeds), 4 * blocks)
     return np.ascontiguousarray(flat[:, skipped : skipped + count])
-
-
-def philox_numpy(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return the words of single blocks: counters (N, 4) and keys (N, 2) give words (N, 4)."""
-    wide, keys = counter.astype(np.uint64), key.astype(np.uint64)
-    state = np.stack([wide[:, 0] << HALF | wide[:, 1], wide[:, 2] << HALF | wide[:, 3]])
-    words = np.empty((len(counter), 4), dtype=np.uint32)
-    _rounds(state, keys.T << HALF, words)
-    return words
 
 
 def check_draw(seeds: NDArray[np.uint64], count: int, first: int, stream: int) -> None:

@@ -3,14 +3,19 @@
 A row is a function of its seed alone: position ``t`` of a row is the same in any batch, in any
 order and for any length of the row, so a longer draw extends a shorter one.  Only integers and
 exact arithmetic are used, so it is also the same on every device.
+
+A new sampler is one class here and its entry in :data:`SAMPLERS`; its name on the command line is
+one word in ``SamplerMixture.known`` of ``pipeline/options.py``.  The tests in
+``tests/cache/test_samplers.py`` run over all entries.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,11 +23,10 @@ from numpy.typing import NDArray
 
 from cache.draw.lengths import LONGEST
 from cache.draw.philox import random_integers_numpy
-from cache.draw.philox_torch import random_integers, random_uniform, send
+from cache.draw.philox_torch import random_integers, random_uniform
 from cache.errors import SamplerError
 from cache.suggestion import suggest
 
-SAMPLERS = ("uniform", "vocabulary", "unigram")
 WHOLE = 1 << 32
 """What the counts of a quantised distribution sum to: the number of 32-bit integers."""
 
@@ -32,7 +36,7 @@ class Sampler(Protocol):
 
     @property
     def name(self) -> str:
-        """One of :data:`SAMPLERS`."""
+        """A key of :data:`SAMPLERS`, or a mixture."""
         ...
 
     @property
@@ -65,7 +69,6 @@ class TokenSampler(Sampler, Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class UniformSampler:
     """The paper's inputs: every coordinate independent and uniform in [0, 1).
 
@@ -73,72 +76,113 @@ class UniformSampler:
     largest of them round to 1.
     """
 
-    width: int
-    dtype: torch.dtype
-    device: torch.device
-    name: str = "uniform"
+    name = "uniform"
+
+    def __init__(self, table: torch.Tensor, thresholds: object = None) -> None:
+        self.width = table.shape[1]
+        self._dtype, self._device = table.dtype, table.device
 
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
         """Draw inputs of one length; see :class:`Sampler`."""
         count = _check_length(length) * self.width
-        values = random_uniform(seeds, count, dtype=self.dtype, device=self.device)
+        values = random_uniform(seeds, count, dtype=self._dtype, device=self._device)
         return values.view(len(seeds), length, self.width)
 
 
-@dataclass(frozen=True, eq=False)
-class VocabularySampler:
-    """Rows of the embedding table (V, d) at independent, uniformly drawn token ids."""
+class _TableSampler(ABC):
+    """Rows of the embedding table (V, d) at drawn token ids."""
 
-    table: torch.Tensor
-    name: str = "vocabulary"
+    name: ClassVar[str]
+
+    def __init__(self, table: torch.Tensor, thresholds: NDArray[np.int64] | None = None) -> None:
+        self.table = table
 
     @property
     def width(self) -> int:
         """Length of one embedding."""
         return self.table.shape[1]
+
+    @abstractmethod
+    def draw_ids(self, seeds: NDArray[np.uint64], length: int) -> NDArray[np.int64]:
+        """Draw token ids, shape (B, length); see :class:`TokenSampler`."""
+
+    @abstractmethod
+    def pick(self, words: torch.Tensor) -> torch.Tensor:
+        """Turn 32-bit integers, as int64, into the ids of :meth:`draw_ids`, on any device."""
+
+    def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
+        """Draw inputs of one length; see :class:`Sampler`."""
+        if self.table.is_cuda:  # there, since a copy would wait for what the GPU is doing
+            device = self.table.device
+            ids = self.pick(random_integers(seeds, _check_length(length), device=device))
+        else:
+            ids = torch.from_numpy(self.draw_ids(seeds, length)).to(self.table.device)
+        return self.table.index_select(0, ids.flatten()).view(*ids.shape, self.width)
+
+
+class VocabularySampler(_TableSampler):
+    """Rows of the embedding table (V, d) at independent, uniformly drawn token ids."""
+
+    name = "vocabulary"
 
     def draw_ids(self, seeds: NDArray[np.uint64], length: int) -> NDArray[np.int64]:
         """Draw token ids, shape (B, length); see :func:`draw_uniform_ids`."""
-        return draw_uniform_ids(seeds, length, self.table.shape[0])
+        return draw_uniform_ids(seeds, length, len(self.table))
 
-    def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
-        """Draw inputs of one length; see :class:`Sampler`."""
-        if not self.table.is_cuda:
-            return _look_up(self.table, send(self.draw_ids(seeds, length), self.table.device))
-        words = random_integers(seeds, _check_length(length), device=self.table.device)
-        return _look_up(self.table, pick_uniformly(words, len(self.table)))
+    def pick(self, words: torch.Tensor) -> torch.Tensor:
+        """Turn 32-bit integers, as int64, into the same ids."""
+        # Two limbs, since the product of 32 bits with a vocabulary of up to 32 may leave int64.
+        high, low, count = words >> 16, words & 0xFFFF, len(self.table)
+        return (high * count + (low * count >> 16)) >> 16
 
 
-@dataclass(frozen=True, eq=False)
-class UnigramSampler:
-    """Rows of the embedding table (V, d) at independent ids of a given distribution.
+class UnigramSampler(_TableSampler):
+    """Rows of the embedding table (V, d) at independent ids of a given distribution."""
 
-    ``thresholds`` (V,) are what :func:`quantise_distribution` returns.
-    """
+    name = "unigram"
 
-    table: torch.Tensor
-    thresholds: NDArray[np.int64]
-    name: str = "unigram"
+    def __init__(self, table: torch.Tensor, thresholds: NDArray[np.int64] | None) -> None:
+        """Check the distribution.
 
-    @property
-    def width(self) -> int:
-        """Length of one embedding."""
-        return self.table.shape[1]
+        Args:
+            table: The token embeddings, shape (V, d).
+            thresholds: From :func:`quantise_distribution`, shape (V,).
+
+        Raises:
+            SamplerError: They are missing, or do not fit the table.
+        """
+        super().__init__(table)
+        if thresholds is None:
+            raise SamplerError("the sampler 'unigram' needs the distribution of the token ids")
+        self.thresholds = thresholds = np.asarray(thresholds, dtype=np.int64)
+        if thresholds.shape != (table.shape[0],):
+            raise SamplerError(
+                f"thresholds: got shape {thresholds.shape}, must be ({table.shape[0]},), one for "
+                "each row of the embedding table"
+            )
+        if thresholds[-1] != WHOLE or thresholds[0] < 0 or (np.diff(thresholds) < 0).any():
+            raise SamplerError("thresholds must not decrease and must end at 2**32")
 
     def draw_ids(self, seeds: NDArray[np.uint64], length: int) -> NDArray[np.int64]:
-        """Draw token ids, shape (B, length); see :func:`draw_distributed_ids`."""
-        return draw_distributed_ids(seeds, length, self.thresholds)
+        """Draw the first ids whose threshold is above a 32-bit integer, shape (B, length)."""
+        words = random_integers_numpy(seeds, _check_length(length)).astype(np.int64)
+        return np.searchsorted(self.thresholds, words, side="right").astype(np.int64, copy=False)
 
-    def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
-        """Draw inputs of one length; see :class:`Sampler`."""
-        if not self.table.is_cuda:
-            return _look_up(self.table, send(self.draw_ids(seeds, length), self.table.device))
-        words = random_integers(seeds, _check_length(length), device=self.table.device)
-        return _look_up(self.table, pick_distributed(words, self._thresholds))
+    def pick(self, words: torch.Tensor) -> torch.Tensor:
+        """Turn 32-bit integers, as int64, into the same ids."""
+        return torch.searchsorted(self._thresholds, words, right=True)
 
     @cached_property
     def _thresholds(self) -> torch.Tensor:
         return torch.from_numpy(self.thresholds).to(self.table.device)
+
+
+SAMPLERS: dict[str, Callable[[torch.Tensor, NDArray[np.int64] | None], Sampler]] = {
+    "uniform": UniformSampler,
+    "vocabulary": VocabularySampler,
+    "unigram": UnigramSampler,
+}
+"""What makes a sampler of a table (V, d) and a quantised distribution of its ids, by name."""
 
 
 def build_sampler(
@@ -147,7 +191,7 @@ def build_sampler(
     """Make a sampler by name.
 
     Args:
-        name: One of :data:`SAMPLERS`.
+        name: A key of :data:`SAMPLERS`.
         table: The model's token embeddings, shape (V, d); ``uniform`` takes only its width, dtype
             and device.
         thresholds: From :func:`quantise_distribution`, for ``unigram``; the others ignore it.
@@ -163,22 +207,7 @@ def build_sampler(
     if table.ndim != 2 or not table.is_floating_point() or 0 in table.shape:
         got = f"{table.dtype} of shape {tuple(table.shape)}"
         raise SamplerError(f"embedding table: got {got}, must be floating point of shape (V, d)")
-    table = table.detach()
-    if name == "uniform":
-        return UniformSampler(table.shape[1], table.dtype, table.device)
-    if name == "vocabulary":
-        return VocabularySampler(table)
-    if thresholds is None:
-        raise SamplerError("the sampler 'unigram' needs the distribution of the token ids")
-    thresholds = np.asarray(thresholds, dtype=np.int64)
-    if thresholds.shape != (table.shape[0],):
-        raise SamplerError(
-            f"thresholds: got shape {thresholds.shape}, must be ({table.shape[0]},), one for each "
-            "row of the embedding table"
-        )
-    if thresholds[-1] != WHOLE or thresholds[0] < 0 or (np.diff(thresholds) < 0).any():
-        raise SamplerError("thresholds must not decrease and must end at 2**32")
-    return UnigramSampler(table, thresholds)
+    return SAMPLERS[name](table.detach(), thresholds)
 
 
 def draw_uniform_ids(seeds: NDArray[np.uint64], length: int, vocabulary: int) -> NDArray[np.int64]:
@@ -199,38 +228,6 @@ def draw_uniform_ids(seeds: NDArray[np.uint64], length: int, vocabulary: int) ->
         raise SamplerError(f"vocabulary: got {vocabulary}, must be in [1, {WHOLE}]")
     words = random_integers_numpy(seeds, _check_length(length)).astype(np.uint64)
     return (words * np.uint64(vocabulary) >> np.uint64(32)).astype(np.int64)
-
-
-def draw_distributed_ids(
-    seeds: NDArray[np.uint64], length: int, thresholds: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Draw independent ids of a distribution, shape (B, length).
-
-    Args:
-        seeds: One a row, shape (B,).
-        length: Ids a row, at least 1.
-        thresholds: Cumulative counts from :func:`quantise_distribution`, shape (V,).
-
-    Returns:
-        The first ids whose threshold is above a 32-bit integer, shape (B, length).
-
-    Raises:
-        SamplerError: The seeds are not a vector of uint64, or the length is below 1.
-    """
-    words = random_integers_numpy(seeds, _check_length(length)).astype(np.int64)
-    return np.searchsorted(thresholds, words, side="right").astype(np.int64, copy=False)
-
-
-def pick_uniformly(words: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Turn 32-bit integers, as int64, into the ids of :func:`draw_uniform_ids`, on any device."""
-    # Two limbs, since the product of 32 bits with a vocabulary of up to 32 may leave int64.
-    high, low = words >> 16, words & 0xFFFF
-    return (high * vocabulary + (low * vocabulary >> 16)) >> 16
-
-
-def pick_distributed(words: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """Turn 32-bit integers, as int64, into the ids of :func:`draw_distributed_ids`."""
-    return torch.searchsorted(thresholds, words, right=True)
 
 
 def quantise_distribution(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -270,10 +267,6 @@ def quantise_distribution(probabilities: NDArray[np.float64]) -> NDArray[np.int6
     full = np.zeros(len(values), dtype=np.int64)
     full[possible] = counts
     return np.cumsum(full)
-
-
-def _look_up(table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[1])
 
 
 def _check_length(length: int) -> int:

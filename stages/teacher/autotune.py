@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cache.draw import compiler_problem
 from stages.errors import ModelError, SettingError
+from stages.teacher.compiler import compiler_problem
 from stages.teacher.forward import PackedPass, find_layers
 from stages.teacher.teacher import Teacher, is_out_of_memory
 

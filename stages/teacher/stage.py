@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from cache.directory import Cache
-from cache.draw import describe_backend
 from cache.format import MANIFEST
 from cache.opening import create_or_open, open_cache
 from cache.reader import CacheReader
@@ -28,7 +28,7 @@ from stages.inputs import (
     pack_attachments,
     read_parts,
 )
-from stages.metrics import Projection, ProjectionMeter
+from stages.metrics import Projection, compute_projection
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.fill import fill_cache
@@ -116,8 +116,6 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
 
     sampler = str(ready.inputs.identity["name"])
     kind = "texts" if config.texts else f"random inputs ({sampler})"
-    if config.texts is None:
-        reporter.say(describe_backend(find_main_device(ready.device)))
     lengths = ready.inputs.lengths
     span = f"{lengths.min()}-{lengths.max()}" if ready.inputs.writing is None else "up to "
     span += str(lengths.max()) if ready.inputs.writing is not None else ""
@@ -210,8 +208,6 @@ def _find(ready: Preparation) -> Tuning:
 
 def measure_answers(reader: CacheReader, classes: int) -> Projection:
     """Return the teacher's class balance and spread over a whole cache."""
-    meter = ProjectionMeter(classes)
-    for shard in reader.shards:
-        g = torch.from_numpy(reader.read_shard(shard)["probabilities"].copy())
-        meter.update(g, g)
-    return meter.compute()
+    shards = [reader.read_shard(shard)["probabilities"] for shard in reader.shards]
+    g = np.concatenate([np.empty((0, classes), np.float32), *shards])
+    return compute_projection(g, g)

@@ -8,11 +8,11 @@ import torch
 from tiny import LONGEST, draw_ids, fake_rates, make_teacher, run_out
 from torch import nn
 
-from cache.draw.philox_torch import compiler_problem
 from stages.errors import SettingError
 from stages.reporter import SilentReporter
 from stages.teacher import autotune as tuning
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning
+from stages.teacher.compiler import compiler_problem
 
 LENGTHS = np.random.default_rng(0).integers(1, LONGEST + 1, 200)
 
