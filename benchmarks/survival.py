@@ -232,12 +232,13 @@ def unsynced() -> AbstractContextManager[object]:
 def warm_up() -> None:
     """Import and load, once for all forks, what a teacher imports and loads."""
     from pipeline.console import quieten_libraries
-    from stages.lm import model as language_model
+    from stages.lm import load_language_model, resolve_model
+    from stages.loading import load_tokenizer
 
     quieten_libraries()
-    folder = language_model.resolve_model("mini")
-    language_model.load_tokenizer(folder)
-    language_model.load_language_model(folder, "cpu", "float32")
+    folder = resolve_model("mini")
+    load_tokenizer(folder)
+    load_language_model(folder, "cpu", "float32")
 
 
 def run_command(folder: Path, arguments: tuple[str, ...]) -> None:

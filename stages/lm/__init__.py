@@ -5,19 +5,15 @@ embedding table).  Knows devices and number formats, no tasks; imports no other 
 """
 
 from stages.lm.allocation import keep_freed_memory
+from stages.lm.identity import describe_identity
 from stages.lm.memory import place_model
-from stages.lm.model import (
-    choose_attention,
-    describe_identity,
-    find_start_id,
-    load_language_model,
-    resolve_model,
-    resolve_tokenizer,
-)
+from stages.lm.model import choose_attention, load_language_model
 from stages.lm.quantisation import check_quantisation
+from stages.lm.resolve import resolve_model, resolve_tokenizer
 from stages.lm.vocabulary import (
     Vocabulary,
     embed_vocabulary,
+    find_start_id,
     load_vocabulary,
     pack_tokenizer,
     unpack_tokenizer,

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from stages.devices import ALL, find_main_device
 from stages.errors import ModelError, SettingError
+from stages.lm.resolve import read_config
+from stages.loading import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,34 +52,48 @@ def check_quantisation(quantise: str, device: str, dtype: str) -> None:
         _check_fp8(device, dtype)
 
 
-def find_linear_layers(folder: Path, quantise: str) -> dict[str, tuple[int, int]]:
-    """Find the layers of a language model that are quantised, without reading its weights.
+def divide_layers(folder: Path, quantise: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """Find the linear layers of a language model that are quantised, without reading its weights.
 
     Args:
-        folder: A directory from :func:`stages.lm.model.resolve_model`.
+        folder: A directory from :func:`stages.lm.resolve_model`.
         quantise: ``int8`` or ``fp8``.
 
     Returns:
-        Their names, and (outputs, inputs) of each.
+        The names of those that are, with (outputs, inputs) of each, and the names of the others.
 
     Raises:
         ModelError: It is no causal language model, is quantised already, or less than half of its
             weights are in such layers.
     """
-    return _divide_layers(folder, quantise)[0]
+    from torch import nn
+
+    model = _build_empty(folder)
+    head, embed = model.get_output_embeddings(), model.get_input_embeddings()
+    layers, others = {}, []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        rows, columns = module.out_features, module.in_features
+        # Sixteen at a time is how fp8's units take them; torchao leaves others without a word.
+        if module is head or (quantise == "fp8" and (rows % 16 or columns % 16)):
+            others.append(name)
+        else:
+            layers[name] = (rows, columns)
+    outer = {id(part.weight) for part in (head, embed) if hasattr(part, "weight")}
+    inner = sum(p.numel() for p in model.parameters() if id(p) not in outer)
+    share = sum(rows * columns for rows, columns in layers.values()) / max(inner, 1)
+    if share < 0.5:
+        raise ModelError(
+            f"{folder}: {type(model).__name__} has {share:.0%} of its weights in linear layers "
+            f"that {quantise} can quantise; leave --quantise out"
+        )
+    return layers, others
 
 
 def make_quantisation(folder: Path, quantise: str) -> Any:
-    """Return transformers' description of a quantisation for ``from_pretrained``.
-
-    Args:
-        folder: A directory from :func:`stages.lm.model.resolve_model`.
-        quantise: ``int8`` or ``fp8``.
-
-    Raises:
-        ModelError: As for :func:`find_linear_layers`.
-    """
-    others = _divide_layers(folder, quantise)[1]
+    """Return transformers' description of a quantisation; as for :func:`divide_layers`."""
+    others = divide_layers(folder, quantise)[1]
     from torchao.quantization import (
         Float8DynamicActivationFloat8WeightConfig,
         Int8WeightOnlyConfig,
@@ -104,38 +120,10 @@ def try_quantised(model: PreTrainedModel, quantise: str) -> None:
         with torch.inference_mode():
             model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device), use_cache=False)
     except (NotImplementedError, RuntimeError, TypeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
-            f"{type(model).__name__} cannot be run with {quantise} weights ({reason}); leave "
-            "--quantise out"
+            f"{type(model).__name__} cannot be run with {quantise} weights ({one_line(error)}); "
+            "leave --quantise out"
         ) from error
-
-
-def _divide_layers(folder: Path, quantise: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Return the linear layers that are quantised, with (outputs, inputs), and those that stay."""
-    from torch import nn
-
-    model = _build_empty(folder)
-    head, embed = model.get_output_embeddings(), model.get_input_embeddings()
-    layers, others = {}, []
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear):
-            continue
-        rows, columns = module.out_features, module.in_features
-        # Sixteen at a time is how fp8's units take them; torchao leaves others without a word.
-        if module is head or (quantise == "fp8" and (rows % 16 or columns % 16)):
-            others.append(name)
-        else:
-            layers[name] = (rows, columns)
-    apart = {id(part.weight) for part in (head, embed) if hasattr(part, "weight")}
-    inner = sum(p.numel() for p in model.parameters() if id(p) not in apart)
-    share = sum(rows * columns for rows, columns in layers.values()) / max(inner, 1)
-    if share < 0.5:
-        raise ModelError(
-            f"{folder}: {type(model).__name__} has {share:.0%} of its weights in linear layers "
-            f"that {quantise} can quantise; leave --quantise out"
-        )
-    return layers, others
 
 
 def _check_fp8(device: str, dtype: str) -> None:
@@ -162,17 +150,16 @@ def _check_fp8(device: str, dtype: str) -> None:
 
 def _build_empty(folder: Path) -> PreTrainedModel:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
+    config = read_config(folder)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(f"{folder} is quantised already; leave --quantise out")
     try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=False, attn_implementation="eager"
             )
     except Exception as error:  # transformers raises a dozen types, some of them bare
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelError(f"{folder} is no causal LM: {reason}") from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{folder} is quantised already; leave --quantise out")
+        raise ModelError(f"{folder} is no causal LM: {one_line(error)}") from error
     return model

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stages.lm.model import find_start_id, load_language_model
+from stages.errors import ModelError
+from stages.lm.model import load_language_model
 from stages.loading import load_tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Vocabulary:
 
 
 def load_vocabulary(folder: Path, device: str, dtype: str, task: Mapping[str, Any]) -> Vocabulary:
-    """Take a language model's words from the model, which is not kept.
+    """Read a language model's vocabulary; the model itself is not kept.
 
     Args:
         folder: Where it lies.
@@ -64,6 +65,18 @@ def embed_vocabulary(model: PreTrainedModel) -> torch.Tensor:
     embed = model.get_input_embeddings()
     vocabulary = torch.arange(embed.weight.shape[0], device=embed.weight.device)
     return torch.cat([embed(part) for part in torch.split(vocabulary, ROWS)]).clone()
+
+
+def find_start_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that begins a student's input: BOS, or EOS where a tokenizer has no BOS.
+
+    Raises:
+        ModelError: The tokenizer has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise ModelError("the tokenizer has neither a BOS nor an EOS token to begin an input with")
 
 
 def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +12,8 @@ import pytest
 from processes import wait_for
 
 from stages.errors import ModelError
-from stages.lm import hashing
-from stages.lm.hashing import FileState, HashMemory, KnownHash, hash_files
-from stages.lm.model import describe_identity
+from stages.lm import describe_identity, identity
+from stages.lm.identity import hash_files
 from stages.reporter import Interrupted, SilentReporter
 
 
@@ -22,8 +21,8 @@ from stages.reporter import Interrupted, SilentReporter
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the memory will be; every file is large enough for it, and old enough."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(hashing, "REMEMBERED_BYTES", 1)
-    monkeypatch.setattr(hashing, "SETTLED_NS", -(10**12))
+    monkeypatch.setattr(identity, "REMEMBERED_BYTES", 1)
+    monkeypatch.setattr(identity, "SETTLED_NS", -(10**12))
     return tmp_path / "home" / "functional-projection" / "weights.json"
 
 
@@ -59,6 +58,10 @@ def hash_quietly(*paths: Path) -> list[str]:
     return found
 
 
+def identify(folder: Path) -> dict[str, str]:
+    return describe_identity(folder, SilentReporter())
+
+
 def test_a_second_start_reads_no_weights(
     memory: Path, weights: Path, tmp_path: Path, opened: list[Path]
 ) -> None:
@@ -75,11 +78,6 @@ def test_a_second_start_reads_no_weights(
     link.symlink_to(weights)
     assert hash_quietly(link) == [sha256(weights)]
     assert link not in opened
-
-
-def test_a_models_identity_is_the_same_from_memory(memory: Path, llm: Path) -> None:
-    assert describe_identity(llm, SilentReporter()) == describe_identity(llm, SilentReporter())
-    assert str(llm / "model.safetensors") in memory.read_text()
 
 
 def rewrite(path: Path) -> None:
@@ -114,7 +112,7 @@ def test_a_change_is_noticed_though_size_and_mtime_are_as_before(
 def test_what_was_written_moments_ago_is_not_remembered(
     memory: Path, weights: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashing, "SETTLED_NS", 10**18)
+    monkeypatch.setattr(identity, "SETTLED_NS", 10**18)
     assert hash_quietly(weights) == hash_quietly(weights)
     assert opened.count(weights) == 2
     assert not memory.exists()
@@ -123,24 +121,22 @@ def test_what_was_written_moments_ago_is_not_remembered(
 def test_small_files_leave_no_trace(
     memory: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashing, "REMEMBERED_BYTES", weights.stat().st_size + 1)
+    monkeypatch.setattr(identity, "REMEMBERED_BYTES", weights.stat().st_size + 1)
     assert hash_quietly(weights) == [sha256(weights)]
     assert not memory.parent.exists()
 
 
 def flip(data: bytes) -> bytes:
-    place = data.index(b'"sha256": "') + 11
+    place = data.index(b'"', data.index(b"[")) + 1
     return data[:place] + (b"1" if data[place : place + 1] == b"0" else b"0") + data[place + 1 :]
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "empty": lambda data: b"",
     "half": lambda data: data[: len(data) // 2],
     "a digit of a hash": flip,
-    "another version": lambda data: data.replace(b'"version": 1', b'"version": 2'),
+    "another version": lambda data: identity.seal({"version": 1, "files": {}}),
     "a list": lambda data: b"[]",
-    "binary": lambda data: b"\xff\x00",
-    "huge": lambda data: b" " * (hashing.LARGEST_MEMORY + 1),
+    "huge": lambda data: b" " * (identity.LARGEST_MEMORY + 1),
 }
 
 
@@ -156,16 +152,6 @@ def test_a_damaged_memory_is_said_and_replaced(name: str, memory: Path, weights:
     assert str(memory) in warning
     assert memory.read_bytes() == sound
     assert hash_quietly(weights) == expected
-
-
-def test_an_entry_that_is_none_is_damage(memory: Path, weights: Path) -> None:
-    memory.parent.mkdir(parents=True)
-    for entry in ([], {}, {"size": 1.5}, {"size": True}):
-        memory.write_bytes(hashing.seal({"version": 1, "files": {"/x": entry}}))
-        reporter = SilentReporter()
-        assert hash_files([weights], reporter) == [sha256(weights)]
-        assert "file '/x'" in reporter.warnings[0]
-        weights.touch()
 
 
 def test_a_memory_that_cannot_be_is_said_and_done_without(
@@ -184,45 +170,18 @@ def test_a_memory_that_cannot_be_is_said_and_done_without(
     monkeypatch.setattr(Path, "home", homeless)
     reporter = SilentReporter()
     assert hash_files([weights], reporter) == [sha256(weights)]
-    assert all("set XDG_CACHE_HOME" in warning for warning in reporter.warnings)
+    assert all("XDG_CACHE_HOME says where" in warning for warning in reporter.warnings)
     assert len(reporter.warnings) == 2
 
 
-def test_the_memory_does_not_grow_for_ever(
-    memory: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hashing, "MOST_ENTRIES", 3)
-    paths = [tmp_path / f"{i}.safetensors" for i in range(5)]
-    for path in paths:
-        path.write_bytes(b"x")
-        hash_quietly(path)
-    assert list(HashMemory(memory.parent).recall()) == [str(path) for path in paths[2:]]
-    paths[4].unlink()
+def test_files_that_are_gone_are_forgotten(memory: Path, weights: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"x")
+    hash_quietly(other)
+    assert str(other) in memory.read_text()
+    other.unlink()
     hash_quietly(weights)
-    expected = [str(path) for path in (*paths[2:4], weights)]
-    assert list(HashMemory(memory.parent).recall()) == expected
-
-
-def keep_remembering(folder: Path, names: tuple[str, str]) -> None:
-    known = KnownHash(FileState.of(Path(names[0]).stat()), "0" * 64)
-    for _ in range(100):
-        HashMemory(folder).remember(dict.fromkeys(names, known))
-
-
-def test_two_processes_write_at_once_and_a_third_reads(memory: Path, tmp_path: Path) -> None:
-    pairs = [(str(tmp_path / f"{name}-1"), str(tmp_path / f"{name}-2")) for name in "ab"]
-    context = multiprocessing.get_context("fork")
-    workers = []
-    for names in pairs:
-        for name in names:
-            Path(name).touch()
-        workers.append(context.Process(target=keep_remembering, args=(memory.parent, names)))
-        workers[-1].start()
-    while any(worker.is_alive() for worker in workers):
-        assert tuple(HashMemory(memory.parent).recall()) in ((), *pairs)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    assert sorted(path.name for path in memory.parent.iterdir()) == ["tmp", "weights.json"]
-    assert not list((memory.parent / "tmp").iterdir())
+    assert str(other) not in memory.read_text()
 
 
 class Watcher(SilentReporter):
@@ -249,8 +208,8 @@ class Watcher(SilentReporter):
 def test_hashing_gigabytes_is_said_shown_and_can_be_stopped(
     memory: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashing, "LARGE", 10**6)
-    monkeypatch.setattr(hashing, "BLOCK", 1000)
+    monkeypatch.setattr(identity, "LARGE", 10**6)
+    monkeypatch.setattr(identity, "MEBIBYTE", 1000)
     with pytest.raises(Interrupted):
         hash_files([weights], Watcher(stop=True))
     assert not memory.exists()
@@ -259,24 +218,59 @@ def test_hashing_gigabytes_is_said_shown_and_can_be_stopped(
     assert reporter.lines == ["hashing the weights (0.0 GB), remembered from then on"]
     assert reporter.shown == 1280
     hash_quietly(weights)
-    monkeypatch.setattr(hashing, "SETTLED_NS", 10**18)
+    monkeypatch.setattr(identity, "SETTLED_NS", 10**18)
     rewrite(weights)
     hash_files([weights], reporter)
-    assert reporter.lines[1].endswith("not remembered: written only moments ago")
+    assert reporter.lines[1].endswith("not remembered: just written")
 
 
 def test_weights_that_cannot_be_read_or_are_being_written_are_an_error(
-    memory: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory: Path, weights: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=r"cannot read .*gone.safetensors: No such file"):
-        hash_files([tmp_path / "gone.safetensors"], SilentReporter())
-    with pytest.raises(ModelError, match="cannot read"):
-        hash_files([tmp_path], SilentReporter())
+    for path in (tmp_path / "gone.safetensors", tmp_path):
+        with pytest.raises(ModelError, match=f"cannot read {path}: "):
+            hash_files([path], SilentReporter())
 
-    class Meddler:
-        def update(self, _: bytes) -> None:
+    class Meddler(SilentReporter):
+        def check_stop(self) -> None:
             os.truncate(weights, 100)
 
-    monkeypatch.setattr("hashlib.sha256", Meddler)
     with pytest.raises(ModelError, match="written while it was hashed"):
-        hash_files([weights], SilentReporter())
+        hash_files([weights], Meddler())
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("model.safetensors", "weights"),
+        ("config.json", "config"),
+        ("tokenizer.json", "tokenizer"),
+        ("tokenizer_config.json", "tokenizer"),
+    ],
+)
+def test_it_changes_with_what_answers_depend_on(
+    name: str, part: str, llm: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(llm, tmp_path / "copy"))
+    (copy / "README.md").write_text("a card")
+    (copy / "generation_config.json").unlink()
+    before = identify(copy)
+    assert before == identify(llm)
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+    after = identify(copy)
+    assert {key for key in before if before[key] != after[key]} == {part}
+
+
+def test_weights_in_shards_count_with_their_names(llm: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(llm, tmp_path / "copy"))
+    shutil.copy(copy / "model.safetensors", copy / "model-2.safetensors")
+    one = identify(copy)["weights"]
+    (copy / "model-2.safetensors").rename(copy / "model-3.safetensors")
+    assert identify(copy)["weights"] != one
+
+
+def test_it_is_a_hash_of_names_and_hashes(tmp_path: Path) -> None:
+    for name, data in {"a.safetensors": b"1", "config.json": b"2", "vocab.json": b"3"}.items():
+        (tmp_path / name).write_bytes(data)
+    line = f"config.json:{hashlib.sha256(b'2').hexdigest()}\n"
+    assert identify(tmp_path)["config"] == hashlib.sha256(line.encode()).hexdigest()

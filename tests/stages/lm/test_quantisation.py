@@ -11,9 +11,8 @@ from tiny import write_language_model
 
 from stages.devices import ALL
 from stages.errors import ModelError, SettingError
-from stages.lm import quantisation as quantising
-from stages.lm.model import load_language_model, resolve_model
-from stages.lm.quantisation import check_quantisation, find_linear_layers, make_quantisation
+from stages.lm import check_quantisation, load_language_model, quantisation, resolve_model
+from stages.lm.quantisation import divide_layers, make_quantisation
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -21,7 +20,7 @@ def test_int8_weights_answer_nearly_as_the_bundled_model_does(dtype: str) -> Non
     folder = resolve_model("mini")
     plain = load_language_model(folder, "cpu", "float32")
     small = load_language_model(folder, "cpu", dtype, "int8")
-    layers = find_linear_layers(folder, "int8")
+    layers = divide_layers(folder, "int8")[0]
     for name, module in small.named_modules():
         if isinstance(module, torch.nn.Linear):
             assert (name in layers) == (name != "lm_head")
@@ -64,13 +63,13 @@ def test_what_is_quantised_already_is_not_quantised_again(llm: Path, tmp_path: P
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="quantised already"):
-        find_linear_layers(copy, "int8")
+        divide_layers(copy, "int8")[0]
 
 
 def test_what_is_no_language_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "distilbert"}')
     with pytest.raises(ModelError, match="is no causal LM"):
-        find_linear_layers(tmp_path, "int8")
+        divide_layers(tmp_path, "int8")[0]
 
 
 class TestChecks:
@@ -81,7 +80,7 @@ class TestChecks:
     def test_a_missing_library_is_named_with_the_command(
         self, monkeypatch: pytest.MonkeyPatch, llm: Path
     ) -> None:
-        monkeypatch.setattr(quantising, "find_spec", lambda name: None)
+        monkeypatch.setattr(quantisation, "find_spec", lambda name: None)
         check_quantisation("none", "cpu", "float32")
         with pytest.raises(SettingError, match=r"install .* -e '.\[quantised\]'"):
             load_language_model(llm, "cpu", "float32", "int8")
@@ -101,11 +100,11 @@ class TestChecks:
             check_quantisation("fp8", "cuda", "float32")
 
     def test_fp8_takes_only_what_its_units_can(self, llm: Path, tmp_path: Path) -> None:
-        assert find_linear_layers(llm, "fp8") == find_linear_layers(llm, "int8")
+        assert divide_layers(llm, "fp8")[0] == divide_layers(llm, "int8")[0]
         copy = Path(shutil.copytree(llm, tmp_path / "copy"))
         config = json.loads((copy / "config.json").read_text())
         (copy / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 1}))
-        left = set(find_linear_layers(copy, "int8")) - set(find_linear_layers(copy, "fp8"))
+        left = set(divide_layers(copy, "int8")[0]) - set(divide_layers(copy, "fp8")[0])
         assert {name.split(".")[-1] for name in left} == {"k_proj", "v_proj"}
         scheme = make_quantisation(llm, "fp8")
         assert type(scheme.quant_type).__name__ == "Float8DynamicActivationFloat8WeightConfig"
