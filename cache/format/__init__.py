@@ -10,16 +10,7 @@ from cache.format.commits import (
     committed_shards,
     record_path,
 )
-from cache.format.documents import (
-    DocumentError,
-    check_keys,
-    check_seal,
-    integer,
-    mapping,
-    parse,
-    seal,
-    text,
-)
+from cache.format.documents import DocumentError, build, check_seal, parse, seal
 from cache.format.layout import MOST_SHARDS, Column, Layout, answer_columns
 from cache.format.manifest import (
     ATTACHMENTS,
@@ -46,18 +37,15 @@ __all__ = [
     "Layout",
     "Manifest",
     "answer_columns",
+    "build",
     "check_attachment_name",
-    "check_keys",
     "check_seal",
     "committed_shards",
     "decode",
     "encode",
-    "integer",
-    "mapping",
     "metadata",
     "object_path",
     "parse",
     "record_path",
     "seal",
-    "text",
 ]

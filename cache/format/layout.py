@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from cache.errors import ManifestError
-from cache.format.documents import DocumentError, check_keys, integer, mapping, text
+from cache.format.documents import STRICT, checked
 
-DTYPES = ("uint8", "int8", "int16", "int32", "int64", "uint32", "uint64", "float32", "float64")
+DType = Literal[
+    "uint8", "int8", "int16", "int32", "int64", "uint32", "uint64", "float32", "float64"
+]
+DTYPES = get_args(DType)
 MOST_ROWS = 2**40
 MOST_SHARDS = 10**6
 MOST_CHUNKS = 2**20
@@ -21,10 +24,13 @@ MOST_COLUMNS = 64
 LARGEST_SHARD = 2**32
 """Bytes of one column of one shard: what a reader may have to hold, and what it refuses beyond."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
+Size = Annotated[int, Field(ge=1, le=LARGEST_SHARD)]
+Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
 
 
-@dataclass(frozen=True)
+@checked
+@dataclass(frozen=True, config=STRICT)
 class Column:
     """One array of the cache.
 
@@ -36,10 +42,17 @@ class Column:
         compressed: Whether chunks are compressed with zstd.
     """
 
-    dtype: str
-    shape: tuple[int, ...] = ()
+    dtype: DType
+    shape: Annotated[tuple[Size, ...], Field(max_length=4)] = ()
     fill: int = 0
     compressed: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = 0, 0
+        if not self.is_float:
+            bounds = np.iinfo(self.dtype)
+            low, high = int(bounds.min), int(bounds.max)
+        _check_range(f"fill of {self.dtype}", self.fill, low, high)
 
     @property
     def is_float(self) -> bool:
@@ -57,7 +70,8 @@ class Column:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-@dataclass(frozen=True)
+@checked
+@dataclass(frozen=True, config=STRICT)
 class Layout:
     """Fixed when the cache is created; nothing is ever appended or resized.
 
@@ -67,19 +81,27 @@ class Layout:
         shard_rows: Rows of a shard, a multiple of ``chunk_rows``; a shard is written at once.
             The last shard, and its last chunk, may be short.
         columns: Columns by name.
+
+    Raises:
+        ManifestError: No cache can have such a layout.
     """
 
-    rows: int
-    chunk_rows: int
-    shard_rows: int
-    columns: Mapping[str, Column] = field(default_factory=dict)
+    rows: Rows
+    chunk_rows: Rows
+    shard_rows: Rows
+    columns: Annotated[dict[Name, Column], Field(min_length=1, max_length=MOST_COLUMNS)]
 
     def __post_init__(self) -> None:
-        try:
-            _check(self)
-        except DocumentError as error:
-            raise ManifestError(str(error)) from error
-        object.__setattr__(self, "columns", dict(self.columns))
+        if self.shard_rows % self.chunk_rows:
+            raise ManifestError(
+                f"layout: shard_rows {self.shard_rows} is not a multiple of chunk_rows "
+                f"{self.chunk_rows}"
+            )
+        _check_range("chunks in a shard", self.chunks_per_shard, 1, MOST_CHUNKS)
+        _check_range("shards", self.shards, 1, MOST_SHARDS)
+        for name, column in self.columns.items():
+            size = column.row_bytes * self.shard_rows
+            _check_range(f"bytes of {name!r} in a shard", size, 1, LARGEST_SHARD)
 
     @property
     def shards(self) -> int:
@@ -111,45 +133,7 @@ class Layout:
 
     def to_document(self) -> dict[str, Any]:
         """Return the layout as a plain mapping for JSON."""
-        return {
-            "rows": self.rows,
-            "chunk_rows": self.chunk_rows,
-            "shard_rows": self.shard_rows,
-            "columns": {
-                name: {
-                    "dtype": column.dtype,
-                    "shape": list(column.shape),
-                    "fill": column.fill,
-                    "compressed": column.compressed,
-                }
-                for name, column in self.columns.items()
-            },
-        }
-
-    @staticmethod
-    def from_document(document: object) -> Layout:
-        """Build a layout from a parsed mapping of unknown origin.
-
-        Raises:
-            DocumentError: The mapping is not as :meth:`to_document` makes it.
-            ManifestError: It is, but no cache can have such a layout.
-        """
-        data = mapping(document, "layout")
-        check_keys(data, ("rows", "chunk_rows", "shard_rows", "columns"), "layout")
-        columns = {}
-        for name, item in mapping(data["columns"], "layout: columns").items():
-            where = f"layout: column {name[:64]!r}"
-            column = mapping(item, where)
-            check_keys(column, ("dtype", "shape", "fill", "compressed"), where)
-            if not isinstance(column["shape"], list):
-                raise DocumentError(f"{where}: shape must be a list")
-            columns[name] = Column(
-                dtype=column["dtype"],
-                shape=tuple(column["shape"]),
-                fill=column["fill"],
-                compressed=column["compressed"],
-            )
-        return Layout(data["rows"], data["chunk_rows"], data["shard_rows"], columns)
+        return asdict(self)
 
 
 def answer_columns(classes: int, tokens: int | None = None) -> dict[str, Column]:
@@ -174,39 +158,6 @@ def answer_columns(classes: int, tokens: int | None = None) -> dict[str, Column]
     return columns
 
 
-def _check(layout: Layout) -> None:
-    integer(layout.rows, "layout: rows", 1, MOST_ROWS)
-    integer(layout.chunk_rows, "layout: chunk_rows", 1, MOST_ROWS)
-    integer(layout.shard_rows, "layout: shard_rows", 1, MOST_ROWS)
-    if layout.shard_rows % layout.chunk_rows:
-        raise DocumentError(
-            f"layout: shard_rows {layout.shard_rows} is not a multiple of chunk_rows "
-            f"{layout.chunk_rows}"
-        )
-    integer(layout.chunks_per_shard, "layout: chunks in a shard", 1, MOST_CHUNKS)
-    integer(layout.shards, "layout: shards", 1, MOST_SHARDS)
-    integer(len(layout.columns), "layout: number of columns", 1, MOST_COLUMNS)
-    for name, column in layout.columns.items():
-        if type(name) is not str or not _NAME.fullmatch(name):
-            raise DocumentError(
-                f"layout: column name {name!r:.80} must be a lower-case letter, then lower-case "
-                "letters, digits and '_'"
-            )
-        _check_column(column, f"layout: column {name!r}", layout.shard_rows)
-
-
-def _check_column(column: Column, where: str, shard_rows: int) -> None:
-    if text(column.dtype, f"{where}: dtype", 16) not in DTYPES:
-        raise DocumentError(f"{where}: dtype {column.dtype!r} is none of {', '.join(DTYPES)}")
-    if type(column.compressed) is not bool:
-        raise DocumentError(f"{where}: compressed must be true or false")
-    if type(column.shape) is not tuple or len(column.shape) > 4:
-        raise DocumentError(f"{where}: shape must be a tuple of at most four sizes")
-    for size in column.shape:
-        integer(size, f"{where}: shape", 1, LARGEST_SHARD)
-    if column.is_float:
-        integer(column.fill, f"{where}: fill (of a floating column)", 0, 0)
-    else:
-        bounds = np.iinfo(column.dtype)
-        integer(column.fill, f"{where}: fill", int(bounds.min), int(bounds.max))
-    integer(column.row_bytes * shard_rows, f"{where}: bytes in a shard", 1, LARGEST_SHARD)
+def _check_range(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ManifestError(f"layout: {what}: got {value}, must be in [{low}, {high}]")

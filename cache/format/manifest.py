@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, field, fields
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from cache.errors import ManifestError, VersionError
 from cache.format.documents import (
     CHECKSUM,
+    STRICT,
     DocumentError,
+    build,
     canonical,
-    check_keys,
     check_seal,
-    integer,
-    mapping,
+    checked,
     parse,
     plain,
     seal,
-    text,
 )
 from cache.format.layout import Layout
 
@@ -33,23 +35,10 @@ LARGEST_FILE = 2**40
 LARGEST_METADATA = 2**20
 ATTACHMENTS = "attachments/"
 
-_KEYS = (
-    "format_version",
-    "label",
-    "fingerprint",
-    "inputs",
-    "layout",
-    "files",
-    "created",
-    "notes",
-    "checksum",
-)
 _ATTACHMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_METADATA = re.compile(r"rows/([a-z][a-z0-9_]{0,63}/)?zarr\.json")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FileInfo:
     """What the bytes of a file must be.
 
@@ -58,8 +47,8 @@ class FileInfo:
         sha256: Their SHA-256 in hexadecimal.
     """
 
-    size: int
-    sha256: str
+    size: Annotated[int, Field(ge=0, le=LARGEST_FILE)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
     @staticmethod
     def of(data: bytes) -> FileInfo:
@@ -77,26 +66,9 @@ class FileInfo:
             return "changed since it was written (its SHA-256 does not fit)"
         return None
 
-    def to_document(self) -> dict[str, Any]:
-        """Return the description as a plain mapping for JSON."""
-        return {"size": self.size, "sha256": self.sha256}
 
-    @staticmethod
-    def from_document(document: object, where: str, largest: int) -> FileInfo:
-        """Build a description from a parsed mapping of unknown origin.
-
-        Raises:
-            DocumentError: The mapping is not one, or the size is beyond ``largest``.
-        """
-        data = mapping(document, where)
-        check_keys(data, ("size", "sha256"), where)
-        digest = text(data["sha256"], f"{where}: sha256", 64)
-        if not _SHA256.fullmatch(digest):
-            raise DocumentError(f"{where}: sha256 must be 64 hexadecimal digits")
-        return FileInfo(integer(data["size"], f"{where}: size", 0, largest), digest)
-
-
-@dataclass(frozen=True)
+@checked
+@dataclass(frozen=True, config=STRICT)
 class Manifest:
     """The identity of a cache and a few words about it.
 
@@ -114,26 +86,27 @@ class Manifest:
         ManifestError: The inputs or notes cannot be written as JSON without loss.
     """
 
-    label: str
+    label: Annotated[str, Field(max_length=200)]
     inputs: Mapping[str, Any]
     layout: Layout
     notes: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, FileInfo] = field(default_factory=dict)
-    created: str = ""
+    files: dict[str, FileInfo] = field(default_factory=dict)
+    created: Annotated[str, Field(max_length=40)] = ""
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         try:
-            text(self.label, "label", 200)
             plain(self.label, "label")
-            inputs = mapping(plain(self.inputs, "inputs"), "inputs")
-            notes = mapping(plain(self.notes, "notes", floats=True), "notes")
+            # Copies, so that what the caller does to its own mappings later changes no identity.
+            copies = {
+                "inputs": plain(self.inputs, "inputs"),
+                "notes": plain(self.notes, "notes", floats=True),
+                "files": dict(self.files),
+            }
         except DocumentError as error:
             raise ManifestError(f"manifest: {error}") from error
-        # Copies, so that what the caller does to its own mappings later changes no identity.
-        object.__setattr__(self, "inputs", inputs)
-        object.__setattr__(self, "notes", notes)
-        object.__setattr__(self, "files", dict(self.files))
+        for name, copy in copies.items():
+            object.__setattr__(self, name, copy)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -172,7 +145,7 @@ class Manifest:
                 "fingerprint": self.fingerprint,
                 "inputs": self.inputs,
                 "layout": self.layout.to_document(),
-                "files": {path: info.to_document() for path, info in self.files.items()},
+                "files": {path: asdict(info) for path, info in self.files.items()},
                 "created": self.created,
                 "notes": self.notes,
             }
@@ -210,27 +183,27 @@ class Manifest:
                     f"{source}: format version {version!r:.40} is of {kind} release; this one "
                     f"reads version {FORMAT_VERSION}"
                 )
-            check_keys(document, _KEYS, "manifest")
-            integer(version, "format_version", FORMAT_VERSION, FORMAT_VERSION)
-            check_seal(document, data)
-            layout = Layout.from_document(document["layout"])
-            manifest = Manifest(
-                label=document["label"],
-                inputs=mapping(document["inputs"], "inputs"),
-                layout=layout,
-                notes=mapping(document["notes"], "notes"),
-                files=_files(document["files"], layout),
-                created=_time(document["created"]),
-            )
+            keys = {"fingerprint", CHECKSUM, *(field.name for field in fields(Manifest))}
+            if type(version) is not int or document.keys() != keys:
+                raise DocumentError("its keys or its format_version are not those of a manifest")
+            contents = check_seal(document, data)
+            stated = contents.pop("fingerprint")
+            contents["layout"] = layout = build(Layout, document["layout"])
+            if canonical(layout.to_document()) != canonical(document["layout"]):
+                raise DocumentError("layout: a column lacks a key")
+            contents["files"] = build(dict[str, FileInfo], document["files"])
+            _check_files(contents["files"], layout)
+            manifest = Manifest(**contents)
+            datetime.fromisoformat(manifest.created)
+            if manifest.fingerprint != stated:
+                raise DocumentError(
+                    f"it states the fingerprint {stated!r:.80}, its contents have "
+                    f"{manifest.fingerprint}"
+                )
         except VersionError:
             raise
-        except (DocumentError, ManifestError) as error:
+        except (ValueError, ManifestError) as error:
             raise ManifestError(f"{source} is not a sound manifest: {error}") from error
-        if manifest.fingerprint != document["fingerprint"]:
-            raise ManifestError(
-                f"{source} is not a sound manifest: it states the fingerprint "
-                f"{document['fingerprint']!r:.80}, its contents have {manifest.fingerprint}"
-            )
         return manifest
 
 
@@ -258,26 +231,14 @@ def _check_version(document: Mapping[str, Any]) -> None:
         raise DocumentError("its format_version was changed after it was written")
 
 
-def _files(document: object, layout: Layout) -> dict[str, FileInfo]:
-    files = {}
-    for path, item in mapping(document, "files").items():
+def _check_files(files: Mapping[str, FileInfo], layout: Layout) -> None:
+    metadata = {"rows/zarr.json", *(f"rows/{name}/zarr.json" for name in layout.columns)}
+    for path, info in files.items():
         if path.startswith(ATTACHMENTS):
             check_attachment_name(path.removeprefix(ATTACHMENTS))
-        elif not _METADATA.fullmatch(path):
+        elif path not in metadata:
             raise DocumentError(f"files: {path!r:.80} is neither an attachment nor array metadata")
-        largest = LARGEST_FILE if path.startswith(ATTACHMENTS) else LARGEST_METADATA
-        files[path] = FileInfo.from_document(item, f"file {path}", largest)
-    wanted = ["rows/zarr.json", *(f"rows/{name}/zarr.json" for name in layout.columns)]
-    present = [path for path in files if not path.startswith(ATTACHMENTS)]
-    if sorted(present) != sorted(wanted):
-        raise DocumentError("files: the metadata files are not those of the layout's columns")
-    return files
-
-
-def _time(value: object) -> str:
-    stamp = text(value, "created", 40)
-    try:
-        datetime.fromisoformat(stamp)
-    except ValueError as error:
-        raise DocumentError(f"created: {stamp!r} is not a time in ISO 8601") from error
-    return stamp
+        elif info.size > LARGEST_METADATA:
+            raise DocumentError(f"files.{path}.size: more than {LARGEST_METADATA} bytes")
+    if not metadata <= files.keys():
+        raise DocumentError("files: not all of the layout's columns have metadata")

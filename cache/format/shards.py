@@ -13,11 +13,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
-import zarr
 from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
-from zarr.abc.buffer import Buffer
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
-from zarr.storage import MemoryStore
 
 from cache.format.layout import Column, Layout
 
@@ -44,7 +40,12 @@ def metadata(layout: Layout, fingerprint: str) -> dict[str, bytes]:
         layout: The layout.
         fingerprint: Kept as an attribute of the group, for whoever opens it with zarr alone.
     """
-    store: dict[str, Buffer] = {}
+    # Imported where a cache is made: it is slow to import, and nothing else needs it.
+    import zarr
+    from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+    from zarr.storage import MemoryStore
+
+    store: dict[str, Any] = {}
     group = zarr.create_group(
         MemoryStore(store), path=GROUP, attributes={"fingerprint": fingerprint}
     )
