@@ -141,7 +141,7 @@ class Floor:
     def __init__(self, shape: Shape, prompt: int, batches: list[Batch], around: int = 0) -> None:
         self._shape, self._heads = shape, shape.heads
         self._groups = [
-            [(len(rows), length + around) for rows, length in batch.groups] for batch in batches
+            [(len(rows), length + around) for rows, length in batch] for batch in batches
         ]
         most = max(sum(n * length for n, length in groups) for groups in self._groups)
         width, inner, size = shape.width, shape.inner, shape.width // shape.heads

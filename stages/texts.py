@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -71,61 +72,34 @@ def read_texts(path: Path, text_column: str = "text", label_column: str = "label
         The rows in file order; none is skipped.
 
     Raises:
-        TextDataError: The file cannot be read, or one row is not what the format says; the
-            message names the line.
+        TextDataError: The file cannot be read or holds no text, or one row is not what the format
+            says; the message names the line.
     """
     try:
-        try:
-            with _open_text(path) as stream:
-                return list(_parse_rows(stream, path, text_column, label_column))
-        except UnicodeDecodeError as error:
-            line = _find_line(path)
-            raise TextDataError(
-                f"{path}, line {line}: not UTF-8; convert the file first"
-            ) from error
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise TextDataError(f"cannot read {path}: {reason}") from error
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise TextDataError(f"{path}, line {line}: not UTF-8; convert the file first") from error
+    del data
+    rows = list(_parse_rows(io.StringIO(text, newline=""), path, text_column, label_column))
+    if not rows:
+        raise TextDataError(f"{path} holds no texts")
+    return rows
 
 
 def encode_texts(
-    path: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    reporter: Reporter,
-    text_column: str = "text",
-    label_column: str = "label",
-) -> EncodedTexts:
-    """Read a file of texts and cut them into tokens.
-
-    Args:
-        path: A file that :func:`read_texts` reads.
-        tokenizer: The language model's.
-        max_length: Longest input; longer texts keep their first tokens, and the reporter is told
-            how many were cut.
-        reporter: Told about texts that were cut.
-        text_column: Column of the text.
-        label_column: Column of the label.
-
-    Returns:
-        The texts in file order.
-
-    Raises:
-        TextDataError: The file cannot be read or holds no text.
-    """
-    rows = read_texts(path, text_column, label_column)
-    if not rows:
-        raise TextDataError(f"{path} holds no texts")
-    return encode_rows(rows, tokenizer, max_length, reporter)
-
-
-def encode_rows(
     rows: Sequence[TextRow],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     reporter: Reporter,
 ) -> EncodedTexts:
-    """Cut texts into tokens.
+    """Turn texts into tokens.
 
     Args:
         rows: At least one text.
@@ -137,22 +111,21 @@ def encode_rows(
         The texts in the order given.
     """
     ids = [
-        token
+        tokens
         for begin in range(0, len(rows), 1024)
-        for token in tokenizer(
+        for tokens in tokenizer(
             [row.text for row in rows[begin : begin + 1024]], add_special_tokens=False
         )["input_ids"]
     ]
     cut = sum(len(tokens) > max_length for tokens in ids)
     if cut:
         reporter.say(f"{cut:,} of {len(ids):,} texts are cut at {max_length} tokens")
-    ids = [tokens[:max_length] for tokens in ids]
-    lengths = np.array([len(tokens) for tokens in ids], dtype=np.int32)
-    tokens = np.full((len(ids), max(1, int(lengths.max()))), -1, dtype=np.int32)
-    for row, own in zip(tokens, ids, strict=True):
-        row[: len(own)] = own
+    lengths = np.array([min(len(tokens), max_length) for tokens in ids], dtype=np.int32)
+    padded = np.full((len(ids), max(1, int(lengths.max()))), -1, dtype=np.int32)
+    for row, tokens, length in zip(padded, ids, lengths, strict=True):
+        row[:length] = tokens[:length]
     return EncodedTexts(
-        np.array([row.line for row in rows]), tuple(row.label for row in rows), lengths, tokens
+        np.array([row.line for row in rows]), tuple(row.label for row in rows), lengths, padded
     )
 
 
@@ -160,12 +133,9 @@ def number_labels(rows: Sequence[TextRow], names: Sequence[str], path: Path) -> 
     """Return each text's label as its column among the names, shape (N,), int64.
 
     Raises:
-        TextDataError: There are no texts, or one of them has no label or another one; the message
-            names its line.
+        TextDataError: A text has no label or another one; the message names its line.
     """
     columns = {name: column for column, name in enumerate(names)}
-    if not rows:
-        raise TextDataError(f"{path} holds no texts")
     found = []
     for row in rows:
         if row.label is None:
@@ -178,27 +148,20 @@ def number_labels(rows: Sequence[TextRow], names: Sequence[str], path: Path) -> 
     return np.array(found)
 
 
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
 def _parse_rows(
     stream: IO[str], path: Path, text_column: str, label_column: str
 ) -> Iterator[TextRow]:
-    ending = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    ending = ending.lower()
+    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
     if ending in TABLE_ENDINGS:
         yield from _parse_table(stream, path, TABLE_ENDINGS[ending], text_column, label_column)
         return
     # Not str.splitlines: U+2028 and its like are part of a text, not the end of a line.
     for number, line in enumerate(stream, start=1):
         line = line.rstrip("\r\n")
-        if ending not in JSON_ENDINGS:
+        if ending in JSON_ENDINGS:
+            yield parse_json_row(line, f"{path}, line {number}", number, text_column, label_column)
+        else:
             yield TextRow(number, line, None)
-            continue
-        yield parse_json_row(line, f"{path}, line {number}", number, text_column, label_column)
 
 
 def parse_json_row(
@@ -258,17 +221,3 @@ def _parse_table(
             begins = lines.line_num + 1
     except csv.Error as error:
         raise TextDataError(f"{path}, line {lines.line_num}: {error}") from error
-
-
-def _find_line(path: Path) -> int:
-    """Find the first line that is not UTF-8; the decoder knows only its own buffer."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 1
-    with opener(path, "rb") as stream:
-        for line in io.BufferedReader(stream):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                break
-            number += 1
-    return number

@@ -19,13 +19,13 @@ from cache.draw import (
     quantise_distribution,
     random_integers_numpy,
 )
-from stages.inputs import Generation
+from stages.inputs import SamplingSettings
 from stages.lm import load_language_model, resolve_model
 from stages.loading import load_tokenizer
 from stages.reporter import SilentReporter
 from stages.tasks import Task, load_task
-from stages.teacher import Callbacks, Teacher, draw_tokens, write_texts
-from stages.texts import encode_rows, number_labels, read_texts
+from stages.teacher import Callbacks, Teacher, average_next_token, draw_tokens, write_texts
+from stages.texts import encode_texts, number_labels, read_texts
 
 CHUNK = 64
 OWN = "own"
@@ -108,10 +108,10 @@ class Source:
         """Draw token ids of one kind, shape (N, longest), padded with -1."""
         longest = self.task.max_length
         own = {
-            "self": Generation(),
-            "self-labelled": Generation(labelled=True),
-            "self-0.7": Generation(temperature=0.7),
-            "self-1.3": Generation(temperature=1.3),
+            "self": SamplingSettings(),
+            "self-labelled": SamplingSettings(labelled=True),
+            "self-0.7": SamplingSettings(temperature=0.7),
+            "self-1.3": SamplingSettings(temperature=1.3),
         }
         if kind in own:
             return write_texts(self.teacher, seeds, own[kind], longest, self.callbacks)
@@ -141,7 +141,7 @@ class Source:
     def _thresholds(self) -> np.ndarray:
         seeds = mix_seeds(0, 2**40, 256)
         contexts = draw_uniform_ids(seeds, 32, len(self.table))
-        average = self.teacher.average_next_token(torch.from_numpy(contexts))
+        average = average_next_token(self.teacher, torch.from_numpy(contexts))
         return quantise_distribution(average.numpy())
 
     @torch.inference_mode()
@@ -277,5 +277,5 @@ def read_real(source: Source, path: Path, rows: int) -> tuple[np.ndarray, np.nda
     found = read_texts(path)
     if rows < len(found):
         found = [found[index] for index in np.linspace(0, len(found) - 1, rows).astype(int)]
-    encoded = encode_rows(found, source.tokenizer, source.task.max_length, SilentReporter())
+    encoded = encode_texts(found, source.tokenizer, source.task.max_length, SilentReporter())
     return encoded.tokens, number_labels(found, source.task.label_names, path)

@@ -105,7 +105,7 @@ def teacher(summary: Path | None, dry_run: bool, **options: Any) -> None:
     if summary is None:
         return
     # Nothing that differs between runs over the same cache: DVC compares this file.
-    answers = result.answers
+    answers = result.verdict.answers
     manifest = result.cache.manifest
     task = manifest.inputs["task"]
     labels = [label["name"] for label in task["labels"]]
@@ -118,7 +118,7 @@ def teacher(summary: Path | None, dry_run: bool, **options: Any) -> None:
             "norm_g": answers.norm_g,
             "spread": answers.spread,
             "balance": dict(zip(labels, answers.balance, strict=True)),
-            "verdict": {"level": result.verdict.level, "words": result.verdict.words},
+            "verdict": {"level": result.verdict.level, "reason": result.verdict.reason},
         },
     )
 
@@ -129,11 +129,11 @@ def _show_estimate(found: Estimate) -> None:
     for name, value in (
         ("rows", f"{found.rows:,}{there}"),
         ("batch", f"{found.batch_positions:,} positions"),
-        ("speed", f"{found.rows_per_second:,.1f} rows a second, from {found.trial_rows:,} rows"),
+        ("speed", f"{found.rows_per_second:,.1f} rows a second, from {found.measured_rows:,} rows"),
         ("time", f"{format_duration(found.seconds)} for {left:,} rows, one worker"),
         ("disk", f"{format_size(found.bytes)} in {found.directory}"),
-        ("answers", f"{found.verdict.shares}; spread {found.verdict.spread:.4f}"),
-        ("verdict", f"{found.verdict.level}: {found.verdict.words}"),
+        ("answers", f"{found.verdict.shares}; spread {found.verdict.answers.spread:.4f}"),
+        ("verdict", f"{found.verdict.level}: {found.verdict.reason}"),
     ):
         click.echo(f"{name + ':':<9}{value}")
     click.echo("dry run: nothing was written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,14 +32,13 @@ from stages.metrics import (
     compute_scores,
     count_share,
     expected_calibration_error,
-    find_temperature,
     measure_calibration,
     select,
 )
-from stages.records import RECORD, read_record
+from stages.records import RECORD, find_temperature, read_record
 from stages.tasks import Task, describe_chat, load_task, parse_task
 from stages.teacher import Callbacks, Teacher, find_tuning, report_forward_pass
-from stages.texts import encode_texts, number_labels, read_texts
+from stages.texts import TextRow, encode_texts, number_labels, read_texts
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -137,71 +137,41 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
     if config.model is None and (config.teacher is None or config.task is None):
         raise SettingError("give --model DIR, or --teacher MODEL and --task TASK, or all three")
     device = choose_device(config.device, several=True)
-    main = find_main_device(device.value)
     reporter.say(f"device: {device.value} ({device.reason})")
     if config.data is None:
-        if config.model is None or config.teacher is not None:
-            raise SettingError(
-                "without --data only a student is measured: give --model and no teacher"
-            )
-        classifier = _load_student(config, main, reporter)
-        found = measure_held_out(config.model, classifier, config.cache, reporter)
-        projection = found.projection
-        return Evaluation(
-            projection.rows,
-            agreement=projection.agreement,
-            held_out=projection,
-            calibration=found.calibration,
-            model=str(config.model),
-            agreement_interval=projection.agreement_share.interval,
-            self_generated=found.self_generated,
-            identity=_find_identity(config.model),
-        )
-    task = load_task(config.task) if config.task else _student_task(config)
+        return _evaluate_held_out(config, device, reporter)
+    task = load_task(config.task) if config.task else _read_task(config.model)
     data = Path(str(config.data).replace("{task}", task.name))
     rows = read_texts(data, config.text_column, config.label_column)
     names = task.label_names
     gold = number_labels(rows, names, data)
-    student = teacher = selection = None
+
+    def score(answer: Callable[[], np.ndarray]) -> tuple[np.ndarray, Scores]:
+        began = time.monotonic()
+        probabilities = answer()
+        speed = len(rows) / (time.monotonic() - began)
+        return probabilities, compute_scores(gold, probabilities.argmax(axis=1), names, speed)
+
+    student = teacher = selection = agreement = temperature = identity = None
     ours = theirs = None
     if config.model is not None:
-        classifier = _load_student(config, main, reporter)
+        classifier = _load_student(config.model, config.device, device, reporter)
         if classifier.labels != names:
             raise SettingError(
                 f"the student's labels are {', '.join(classifier.labels)}, the task's "
                 f"{', '.join(names)}"
             )
         texts = [row.text for row in rows]
-        began = time.monotonic()
-        parts, cut = [], 0
-        with reporter.track("student", len(texts), 0, "text") as advance:
-            # Large parts, so that like lengths meet; small enough to stop between them.
-            for begin in range(0, len(texts), 2048):
-                reporter.check_stop()
-                answers = classifier.classify(texts[begin : begin + 2048])
-                parts.append(answers.probabilities)
-                cut += int(answers.cut.sum())
-                advance(len(answers.cut))
-        ours = np.concatenate(parts)
-        seconds = time.monotonic() - began
-        if cut:
-            reporter.say(
-                f"{cut:,} of {len(texts):,} texts are cut at {classifier.max_length - 1} tokens"
-            )
-        student = compute_scores(gold, ours.argmax(axis=1), names, len(rows) / seconds)
+        ours, student = score(lambda: _ask_student(classifier, texts, reporter))
         if config.threshold is not None:
             selection = select(ours, gold, config.threshold)
+        identity = _find_identity(config.model)
+        temperature = find_temperature(model_directory(config.model))
     if config.teacher is not None:
-        began = time.monotonic()
-        logits = torch.from_numpy(ask_teacher(config, data, task, device, reporter))
-        theirs = logits.softmax(dim=1).numpy()
-        seconds = time.monotonic() - began
-        teacher = compute_scores(gold, theirs.argmax(axis=1), names, len(rows) / seconds)
-    agreement = None
+        theirs, teacher = score(lambda: _ask_teacher(config, rows, task, device, reporter))
     if ours is not None and theirs is not None:
         same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
         agreement = count_share(same, len(rows))
-    temperature = None if config.model is None else find_temperature(model_directory(config.model))
     calibration = Confidence(
         temperature,
         None if ours is None else measure_calibration(ours, gold, temperature),
@@ -220,7 +190,27 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         model=None if config.model is None else str(config.model),
         teacher_name=config.teacher,
         agreement_interval=None if agreement is None else agreement.interval,
-        identity=None if config.model is None else _find_identity(config.model),
+        identity=identity,
+    )
+
+
+def _evaluate_held_out(config: EvaluationConfig, device: Choice, reporter: Reporter) -> Evaluation:
+    """Measure a student alone, on the rows held out from its training."""
+    if config.model is None or config.teacher is not None:
+        raise SettingError("without --data only a student is measured: give --model and no teacher")
+    classifier = _load_student(config.model, config.device, device, reporter)
+    projection, calibration, self_generated = measure_held_out(
+        config.model, classifier, config.cache, reporter
+    )
+    return Evaluation(
+        projection.rows,
+        agreement=projection.agreement,
+        held_out=projection,
+        calibration=calibration,
+        model=str(config.model),
+        agreement_interval=projection.agreement_share.interval,
+        self_generated=self_generated,
+        identity=_find_identity(config.model),
     )
 
 
@@ -230,10 +220,37 @@ def _find_identity(model: Path) -> str | None:
     return read_record(home).get("identity") if (home / RECORD).is_file() else None
 
 
-def ask_teacher(
-    config: EvaluationConfig, data: Path, task: Task, device: Choice, reporter: Reporter
+def _load_student(model: Path, asked: str, device: Choice, reporter: Reporter) -> Classifier:
+    # Where nobody chose, torch's device is not onnxruntime's.
+    if not is_onnx(model):
+        return load_classifier(model, find_main_device(device.value))
+    unchosen = asked in ("auto", ALL)
+    classifier = load_classifier(model, "auto" if unchosen else find_main_device(device.value))
+    reporter.say(f"student: onnxruntime on {classifier.device}")
+    return classifier
+
+
+def _ask_student(classifier: Classifier, texts: list[str], reporter: Reporter) -> np.ndarray:
+    """Return the student's probabilities, shape (N, K)."""
+    parts, cut = [], 0
+    with reporter.track("student", len(texts), 0, "text") as advance:
+        # Large parts, so that like lengths meet; small enough to stop between them.
+        for begin in range(0, len(texts), 2048):
+            reporter.check_stop()
+            answers = classifier.classify(texts[begin : begin + 2048])
+            parts.append(answers.probabilities)
+            cut += int(answers.cut.sum())
+            advance(len(answers.cut))
+    if cut:
+        longest = classifier.max_length - 1
+        reporter.say(f"{cut:,} of {len(texts):,} texts are cut at {longest} tokens")
+    return np.concatenate(parts)
+
+
+def _ask_teacher(
+    config: EvaluationConfig, rows: list[TextRow], task: Task, device: Choice, reporter: Reporter
 ) -> np.ndarray:
-    """Return the teacher's class logits on every text of the file, shape (N, K)."""
+    """Load the teacher and return its probabilities, shape (N, K)."""
     choice = choose_model(config.teacher or "auto", device.value)
     dtype = choose_dtype(config.dtype, device.value)
     check_quantisation(config.quantise, device.value, dtype.value)
@@ -250,39 +267,27 @@ def ask_teacher(
     model = load_language_model(folder, device.value, dtype.value, config.quantise)
     teacher = Teacher(model, tokenizer, task, config.chat)
     report_forward_pass(teacher, reporter)
-    texts = encode_texts(
-        data, tokenizer, task.max_length, reporter, config.text_column, config.label_column
-    )
+    texts = encode_texts(rows, tokenizer, task.max_length, reporter)
     tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
-    with reporter.track("teacher", len(texts.lengths), 0, "text") as show:
+    with reporter.track("teacher", len(rows), 0, "text") as show:
 
-        def advance(rows: int) -> None:
-            show(rows)
+        def advance(count: int) -> None:
+            show(count)
             reporter.check_stop()
 
-        return teacher.answer_rows(
+        logits = teacher.answer_rows(
             texts.lengths,
             lambda part, length: teacher.look_up(texts.tokens[part, :length]),
             tuning.batch_positions,
             Callbacks(advance, reporter.warn),
         )
+    return torch.from_numpy(logits).softmax(dim=1).numpy()
 
 
-def _load_student(config: EvaluationConfig, device: str, reporter: Reporter) -> Classifier:
-    if config.model is None:
-        raise SettingError("give --model")
-    # Where nobody chose, torch's device is not onnxruntime's.
-    if is_onnx(config.model) and config.device in ("auto", ALL):
-        device = "auto"
-    classifier = load_classifier(config.model, device)
-    if is_onnx(config.model):
-        reporter.say(f"student: onnxruntime on {classifier.device}")
-    return classifier
-
-
-def _student_task(config: EvaluationConfig) -> Task:
-    if config.model is None:
+def _read_task(model: Path | None) -> Task:
+    """Read the task that a student was trained for."""
+    if model is None:
         raise SettingError("give --task")
-    recorded: dict[str, Any] = read_record(model_directory(config.model))["task"]
+    recorded: dict[str, Any] = read_record(model_directory(model))["task"]
     labels = {label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]}
-    return parse_task(recorded | {"labels": labels}, str(config.model), recorded["name"])
+    return parse_task(recorded | {"labels": labels}, str(model), recorded["name"])

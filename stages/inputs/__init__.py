@@ -5,45 +5,48 @@ beside its rows.  Knows tasks and vocabularies, never runs a model.
 """
 
 from stages.inputs.attachments import (
-    ATTACHMENT,
     SELF_GENERATED,
+    SELF_GENERATED_FILE,
     describe_difference,
     pack_attachments,
+    read_sampler,
+    read_samplers,
     read_self_generated,
     read_table,
     read_vocabulary,
 )
-from stages.inputs.config import Generation, InputsConfig
+from stages.inputs.config import InputsConfig, SamplingSettings
 from stages.inputs.preparation import (
-    OWN,
+    MODEL_SAMPLERS,
     TEXTS,
     UNIGRAM_CONTEXTS,
     UNIGRAM_LENGTH,
     Inputs,
+    build_samplers,
+    mix_parts,
     prepare_inputs,
 )
-from stages.inputs.samplers import build_parts, mix_parts, read_parts, read_sampler
 from stages.inputs.self_generated import SelfGenerated, describe_agreement
 
 __all__ = [
-    "ATTACHMENT",
-    "OWN",
+    "MODEL_SAMPLERS",
     "SELF_GENERATED",
+    "SELF_GENERATED_FILE",
     "TEXTS",
     "UNIGRAM_CONTEXTS",
     "UNIGRAM_LENGTH",
-    "Generation",
     "Inputs",
     "InputsConfig",
+    "SamplingSettings",
     "SelfGenerated",
-    "build_parts",
+    "build_samplers",
     "describe_agreement",
     "describe_difference",
     "mix_parts",
     "pack_attachments",
     "prepare_inputs",
-    "read_parts",
     "read_sampler",
+    "read_samplers",
     "read_self_generated",
     "read_table",
     "read_vocabulary",

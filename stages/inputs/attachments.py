@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from cache.directory import Cache
+from cache.draw import Sampler
 from stages.errors import ModelError
+from stages.inputs.preparation import build_samplers, mix_parts
 from stages.inputs.self_generated import SelfGenerated
 from stages.lm import Vocabulary, pack_tokenizer
 
@@ -23,7 +25,7 @@ TABLE = "embedding.safetensors"
 THRESHOLDS = "thresholds.npy"
 TOKENIZER = "tokenizer-"
 """What the names of a cache's attachments begin with that are files of the tokenizer."""
-ATTACHMENT = "own-texts.safetensors"
+SELF_GENERATED_FILE = "own-texts.safetensors"
 SELF_GENERATED = "own_texts"
 """Under which a manifest notes how many texts the model wrote for students to be measured on."""
 
@@ -73,15 +75,23 @@ def read_vocabulary(cache: Cache) -> Vocabulary:
     return Vocabulary(read_table(cache), files, inputs["start_id"], inputs["task"])
 
 
-def read_thresholds(cache: Cache) -> np.ndarray | None:
-    """Read what `unigram` draws by, shape (V,), int64; None where it draws nothing."""
-    if THRESHOLDS not in cache.manifest.attachments:
+def read_samplers(cache: Cache, table: torch.Tensor) -> dict[str, Sampler]:
+    """Rebuild a cache's samplers that draw rows from seeds, by name."""
+    thresholds = None
+    if THRESHOLDS in cache.manifest.attachments:
+        thresholds = np.frombuffer(cache.read_attachment(THRESHOLDS), dtype="<i8")
+    return build_samplers(cache.manifest.inputs["sampler"]["name"], table, thresholds)
+
+
+def read_sampler(cache: Cache, table: torch.Tensor) -> Sampler | None:
+    """Rebuild the sampler that a cache's inputs came from; None where their tokens are kept."""
+    if "tokens" in cache.layout.columns:
         return None
-    return np.frombuffer(cache.read_attachment(THRESHOLDS), dtype="<i8")
+    return mix_parts(cache.manifest.inputs["sampler"]["name"], read_samplers(cache, table))
 
 
 def read_self_generated(cache: Cache) -> SelfGenerated | None:
-    """Read the texts of a cache; None where it has none.
+    """Read the self-generated texts of a cache; None where it has none.
 
     Raises:
         DamageError: They were changed since they were written.
@@ -89,13 +99,14 @@ def read_self_generated(cache: Cache) -> SelfGenerated | None:
     """
     from safetensors.numpy import load
 
-    if ATTACHMENT not in cache.manifest.attachments:
+    if SELF_GENERATED_FILE not in cache.manifest.attachments:
         return None
     try:
-        found = SelfGenerated(**load(cache.read_attachment(ATTACHMENT)))
+        return SelfGenerated(**load(cache.read_attachment(SELF_GENERATED_FILE)))
     except TypeError as error:
-        raise ModelError(f"{cache.place}: {ATTACHMENT} holds other things than texts") from error
-    return found
+        raise ModelError(
+            f"{cache.place}: {SELF_GENERATED_FILE} holds other things than texts"
+        ) from error
 
 
 def describe_difference(cache: Cache, asked: int) -> str | None:
@@ -109,11 +120,11 @@ def describe_difference(cache: Cache, asked: int) -> str | None:
         A line, or None where the number is the same or not known.
     """
     kept = cache.manifest.notes.get(
-        SELF_GENERATED, None if ATTACHMENT in cache.manifest.attachments else 0
+        SELF_GENERATED, None if SELF_GENERATED_FILE in cache.manifest.attachments else 0
     )
     if kept is None or kept == asked:
         return None
     return (
-        f"self-generated texts: {kept or 'none'}, as this cache was created with, instead of {asked:,}; only "
-        "a new cache gets others"
+        f"self-generated texts: {kept or 'none'}, as this cache was created with, instead of "
+        f"{asked:,}; only a new cache gets others"
     )

@@ -10,8 +10,8 @@ from stages.errors import SettingError
 
 
 @dataclass(frozen=True)
-class Generation:
-    """How the model writes.
+class SamplingSettings:
+    """How the language model draws the tokens that it writes.
 
     Attributes:
         temperature: What its logits are divided by; above 0.

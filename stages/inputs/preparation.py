@@ -1,4 +1,4 @@
-"""The inputs of a cache's rows, drawn from seeds or cut from texts; and how to have them again."""
+"""The inputs of a cache's rows, drawn from seeds or read from texts, and what draws them again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from cache.draw import SAMPLERS, LengthRule, Mixture, mix_seeds, parse_mixture
+from cache.draw import (
+    SAMPLERS,
+    LengthRule,
+    Mixture,
+    Sampler,
+    build_sampler,
+    mix_samplers,
+    mix_seeds,
+    parse_mixture,
+)
 from cache.errors import SamplerError
 from stages.errors import SettingError
-from stages.inputs.config import Generation
+from stages.inputs.config import SamplingSettings
 from stages.tasks import Task
-from stages.texts import encode_texts
+from stages.texts import encode_texts, read_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +34,7 @@ if TYPE_CHECKING:
 
 TEXTS = "texts"
 """Name of the sampler of a cache whose inputs are texts."""
-OWN = ("self", "self-labelled")
+MODEL_SAMPLERS = ("self", "self-labelled")
 """Samplers whose inputs the language model writes."""
 
 UNIGRAM_CONTEXTS, UNIGRAM_LENGTH = 256, 32
@@ -32,18 +42,18 @@ UNIGRAM_CONTEXTS, UNIGRAM_LENGTH = 256, 32
 
 
 @dataclass(frozen=True)
-class Writing:
+class WrittenInputs:
     """How inputs come about of which the language model writes some or all.
 
     Attributes:
         mixture: Which sampler draws or writes a row.
-        how: Temperature and the like.
+        sampling: Temperature and the like.
         shortest: Fewest tokens of an input.
         longest: Most tokens.
     """
 
     mixture: Mixture
-    how: Generation
+    sampling: SamplingSettings
     shortest: int
     longest: int
 
@@ -58,26 +68,33 @@ class Inputs:
             written.
         tokens: Tokens of texts padded with -1, shape (N, longest), int32; None for random inputs.
         identity: What goes into the fingerprint.
-        writing: How the tokens are written; None where they are known or drawn.
+        written: How the tokens are written; None where they are known or drawn.
     """
 
     seeds: np.ndarray
     lengths: np.ndarray
     tokens: np.ndarray | None
     identity: Mapping[str, Any]
-    writing: Writing | None = None
+    written: WrittenInputs | None = None
 
     @property
     def token_width(self) -> int | None:
         """Columns of the tokens that are kept in the cache; None where none are."""
-        if self.writing is not None:
-            return self.writing.longest
+        if self.written is not None:
+            return self.written.longest
         return None if self.tokens is None else self.tokens.shape[1]
 
     def select(self, rows: slice | np.ndarray) -> Inputs:
         """Return the inputs of some of the rows."""
         tokens = None if self.tokens is None else self.tokens[rows]
-        return Inputs(self.seeds[rows], self.lengths[rows], tokens, self.identity, self.writing)
+        return Inputs(self.seeds[rows], self.lengths[rows], tokens, self.identity, self.written)
+
+    def describe(self) -> str:
+        """Return how many inputs there are, of what kind and length."""
+        name, lengths = self.identity["name"], self.lengths
+        kind = "texts" if name == TEXTS else f"random inputs ({name})"
+        span = "up to " if self.written is not None else f"{lengths.min()}-"
+        return f"{len(lengths):,} {kind} of {span}{lengths.max()} tokens"
 
 
 def prepare_inputs(
@@ -86,14 +103,14 @@ def prepare_inputs(
     """Draw seeds and lengths, or read texts.
 
     Raises:
-        SettingError: The shortest input would be longer than the longest.
+        SettingError: The shortest input would be longer than the longest, or a setting is given
+            that is for other samplers.
         TextDataError: The file of texts cannot be read.
     """
     if config.texts is not None:
-        _check_writing(config, False)
-        texts = encode_texts(
-            config.texts, tokenizer, task.max_length, reporter, text_column=config.text_column
-        )
+        _check_written(config, False)
+        rows = read_texts(config.texts, config.text_column)
+        texts = encode_texts(rows, tokenizer, task.max_length, reporter)
         # Rows of like length side by side, so that a chunk hardly mixes lengths.
         order = np.argsort(texts.lengths, kind="stable")
         tokens, lines = texts.tokens[order], texts.lines[order].astype(np.uint64)
@@ -112,12 +129,13 @@ def prepare_inputs(
     chunks = -(-config.rows // config.chunk_rows)
     try:
         rule = LengthRule(config.lengths, config.min_length, task.max_length)
-        mixture = parse_mixture(config.sampler, (*SAMPLERS, *OWN))
+        mixture = parse_mixture(config.sampler, (*SAMPLERS, *MODEL_SAMPLERS))
     except SamplerError as error:
         raise SettingError(str(error)) from error
     lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
     seeds = mix_seeds(config.seed, 0, config.rows)
-    _check_writing(config, any(name in OWN for name in mixture.names))
+    parts = [number for number, name in enumerate(mixture.names) if name in MODEL_SAMPLERS]
+    _check_written(config, bool(parts))
     identity = {
         "name": mixture.text,
         "lengths": {"kind": rule.kind, "minimum": rule.minimum, "maximum": rule.maximum},
@@ -125,29 +143,47 @@ def prepare_inputs(
     }
     if "unigram" in mixture.names:
         identity["contexts"] = {"rows": UNIGRAM_CONTEXTS, "length": UNIGRAM_LENGTH}
-    writing = None
-    own = [number for number, name in enumerate(mixture.names) if name in OWN]
-    if own:
+    written = None
+    if parts:
         if "uniform" in mixture.names:
             raise SettingError(
                 f"sampler: got {config.sampler!r}; the inputs of uniform have no token ids, which "
-                "a cache of the model's own words keeps for every row; leave it out"
+                "a cache of texts that the model writes keeps for every row; leave it out"
             )
         # As text: equal floats can be written in several ways, and a fingerprint knows but one.
         identity["writing"] = {
             "temperature": f"{config.temperature:g}",
             "top_p": f"{config.top_p:g}",
         }
-        how = Generation(config.temperature, config.top_p)
-        writing = Writing(mixture, how, config.min_length, task.max_length)
-        lengths[np.isin(mixture.choose_parts(seeds), own)] = task.max_length
-    return Inputs(seeds, lengths.astype(np.int32), None, identity, writing)
+        sampling = SamplingSettings(config.temperature, config.top_p)
+        written = WrittenInputs(mixture, sampling, config.min_length, task.max_length)
+        lengths[np.isin(mixture.choose_parts(seeds), parts)] = task.max_length
+    return Inputs(seeds, lengths.astype(np.int32), None, identity, written)
 
 
-def _check_writing(config: InputsConfig, writes: bool) -> None:
+def build_samplers(
+    name: str, table: torch.Tensor, thresholds: np.ndarray | None
+) -> dict[str, Sampler]:
+    """Build those samplers of a mixture that draw rows from seeds, by name; none of texts."""
+    if name == TEXTS:
+        return {}
+    return {
+        part: build_sampler(part, table=table, thresholds=thresholds)
+        for part in parse_mixture(name, (*SAMPLERS, *MODEL_SAMPLERS)).names
+        if part not in MODEL_SAMPLERS
+    }
+
+
+def mix_parts(name: str, parts: Mapping[str, Sampler]) -> Sampler:
+    """Return the sampler of a mixture of such samplers."""
+    mixture = parse_mixture(name, SAMPLERS)
+    return mix_samplers(mixture, [parts[part] for part in mixture.names])
+
+
+def _check_written(config: InputsConfig, written: bool) -> None:
     for name in ("temperature", "top_p"):
-        if not writes and getattr(config, name) != 1:
+        if not written and getattr(config, name) != 1:
             raise SettingError(
                 f"{name.replace('_', '-')}: got {getattr(config, name):g}, but nothing is written "
-                f"by the model; it is for the samplers {' and '.join(OWN)}"
+                f"by the model; it is for the samplers {' and '.join(MODEL_SAMPLERS)}"
             )

@@ -51,14 +51,14 @@ class SelfGenerated:
             answer: Takes token ids of rows of one length, shape (B, T), and returns class scores,
                 shape (B, K).
         """
-        theirs, hits = self.logits.argmax(axis=1), 0
+        expected, hits = self.logits.argmax(axis=1), 0
         for length in np.unique(self.lengths):
             alike = np.flatnonzero(self.lengths == length)
             for begin in range(0, len(alike), ROWS_AT_ONCE):
                 rows = alike[begin : begin + ROWS_AT_ONCE]
-                ours = answer(self.tokens[rows, :length].astype(np.int64)).argmax(axis=1)
-                hits += int((ours == theirs[rows]).sum())
-        return count_share(hits, len(theirs))
+                found = answer(self.tokens[rows, :length].astype(np.int64)).argmax(axis=1)
+                hits += int((found == expected[rows]).sum())
+        return count_share(hits, len(expected))
 
 
 def describe_agreement(share: Share, largest_class: float | None) -> str:
@@ -68,10 +68,9 @@ def describe_agreement(share: Share, largest_class: float | None) -> str:
         share: The agreement.
         largest_class: What one answer to all texts would reach; None where that is not known.
     """
-    beside = (
-        "" if largest_class is None else f", where one answer to all would in {largest_class:.1%}"
-    )
+    known = largest_class is not None
+    baseline = f", where one answer to all would in {largest_class:.1%}" if known else ""
     return (
-        f"self-generated texts: on {share.rows:,} texts that the teacher wrote itself the student agrees in "
-        f"{share}{beside}: the estimate for real texts where there are none"
+        f"self-generated texts: on {share.rows:,} texts that the teacher wrote itself the student "
+        f"agrees in {share}{baseline}: the estimate for real texts where there are none"
     )

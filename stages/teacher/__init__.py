@@ -1,11 +1,11 @@
-"""The teacher function g: a language model behind a prompt, and stage one, which caches its answers.
+"""The teacher g: a language model behind a prompt; and stage one, which caches its answers.
 
 Gives ``Teacher``, ``run_teacher`` and ``estimate_teacher``.  Knows how forward passes are packed,
 sized and compiled; knows nothing of students.
 """
 
+from stages.teacher.attachments import average_next_token
 from stages.teacher.autotune import compile_layers, find_compiling_problem, find_tuning
-from stages.teacher.batching import Batch, plan_batches
 from stages.teacher.config import TeacherConfig
 from stages.teacher.dry_run import Estimate, estimate_teacher
 from stages.teacher.fill import ShardWriter
@@ -13,7 +13,7 @@ from stages.teacher.forward import PackedPass
 from stages.teacher.generation import draw_tokens, write_texts
 from stages.teacher.plan import report_forward_pass
 from stages.teacher.stage import run_teacher
-from stages.teacher.teacher import Callbacks, Teacher
+from stages.teacher.teacher import Batch, Callbacks, Teacher, plan_batches
 
 __all__ = [
     "Batch",
@@ -23,6 +23,7 @@ __all__ = [
     "ShardWriter",
     "Teacher",
     "TeacherConfig",
+    "average_next_token",
     "compile_layers",
     "draw_tokens",
     "estimate_teacher",

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from stages.teacher import kernels
-
 NAME = "packed"
 """What transformers knows this attention as."""
+
+QUERIES_AT_ONCE = 512
+"""Positions whose scores are held at once where no fused kernel can be had."""
 
 _NO_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "cu_seq_lens_q"})
 
@@ -49,7 +50,7 @@ class Rows:
 
 
 class PackedAttention:
-    """The attention of every layer of one model; what it needs to know beside the tensors.
+    """The attention of every layer of one model, and what it needs to know besides the tensors.
 
     Attributes:
         prefix: Keys and values of the prefix by layer, each of shape (1, H, P, D).
@@ -58,8 +59,7 @@ class PackedAttention:
     def __init__(self) -> None:
         self.prefix: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._rows: Rows | None = None
-        self._recording = False
-        self._capturing = False
+        self._recording = self._capturing = False
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def install(self, model: nn.Module) -> None:
@@ -81,15 +81,12 @@ class PackedAttention:
 
     def record_prefix(self) -> None:
         """Keep the keys and values of what the model is run on next as the prefix."""
-        self.prefix, self._rows, self._recording, self._last = {}, None, True, None
+        self.expect(None)
+        self.prefix, self._recording = {}, True
 
-    def rest(self) -> None:
-        """Let the last layer alone while the model is run with its own attention."""
-        self._rows, self._recording, self._last = None, False, None
-
-    def expect(self, rows: Rows) -> None:
-        """Say how the positions of what the model is run on next belong to rows."""
-        self._rows, self._last = rows, None
+    def expect(self, rows: Rows | None) -> None:
+        """Say how the positions of what the model is run on next belong to rows; None: to one."""
+        self._rows, self._recording, self._last = rows, False, None
 
     def skip_to_ends(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -100,7 +97,8 @@ class PackedAttention:
         those are taken from a first run of the layer that ends where attention would begin.
         """
         rows = self._rows
-        if rows is None or len(rows.ends) == sum(n * length for n, length in rows.groups):
+        count = 0 if rows is None else sum(n * length for n, length in rows.groups)
+        if rows is None or len(rows.ends) == count:
             return None
         self._capturing = True
         try:
@@ -111,9 +109,8 @@ class PackedAttention:
             self._capturing = False
         if self._last is None:
             raise NotPackableError("the last layer has no attention of its own")
-        count = sum(n * length for n, length in rows.groups)
-        cut = {name: _take(value, rows.ends, count) for name, value in kwargs.items()}
-        return tuple(_take(value, rows.ends, count) for value in args), cut
+        cut: tuple[Any, dict[str, Any]] = _take((args, kwargs), rows.ends, count)
+        return cut
 
     def attend(
         self,
@@ -148,49 +145,97 @@ class PackedAttention:
             raise NotPackableError(f"attention is asked for {len(query)} sequences")
         if self._last is not None:
             key, value = self._last
-        heads = query.shape[1]
-        if self._rows is None:
-            _check_window(window, key.shape[2])
-            key, value = _spread(key, heads), _spread(value, heads)
-            if self._recording:
-                self.prefix[layer] = (key, value)
-            return kernels.attend(query, key, value, True, scale, softcap)[0].transpose(1, 2)
-        before = self.prefix.get(layer)
+        before = None if self._rows is None else self.prefix.get(layer)
         known = 0 if before is None else before[0].shape[2]
-        _check_window(window, known + max(length for _, length in self._rows.groups))
-        own, own_sums = self._attend_rows(query, key, value, scale, softcap)
-        if before is None:
-            return own
-        shared, sums = kernels.attend(query, *before, False, scale, softcap)
-        # exp(sums) / (exp(sums) + exp(own_sums)), the prefix's share of one softmax over both.
-        share = torch.sigmoid(sums - own_sums).transpose(1, 2).unsqueeze(-1)
-        merged = torch.lerp(own.float(), shared.transpose(1, 2).float(), share)
-        return merged.to(query.dtype)
-
-    def _attend_rows(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scale: float | None,
-        softcap: float | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the rows' attention to themselves, (1, N, H, D), and its sums, (1, H, N)."""
+        groups = ((1, key.shape[2]),) if self._rows is None else self._rows.groups
+        longest = known + max(length for _, length in groups)
+        if window is not None and longest > window:
+            raise NotPackableError(
+                f"its attention sees {window} positions back, prompt and input are up to {longest}"
+            )
         heads, ends_only = query.shape[1], self._last is not None
+        if self._recording:
+            self.prefix[layer] = (_repeat(key, heads), _repeat(value, heads))
         outputs, sums = [], []
         asked = seen = 0
-        for count, length in self._rows.groups:  # type: ignore[union-attr]
+        for count, length in groups:
             each = 1 if ends_only else length
-            q = _cut(query, asked, count, each)
-            k = _spread(_cut(key, seen, count, length), heads)
-            v = _spread(_cut(value, seen, count, length), heads)
-            output, total = kernels.attend(q, k, v, not ends_only, scale, softcap)
+            part = _cut(query, asked, count, each)
+            keys = _repeat(_cut(key, seen, count, length), heads)
+            values = _repeat(_cut(value, seen, count, length), heads)
+            output, total = attend(part, keys, values, not ends_only, scale, softcap)
             outputs.append(output.transpose(1, 2).reshape(1, count * each, heads, -1))
             sums.append(total.transpose(0, 1).reshape(1, heads, count * each))
             asked, seen = asked + count * each, seen + count * length
-        if len(outputs) == 1:
-            return outputs[0], sums[0]
-        return torch.cat(outputs, dim=1), torch.cat(sums, dim=2)
+        own = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        if before is None:
+            return own
+        own_sums = sums[0] if len(sums) == 1 else torch.cat(sums, dim=2)
+        shared, shared_sums = attend(query, *before, False, scale, softcap)
+        # exp(shared) / (exp(shared) + exp(own)), the prefix's share of one softmax over both.
+        share = torch.sigmoid(shared_sums - own_sums).transpose(1, 2).unsqueeze(-1)
+        merged = torch.lerp(own.float(), shared.transpose(1, 2).float(), share)
+        return merged.to(query.dtype)
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    causal: bool,
+    scale: float | None,
+    softcap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend by the best kernel there is, and return the scores' logarithmic sums as well.
+
+    torch's public attention keeps those sums to itself, so its kernels are called by name; which
+    of them are right for a model is tried when the model is loaded (:mod:`stages.teacher.forward`).
+
+    Args:
+        query: Shape (B, H, Q, D).
+        key: Shape (B, H, K, D).
+        value: Shape (B, H, K, D_v).
+        causal: Whether query i sees keys 0 to i only; Q and K are then the same.
+        scale: Of the scores.
+        softcap: Bound of the scores.
+
+    Returns:
+        Shape (B, H, Q, D_v), and the sums, shape (B, H, Q), float32.
+    """
+    kernels = torch.ops.aten
+    width, device = query.shape[-1], query.device
+    if softcap is None and value.shape[-1] == width:
+        if device.type == "cpu":
+            return kernels._scaled_dot_product_flash_attention_for_cpu(  # type: ignore[no-any-return]
+                query, key, value, 0.0, causal, scale=scale
+            )
+        half = query.dtype in (torch.float16, torch.bfloat16)
+        # torch's flash attention is written for Ampere and later.
+        ampere = query.is_cuda and torch.cuda.get_device_properties(device).major >= 8
+        if half and width % 8 == 0 and width <= 256 and ampere:
+            found = kernels._scaled_dot_product_flash_attention(
+                query, key, value, 0.0, causal, False, scale=scale
+            )
+            return found[0], found[1]
+        if query.is_cuda and width % 8 == 0:
+            found = kernels._scaled_dot_product_efficient_attention(
+                query, key, value, None, True, 0.0, causal, scale=scale
+            )
+            return found[0], found[1][..., : query.shape[2]]
+    outputs, sums = [], []
+    scale = width**-0.5 if scale is None else scale
+    for begin in range(0, query.shape[2], QUERIES_AT_ONCE):
+        part = query[:, :, begin : begin + QUERIES_AT_ONCE]
+        scores = torch.matmul(part, key.transpose(-1, -2)).float() * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if causal:
+            rows = torch.arange(begin, begin + part.shape[2], device=device)
+            columns = torch.arange(key.shape[2], device=device)
+            scores = scores.masked_fill(columns > rows[:, None], float("-inf"))
+        outputs.append(torch.matmul(scores.softmax(-1).to(value.dtype), value))
+        sums.append(scores.logsumexp(-1))
+    return torch.cat(outputs, dim=2), torch.cat(sums, dim=2)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -220,20 +265,13 @@ def _attend(
     return output, None
 
 
-def _check_window(window: int | None, length: int) -> None:
-    if window is not None and length > window:
-        raise NotPackableError(
-            f"its attention sees {window} positions back, prompt and input are up to {length}"
-        )
-
-
 def _cut(tensor: torch.Tensor, begin: int, count: int, length: int) -> torch.Tensor:
     """Turn positions of (1, H, N, D) into rows of one length, (count, H, length, D)."""
     part = tensor[0, :, begin : begin + count * length]
     return part.transpose(0, 1).reshape(count, length, *part.shape[::2]).transpose(1, 2)
 
 
-def _spread(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+def _repeat(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     """Repeat keys or values that several heads of queries share."""
     shared = heads // tensor.shape[1]
     return tensor if shared == 1 else tensor.repeat_interleave(shared, dim=1)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from stages.errors import ModelError, SettingError
-from stages.teacher.compiler import compiler_problem
-from stages.teacher.forward import PackedPass, find_layers
-from stages.teacher.teacher import Teacher, is_out_of_memory
+from stages.teacher.capabilities import compiler_problem, find_layers, is_out_of_memory
+from stages.teacher.forward import PackedPass
+from stages.teacher.teacher import Teacher
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter

@@ -18,11 +18,11 @@ class TeacherConfig(InputsConfig):
     Attributes:
         task: Name or path of a task.
         model: ``auto``, ``mini``, a hub id or a directory.
-        self_generated: Texts that the model writes itself when the cache is created, for students to be
-            measured on; 0: none.
+        self_generated: Texts that the model writes itself when the cache is created, for students
+            to be measured on; 0: none.
         cache: Root of the caches.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``all`` for a model split over all GPUs.
-        dtype: ``auto`` or a name of :data:`stages.lm.model.DTYPES`.
+        dtype: ``auto`` or a name of :data:`stages.devices.DTYPES`.
         batch_positions: Most positions in one forward pass, unless a single row has more; None:
             what a short trial finds to be fastest.
         chat: Whether the prompt goes through the tokenizer's chat template.

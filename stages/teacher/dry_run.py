@@ -1,4 +1,4 @@
-"""What a run of the teacher stage would take, from a short trial that writes nothing."""
+"""What a run of the teacher stage would take, from a short measurement that writes nothing."""
 
 from __future__ import annotations
 
@@ -13,20 +13,17 @@ from cache.draw import Sampler
 from cache.errors import ManifestError
 from cache.opening import open_cache
 from cache.stores import parse_place
-from stages.inputs import build_parts
+from stages.inputs import build_samplers
+from stages.teacher.attachments import compute_thresholds
 from stages.teacher.autotune import find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
-from stages.teacher.fill import answer_inputs
-from stages.teacher.next_token import compute_thresholds
-from stages.teacher.plan import Preparation, prepare_teacher
-from stages.teacher.sample import answer_sample
-from stages.teacher.teacher import Callbacks, Teacher
-from stages.teacher.verdict import Verdict, judge_answers
+from stages.teacher.plan import TeacherPlan, prepare_teacher
+from stages.teacher.verdict import Verdict, answer_chosen, answer_sample, judge_answers
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
 
-TRIAL_SECONDS = 8.0
+MEASURED_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,9 @@ class Estimate:
         rows_there: Those that are there already.
         batch_positions: Most positions in one forward pass.
         rows_per_second: Of the lengths that the cache has, measured.
-        trial_rows: Rows that it was measured on.
+        measured_rows: Rows that it was measured on.
         seconds: For the rows that are missing, one worker.
-        bytes: Of the whole cache on disk.
+        bytes: Rows and embedding table of the whole cache take on disk, before compression.
         verdict: What could be learned from the rows, by a sample of them.
     """
 
@@ -50,7 +47,7 @@ class Estimate:
     rows_there: int
     batch_positions: int
     rows_per_second: float
-    trial_rows: int
+    measured_rows: int
     seconds: float
     bytes: int
     verdict: Verdict
@@ -71,68 +68,59 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
         CacheError: There is a cache of these settings, and it is damaged.
         Interrupted: A stop was asked for.
     """
-    ready = prepare_teacher(config, reporter)
-    place = parse_place(config.cache) / ready.task.name / ready.manifest.directory
+    plan = prepare_teacher(config, reporter)
+    place = parse_place(config.cache) / plan.task.name / plan.manifest.directory
     there, tuning = 0, None
     try:
-        cache = open_cache(place, ready.manifest.fingerprint)
+        cache = open_cache(place, plan.manifest.fingerprint)
         there = sum(len(cache.rows_of(shard)) for shard in cache.committed())
         tuning = read_tuning(cache.manifest.notes)
     except ManifestError:
         if place.open_files().size("manifest.json") is not None:
             raise
-    teacher = ready.load_teacher()
-    lengths = ready.inputs.lengths
+    teacher, lengths, layout = plan.teacher, plan.inputs.lengths, plan.manifest.layout
     if tuning is None:
         # Compiling is left out: it takes longer than everything else here.
-        tuning = find_tuning(teacher, lengths, ready.config.batch_positions, "off", reporter)
-    positions = tuning.batch_positions
-    name = ready.inputs.identity["name"]
-    parts = build_parts(name, teacher.table, compute_thresholds(ready.inputs, teacher))
-    # The trial of batches answered rows that were there; here some are yet to be written.
-    rate = None if ready.inputs.writing else tuning.rate
-    rate = rate or _measure(ready, parts, teacher, positions, TRIAL_SECONDS / 8, 0)[0]
-    rate, rows = _measure(ready, parts, teacher, positions, TRIAL_SECONDS, rate)
-    sample = answer_sample(ready, parts, teacher, positions)
+        tuning = find_tuning(teacher, lengths, plan.config.batch_positions, "off", reporter)
+    name, positions = plan.inputs.identity["name"], tuning.batch_positions
+    samplers = build_samplers(name, teacher.table, compute_thresholds(plan.inputs, teacher))
+    # Batches were tried on rows that were there; here some are yet to be written.
+    rate = None if plan.inputs.written else tuning.rate
+    rate = rate or _measure(plan, samplers, positions, MEASURED_SECONDS / 8, 0)[0]
+    rate, rows = _measure(plan, samplers, positions, MEASURED_SECONDS, rate)
+    sample = answer_sample(plan, samplers, positions)
     whole = float((lengths + teacher.positions_around).sum()) / rate
+    row_bytes = sum(column.row_bytes for column in layout.columns.values())
     return Estimate(
         directory=str(place),
         rows=len(lengths),
         rows_there=there,
         batch_positions=positions,
         rows_per_second=len(lengths) / whole,
-        trial_rows=rows,
+        measured_rows=rows,
         seconds=whole * (len(lengths) - there) / len(lengths),
-        bytes=_count_bytes(ready, teacher),
-        verdict=judge_answers(sample, ready.task.label_names, name),
+        bytes=layout.rows * row_bytes + teacher.table.numel() * teacher.table.element_size(),
+        verdict=judge_answers(sample, plan.task.label_names, name),
     )
 
 
 def _measure(
-    ready: Preparation,
-    parts: Mapping[str, Sampler],
-    teacher: Teacher,
+    plan: TeacherPlan,
+    samplers: Mapping[str, Sampler],
     batch_positions: int,
     seconds: float,
     rate: float,
 ) -> tuple[float, int]:
     """Return positions a second over rows spread evenly over the cache, and how many they were."""
-    inputs, layout = ready.inputs, ready.manifest.layout
-    each = inputs.lengths + teacher.positions_around
-    share = min(1.0, max(batch_positions, seconds * rate) / float(each.sum()))
+    layout = plan.manifest.layout
+    positions = plan.inputs.lengths + plan.teacher.positions_around
+    share = min(1.0, max(batch_positions, seconds * rate) / float(positions.sum()))
     chunk = layout.chunk_rows
-    chunks = -(-len(each) // chunk)
+    chunks = -(-layout.rows // chunk)
     count = max(1, min(chunks, round(share * chunks), layout.shard_rows // chunk))
-    spread = np.linspace(0, chunks - 1, count).astype(int)
-    rows = np.concatenate([np.arange(k * chunk, min((k + 1) * chunk, len(each))) for k in spread])
-    callbacks = Callbacks(lambda done: ready.reporter.check_stop(), ready.reporter.warn)
+    begins = np.linspace(0, chunks - 1, count).astype(int) * chunk
+    rows = (begins[:, None] + np.arange(chunk)).flatten()
+    rows = rows[rows < layout.rows]
     began = time.perf_counter()
-    answer_inputs(inputs.select(rows), parts, teacher, batch_positions, callbacks)
-    return float(each[rows].sum()) / (time.perf_counter() - began), len(rows)
-
-
-def _count_bytes(ready: Preparation, teacher: Teacher) -> int:
-    """Return what rows and the embedding table take on disk, before compression."""
-    layout = ready.manifest.layout
-    row = sum(column.row_bytes for column in layout.columns.values())
-    return layout.rows * row + teacher.table.numel() * teacher.table.element_size()
+    answer_chosen(plan, rows, samplers, batch_positions)
+    return float(positions[rows].sum()) / (time.perf_counter() - began), len(rows)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from cache.directory import Cache
-from cache.draw import Sampler
+from cache.draw import Sampler, TokenSampler
 from cache.errors import LostClaimError
 from cache.stores import Claim
-from stages.inputs import Inputs, mix_parts, read_parts
+from stages.errors import SettingError
+from stages.inputs import MODEL_SAMPLERS, Inputs, mix_parts, read_samplers
+from stages.teacher.generation import write_texts
+from stages.teacher.plan import TeacherPlan
 from stages.teacher.teacher import Callbacks, Teacher
-from stages.teacher.writing import write_inputs
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 POLL_SECONDS = 1.0
 
@@ -89,21 +89,13 @@ class ShardWriter:
         self.rows += len(columns["seed"])
 
 
-def fill_cache(
-    cache: Cache,
-    inputs: Inputs,
-    load_teacher: Callable[[], Teacher],
-    batch_positions: Callable[[], int],
-    reporter: Reporter,
-) -> int:
+def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], int]) -> int:
     """Compute every shard that is free until the cache is complete.
 
     Args:
         cache: The cache.
-        inputs: Its rows' inputs.
-        load_teacher: Gives the teacher; not called where nothing is left to do.
+        plan: What it is of; the model is not loaded where nothing is left to do.
         batch_positions: Gives the most positions in one forward pass; likewise.
-        reporter: Told about progress.
 
     Returns:
         Rows that this process committed.
@@ -112,14 +104,14 @@ def fill_cache(
         CacheError: The cache is damaged, or an answer is not finite.
         Interrupted: A stop was asked for; committed shards stay.
     """
+    reporter, total = plan.reporter, cache.layout.rows
     done = sum(len(cache.rows_of(shard)) for shard in cache.committed())
-    total = cache.layout.rows
     if done == total:
         return 0
     if done:
         reporter.say(f"continuing: {done:,} of {total:,} rows are there")
-    teacher, most = load_teacher(), batch_positions()
-    parts = read_parts(cache, teacher.table)
+    teacher, most = plan.teacher, batch_positions()
+    samplers = read_samplers(cache, teacher.table)
     waiting = False
     with (
         reporter.track("teacher", total, done, "row") as show,
@@ -146,9 +138,9 @@ def fill_cache(
             began = time.monotonic()
             try:
                 rows = cache.rows_of(claim.shard)
-                part = inputs.select(slice(rows.start, rows.stop))
+                inputs = plan.inputs.select(slice(rows.start, rows.stop))
                 callbacks = Callbacks(advance, reporter.warn)
-                columns = answer_inputs(part, parts, teacher, most, callbacks)
+                columns = answer_inputs(inputs, samplers, teacher, most, callbacks)
             except BaseException:
                 claim.release()
                 raise
@@ -157,7 +149,7 @@ def fill_cache(
 
 def answer_inputs(
     inputs: Inputs,
-    parts: Mapping[str, Sampler],
+    samplers: Mapping[str, Sampler],
     teacher: Teacher,
     batch_positions: int,
     callbacks: Callbacks,
@@ -166,7 +158,7 @@ def answer_inputs(
 
     Args:
         inputs: Their inputs.
-        parts: What draws them, by name; nothing draws texts.
+        samplers: What draws them, by name; nothing draws texts.
         teacher: Who answers.
         batch_positions: Most positions in one forward pass.
         callbacks: Told about progress and trouble.
@@ -174,10 +166,9 @@ def answer_inputs(
     Returns:
         The columns by name, each of shape (rows, …).
     """
-    if inputs.writing is not None:
-        inputs = write_inputs(inputs, parts, teacher, callbacks)
+    inputs = write_inputs(inputs, samplers, teacher, callbacks)
     tokens = inputs.tokens
-    sampler = mix_parts(inputs.identity["name"], parts) if tokens is None else None
+    sampler = mix_parts(inputs.identity["name"], samplers) if tokens is None else None
 
     def embed(part: np.ndarray, length: int) -> torch.Tensor:
         if sampler is not None:
@@ -192,3 +183,48 @@ def answer_inputs(
         "probabilities": torch.from_numpy(logits).softmax(dim=1).numpy(),
     }
     return columns if tokens is None else columns | {"tokens": tokens}
+
+
+def write_inputs(
+    inputs: Inputs, samplers: Mapping[str, Sampler], teacher: Teacher, callbacks: Callbacks
+) -> Inputs:
+    """Write and draw the tokens of rows, those of like length side by side.
+
+    Args:
+        inputs: Rows of which the model writes some or all; others are returned as they are.
+        samplers: What draws the others, by name.
+        teacher: Who writes.
+        callbacks: Asked about a stop, and told about trouble.
+
+    Returns:
+        The rows by their lengths, with their tokens.
+
+    Raises:
+        ModelError: The model cannot continue its prompt.
+        SettingError: A part draws no token ids.
+    """
+    written = inputs.written
+    if written is None:
+        return inputs
+    tokens = np.full((len(inputs.seeds), written.longest), -1, dtype=np.int32)
+    chosen = written.mixture.choose_parts(inputs.seeds)
+    silent = Callbacks(lambda texts: callbacks.advance(0), callbacks.warn)
+    for number, name in enumerate(written.mixture.names):
+        rows = np.flatnonzero(chosen == number)
+        seeds = inputs.seeds[rows]
+        if name in MODEL_SAMPLERS:
+            sampling = replace(written.sampling, labelled=name == "self-labelled")
+            tokens[rows] = write_texts(
+                teacher, seeds, sampling, written.longest, silent, written.shortest
+            )
+            continue
+        sampler = samplers[name]
+        if not isinstance(sampler, TokenSampler):
+            raise SettingError(f"the inputs of the sampler {name} have no token ids to keep")
+        drawn = sampler.draw_ids(seeds, written.longest)
+        drawn[np.arange(written.longest) >= inputs.lengths[rows, None]] = -1
+        tokens[rows] = drawn
+    lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
+    # So that a chunk hardly mixes lengths, and little of what is read again is padding.
+    order = np.argsort(lengths, kind="stable")
+    return Inputs(inputs.seeds[order], lengths[order], tokens[order], inputs.identity)

@@ -1,16 +1,15 @@
-"""The ways to run a language model behind a prompt; the best that gives the right answers is used.
+"""The ways to run a language model behind a prompt, and its output layer for the label words.
 
-A family may keep anything in its attention or its cache, so no way is believed: each is tried on a
-few rows when the model is loaded, against a plain forward pass over prompt, input and suffix.
+Which of them is right for a model is tried in :mod:`stages.teacher.capabilities`.
 """
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,30 +20,26 @@ from stages.teacher.attention import NAME, PackedAttention, Rows
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
-"""How far two ways' logits may lie apart by rounding alone."""
-
 MOST_ROWS = 2**15
 """Rows of one length in one call of an attention kernel; CUDA's grids end at 65,535."""
 
 
-class ForwardPass(Protocol):
-    """A way to run the model on rows behind the prompt."""
+class ForwardPass(ABC):
+    """A way to run the model on rows behind the prompt.
 
-    @property
-    def mixes_lengths(self) -> bool:
-        """Whether one call may take rows of several lengths."""
-        ...
+    Attributes:
+        description: What is done, for the log.
+        mixes_lengths: Whether one call may take rows of several lengths.
+    """
 
-    @property
-    def words(self) -> str:
-        """What is done, for the log."""
-        ...
+    description: str
+    mixes_lengths = False
 
     def suspend(self) -> AbstractContextManager[None]:
         """Have the model as it was loaded, for other work."""
-        ...
+        return nullcontext()
 
+    @abstractmethod
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the label words' logits at the rows' last positions.
 
@@ -55,26 +50,15 @@ class ForwardPass(Protocol):
         Returns:
             Logits, shape (all B, words).
         """
-        ...
 
 
-@dataclass(frozen=True)
-class FullPass:
+class FullPass(ForwardPass):
     """Prompt and input together, as anyone would: what the other ways are measured against."""
 
-    model: PreTrainedModel
-    prefix: torch.Tensor
-    mixes_lengths: bool = False
-
-    @property
-    def words(self) -> str:
-        """What is done, for the log."""
-        prompt = "the prompt is run with every row, " if self.prefix.shape[1] else ""
-        return f"{prompt}rows of one length share a batch"
-
-    def suspend(self) -> AbstractContextManager[None]:
-        """Do nothing: the model is as it was loaded."""
-        return nullcontext()
+    def __init__(self, model: PreTrainedModel, prefix: torch.Tensor) -> None:
+        self.model, self.prefix = model, prefix
+        prompt = "the prompt is run with every row, " if prefix.shape[1] else ""
+        self.description = f"{prompt}rows of one length share a batch"
 
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """See :class:`ForwardPass`."""
@@ -86,11 +70,10 @@ class FullPass:
         return torch.cat(found)
 
 
-class PrefixPass:
+class PrefixPass(ForwardPass):
     """The prompt's keys and values are computed once, and copied for every row."""
 
-    mixes_lengths = False
-    words = "the prompt is run once, its keys and values are copied for every row"
+    description = "the prompt is run once, its keys and values are copied for every row"
 
     def __init__(self, model: PreTrainedModel, prefix: torch.Tensor) -> None:
         from transformers import DynamicCache
@@ -101,15 +84,11 @@ class PrefixPass:
             raise ModelError(f"{type(model).__name__} keeps no keys and values that can be reused")
         self._model, self._past = model, past
 
-    def suspend(self) -> AbstractContextManager[None]:
-        """Do nothing: the model is as it was loaded."""
-        return nullcontext()
-
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """See :class:`ForwardPass`."""
         found = []
         for rows in inputs:
-            # Every call appends to the cache it is given, so each gets a copy of its own.
+            # Every call appends to the cache it is given, so each gets a copy.
             past: Any = copy.deepcopy(self._past)
             past.batch_repeat_interleave(len(rows))
             output = self._model(inputs_embeds=rows, past_key_values=past, logits_to_keep=1)
@@ -117,7 +96,7 @@ class PrefixPass:
         return torch.cat(found)
 
 
-class PackedPass:
+class PackedPass(ForwardPass):
     """Rows of all lengths side by side in one sequence, the prompt's keys and values shared.
 
     Args:
@@ -147,18 +126,14 @@ class PackedPass:
             self._hook = last.register_forward_pre_hook(
                 self._attention.skip_to_ends, with_kwargs=True
             )
+        prompt = "the prompt is run once, " if self._known else ""
+        end = ", the last layer runs for their last positions only" if self.trims else ""
+        self.description = f"{prompt}rows of all lengths share a batch without padding{end}"
 
     @property
     def trims(self) -> bool:
         """Whether the last layer is run for the rows' last positions only."""
         return self._hook is not None
-
-    @property
-    def words(self) -> str:
-        """What is done, for the log."""
-        prompt = "the prompt is run once, " if self._known else ""
-        last = ", the last layer runs for their last positions only" if self.trims else ""
-        return f"{prompt}rows of all lengths share a batch without padding{last}"
 
     def undo(self) -> None:
         """Give the model its own attention back."""
@@ -169,7 +144,7 @@ class PackedPass:
     @contextmanager
     def suspend(self) -> Iterator[None]:
         """Give the model its own attention back for a while."""
-        self._attention.rest()
+        self._attention.expect(None)
         self._model.set_attn_implementation(self._before)
         try:
             yield
@@ -220,87 +195,27 @@ def describe_rows(
     return Rows(groups, torch.cat(ends)), torch.cat(positions)[None]
 
 
-def choose_pass(
-    model: PreTrainedModel,
-    prefix: torch.Tensor,
-    suffix: torch.Tensor,
-    table: torch.Tensor,
-    longest: int,
-) -> tuple[ForwardPass, list[str]]:
-    """Choose the best way that answers as a plain forward pass does.
+class WordHead(nn.Module):
+    """The output layer's rows of the label words, in float32 whatever the model computes in.
 
-    Args:
-        model: The model, its output layer cut down to the label words.
-        prefix: The prompt's embeddings, shape (1, P, d_T).
-        suffix: The embeddings behind every input, shape (1, S, d_T).
-        table: Embeddings of all tokens, shape (V, d_T), from which rows to try are taken.
-        longest: Tokens of the longest input.
-
-    Returns:
-        The way, and why each better one cannot be used.
-    """
-    probe = []
-    # Not of the smallest common multiple, so that no reshaping of one into the other fits.
-    for count, length in ((2, 1), (3, 3), (1, longest)):
-        ids = torch.arange(count * length, device=table.device) % len(table)
-        rows = table[ids].view(count, length, -1)
-        probe.append(torch.cat([rows, suffix.expand(count, -1, -1)], dim=1))
-    plain = FullPass(model, prefix)
-    wanted = plain.run(probe)
-    reasons: list[str] = []
-    for name, make in (
-        (
-            "running the last layer for last positions only",
-            lambda: PackedPass(model, prefix, find_layers(model)[-1]),
-        ),
-        ("packing rows side by side", lambda: PackedPass(model, prefix, None)),
-        ("reusing the prompt's keys and values", lambda: PrefixPass(model, prefix)),
-    ):
-        if not prefix.shape[1] and "prompt" in name:
-            continue
-        way: ForwardPass | None = None
-        try:
-            way = make()
-            apart = (way.run(probe).float() - wanted.float()).abs().max().item()
-            fault = f"logits are off by {apart:.2g}" if not apart <= TOLERANCE[table.dtype] else ""
-            if not fault and isinstance(way, PackedPass) and not keeps_rows_apart(way, probe):
-                fault = "rows are not kept apart"
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a family's code does with what it does not expect
-            fault = " ".join(str(error).split())[:200] or type(error).__name__
-        if way is not None and not fault:
-            return way, reasons
-        if isinstance(way, PackedPass):
-            way.undo()
-        reasons.append(f"{name}: {fault}")
-    return plain, reasons
-
-
-def keeps_rows_apart(way: ForwardPass, inputs: Sequence[torch.Tensor]) -> bool:
-    """Whether no row's answer depends on the rows beside it.
-
-    A row of NaN is put at either end: whatever a model mixes between positions beside attention (a
-    state space, a convolution, a mean), however little, becomes NaN too.  No rounding hides it.
-    """
-    rows = sum(len(part) for part in inputs)
-    for spoilt in (0, rows - 1):
-        marked = [part.clone() for part in inputs]
-        marked[0 if spoilt == 0 else -1][0 if spoilt == 0 else -1] = torch.nan
-        others = [row for row in range(rows) if row != spoilt]
-        if not way.run(marked)[others].isfinite().all():
-            return False
-    return True
-
-
-def find_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of a decoder in their order.
+    What a family does to logits behind its output layer still runs.
 
     Raises:
-        ModelError: There is no list of as many modules as the model has layers.
+        ModelError: The output layer is not linear.
     """
-    count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if not lists:
-        raise ModelError(f"{type(model).__name__} has no list of its {count} layers")
-    return list(lists[0])
+
+    def __init__(self, head: nn.Module | None, token_ids: Sequence[int]) -> None:
+        super().__init__()
+        if not isinstance(head, nn.Linear):
+            raise ModelError(f"the model's output layer is {type(head).__name__}, must be linear")
+        rows = torch.tensor(list(token_ids), device=head.weight.device)
+        self.out_features = len(token_ids)
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor | None
+        self.register_buffer("weight", head.weight.detach()[rows].float())
+        bias = None if head.bias is None else head.bias.detach()[rows].float()
+        self.register_buffer("bias", bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the words' logits, shape (..., words), float32, of states (..., d_T)."""
+        return nn.functional.linear(hidden.to(self.weight.device).float(), self.weight, self.bias)

@@ -1,4 +1,4 @@
-"""The language model's own words: it continues its prompt, many rows at once, from seeds.
+"""Texts that the language model writes: it continues its prompt, many rows at once, from seeds.
 
 Every token is drawn by a row's own random number, so a row depends on its seed and the model
 alone, up to the rounding that another batch brings.
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from cache.draw import Purpose, random_integers_numpy, send
 from stages.errors import ModelError
-from stages.inputs import Generation
+from stages.inputs import SamplingSettings
 from stages.tasks import NO_SUFFIX, frame_task
-from stages.teacher.forward import TOLERANCE
-from stages.teacher.teacher import is_out_of_memory
+from stages.teacher.capabilities import TOLERANCE, check_room, is_out_of_memory
 
 if TYPE_CHECKING:
     from stages.teacher.teacher import Callbacks, Teacher
@@ -35,7 +34,7 @@ WORTH_COMPACTING = 0.9
 def write_texts(
     teacher: Teacher,
     seeds: NDArray[np.uint64],
-    how: Generation,
+    sampling: SamplingSettings,
     longest: int,
     callbacks: Callbacks,
     shortest: int = 1,
@@ -47,7 +46,7 @@ def write_texts(
     Args:
         teacher: The model behind its prompt.
         seeds: One a text, shape (N,).
-        how: Temperature and the like.
+        sampling: Temperature and the like.
         longest: Most tokens of a text.
         callbacks: Told about texts that are done.
         shortest: Fewest tokens: the model may not end earlier.
@@ -61,9 +60,9 @@ def write_texts(
     """
     tokens = np.full((len(seeds), longest), -1, dtype=np.int32)
     with torch.inference_mode(), teacher.suspend():
-        for lead, rows in _choose_leads(teacher, seeds, how.labelled):
+        for prompt, rows in _choose_prompts(teacher, seeds, sampling.labelled):
             try:
-                writer = _Writer(teacher, lead, how, longest, shortest, callbacks)
+                writer = _Writer(teacher, prompt, sampling, longest, shortest, callbacks)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 raise _refuse(teacher, longest, error) from error
             size = MOST_ROWS
@@ -95,7 +94,7 @@ def _refuse(teacher: Teacher, longest: int, error: BaseException) -> BaseExcepti
     )
 
 
-def _choose_leads(
+def _choose_prompts(
     teacher: Teacher, seeds: NDArray[np.uint64], labelled: bool
 ) -> Iterator[tuple[Sequence[int], NDArray[np.int64]]]:
     """Yield the tokens in front of texts, and which rows those are."""
@@ -103,45 +102,40 @@ def _choose_leads(
     if not labelled:
         yield teacher.prefix_ids, np.arange(len(seeds))
         return
-    words = random_integers_numpy(seeds, 1, stream=Purpose.LABEL).astype(np.uint64)[:, 0]
-    labels = words * np.uint64(len(task.labels)) >> np.uint64(32)
+    draws = random_integers_numpy(seeds, 1, stream=Purpose.LABEL).astype(np.uint64)[:, 0]
+    labels = draws * np.uint64(len(task.labels)) >> np.uint64(32)
     marker = task.suffix.strip() or NO_SUFFIX
     for column, label in enumerate(task.labels):
-        prompt = f"{marker} {label.words[0]}\n{task.prompt}"
-        named = frame_task(replace(task, prompt=prompt), teacher.tokenizer, teacher.chat)
-        yield named.prefix_ids, np.flatnonzero(labels == column)
+        named = replace(task, prompt=f"{marker} {label.words[0]}\n{task.prompt}")
+        frame = frame_task(named, teacher.tokenizer, teacher.chat)
+        yield frame.prefix_ids, np.flatnonzero(labels == column)
 
 
 class _Writer:
-    """Continues one lead."""
+    """Continues one prompt."""
 
     def __init__(
         self,
         teacher: Teacher,
-        lead: Sequence[int],
-        how: Generation,
+        prompt: Sequence[int],
+        sampling: SamplingSettings,
         longest: int,
         shortest: int,
         callbacks: Callbacks,
     ) -> None:
         from transformers import DynamicCache
 
-        if not lead:
+        if not prompt:
             raise ModelError("without a prompt and a start token there is nothing to continue")
-        room = getattr(teacher.model.config.get_text_config(), "max_position_embeddings", None)
-        if room is not None and len(lead) + longest > room:
-            raise ModelError(
-                f"what stands in front of a written text and {longest} tokens of it are "
-                f"{len(lead) + longest} positions, the model has {room}; set max_length to at most "
-                f"{room - len(lead)}"
-            )
-        self._teacher, self._how, self._watch = teacher, how, callbacks
+        what = f"what stands in front of a written text and {longest} tokens of it"
+        check_room(teacher.model, what, len(prompt), longest)
+        self._teacher, self._sampling, self._callbacks = teacher, sampling, callbacks
         self._longest, self._shortest = longest, shortest
         self._suffix = np.array(teacher.suffix_ids, dtype=np.int32)
         self._ends = find_end_ids(teacher.model)
         self._forbidden = sorted({*self._ends, *teacher.suffix_ids[:1]})
-        self._lead = teacher.look_up(np.array([lead]))
-        output = teacher.model(inputs_embeds=self._lead, use_cache=True, logits_to_keep=1)
+        self._prompt = teacher.look_up(np.array([prompt]))
+        output = teacher.model(inputs_embeds=self._prompt, use_cache=True, logits_to_keep=1)
         self._past, self._first = getattr(output, "past_key_values", None), output.logits[:, -1]
         fault = self._find_fault() if isinstance(self._past, DynamicCache) else "it has no such"
         if fault:
@@ -155,7 +149,7 @@ class _Writer:
         teacher, length = self._teacher, max(2, self._longest)
         ids = np.arange(2 * length).reshape(2, length) % len(teacher.table)
         rows = teacher.look_up(ids)
-        whole = torch.cat([self._lead.expand(2, -1, -1), rows], dim=1)
+        whole = torch.cat([self._prompt.expand(2, -1, -1), rows], dim=1)
         wanted = teacher.model(inputs_embeds=whole, use_cache=False, logits_to_keep=1).logits
         try:
             past: Any = copy.deepcopy(self._past)
@@ -193,19 +187,19 @@ class _Writer:
             inputs = teacher.look_up(ids[:, None])
             output = teacher.model(inputs_embeds=inputs, past_key_values=past, use_cache=True)
             logits = output.logits[:, -1]
-            self._watch.advance(0)
+            self._callbacks.advance(0)
         return self._cut(tokens)
 
     def _draw(
-        self, logits: torch.Tensor, words: NDArray[np.uint32], forbid: bool
+        self, logits: torch.Tensor, draws: NDArray[np.uint32], forbid: bool
     ) -> NDArray[np.int32]:
-        logits = logits[:, : len(self._teacher.table)].float() / self._how.temperature
+        logits = logits[:, : len(self._teacher.table)].float() / self._sampling.temperature
         if logits.isnan().any():
             raise ModelError("the model's logits are NaN or infinite, so that it cannot write")
         if forbid:
             logits[:, self._forbidden] = -torch.inf
-        uniform = torch.from_numpy(words.astype(np.float64) * 2.0**-32).to(logits.device)
-        return draw_tokens(logits, uniform, self._how.top_p).cpu().numpy().astype(np.int32)
+        uniform = torch.from_numpy(draws.astype(np.float64) * 2.0**-32).to(logits.device)
+        return draw_tokens(logits, uniform, self._sampling.top_p).cpu().numpy().astype(np.int32)
 
     def _find_ended(self, tokens: NDArray[np.int32], position: int) -> NDArray[np.bool_]:
         """Tell which rows have just been ended, by the model's end or by the suffix."""

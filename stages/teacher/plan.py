@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,51 +38,87 @@ ENGINE = 2
 """Raised whenever the same settings would give other bits of the same answers."""
 
 
-@dataclass
-class Preparation:
+@dataclass(frozen=True)
+class TeacherPlan:
     """Everything that is settled before the first row.
 
     Attributes:
         config: The settings, the model chosen.
         task: The task.
         folder: Where the model lies.
+        identity: The model's hashes.
         tokenizer: Its tokenizer.
         verbaliser: The label words.
         inputs: The rows' inputs.
-        manifest: What the cache is of.
         device: Where the model runs.
         dtype: The number format it computes in.
+        reporter: Told about choices and findings.
     """
 
     config: TeacherConfig
     task: Task
     folder: Path
+    identity: Mapping[str, str]
     tokenizer: PreTrainedTokenizerBase
     verbaliser: Verbaliser
     inputs: Inputs
-    manifest: Manifest
     device: str
     dtype: str
     reporter: Reporter
-    _teacher: Teacher | None = field(default=None, repr=False)
 
-    def load_teacher(self) -> Teacher:
-        """Load the model, the first time.
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher; its model is loaded the first time.
 
         Raises:
             ModelError: It cannot be loaded, or does not fit.
         """
-        if self._teacher is None:
-            self.reporter.say(keep_freed_memory(self.device))
-            began = time.monotonic()
-            model = load_language_model(self.folder, self.device, self.dtype, self.config.quantise)
-            self._teacher = Teacher(model, self.tokenizer, self.task, self.config.chat)
-            self.reporter.say(f"model loaded in {time.monotonic() - began:.1f} s")
-            report_forward_pass(self._teacher, self.reporter)
-        return self._teacher
+        self.reporter.say(keep_freed_memory(self.device))
+        began = time.monotonic()
+        config = self.config
+        model = load_language_model(self.folder, self.device, self.dtype, config.quantise)
+        teacher = Teacher(model, self.tokenizer, self.task, config.chat, self.verbaliser)
+        self.reporter.say(f"model loaded in {time.monotonic() - began:.1f} s")
+        report_forward_pass(teacher, self.reporter)
+        return teacher
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the cache is of."""
+        config, task, rows = self.config, self.task, len(self.inputs.lengths)
+        identity = {
+            "model": dict(self.identity),
+            "task": task.describe({word.word: word.token_id for word in self.verbaliser.words}),
+            "sampler": dict(self.inputs.identity),
+            "start_id": find_start_id(self.tokenizer),
+            "compute": {
+                "device": torch.device(find_main_device(self.device)).type,
+                "dtype": self.dtype,
+                "attention": choose_attention(self.folder),
+                "batch_positions": config.batch_positions or "auto",
+                "compile": config.compile,
+                "weights": config.quantise,
+                "engine": ENGINE,
+            },
+        }
+        if config.chat:
+            frame = frame_task(task, self.tokenizer, chat=True)
+            identity["chat"] = {
+                "prefix_ids": list(frame.prefix_ids),
+                "suffix_ids": list(frame.suffix_ids),
+            }
+        columns = answer_columns(len(task.labels), self.inputs.token_width)
+        layout = Layout(rows, config.chunk_rows, config.shard_rows, columns)
+        notes = {
+            "model": config.model,
+            "torch": str(torch.__version__),
+            "source": str(config.texts) if config.texts else "",
+        }
+        title = f"{task.name}, {rows:,} {self.inputs.identity['name']}"
+        return Manifest(title, identity, layout, notes)
 
 
-def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> Preparation:
+def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
     """Settle what the settings leave open, and say so.
 
     Raises:
@@ -99,31 +136,30 @@ def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> Preparation:
     reporter.say(f"device: {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
     tokenizer = load_tokenizer(folder)
     verbaliser = build_verbaliser(task, tokenizer, config.chat)
-    _report_words(verbaliser, reporter)
+    for label in verbaliser.labels:
+        words = [f"{w.word} → {w.tokens[0]}" for w in verbaliser.words if w.label == label]
+        reporter.say(f"label {label}: {', '.join(words)}")
+    for line in verbaliser.describe_splits():
+        reporter.warn(line)
     if hint := describe_chat(tokenizer, config.chat):
         reporter.say(hint)
-    inputs = prepare_inputs(config, task, tokenizer, reporter)
-    identity = describe_identity(folder, reporter)
-    manifest = _describe_cache(
-        config, task, folder, identity, tokenizer, inputs, device.value, dtype.value
-    )
-    return Preparation(
-        config,
-        task,
-        folder,
-        tokenizer,
-        verbaliser,
-        inputs,
-        manifest,
-        device.value,
-        dtype.value,
-        reporter,
+    return TeacherPlan(
+        config=config,
+        task=task,
+        folder=folder,
+        tokenizer=tokenizer,
+        verbaliser=verbaliser,
+        inputs=prepare_inputs(config, task, tokenizer, reporter),
+        identity=describe_identity(folder, reporter),
+        device=device.value,
+        dtype=dtype.value,
+        reporter=reporter,
     )
 
 
 def report_forward_pass(teacher: Teacher, reporter: Reporter) -> None:
     """Say how the model is run, and why not better."""
-    reporter.say(f"forward pass: {teacher.forward_pass.words}")
+    reporter.say(f"forward pass: {teacher.forward_pass.description}")
     for reason in teacher.fallbacks:
         reporter.say(f"not used: {reason}")
     if teacher.runs_prompt_with_rows:
@@ -131,59 +167,3 @@ def report_forward_pass(teacher: Teacher, reporter: Reporter) -> None:
             f"the prompt's {len(teacher.prefix_ids)} tokens are run with every row, since this "
             f"model's answers would change otherwise ({teacher.fallbacks[-1]})"
         )
-
-
-def _describe_cache(
-    config: TeacherConfig,
-    task: Task,
-    folder: Path,
-    model: Mapping[str, str],
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: Inputs,
-    device: str,
-    dtype: str,
-) -> Manifest:
-    verbaliser = build_verbaliser(task, tokenizer, config.chat)
-    rows = len(inputs.lengths)
-    identity = {
-        "model": dict(model),
-        "task": task.describe({word.word: word.token_id for word in verbaliser.words}),
-        "sampler": dict(inputs.identity),
-        "start_id": find_start_id(tokenizer),
-        "compute": {
-            "device": torch.device(find_main_device(device)).type,
-            "dtype": dtype,
-            "attention": choose_attention(folder),
-            "batch_positions": config.batch_positions or "auto",
-            "compile": config.compile,
-            "weights": config.quantise,
-            "engine": ENGINE,
-        },
-    }
-    if config.chat:
-        frame = frame_task(task, tokenizer, chat=True)
-        identity["chat"] = {
-            "prefix_ids": list(frame.prefix_ids),
-            "suffix_ids": list(frame.suffix_ids),
-        }
-    layout = Layout(
-        rows,
-        config.chunk_rows,
-        config.shard_rows,
-        answer_columns(len(task.labels), inputs.token_width),
-    )
-    name = inputs.identity["name"]
-    notes = {
-        "model": config.model,
-        "torch": str(torch.__version__),
-        "source": str(config.texts) if config.texts else "",
-    }
-    return Manifest(f"{task.name}, {rows:,} {name}", identity, layout, notes)
-
-
-def _report_words(verbaliser: Verbaliser, reporter: Reporter) -> None:
-    for label in verbaliser.labels:
-        words = [f"{w.word} → {w.tokens[0]}" for w in verbaliser.words if w.label == label]
-        reporter.say(f"label {label}: {', '.join(words)}")
-    for line in verbaliser.describe_splits():
-        reporter.warn(line)

@@ -6,11 +6,10 @@ Any number of processes with the same settings share the work; each takes the ne
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from cache.directory import Cache
@@ -19,25 +18,14 @@ from cache.opening import create_or_open, open_cache
 from cache.reader import CacheReader
 from cache.stores import Place, parse_place
 from stages.devices import find_main_device
-from stages.errors import ModelError
-from stages.inputs import (
-    ATTACHMENT,
-    SELF_GENERATED,
-    SelfGenerated,
-    describe_difference,
-    pack_attachments,
-    read_parts,
-)
-from stages.metrics import Projection, compute_projection
+from stages.inputs import SELF_GENERATED, describe_difference, read_samplers
+from stages.metrics import Projection
+from stages.teacher.attachments import make_attachments
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.fill import fill_cache
-from stages.teacher.next_token import compute_thresholds
-from stages.teacher.plan import Preparation, prepare_teacher
-from stages.teacher.sample import answer_sample
-from stages.teacher.self_generated import make_self_generated
-from stages.teacher.teacher import Callbacks
-from stages.teacher.verdict import Verdict, judge_answers
+from stages.teacher.plan import TeacherPlan, prepare_teacher
+from stages.teacher.verdict import Verdict, answer_sample, judge_answers, measure_answers
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -51,14 +39,12 @@ class TeacherResult:
         cache: The cache.
         computed: Rows that this process computed.
         seconds: Time it took for them.
-        answers: The teacher's class balance and spread over all rows.
-        verdict: What can be learned from them.
+        verdict: The teacher's answers to all rows, and what can be learned from them.
     """
 
     cache: Cache
     computed: int
     seconds: float
-    answers: Projection
     verdict: Verdict
 
 
@@ -77,64 +63,47 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         CacheError: The cache is damaged, or an answer is not finite.
         Interrupted: A stop was asked for; committed shards stay.
     """
-    ready = prepare_teacher(config, reporter)
-    found: list[Tuning] = []
-
-    place = parse_place(config.cache) / ready.task.name
-    made: dict[str, Any] = {}
+    plan = prepare_teacher(config, reporter)
+    place = parse_place(config.cache) / plan.task.name
+    notes: dict[str, Any] = {}
+    tuning: Tuning | None = None
 
     def attach() -> Mapping[str, bytes]:
-        began = time.monotonic()
-        files = pack_attachments(
-            ready.load_teacher().table,
-            ready.tokenizer,
-            compute_thresholds(ready.inputs, ready.load_teacher()),
-        )
-        made["seconds"] = time.monotonic() - began
-        own = _write_self_generated(
-            ready, _count_self_generated(ready, place / ready.manifest.directory)
-        )
-        made[SELF_GENERATED] = 0 if own is None else len(own.lengths)
-        return files if own is None else files | {ATTACHMENT: own.to_bytes()}
+        texts = _count_self_generated(plan, place / plan.manifest.directory)
+        files, made = make_attachments(plan, texts)
+        notes.update(made)
+        return files
 
     def note() -> Mapping[str, Any]:
-        found.append(_find(ready))
-        return made | {"tuning": found[0].to_notes(describe_device(ready.device))}
+        nonlocal tuning
+        tuning = _find_tuning(plan)
+        return notes | {"tuning": tuning.to_notes(describe_device(plan.device))}
 
-    cache = create_or_open(place, ready.manifest, attach, note)
+    cache = create_or_open(place, plan.manifest, attach, note)
 
-    def settle_batches() -> int:
-        if not found:
-            known = read_tuning(cache.manifest.notes)
-            if known is None:
+    def batch_positions() -> int:
+        nonlocal tuning
+        if tuning is None:
+            tuning = read_tuning(cache.manifest.notes)
+            if tuning is None:
                 reporter.say("the manifest does not say how large batches are")
-                found.append(_find(ready))
+                tuning = _find_tuning(plan)
             else:
-                apply_tuning(ready.load_teacher(), known, reporter)
-                found.append(known)
-        return found[0].batch_positions
+                apply_tuning(plan.teacher, tuning, reporter)
+        return tuning.batch_positions
 
-    sampler = str(ready.inputs.identity["name"])
-    kind = "texts" if config.texts else f"random inputs ({sampler})"
-    lengths = ready.inputs.lengths
-    span = f"{lengths.min()}-{lengths.max()}" if ready.inputs.writing is None else "up to "
-    span += str(lengths.max()) if ready.inputs.writing is not None else ""
-    reporter.say(f"rows: {len(lengths):,} {kind} of {span} tokens")
+    reporter.say(f"rows: {plan.inputs.describe()}")
     reporter.say(f"cache: {cache.place}")
-    if not found and (line := describe_difference(cache, config.self_generated)):
+    if tuning is None and (line := describe_difference(cache, config.self_generated)):
         reporter.say(line)
-    labels = ready.task.label_names
     if not (there := cache.committed()):
-        teacher, positions = ready.load_teacher(), settle_batches()
-        parts = read_parts(cache, teacher.table)
-        sample = answer_sample(ready, parts, teacher, positions)
-        _judge(sample, labels, sampler, reporter)
+        samplers = read_samplers(cache, plan.teacher.table)
+        _judge(plan, answer_sample(plan, samplers, batch_positions()))
     elif len(there) < cache.shards:
         reporter.say("no sample is answered: the verdict is on the rows that are there")
-        answers = measure_answers(CacheReader(cache, shards=there), len(labels))
-        _judge(answers, labels, sampler, reporter)
+        _judge(plan, measure_answers(CacheReader(cache, shards=there)))
     began = time.monotonic()
-    computed = fill_cache(cache, ready.inputs, ready.load_teacher, settle_batches, reporter)
+    computed = fill_cache(cache, plan, batch_positions)
     seconds = time.monotonic() - began
     if computed:
         reporter.say(
@@ -142,49 +111,34 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         )
     else:
         reporter.say("every row was there already")
-    answers = measure_answers(CacheReader(cache), len(labels))
-    verdict = _judge(answers, labels, sampler, reporter)
-    return TeacherResult(cache, computed, seconds, answers, verdict)
+    verdict = _judge(plan, measure_answers(CacheReader(cache)))
+    return TeacherResult(cache, computed, seconds, verdict)
 
 
-def _judge(answers: Projection, labels: Sequence[str], sampler: str, reporter: Reporter) -> Verdict:
+def _judge(plan: TeacherPlan, answers: Projection) -> Verdict:
     """Say what the answers are and what can be learned from them; louder where that is little."""
-    verdict = judge_answers(answers, labels, sampler)
+    reporter = plan.reporter
+    verdict = judge_answers(answers, plan.task.label_names, plan.inputs.identity["name"])
     reporter.say(
         f"teacher, {answers.rows:,} rows: {verdict.shares}; ‖g‖ {answers.norm_g:.4f}, "
         f"spread {answers.spread:.4f}"
     )
     tell = reporter.say if verdict.level == "fine" else reporter.warn
-    tell(f"verdict on {verdict.rows:,} rows: {verdict.level}: {verdict.words}")
+    tell(f"verdict on {answers.rows:,} rows: {verdict.level}: {verdict.reason}")
     return verdict
 
 
-def _count_self_generated(ready: Preparation, place: Place) -> int:
+def _count_self_generated(plan: TeacherPlan, place: Place) -> int:
     """Return how many texts to write; for a cache that lost them, as many as it had."""
     if place.open_files().size(MANIFEST) is None:
-        return ready.config.self_generated
-    notes = open_cache(place, ready.manifest.fingerprint).manifest.notes
-    return int(notes.get(SELF_GENERATED, ready.config.self_generated))
+        return plan.config.self_generated
+    notes = open_cache(place, plan.manifest.fingerprint).manifest.notes
+    return int(notes.get(SELF_GENERATED, plan.config.self_generated))
 
 
-def _write_self_generated(ready: Preparation, rows: int) -> SelfGenerated | None:
-    reporter = ready.reporter
-    if not rows:
-        return None
-    try:
-        with reporter.track("self-generated texts", rows, 0, "text") as show:
-
-            def advance(texts: int) -> None:
-                show(texts)
-                reporter.check_stop()
-
-            callbacks = Callbacks(advance, reporter.warn)
-            return make_self_generated(ready.load_teacher(), ready.config.seed, rows, callbacks)
-    except ModelError as error:
-        reporter.warn(
-            f"students of this cache are measured on no texts of the model's own: {error}"
-        )
-        return None
+def _find_tuning(plan: TeacherPlan) -> Tuning:
+    config, lengths = plan.config, plan.inputs.lengths
+    return find_tuning(plan.teacher, lengths, config.batch_positions, config.compile, plan.reporter)
 
 
 def describe_device(device: str) -> str:
@@ -193,21 +147,3 @@ def describe_device(device: str) -> str:
     if main.type == "cuda":
         return f"{torch.cuda.get_device_name(main)} ({device})"
     return f"{device}, {torch.get_num_threads()} threads"
-
-
-def _find(ready: Preparation) -> Tuning:
-    config = ready.config
-    return find_tuning(
-        ready.load_teacher(),
-        ready.inputs.lengths,
-        config.batch_positions,
-        config.compile,
-        ready.reporter,
-    )
-
-
-def measure_answers(reader: CacheReader, classes: int) -> Projection:
-    """Return the teacher's class balance and spread over a whole cache."""
-    shards = [reader.read_shard(shard)["probabilities"] for shard in reader.shards]
-    g = np.concatenate([np.empty((0, classes), np.float32), *shards])
-    return compute_projection(g, g)

@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from cache.draw import send
 from stages.errors import ModelError
 from stages.lm import embed_vocabulary
 from stages.tasks import build_verbaliser, frame_task
-from stages.teacher.batching import Batch, plan_batches
-from stages.teacher.forward import FullPass, choose_pass
+from stages.teacher.capabilities import check_room, choose_pass, is_out_of_memory
+from stages.teacher.forward import FullPass, WordHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from stages.tasks import Task
+    from stages.tasks import Task, Verbaliser
 
 Embed = Callable[[np.ndarray, int], torch.Tensor]
 """Takes the indices (B,) of rows and their one length T, returns their inputs, (B, T, d_T)."""
+Batch = tuple[tuple[np.ndarray, int], ...]
+"""For each length, in rising order, the indices (B,) of the rows of that length, and it."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,20 @@ class Callbacks:
 class Teacher:
     """A causal language model behind one task's prompt.
 
-    Attributes:
+    Args:
         model: The model; its output layer is cut down to the label words.
         tokenizer: Its tokenizer.
         task: The task.
         chat: Whether the prompt goes through the tokenizer's chat template.
-        verbaliser: The label words.
+        verbaliser: The label words; None: they are looked up.
+
+    Attributes:
         prefix_ids: Tokens in front of the input, BOS first where the tokenizer has one.
         suffix_ids: Tokens behind the input.
         table: The embedding of every token id, shape (V, d_T), in the model's number format.
         forward_pass: How the model is run.
         fallbacks: Why no better way to run it can be used, one line for each.
+        positions_around: Positions that a row takes in a batch besides its own tokens.
     """
 
     def __init__(
@@ -66,20 +70,25 @@ class Teacher:
         tokenizer: PreTrainedTokenizerBase,
         task: Task,
         chat: bool = False,
+        verbaliser: Verbaliser | None = None,
     ) -> None:
         self.model, self.tokenizer, self.task, self.chat = model, tokenizer, task, chat
-        self.verbaliser = build_verbaliser(task, tokenizer, chat)
+        self.verbaliser = verbaliser or build_verbaliser(task, tokenizer, chat)
         frame = frame_task(task, tokenizer, chat)
         self.prefix_ids, self.suffix_ids = list(frame.prefix_ids), list(frame.suffix_ids)
         self.device = model.get_input_embeddings().weight.device
-        self._check_length(task)
+        check_room(
+            model,
+            f"task {task.name}: prompt, suffix and an input of {task.max_length} tokens",
+            len(self.prefix_ids) + len(self.suffix_ids),
+            task.max_length,
+        )
         self.table = embed_vocabulary(model)
         self._full_head = model.get_output_embeddings()
         model.set_output_embeddings(WordHead(self._full_head, self.verbaliser.token_ids))
-        self._suffix = self._look_up(self.suffix_ids)
-        prefix = self._look_up(self.prefix_ids)
+        self._suffix = self.look_up(np.array([self.suffix_ids]))
         try:
-            self._choose_pass(prefix, task.max_length)
+            self._choose_pass()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -132,10 +141,10 @@ class Teacher:
         for part in inputs:
             if part.shape[1]:
                 found.append(next(answered))
-            elif self._silence is None:
+            elif self._empty_answer is None:
                 raise ModelError("an empty input needs a prompt or a suffix to be answered")
             else:
-                found.append(self._silence.expand(len(part), -1))
+                found.append(self._empty_answer.expand(len(part), -1))
         return self.verbaliser.compute_class_logits(torch.cat(found))
 
     def answer_rows(
@@ -158,48 +167,26 @@ class Teacher:
             ModelError: A single row is too much for the device's memory.
         """
         logits = np.empty((len(lengths), len(self.verbaliser.labels)), dtype=np.float32)
-        running: _Answers | None = None
+
+        def finish(rows: np.ndarray, wait: Callable[[], np.ndarray]) -> None:
+            logits[rows] = wait()
+            callbacks.advance(len(rows))
+
+        running = None
         for batch in plan_batches(
             lengths, self.positions_around, batch_positions, self.forward_pass.mixes_lengths
         ):
             for begun in self._begin(batch, embed, callbacks):
                 if running is not None:
-                    logits[running.rows] = running.wait()
-                    callbacks.advance(len(running.rows))
+                    finish(*running)
                 running = begun
         if running is not None:
-            logits[running.rows] = running.wait()
-            callbacks.advance(len(running.rows))
+            finish(*running)
         return logits
 
     def look_up(self, tokens: np.ndarray) -> torch.Tensor:
         """Return the embeddings of token ids (B, T), shape (B, T, d_T)."""
         return self.table[send(tokens.astype(np.int64), self.device)]
-
-    @torch.inference_mode()
-    def average_next_token(self, ids: torch.Tensor) -> torch.Tensor:
-        """Average the model's own next-token distribution over contexts behind the prompt.
-
-        Args:
-            ids: Token ids of the contexts, shape (B, T).
-
-        Returns:
-            Probabilities, shape (V,), float64, on the CPU.
-
-        Raises:
-            ModelError: The model's logits are NaN or infinite.
-        """
-        with self.suspend():
-            total = torch.zeros(len(self.table), dtype=torch.float64)
-            prefix = self._look_up(self.prefix_ids)
-            for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
-                inputs = torch.cat([prefix, self.table[row.to(self.device)][None]], dim=1)
-                output = self.model(inputs_embeds=inputs, use_cache=False)
-                logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
-                total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
-        if not total.isfinite().all():
-            raise ModelError("the model's logits are NaN or infinite: its weights are damaged")
-        return total / total.sum()
 
     @contextmanager
     def suspend(self) -> Iterator[None]:
@@ -212,22 +199,21 @@ class Teacher:
         finally:
             self.model.set_output_embeddings(small)
 
-    def _begin(self, batch: Batch, embed: Embed, callbacks: Callbacks) -> Iterator[_Answers]:
+    def _begin(
+        self, batch: Batch, embed: Embed, callbacks: Callbacks
+    ) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
         """Set a batch going, in parts if the device cannot hold it at once."""
-        positions = sum(
-            len(rows) * (length + self.positions_around) for rows, length in batch.groups
-        )
+        rows = np.concatenate([part for part, _ in batch])
+        positions = sum(len(part) * (length + self.positions_around) for part, length in batch)
         most = self._most_positions
-        if most is None or positions <= most or len(batch.rows) == 1:
+        if most is None or positions <= most or len(rows) == 1:
             try:
-                yield _Answers(
-                    batch.rows, self.answer_groups([embed(*group) for group in batch.groups])
-                )
+                yield rows, _fetch(self.answer_groups([embed(*group) for group in batch]))
                 return
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if len(batch.rows) == 1:
+                if len(rows) == 1:
                     raise ModelError(
                         f"a single row of {positions} positions is too much for the memory of "
                         f"{self.device}; use a smaller model, --quantise, or a shorter max_length"
@@ -239,81 +225,65 @@ class Teacher:
             )
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        for half in batch.halve():
-            yield from self._begin(half, embed, callbacks)
+        middle = len(rows) // 2
+        for chosen in (rows[:middle], rows[middle:]):
+            half = ((part[np.isin(part, chosen)], length) for part, length in batch)
+            yield from self._begin(tuple(x for x in half if len(x[0])), embed, callbacks)
 
     @torch.inference_mode()
-    def _choose_pass(self, prefix: torch.Tensor, longest: int) -> None:
-        # What is said to no input at all, which no way but the full pass can be asked.
+    def _choose_pass(self) -> None:
+        prefix = self.look_up(np.array([self.prefix_ids]))
+        # The answer to no input at all, which no way but the full pass can be asked for.
         bare = torch.cat([prefix, self._suffix], dim=1)
-        self._silence = FullPass(self.model, bare[:, :0]).run([bare]) if bare.shape[1] else None
+        self._empty_answer = (
+            FullPass(self.model, bare[:, :0]).run([bare]) if bare.shape[1] else None
+        )
         self.forward_pass, self.fallbacks = choose_pass(
-            self.model, prefix, self._suffix, self.table, longest
+            self.model, prefix, self._suffix, self.table, self.task.max_length
         )
 
-    def _look_up(self, ids: Sequence[int]) -> torch.Tensor:
-        return self.table[list(ids)].unsqueeze(0)
 
-    def _check_length(self, task: Task) -> None:
-        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        needed = len(self.prefix_ids) + task.max_length + len(self.suffix_ids)
-        if longest is not None and needed > longest:
-            room = longest - len(self.prefix_ids) - len(self.suffix_ids)
-            raise ModelError(
-                f"task {task.name}: prompt, suffix and an input of {task.max_length} tokens are "
-                f"{needed} positions, the model has {longest}; set max_length to at most {room}"
-            )
+def plan_batches(lengths: np.ndarray, around: int, budget: int, mixed: bool) -> Iterator[Batch]:
+    """Fill one batch after another with the shortest rows that are left.
 
+    Args:
+        lengths: Tokens of each row, shape (N,).
+        around: Positions that a row takes besides its own tokens.
+        budget: Most positions in a batch, unless a single row has more.
+        mixed: Whether rows of several lengths may share a batch.
 
-class WordHead(nn.Module):
-    """The output layer's rows of the label words, in float32 whatever the model computes in.
-
-    What a family does to logits behind its output layer still runs.
-
-    Raises:
-        ModelError: The output layer is not linear.
+    Yields:
+        Batches that together hold every row once.  They depend on the arguments alone.
     """
-
-    def __init__(self, head: nn.Module | None, token_ids: Sequence[int]) -> None:
-        super().__init__()
-        if not isinstance(head, nn.Linear):
-            raise ModelError(f"the model's output layer is {type(head).__name__}, must be linear")
-        rows = torch.tensor(list(token_ids), device=head.weight.device)
-        self.out_features = len(token_ids)
-        self.weight: torch.Tensor
-        self.bias: torch.Tensor | None
-        self.register_buffer("weight", head.weight.detach()[rows].float())
-        bias = None if head.bias is None else head.bias.detach()[rows].float()
-        self.register_buffer("bias", bias)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the words' logits, shape (..., words), float32, of states (..., d_T)."""
-        return nn.functional.linear(hidden.to(self.weight.device).float(), self.weight, self.bias)
-
-
-class _Answers:
-    """Class logits on their way from the device."""
-
-    def __init__(self, rows: np.ndarray, logits: torch.Tensor) -> None:
-        self.rows, self._ready = rows, None
-        if logits.is_cuda:
-            # Copied behind this batch and in front of the next, or waiting would be for both.
-            self._logits = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-            self._logits.copy_(logits, non_blocking=True)
-            self._ready = torch.cuda.Event()
-            self._ready.record(torch.cuda.current_stream(logits.device))
-        else:
-            self._logits = logits
-
-    def wait(self) -> np.ndarray:
-        """Return the logits, shape (B, K), once they are there."""
-        if self._ready is not None:
-            self._ready.synchronize()
-        return self._logits.numpy()
+    groups: list[tuple[np.ndarray, int]] = []
+    room = budget
+    for length in map(int, np.unique(lengths)):
+        alike = np.flatnonzero(lengths == length)
+        cost = max(1, length + around)
+        while len(alike):
+            take = min(len(alike), max(0, room) // cost) or (0 if groups else 1)
+            if take:
+                groups.append((alike[:take], length))
+                alike, room = alike[take:], room - take * cost
+            if len(alike) or not mixed:
+                yield tuple(groups)
+                groups, room = [], budget
+    if groups:
+        yield tuple(groups)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device has no memory left; a CPU's has no type of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+def _fetch(logits: torch.Tensor) -> Callable[[], np.ndarray]:
+    """Begin to copy logits from the device; what is returned waits for them and gives them."""
+    if not logits.is_cuda:
+        return logits.numpy
+    # Copied behind this batch and in front of the next, or waiting would be for both.
+    copied = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+    copied.copy_(logits, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record(torch.cuda.current_stream(logits.device))
+
+    def wait() -> np.ndarray:
+        ready.synchronize()
+        return copied.numpy()
+
+    return wait

@@ -1,4 +1,4 @@
-"""Whether anything can be learned from a teacher's answers, in words, before the money is spent.
+"""Whether anything can be learned from a teacher's answers, before the money is spent.
 
 The measure is the method's own angle (paper, Eq. 15): that between the teacher and the best
 constant, ``arctan(spread / ‖mean g‖)``.  Students that learned the mini teacher from random inputs
@@ -13,10 +13,21 @@ more on inputs that teach, so that 0.2 is about twice the one and half of the ot
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from stages.metrics import DOUBTFUL_ANGLE, Projection, count_share
+import numpy as np
+
+from cache.draw import Sampler
+from cache.reader import CacheReader
+from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count_share
+from stages.teacher.fill import answer_inputs
+from stages.teacher.plan import TeacherPlan
+from stages.teacher.teacher import Callbacks
+
+SAMPLE_CHUNKS, SAMPLE_ROWS = 64, 8
+"""Chunks, each of a length of its own, that a sample is taken of, and rows of each."""
 
 HOPELESS_ANGLE = 0.1
 """Radians between the teacher and a constant: nearer than trained students come to the teacher."""
@@ -34,26 +45,20 @@ class Verdict:
 
     Attributes:
         level: ``fine``, ``doubtful`` or ``hopeless``.
-        words: A sentence, with what to do where it is not fine.
-        rows: Rows that it rests on.
-        spread: Root mean square distance of g from its mean.
-        constant_angle: Angle between g and the best constant, in radians.
-        balance: Share of rows whose largest class is each one.
+        reason: A sentence, with what to do where it is not fine.
+        answers: The teacher's class balance and spread.
         labels: The classes' names.
     """
 
     level: str
-    words: str
-    rows: int
-    spread: float
-    constant_angle: float
-    balance: tuple[float, ...]
+    reason: str
+    answers: Projection
     labels: tuple[str, ...]
 
     @property
     def shares(self) -> str:
-        """How often each class is the answer, in words."""
-        pairs = zip(self.labels, self.balance, strict=True)
+        """How often each class is the answer, as a line."""
+        pairs = zip(self.labels, self.answers.balance, strict=True)
         return ", ".join(f"{label} {share:.1%}" for label, share in pairs)
 
 
@@ -65,48 +70,82 @@ def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Ver
         labels: The classes' names in column order.
         sampler: Where the inputs come from, for advice.
     """
-    angle = found.constant_angle
+    labels = tuple(labels)
     if math.isnan(found.norm_g):
-        words = "the teacher's answers are NaN or infinite: its weights are damaged"
-        return Verdict(
-            "hopeless", words, found.rows, found.spread, angle, found.balance, (*labels,)
-        )
-    top = max(range(len(labels)), key=lambda column: found.balance[column])
+        reason = "the teacher's answers are NaN or infinite: its weights are damaged"
+        return Verdict("hopeless", reason, found, labels)
+    angle, top = found.constant_angle, int(np.argmax(found.balance))
     shares = [count_share(round(share * found.rows), found.rows) for share in found.balance]
-    said = (
-        f"the teacher answers {labels[top]!r} to {found.balance[top]:.0%} of these inputs, with a "
-        f"spread of {found.spread:.2f}"
-    )
     one_sided = shares[top].low > ONE_SIDED
-    rare = [
-        label
+    rare = {
+        label: share.high
         for label, share in zip(labels, shares, strict=True)
         if share.high < RARE / len(labels)
-    ]
+    }
+    reason = (
+        f"the teacher answers {labels[top]!r} to {found.balance[top]:.0%} of these inputs, with a "
+        f"spread of {found.spread:.2f}: "
+    )
     if angle < DOUBTFUL_ANGLE and one_sided:
         level = "hopeless"
-        words = f"{said}: hardly more than that answer can be learned from them; {_advise(sampler)}"
+        reason += "hardly more than that answer can be learned from them"
     elif angle < HOPELESS_ANGLE:
         level = "hopeless"
-        words = f"{said}: nothing can be learned from them; {_advise(sampler)}"
+        reason += "nothing can be learned from them"
     elif angle < DOUBTFUL_ANGLE or one_sided:
         level = "doubtful"
-        words = f"{said}: little can be learned from them; {_advise(sampler)}"
+        reason += "little can be learned from them"
     elif rare:
         level = "doubtful"
-        most = max(shares[labels.index(label)].high for label in rare)
-        words = (
+        reason = (
             f"to these inputs the teacher hardly ever answers {', '.join(map(repr, rare))} (at "
-            f"most {most:.1%}), which a student then hardly learns; {_advise(sampler)}"
+            f"most {max(rare.values()):.1%}), which a student then hardly learns"
         )
     else:
-        level = "fine"
-        words = f"{said}: there is something to learn"
-    return Verdict(level, words, found.rows, found.spread, angle, found.balance, (*labels,))
-
-
-def _advise(sampler: str) -> str:
+        return Verdict("fine", f"{reason}there is something to learn", found, labels)
     if sampler == "texts":
-        return "look at the prompt and the label words with `pipeline task check`"
-    other = "unigram" if sampler != "unigram" else "unigram=0.5,self=0.5"
-    return f"try --sampler {other}, or other label words (`pipeline task check`)"
+        advice = "look at the prompt and the label words"
+    else:
+        other = "unigram" if sampler != "unigram" else "unigram=0.5,self=0.5"
+        advice = f"try the sampler {other}, or other label words"
+    return Verdict(level, f"{reason}; {advice}", found, labels)
+
+
+def answer_sample(
+    plan: TeacherPlan, samplers: Mapping[str, Sampler], batch_positions: int
+) -> Projection:
+    """Answer a sample of a cache's rows before all of them are computed.
+
+    Args:
+        plan: What the cache is of.
+        samplers: What draws its rows, by name.
+        batch_positions: Most positions in one forward pass.
+
+    Returns:
+        The teacher's class balance and spread on them.
+
+    Raises:
+        Interrupted: A stop was asked for.
+    """
+    chunk, rows = plan.manifest.layout.chunk_rows, len(plan.inputs.lengths)
+    chunks = -(-rows // chunk)
+    begins = np.unique(np.linspace(0, chunks - 1, min(chunks, SAMPLE_CHUNKS)).astype(int)) * chunk
+    chosen = begins[:, None] + np.arange(min(chunk, SAMPLE_ROWS))
+    columns = answer_chosen(plan, chosen[chosen < rows], samplers, batch_positions)
+    return compute_projection(columns["probabilities"], columns["probabilities"])
+
+
+def answer_chosen(
+    plan: TeacherPlan, rows: np.ndarray, samplers: Mapping[str, Sampler], batch_positions: int
+) -> dict[str, Any]:
+    """Answer some of a cache's rows without showing progress; returns their columns."""
+    reporter = plan.reporter
+    callbacks = Callbacks(lambda done: reporter.check_stop(), reporter.warn)
+    inputs = plan.inputs.select(rows)
+    return answer_inputs(inputs, samplers, plan.teacher, batch_positions, callbacks)
+
+
+def measure_answers(reader: CacheReader) -> Projection:
+    """Return the teacher's class balance and spread over the shards of a cache."""
+    g = np.concatenate([reader.read_shard(shard)["probabilities"] for shard in reader.shards])
+    return compute_projection(g, g)

@@ -9,7 +9,7 @@ from tiny import make_tokenizer, write_language_model
 
 from cache.draw.samplers import SAMPLERS
 from pipeline.options import SamplerMixture
-from stages.inputs.preparation import OWN
+from stages.inputs.preparation import MODEL_SAMPLERS
 
 SMALL = ("--rows", 96, "--chunk-rows", 8, "--shard-rows", 32)
 TEMPLATE = (
@@ -104,4 +104,4 @@ def test_a_prompt_goes_through_the_chat_template_when_asked(mood: Path, tmp_path
 
 def test_the_samplers_that_a_command_takes_are_those_that_there_are() -> None:
     # They are named twice so that `pipeline --help` need not import what knows them.
-    assert set(SamplerMixture.known) == {*SAMPLERS, *OWN}
+    assert set(SamplerMixture.known) == {*SAMPLERS, *MODEL_SAMPLERS}

@@ -187,7 +187,7 @@ class TestEncoding:
         tokenizer, reporter = make_tokenizer(), SilentReporter()
         texts = ["Good", "", "Bad Poor Good Great Bad"]
         path = write(tmp_path / "rows.txt", "".join(f"{text}\n" for text in texts))
-        found = encode_texts(path, tokenizer, 4, reporter)
+        found = encode_texts(read_texts(path), tokenizer, 4, reporter)
         tokens = [tokenizer.encode(text, add_special_tokens=False)[:4] for text in texts]
         assert found.lines.tolist() == [1, 2, 3]
         assert found.lengths.tolist() == list(map(len, tokens))
@@ -197,9 +197,9 @@ class TestEncoding:
     def test_a_file_without_texts_is_refused(self, tmp_path: Path) -> None:
         for name, text in (("rows.txt", ""), ("rows.csv", "text\n"), ("rows.jsonl", "")):
             with pytest.raises(TextDataError, match="holds no texts"):
-                encode_texts(write(tmp_path / name, text), make_tokenizer(), 4, SilentReporter())
+                read_texts(write(tmp_path / name, text))
 
     def test_half_a_surrogate_pair_is_no_traceback(self, tmp_path: Path) -> None:
         path = write(tmp_path / "rows.jsonl", '{"text": "a"}\n{"text": "b\\ud83d"}\n')
         with pytest.raises(TextDataError, match="line 2"):
-            encode_texts(path, make_tokenizer(), 4, SilentReporter())
+            read_texts(path)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.teacher import kernels
+from stages.teacher import attention as kernels
 from stages.teacher.attention import NotPackableError, PackedAttention
 from stages.teacher.forward import describe_rows
 

@@ -12,7 +12,7 @@ from stages.errors import SettingError
 from stages.reporter import SilentReporter
 from stages.teacher import autotune as tuning
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning
-from stages.teacher.compiler import compiler_problem
+from stages.teacher.capabilities import compiler_problem
 
 LENGTHS = np.random.default_rng(0).integers(1, LONGEST + 1, 200)
 

@@ -19,7 +19,7 @@ def test_a_dry_run_measures_and_writes_nothing(llm: Path, mood: Path, tmp_path: 
     found = estimate_teacher(config, reporter)
     assert not (tmp_path / "cache").exists()
     assert (found.rows, found.rows_there) == (200, 0)
-    assert 0 < found.trial_rows <= 200
+    assert 0 < found.measured_rows <= 200
     assert found.rows_per_second > 0
     assert found.seconds == pytest.approx(200 / found.rows_per_second)
     said = "\n".join(reporter.lines)
@@ -53,7 +53,7 @@ def test_texts_can_be_estimated(llm: Path, mood: Path, tmp_path: Path) -> None:
     texts.write_text("Good film\n\nBad\nPoor, poor\n")
     config = make_teacher_config(mood, llm, tmp_path / "cache", texts=texts)
     found = estimate_teacher(config, SilentReporter())
-    assert (found.rows, found.trial_rows) == (4, 4)
+    assert (found.rows, found.measured_rows) == (4, 4)
 
 
 def test_time_is_that_of_the_rows_that_are_missing(

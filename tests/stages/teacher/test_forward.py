@@ -20,7 +20,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from stages.errors import ModelError
 from stages.teacher import forward
 from stages.teacher.attention import NotPackableError
-from stages.teacher.forward import FullPass, PackedPass, PrefixPass, choose_pass, find_layers
+from stages.teacher.capabilities import TOLERANCE, choose_pass, find_layers
+from stages.teacher.forward import FullPass, PackedPass, PrefixPass
 from stages.teacher.teacher import Teacher
 
 
@@ -51,10 +52,12 @@ class TestReasons:
             assert re.search(wanted, said), said
 
     def test_what_is_done_is_said(self) -> None:
-        words = {family: make_teacher(family).forward_pass.words for family in WAYS}
+        words = {family: make_teacher(family).forward_pass.description for family in WAYS}
         assert words == WAYS
-        assert make_teacher("llama", prompt="").forward_pass.words.startswith("rows of all lengths")
-        assert make_teacher("mamba", prompt="").forward_pass.words == (
+        assert make_teacher("llama", prompt="").forward_pass.description.startswith(
+            "rows of all lengths"
+        )
+        assert make_teacher("mamba", prompt="").forward_pass.description == (
             "rows of one length share a batch"
         )
 
@@ -111,10 +114,10 @@ class TestBelief:
     ) -> None:
         tokenizer = make_tokenizer()
         teacher = Teacher(make_odd(kind, layer, dtype), tokenizer, make_short_task())
-        assert not isinstance(teacher.forward_pass, PackedPass), teacher.forward_pass.words
+        assert not isinstance(teacher.forward_pass, PackedPass), teacher.forward_pass.description
         if dtype != torch.float32:
             return  # what the prompt's copied keys and values leave out, rounding may hide
-        assert isinstance(teacher.forward_pass, FullPass), teacher.forward_pass.words
+        assert isinstance(teacher.forward_pass, FullPass), teacher.forward_pass.description
         assert "off by" in teacher.fallbacks[-1]
         plain = FullPass(make_odd(kind, layer, dtype), teacher.forward_pass.prefix)
         ids = draw_ids(7, 9, len(tokenizer))
@@ -130,7 +133,7 @@ class TestBelief:
         tokenizer = make_tokenizer()
         model = make_language_model(family, len(tokenizer)).to(torch.bfloat16)
         teacher = Teacher(model, tokenizer, make_short_task())
-        assert not isinstance(teacher.forward_pass, PackedPass), teacher.forward_pass.words
+        assert not isinstance(teacher.forward_pass, PackedPass), teacher.forward_pass.description
 
     @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2-wide", "qwen3-moe", "deepseek3"])
     def test_in_bfloat16_rounding_alone_does_not_cost_the_best_way(self, family: str) -> None:
@@ -254,4 +257,4 @@ def test_no_number_format_is_without_a_tolerance() -> None:
     from stages.devices import DTYPES
 
     formats = {getattr(torch, name) for name in DTYPES}
-    assert formats <= set(forward.TOLERANCE)
+    assert formats <= set(TOLERANCE)

@@ -11,7 +11,7 @@ from tiny import FAMILY_NAMES, LONGEST, Listener, make_teacher
 
 from cache.draw.philox import Purpose, mix_seeds, random_integers_numpy
 from stages.errors import ModelError, SettingError
-from stages.inputs.config import Generation
+from stages.inputs.config import SamplingSettings
 from stages.tasks.frame import frame_task
 from stages.teacher.generation import draw_tokens, find_end_ids, write_texts
 from stages.teacher.teacher import Teacher
@@ -27,7 +27,9 @@ SEEDS = mix_seeds(5, 0, 24)
 
 
 def write(teacher: Teacher, seeds: np.ndarray = SEEDS, **own: Any) -> np.ndarray:
-    how = Generation(**{name: own.pop(name) for name in list(own) if name in vars(Generation())})
+    how = SamplingSettings(
+        **{name: own.pop(name) for name in list(own) if name in vars(SamplingSettings())}
+    )
     return write_texts(
         teacher, seeds, how, own.pop("longest", LONGEST), Listener().callbacks, **own
     )
@@ -124,7 +126,7 @@ def test_fewer_at_once_where_the_memory_is_short(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(teacher.model, "forward", run_out)
     monkeypatch.setattr("stages.teacher.generation.MOST_ROWS", 16)
-    got = write_texts(teacher, SEEDS, Generation(), LONGEST, listener.callbacks)
+    got = write_texts(teacher, SEEDS, SamplingSettings(), LONGEST, listener.callbacks)
     assert (got == wanted).all(axis=1).mean() > 0.9
     assert len(listener.warnings) == 1 and "on with 8" in listener.warnings[0]
 
@@ -186,4 +188,4 @@ def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
 @pytest.mark.parametrize("own", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
 def test_settings_out_of_range_are_refused(own: dict[str, float]) -> None:
     with pytest.raises(SettingError, match="got"):
-        Generation(**own)
+        SamplingSettings(**own)

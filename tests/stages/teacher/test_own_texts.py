@@ -11,7 +11,7 @@ from cache.directory import Cache
 from cache.errors import DamageError
 from stages.classify.loading import load_classifier
 from stages.evaluate.held_out import measure_held_out
-from stages.inputs.attachments import ATTACHMENT, read_self_generated
+from stages.inputs.attachments import SELF_GENERATED_FILE, read_self_generated
 from stages.records import read_record
 from stages.reporter import Interrupted, SilentReporter
 from stages.student.stage import run_student
@@ -74,10 +74,10 @@ def test_a_student_is_measured_on_them(cache: Cache, mood: Path, root: Path) -> 
 def test_texts_that_were_changed_are_refused(mood: Path, llm: Path, tmp_path: Path) -> None:
     config = make_teacher_config(mood, llm, tmp_path, self_generated=5)
     own = run_teacher(config, SilentReporter()).cache
-    path = Path(str(own.place)) / "attachments" / ATTACHMENT
+    path = Path(str(own.place)) / "attachments" / SELF_GENERATED_FILE
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(DamageError, match=ATTACHMENT):
+    with pytest.raises(DamageError, match=SELF_GENERATED_FILE):
         read_self_generated(own)
     path.unlink()  # what is lost is made again as it was, whatever is asked for by now
     fewer = make_teacher_config(mood, llm, tmp_path, self_generated=0)

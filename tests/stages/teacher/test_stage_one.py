@@ -21,12 +21,12 @@ from cache.draw.samplers import VocabularySampler
 from cache.errors import NonFiniteError
 from cache.reader import CacheReader
 from stages.errors import ModelError, SettingError, TextDataError
-from stages.inputs.attachments import read_table
-from stages.inputs.samplers import read_sampler
+from stages.inputs.attachments import read_sampler, read_table
 from stages.lm.model import load_language_model
 from stages.loading import load_tokenizer
 from stages.reporter import Interrupted, SilentReporter
 from stages.tasks.task import load_task
+from stages.teacher.attachments import average_next_token
 from stages.teacher.stage import TeacherResult, run_teacher
 from stages.teacher.teacher import Teacher
 
@@ -81,7 +81,7 @@ def test_what_happens_is_said(llm: Path, mood: Path, tmp_path: Path) -> None:
         "spread",
     ):
         assert part in said
-    assert (result.computed, result.answers.rows) == (200, 200)
+    assert (result.computed, result.verdict.answers.rows) == (200, 200)
     assert result.cache.place.path.parent == tmp_path / "mood"
 
 
@@ -115,7 +115,7 @@ def test_unigram_draws_what_the_model_itself_would_say(
     sampler = read_sampler(cache, table)
     ids = sampler.draw_ids(np.arange(400, dtype=np.uint64), 20)  # type: ignore[union-attr]
     contexts = VocabularySampler(table).draw_ids(np.arange(64, dtype=np.uint64), 32)
-    wanted = load_teacher(mood, llm).average_next_token(torch.from_numpy(contexts)).numpy()
+    wanted = average_next_token(load_teacher(mood, llm), torch.from_numpy(contexts)).numpy()
     shares = np.bincount(ids.ravel(), minlength=len(wanted)) / ids.size
     assert np.abs(shares - wanted).sum() < 0.35
     assert np.abs(1 / len(wanted) - wanted).sum() > 0.7
@@ -308,10 +308,10 @@ class TestBadAnswers:
         dull = change_weights(llm, tmp_path / "m", lambda model: model.lm_head.weight.mul_(1e-3))
         reporter = SilentReporter()
         result = run_teacher(make_teacher_config(mood, dull, tmp_path / "c", rows=8), reporter)
-        assert result.verdict.level == "hopeless" and result.answers.constant_angle < 0.1
+        assert result.verdict.level == "hopeless" and result.verdict.answers.constant_angle < 0.1
         first, last = reporter.warnings
         assert first.startswith("verdict on 8 rows: hopeless: the teacher answers ")
-        assert "nothing can be learned" in first and "try --sampler" in last
+        assert "nothing can be learned" in first and "try the sampler" in last
 
 
 class TestTexts:

@@ -27,6 +27,7 @@ from stages.lm.model import load_language_model
 from stages.loading import load_tokenizer
 from stages.tasks.task import load_task
 from stages.tasks.verbaliser import build_verbaliser
+from stages.teacher.attachments import average_next_token
 from stages.teacher.forward import PackedPass, PrefixPass
 from stages.teacher.teacher import Teacher
 
@@ -176,7 +177,7 @@ def test_the_average_next_token_is_a_plain_forward_pass_s(family: str) -> None:
     teacher, plain = make_teacher(family), Plain(family)
     ids = draw_ids(3, 40, len(teacher.table))  # longer than any input
     before = teacher.compute_class_logits(teacher.table[ids[:, :LONGEST]])
-    found = teacher.average_next_token(ids)
+    found = average_next_token(teacher, ids)
     compare_average(found, plain, ids)
     after = teacher.compute_class_logits(teacher.table[ids[:, :LONGEST]])
     torch.testing.assert_close(after, before, atol=0, rtol=0)
@@ -193,7 +194,7 @@ def test_contexts_longer_than_a_window_that_no_input_fills_are_averaged_all_the_
     teacher = Teacher(model, tokenizer, make_task())
     assert name_way(teacher) == "trimmed", "the window is as wide as the longest row"
     ids = draw_ids(3, 40, len(tokenizer))
-    compare_average(teacher.average_next_token(ids), plain, ids)
+    compare_average(average_next_token(teacher, ids), plain, ids)
 
 
 def compare_average(found: torch.Tensor, plain: Plain, ids: torch.Tensor) -> None:

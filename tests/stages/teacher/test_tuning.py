@@ -241,11 +241,11 @@ class TestResumption:
         self, llm: Path, mood: Path, tmp_path: Path
     ) -> None:
         config = make_teacher_config(mood, llm, tmp_path, rows=64)
-        ready = prepare_teacher(config, SilentReporter())
+        plan = prepare_teacher(config, SilentReporter())
         create_or_open(
             tmp_path / "mood",
-            ready.manifest,
-            lambda: pack_attachments(ready.load_teacher().table, ready.tokenizer, None),
+            plan.manifest,
+            lambda: pack_attachments(plan.teacher.table, plan.tokenizer, None),
         )
         reporter = SilentReporter()
         assert run_teacher(config, reporter).computed == 64

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages.teacher.sample import measure_spread
+from stages.metrics import compute_projection
 from stages.teacher.verdict import Verdict, judge_answers
 
 ORDER = ("hopeless", "doubtful", "fine")
@@ -15,7 +15,7 @@ NAMES = ("a", "b", "c")
 
 def judge(probabilities: np.ndarray, sampler: str = "uniform") -> Verdict:
     labels = NAMES[: probabilities.shape[1]]
-    return judge_answers(measure_spread(probabilities), labels, sampler)
+    return judge_answers(compute_projection(probabilities, probabilities), labels, sampler)
 
 
 def make_answers(share: float, sureness: float, rows: int = 1000) -> np.ndarray:
@@ -32,10 +32,10 @@ def make_answers(share: float, sureness: float, rows: int = 1000) -> np.ndarray:
 @settings(deadline=None)
 def test_every_set_of_answers_has_a_verdict(logits: np.ndarray) -> None:
     found = judge(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
-    assert found.level in ORDER and found.rows == len(logits)
-    top = NAMES[int(np.argmax(found.balance))]
-    assert repr(top) in found.words or "hardly ever answers" in found.words
-    assert ("try --sampler unigram" in found.words) == (found.level != "fine")
+    assert found.level in ORDER and found.answers.rows == len(logits)
+    top = NAMES[int(np.argmax(found.answers.balance))]
+    assert repr(top) in found.reason or "hardly ever answers" in found.reason
+    assert ("try the sampler unigram" in found.reason) == (found.level != "fine")
 
 
 @given(st.floats(0.3, 0.7), st.floats(0, 1), st.floats(0, 1))
@@ -59,9 +59,9 @@ def test_levels(share: float, sureness: float, level: str) -> None:
 
 def test_the_words_name_the_class_the_share_and_the_spread() -> None:
     found = judge(make_answers(0.97, 0.02))
-    assert "answers 'a' to 97% of these inputs, with a spread of 0.00" in found.words
-    assert "hardly more than that answer can be learned from them" in found.words
-    assert "nothing can be learned from them" in judge(make_answers(0.5, 0.05)).words
+    assert "answers 'a' to 97% of these inputs, with a spread of 0.00" in found.reason
+    assert "hardly more than that answer can be learned from them" in found.reason
+    assert "nothing can be learned from them" in judge(make_answers(0.5, 0.05)).reason
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.06, 0.15), st.sampled_from((200, 512, 5000)))
@@ -79,15 +79,15 @@ def test_one_answer_that_varies_a_little_is_hopeless_whichever_rows_are_taken(
 def test_a_class_that_is_never_the_answer_is_named() -> None:
     g = np.tile([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], (300, 1))
     found = judge(g, "unigram")
-    assert found.level == "doubtful" and "hardly ever answers 'c'" in found.words
-    assert "unigram=0.5,self=0.5" in found.words
+    assert found.level == "doubtful" and "hardly ever answers 'c'" in found.reason
+    assert "unigram=0.5,self=0.5" in found.reason
     # Of a few rows nobody knows.
     assert judge(g[:12]).level == "fine"
 
 
 def test_texts_are_not_a_sampler_to_change() -> None:
-    assert "task check" in judge(make_answers(1.0, 0.01), "texts").words
-    assert "--sampler" not in judge(make_answers(1.0, 0.01), "texts").words
+    assert "the prompt and the label words" in judge(make_answers(1.0, 0.01), "texts").reason
+    assert "sampler" not in judge(make_answers(1.0, 0.01), "texts").reason
 
 
 def test_the_shares_of_all_classes_are_told() -> None:

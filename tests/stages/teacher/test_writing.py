@@ -12,9 +12,8 @@ from cache.draw.mixtures import parse_mixture
 from cache.draw.samplers import SAMPLERS
 from cache.reader import CacheReader
 from stages.errors import SettingError
-from stages.inputs.attachments import read_table
-from stages.inputs.preparation import OWN
-from stages.inputs.samplers import read_sampler
+from stages.inputs.attachments import read_sampler, read_table
+from stages.inputs.preparation import MODEL_SAMPLERS
 from stages.lm.model import load_language_model
 from stages.loading import load_tokenizer
 from stages.report.commands import format_teacher_command
@@ -56,7 +55,7 @@ def test_written_tokens_are_kept_and_answered(mixed: Cache, mood: Path, llm: Pat
 
 def test_half_of_the_rows_are_drawn_from_their_seeds(mixed: Cache) -> None:
     rows = read_rows(mixed)
-    mixture = parse_mixture(MIXED, (*SAMPLERS, *OWN))
+    mixture = parse_mixture(MIXED, (*SAMPLERS, *MODEL_SAMPLERS))
     chosen = mixture.choose_parts(rows["seed"])
     table = read_table(mixed)
     assert read_sampler(mixed, table) is None
