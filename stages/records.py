@@ -1,12 +1,15 @@
-"""What a student was trained from and how, kept beside its weights."""
+"""What a student was trained from and how, kept with its weights; and its directory as a whole."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.errors import ExportError
+from stages.errors import ExportError, ModelError
 
 RECORD = "training.json"
 
@@ -29,3 +32,64 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ExportError(f"{folder} is no student: {RECORD} does not say its {', '.join(lost)}")
     found: dict[str, Any] = record
     return found
+
+
+def read_temperature(record: Mapping[str, Any]) -> float | None:
+    """Return the temperature that a student's last layer was divided by, or None.
+
+    Args:
+        record: From :func:`read_record`.
+
+    Raises:
+        ModelError: The record's temperature is none.
+    """
+    found = record.get("calibration")
+    if found is None:
+        return None
+    if not isinstance(found, dict) or "temperature" not in found:
+        raise ModelError("the student's record is damaged: its calibration names no temperature")
+    if not found.get("folded"):
+        return None
+    value = found["temperature"]
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ModelError(f"the student's record is damaged: its temperature is {value!r}")
+    return float(value)
+
+
+def find_temperature(folder: Path) -> float | None:
+    """Return the temperature that a directory's model was divided by, or None.
+
+    Args:
+        folder: A student's directory, or any other model's, which has no record.
+
+    Raises:
+        ExportError: The record is damaged.
+        ModelError: The record's temperature is none.
+    """
+    return read_temperature(read_record(folder)) if (folder / RECORD).is_file() else None
+
+
+def publish_directory(folder: Path, out: Path) -> None:
+    """Sync a finished directory and rename it to its place.
+
+    Args:
+        folder: What was written, in a temporary directory beside ``out``.
+        out: Its place; what is there already goes into the temporary directory.
+
+    Raises:
+        OSError: It cannot be synced or renamed.
+    """
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
+    if out.exists():
+        out.rename(folder.with_name("replaced"))
+    folder.rename(out)
+    _sync(out.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

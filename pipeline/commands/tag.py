@@ -79,7 +79,7 @@ def tag(
         read_line,
         tag_lines,
     )
-    from stages.metrics import find_temperature
+    from stages.records import find_temperature
 
     # An ONNX file is tagged with where there is no transformers to quieten.
     if not is_onnx(model):

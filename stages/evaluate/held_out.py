@@ -1,13 +1,11 @@
-"""A written student, as it is used, beside the cached rows that were held out from its training."""
+"""A written student, as it is used, against the cached rows held out from its training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from cache.draw import TokenSampler
 from cache.lookup import open_named_cache
@@ -18,37 +16,21 @@ from stages.inputs import read_sampler, read_self_generated, read_table
 from stages.metrics import (
     Confidence,
     Projection,
-    ProjectionMeter,
     Share,
+    compute_projection,
     measure_calibration,
     measured_rows,
-    read_temperature,
 )
-from stages.records import read_record
+from stages.records import read_record, read_temperature
 from stages.student import GOLD, TokenRemap, choose_held_out
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """A written student against its cache.
-
-    Attributes:
-        projection: Agreement and angles on all held-out rows.
-        calibration: On those of them that no temperature was fitted on.
-        self_generated: Agreement on texts that the teacher wrote itself; None where there are none.
-    """
-
-    projection: Projection
-    calibration: Confidence
-    self_generated: Share | None
-
-
 def measure_held_out(
     model: Path, classifier: Classifier, root: str | Path, reporter: Reporter
-) -> HeldOut:
+) -> tuple[Projection, Confidence, Share | None]:
     """Compare a written student with the held-out cached rows.
 
     Args:
@@ -56,6 +38,11 @@ def measure_held_out(
         classifier: The same, loaded.
         root: Where its cache lies.
         reporter: Told which cache it is.
+
+    Returns:
+        Agreement and angles on all held-out rows; the calibration on those of them that no
+        temperature was fitted on; and the agreement on self-generated texts, None where there are
+        none.
 
     Raises:
         SettingError: It has no cache, or the cache's inputs are not tokens.
@@ -73,42 +60,38 @@ def measure_held_out(
     sampler = read_sampler(cache, read_table(cache))
     if sampler is not None and not isinstance(sampler, TokenSampler):
         raise SettingError(
-            f"the inputs of the sampler {sampler.name} are no tokens, which the written student "
-            "reads; give --data FILE"
+            f"the sampler {sampler.name} draws embeddings of no tokens, and the written student "
+            "reads tokens; give --data FILE"
         )
     # The very shards of the training: more of them since would mean other rows held out.
     reader = CacheReader(cache, shards=record.get("shards"))
     held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
-    move = TokenRemap(*record["remapped_id"]) if record.get("remapped_id") else None
+    remap = TokenRemap(*record["remapped_id"]) if record.get("remapped_id") else None
 
     def answer(ids: np.ndarray) -> np.ndarray:
         inputs = np.insert(ids, 0, record["start_id"], axis=1)
-        return classifier.answer(move.apply(inputs) if move else inputs)
+        return classifier.answer(remap.apply(inputs) if remap else inputs)
 
-    meter = ProjectionMeter(len(classifier.labels))
-    ours, theirs = [], []
+    student, teacher = [], []
     for part in reader.read_chunks(held):
-        lengths, g = part.columns["length"], part.columns["probabilities"]
-        h = np.empty_like(g)
+        lengths, probabilities = part.columns["length"], part.columns["probabilities"]
+        answers = np.empty_like(probabilities)
         for length in np.unique(lengths):
             alike = lengths == length
             if sampler is None:
                 ids = part.columns["tokens"][alike, :length].astype(np.int64)
             else:
                 ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
-            h[alike] = answer(ids)
-        meter.update(torch.from_numpy(g.copy()), torch.from_numpy(h))
-        ours.append(h)
-        theirs.append(g)
-    found = meter.compute()
-    rows = measured_rows(found.rows) if record.get("calibration") else np.arange(found.rows)
+            answers[alike] = answer(ids)
+        student.append(answers)
+        teacher.append(probabilities)
+    g, h = np.concatenate(teacher), np.concatenate(student)
     temperature = read_temperature(record)
-    errors = measure_calibration(
-        np.concatenate(ours)[rows], np.concatenate(theirs)[rows], temperature
-    )
-    own = read_self_generated(cache)
-    return HeldOut(
-        found,
+    rows = measured_rows(len(h)) if record.get("calibration") else np.arange(len(h))
+    errors = measure_calibration(h[rows], g[rows], temperature)
+    texts = read_self_generated(cache)
+    return (
+        compute_projection(g, h),
         Confidence(temperature, against_teacher=errors),
-        None if own is None else own.measure(answer),
+        None if texts is None else texts.measure(answer),
     )

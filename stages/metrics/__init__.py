@@ -7,24 +7,16 @@ from stages.metrics.calibration import (
     COLDEST,
     HOTTEST,
     Calibration,
+    CalibrationErrors,
     calibrate,
     expected_calibration_error,
-    find_temperature,
+    measure_calibration,
     measured_rows,
-    read_temperature,
 )
 from stages.metrics.intervals import Share, count_share, read_share
-from stages.metrics.projection import DOUBTFUL_ANGLE, Projection, ProjectionMeter
+from stages.metrics.projection import DOUBTFUL_ANGLE, Projection, compute_projection
 from stages.metrics.ranks import correlate_ranks
-from stages.metrics.scores import (
-    CalibrationErrors,
-    Confidence,
-    Scores,
-    Selection,
-    compute_scores,
-    measure_calibration,
-    select,
-)
+from stages.metrics.scores import Confidence, Scores, Selection, compute_scores, select
 
 __all__ = [
     "COLDEST",
@@ -34,19 +26,17 @@ __all__ = [
     "CalibrationErrors",
     "Confidence",
     "Projection",
-    "ProjectionMeter",
     "Scores",
     "Selection",
     "Share",
     "calibrate",
+    "compute_projection",
     "compute_scores",
     "correlate_ranks",
     "count_share",
     "expected_calibration_error",
-    "find_temperature",
     "measure_calibration",
     "measured_rows",
     "read_share",
-    "read_temperature",
     "select",
 ]

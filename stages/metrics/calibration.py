@@ -1,22 +1,16 @@
 """Probabilities that mean what they say: a student's temperature, and how far they are off.
 
 A temperature T divides a student's logits, the same for every input and class, so that no answer
-changes and its probabilities come closest to the teacher's.  In numpy alone: what was fitted is
-also read where there is no torch.
+changes and its probabilities come closest to the teacher's.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from stages.errors import ModelError, TrainingError
-from stages.records import RECORD, read_record
+from stages.errors import TrainingError
 
 BINS = 15
 """Bins of equal width, over [0, 1], of the expected calibration error."""
@@ -52,6 +46,21 @@ class Calibration:
     def at_bound(self) -> bool:
         """Whether the best temperature lies outside of what is allowed."""
         return not COLDEST * 1.001 < self.temperature < HOTTEST * 0.999
+
+
+@dataclass(frozen=True)
+class CalibrationErrors:
+    """Expected calibration errors of a student.
+
+    Attributes:
+        ece_before: With the temperature undone; None: none is known to be in the student.
+        ece_after: As the student answers.
+        rows: Texts or rows that they were measured on.
+    """
+
+    ece_before: float | None
+    ece_after: float
+    rows: int
 
 
 def calibrate(logits: np.ndarray, teacher: np.ndarray) -> Calibration:
@@ -91,23 +100,18 @@ def fit_temperature(logits: np.ndarray, teacher: np.ndarray) -> float:
     one minimum, whatever the start, in float64 and the same each time.
 
     Args:
-        logits: z, shape (N, K).
+        logits: z, shape (N, K), finite.
         teacher: g, shape (N, K); its rows are probabilities.
 
     Returns:
         T within [:data:`COLDEST`, :data:`HOTTEST`]; 1 where it makes no difference, since every
         row's logits are alike.
-
-    Raises:
-        TrainingError: They are no logits and probabilities of the same rows.
     """
-    _check(logits, teacher)
     z = logits.astype(np.float64)
     z -= z.max(axis=1, keepdims=True)
     if not z.any():
         return 1.0
-    g = teacher.astype(np.float64)
-    g /= g.sum(axis=1, keepdims=True)
+    g = teacher / teacher.sum(axis=1, keepdims=True, dtype=np.float64)
     wanted = (g * z).sum(axis=1).mean()
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(HALVINGS):
@@ -152,6 +156,26 @@ def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> 
     return float(np.abs(gaps).sum() / len(given))
 
 
+def measure_calibration(
+    probabilities: np.ndarray, truth: np.ndarray, temperature: float | None
+) -> CalibrationErrors:
+    """Measure expected calibration errors with a temperature and without it.
+
+    Args:
+        probabilities: What the student answers, shape (N, K).
+        truth: Right columns, shape (N,), int, or the teacher's probabilities, shape (N, K).
+        temperature: What is in these probabilities; None: nothing known.
+
+    Raises:
+        TrainingError: There are no rows.
+    """
+    before = None
+    if temperature is not None:
+        plain = undo_temperature(probabilities, temperature)
+        before = expected_calibration_error(plain, truth)
+    return CalibrationErrors(before, expected_calibration_error(probabilities, truth), len(truth))
+
+
 def undo_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Return the probabilities that a calibrated student would give without its temperature.
 
@@ -167,41 +191,6 @@ def undo_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarra
     return _softmax(temperature * logs)
 
 
-def read_temperature(record: Mapping[str, Any]) -> float | None:
-    """Return the temperature that a student's last layer was divided by, or None.
-
-    Args:
-        record: What is kept beside a student's weights.
-
-    Raises:
-        ModelError: The record's temperature is none.
-    """
-    found = record.get("calibration")
-    if found is None:
-        return None
-    if not isinstance(found, dict) or "temperature" not in found:
-        raise ModelError("the student's record is damaged: its calibration names no temperature")
-    if not found.get("folded"):
-        return None
-    value = found["temperature"]
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ModelError(f"the student's record is damaged: its temperature is {value!r}")
-    return float(value)
-
-
-def find_temperature(folder: Path) -> float | None:
-    """Return the temperature that a directory's model was divided by, or None.
-
-    Args:
-        folder: A student's directory, or any other model's, which has no record.
-
-    Raises:
-        ExportError: The record is damaged.
-        ModelError: The record's temperature is none.
-    """
-    return read_temperature(read_record(folder)) if (folder / RECORD).is_file() else None
-
-
 def _softmax(logits: np.ndarray) -> np.ndarray:
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
@@ -215,6 +204,6 @@ def _check(logits: np.ndarray, teacher: np.ndarray) -> None:
             f"{teacher.shape}, must be alike and of at least one row"
         )
     if not np.isfinite(logits).all():
-        raise TrainingError("calibration: the student's logits are not finite")
+        raise TrainingError("calibration: the student's logits are NaN or infinite")
     if not (teacher >= 0).all() or not np.allclose(teacher.sum(axis=1), 1, atol=1e-3):
         raise TrainingError("calibration: the teacher's rows are no probabilities")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from stages.errors import TrainingError
 from stages.metrics.intervals import Share, count_share
@@ -57,62 +57,38 @@ class Projection:
         return count_share(round(self.agreement * self.rows), self.rows)
 
 
-class ProjectionMeter:
-    """Adds the sums of a :class:`Projection` up over batches, in float64."""
+def compute_projection(g: np.ndarray, h: np.ndarray) -> Projection:
+    """Compare two functions, in float64.
 
-    def __init__(self, classes: int) -> None:
-        self._rows = 0
-        self._agree = 0
-        self._gg = self._hh = self._gh = 0.0
-        self._sum_g = torch.zeros(classes, dtype=torch.float64)
-        self._sum_h = torch.zeros(classes, dtype=torch.float64)
-        self._votes = torch.zeros(classes, dtype=torch.int64)
+    Args:
+        g: The teacher's probabilities, shape (N, K).
+        h: The student's probabilities, shape (N, K).
 
-    def update(self, g: torch.Tensor, h: torch.Tensor) -> None:
-        """Add a batch of values.
-
-        Args:
-            g: The teacher's probabilities, shape (B, K).
-            h: The student's probabilities, shape (B, K).
-        """
-        g, h = g.detach().double().cpu(), h.detach().double().cpu()
-        self._rows += len(g)
-        self._gg += float((g * g).sum())
-        self._hh += float((h * h).sum())
-        self._gh += float((g * h).sum())
-        self._sum_g += g.sum(dim=0)
-        self._sum_h += h.sum(dim=0)
-        top = g.argmax(dim=1)
-        self._agree += int((top == h.argmax(dim=1)).sum())
-        self._votes += torch.bincount(top, minlength=len(self._votes))
-
-    def compute(self) -> Projection:
-        """Return the figures of everything added so far.
-
-        Raises:
-            TrainingError: Nothing was added.
-        """
-        n = self._rows
-        if n == 0:
-            raise TrainingError("no rows to compare teacher and student on")
-        mean_g, mean_h = self._sum_g / n, self._sum_h / n
-        var_g = _variance(self._gg / n, mean_g)
-        var_h = _variance(self._hh / n, mean_h)
-        covariance = self._gh / n - float(mean_g @ mean_h)
-        return Projection(
-            rows=n,
-            norm_g=math.sqrt(self._gg / n),
-            norm_h=math.sqrt(self._hh / n),
-            c=self._gh / self._hh,
-            angle=_angle(self._gh, self._gg, self._hh),
-            centred_angle=_angle(covariance, var_g, var_h),
-            agreement=self._agree / n,
-            spread=math.sqrt(var_g),
-            balance=tuple((self._votes.double() / n).tolist()),
-        )
+    Raises:
+        TrainingError: There are no rows.
+    """
+    n = len(g)
+    if n == 0:
+        raise TrainingError("no rows to compare teacher and student on")
+    g, h = g.astype(np.float64), h.astype(np.float64)
+    gg, hh, gh = (float((left * right).sum()) for left, right in ((g, g), (h, h), (g, h)))
+    mean_g, mean_h = g.mean(axis=0), h.mean(axis=0)
+    var_g, var_h = _variance(gg / n, mean_g), _variance(hh / n, mean_h)
+    top = g.argmax(axis=1)
+    return Projection(
+        rows=n,
+        norm_g=math.sqrt(gg / n),
+        norm_h=math.sqrt(hh / n),
+        c=gh / hh,
+        angle=_angle(gh, gg, hh),
+        centred_angle=_angle(gh / n - float(mean_g @ mean_h), var_g, var_h),
+        agreement=float((top == h.argmax(axis=1)).mean()),
+        spread=math.sqrt(var_g),
+        balance=tuple((np.bincount(top, minlength=g.shape[1]) / n).tolist()),
+    )
 
 
-def _variance(square: float, mean: torch.Tensor) -> float:
+def _variance(square: float, mean: np.ndarray) -> float:
     """Return the mean square about the mean, 0 where it is no more than rounding."""
     variance = square - float(mean @ mean)
     return variance if variance > 1e-12 * square else 0.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.metrics.calibration import expected_calibration_error, undo_temperature
+from stages.metrics.calibration import CalibrationErrors
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,6 @@ class Scores:
     macro_f1: float
     classes: dict[str, dict[str, float]]
     texts_per_second: float
-
-
-@dataclass(frozen=True)
-class CalibrationErrors:
-    """Expected calibration errors of a student.
-
-    Attributes:
-        ece_before: With the temperature undone; None: none is known to be in the student.
-        ece_after: As the student answers.
-        rows: Texts or rows that they were measured on.
-    """
-
-    ece_before: float | None
-    ece_after: float
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -102,27 +87,6 @@ def compute_scores(
         classes=classes,
         texts_per_second=texts_per_second,
     )
-
-
-def measure_calibration(
-    probabilities: np.ndarray, truth: np.ndarray, temperature: float | None
-) -> CalibrationErrors:
-    """Measure expected calibration errors with a temperature and without it.
-
-    Args:
-        probabilities: What the student answers, shape (N, K).
-        truth: Right columns, shape (N,), int, or the teacher's probabilities, shape (N, K).
-        temperature: What is in these probabilities; None: nothing known.
-
-    Raises:
-        TrainingError: There are no rows.
-    """
-    before = None
-    if temperature is not None:
-        plain = undo_temperature(probabilities, temperature)
-        before = expected_calibration_error(plain, truth)
-    after = expected_calibration_error(probabilities, truth)
-    return CalibrationErrors(before, after, len(truth))
 
 
 def select(probabilities: np.ndarray, gold: np.ndarray, threshold: float) -> Selection:

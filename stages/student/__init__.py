@@ -6,14 +6,13 @@ vocabulary; never loads the teacher's model, except its embeddings for labelled 
 
 from stages.student.card import write_card
 from stages.student.config import GOLD, StudentConfig, TrainingConfig
-from stages.student.data import sum_seconds
-from stages.student.loop import RowSource, measure_projection, train_student
+from stages.student.data import RowSource, choose_held_out, open_rows, sum_seconds
+from stages.student.loop import measure_projection, train_student
 from stages.student.model import Student, build_encoder, configure_encoder
 from stages.student.objectives import OBJECTIVES, Objective
 from stages.student.optimiser import choose_rates, group_parameters, scale_rate
-from stages.student.rows import choose_held_out, open_rows
 from stages.student.stage import StudentResult, check_students, run_student
-from stages.student.token_ids import TokenRemap
+from stages.student.tokenizer import TokenRemap
 
 __all__ = [
     "GOLD",

@@ -16,17 +16,8 @@ if TYPE_CHECKING:
 Point = dict[str, float | None]
 """A value for each of the columns; None where a column does not apply to the objective."""
 
-CURVE = (
-    "step",
-    "loss",
-    "c_learned",
-    "c_closed_form",
-    "norm_g",
-    "norm_h",
-    "angle",
-    "centred_angle",
-    "agreement",
-)
+MEASURED = ("norm_g", "norm_h", "angle", "centred_angle", "agreement")
+CURVE = ("step", "loss", "c_learned", "c_closed_form", *MEASURED)
 """Columns of the curve; angles in radians, norms per root row."""
 
 
@@ -39,17 +30,9 @@ def make_point(step: int, loss: float, c: torch.Tensor | None, found: Projection
         c: The objective's coefficient, a scalar, where it has one.
         found: The student against the held-out rows.
     """
-    return {
-        "step": float(step),
-        "loss": loss,
-        "c_learned": None if c is None else c.item(),
-        "c_closed_form": found.c,
-        "norm_g": found.norm_g,
-        "norm_h": found.norm_h,
-        "angle": found.angle,
-        "centred_angle": found.centred_angle,
-        "agreement": found.agreement,
-    }
+    learned = None if c is None else c.item()
+    values = (float(step), loss, learned, found.c, *(getattr(found, name) for name in MEASURED))
+    return dict(zip(CURVE, values, strict=True))
 
 
 def describe_point(point: Point) -> str:

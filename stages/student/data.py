@@ -1,52 +1,79 @@
-"""What a student is taught: rows, and the language model's words that they are made of."""
+"""What a student is trained on: the rows of a cache as the training loop sees them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from cache.lookup import find_cache
-from cache.reader import CacheReader
-from stages.errors import SettingError
-from stages.inputs import SelfGenerated, read_self_generated, read_vocabulary
+from cache.reader import CacheReader, Slice
+from stages.errors import SettingError, TrainingError
+from stages.inputs import read_sampler, read_vocabulary
 from stages.lm import Vocabulary
 from stages.student.config import TEACHER, StudentConfig, TrainingConfig
-from stages.student.loop import RowSource
-from stages.student.rows import open_rows
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows as the loop sees them.
+
+    Attributes:
+        embeddings: Input embeddings, shape (B, T, d_T).
+        probabilities: The teacher's, shape (B, K), float32.
+        mask: 1 at inputs and 0 at padding, shape (B, T), or None where nothing is padded.
+    """
+
+    embeddings: torch.Tensor
+    probabilities: torch.Tensor
+    mask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Where the loop's rows come from.
+
+    Attributes:
+        open_stream: Takes how many slices were already consumed and returns the endless rest.
+        held_out: Returns the rows kept out of training, the same ones at every call.
+        classes: K.
+    """
+
+    open_stream: Callable[[int], Iterator[Rows]]
+    held_out: Callable[[], Iterable[Rows]]
+    classes: int
+
+
+@dataclass(frozen=True)
 class TrainingData:
-    """What a student is trained on.
+    """What a student is trained on, before anything large is loaded.
 
     Attributes:
         identity: What the rows depend on.
-        facts: What the student's record says of them.
-        fingerprint: The cache's whose answers are learned; empty where there is none.
-        judge: Who gave the labels, in words.
-        load_vocabulary: Brings the language model's words.
-        open_rows: Takes these words, how the student is trained, how many rows to hold out, and
-            the device to train on.
-        read_own: Brings the texts that the teacher wrote itself, None where there are none.
+        record: What the student's record says of them.
+        fingerprint: The cache's whose answers are learned; empty for labelled texts.
+        answered_by: Who gave the rows their probabilities, ``the teacher`` or ``the labels``.
+        load_vocabulary: Loads the language model's vocabulary.
+        open_reader: Takes the vocabulary and a directory for temporary files; gives the rows.
     """
 
     identity: tuple[object, ...]
-    facts: Mapping[str, Any]
+    record: Mapping[str, Any]
     fingerprint: str
-    judge: str
+    answered_by: str
     load_vocabulary: Callable[[], Vocabulary]
-    open_rows: Callable[[Vocabulary, TrainingConfig, int, torch.device], RowSource]
-    read_own: Callable[[], SelfGenerated | None] = lambda: None
+    open_reader: Callable[[Vocabulary, Path], CacheReader]
 
 
-def open_training_data(config: StudentConfig, task: str, reporter: Reporter) -> TrainingData:
-    """Open a cache as what a student is taught.
+def open_cached_answers(config: StudentConfig, task: str, reporter: Reporter) -> TrainingData:
+    """Open a cache to train on.
 
     Raises:
         CacheChoiceError: No cache fits, or several do.
@@ -54,10 +81,10 @@ def open_training_data(config: StudentConfig, task: str, reporter: Reporter) -> 
         SettingError: It is of another task.
     """
     cache = find_cache(config.cache, task, config.source, config.partial)
-    if (own := cache.manifest.inputs["task"]["name"]) != task:
+    if (found := cache.manifest.inputs["task"]["name"]) != task:
         raise SettingError(
-            f"the cache {cache.place} is of the task {own}, the student is to be of {task}; give "
-            f"--task {own}, or another cache by --from"
+            f"the cache {cache.place} is of the task {found}, the student is to be of {task}; give "
+            f"--task {found}, or another cache by --from"
         )
     reporter.say(f"cache: {cache.place} ({cache.manifest.label})")
     reader = CacheReader(cache, partial=config.partial)
@@ -79,14 +106,71 @@ def open_training_data(config: StudentConfig, task: str, reporter: Reporter) -> 
         cache.fingerprint,
         "the teacher",
         lambda: read_vocabulary(cache),
-        lambda words, training, held_out_rows, device: open_rows(
-            reader, words.table.to(device), training, held_out_rows, device
-        ),
-        lambda: read_self_generated(cache),
+        lambda vocabulary, temporary: reader,
     )
 
 
 def sum_seconds(reader: CacheReader) -> float:
     """Return how long the rows that are read took to compute, in seconds, over all who did."""
-    own = reader.cache.manifest.notes.get("seconds", 0.0)
-    return float(own) + sum(reader.cache.record(shard).seconds for shard in reader.shards)
+    preparation = reader.cache.manifest.notes.get("seconds", 0.0)
+    return float(preparation) + sum(reader.cache.record(shard).seconds for shard in reader.shards)
+
+
+def open_rows(
+    reader: CacheReader,
+    table: torch.Tensor,
+    training: TrainingConfig,
+    held_out_rows: int,
+    device: torch.device,
+) -> RowSource:
+    """Turn a cache into the training loop's rows, some of them held out.
+
+    Args:
+        reader: The cache.
+        table: The language model's embedding table, shape (V, d_T), on the device to train on.
+        training: How the rows are read.
+        held_out_rows: Rows to keep out, as whole chunks, at most a tenth of all.
+        device: Device to train on.
+
+    Raises:
+        TrainingError: The cache is a single chunk.
+    """
+    sampler = read_sampler(reader.cache, table)
+    held = choose_held_out(reader.chunks, reader.cache.layout.chunk_rows, held_out_rows)
+    # Embeddings are made anew each time: those of a large model would fill the memory.
+    kept = reader.read_chunks(held)
+
+    def embed(part: Slice) -> Rows:
+        probabilities = torch.from_numpy(part.columns["probabilities"].copy()).to(device)
+        lengths = part.columns["length"]
+        longest = int(lengths.max())
+        if sampler is not None:
+            return Rows(sampler.draw_embeddings(part.columns["seed"], longest), probabilities)
+        # Token ids, padded with -1.
+        tokens = torch.from_numpy(part.columns["tokens"][:, :longest].astype(np.int64)).to(device)
+        mask = None if int(lengths.min()) == longest else (tokens >= 0).long()
+        return Rows(table[tokens.clamp(min=0)], probabilities, mask)
+
+    def open_stream(consumed: int) -> Iterator[Rows]:
+        slice_rows = training.batch_size // training.lengths_per_batch
+        return map(
+            embed, reader.stream_slices(slice_rows, training.seed, consumed, frozenset(held))
+        )
+
+    classes = kept[0].columns["probabilities"].shape[1]
+    return RowSource(open_stream, lambda: map(embed, kept), classes)
+
+
+def choose_held_out(chunks: tuple[int, ...], chunk_rows: int, rows: int) -> list[int]:
+    """Choose chunks to hold out, evenly spaced, so that every student of a cache has the same.
+
+    Raises:
+        TrainingError: There are fewer than two chunks.
+    """
+    if len(chunks) < 2:
+        raise TrainingError(
+            f"the cache is {len(chunks)} chunk(s) of {chunk_rows} rows; training needs at least "
+            "two, one of them held out: use more rows, or smaller chunks"
+        )
+    count = max(1, min(-(-rows // chunk_rows), len(chunks) // 10))
+    return [chunks[int((k + 0.5) * len(chunks) / count)] for k in range(count)]

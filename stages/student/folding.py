@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError
-from stages.student.positions import number_from_zero, read_position_offset
-from stages.student.token_ids import TokenRemap
+from stages.loading import one_line
+from stages.student.positions import find_reserved_id, number_from_zero
+from stages.student.tokenizer import TokenRemap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SPECIALS = tuple(f"{name}_token_id" for name in ("bos", "eos", "cls", "sep", "mask"))
 """What a configuration calls the ids of its own vocabulary."""
 
-TRIAL_ROWS = 1000
+MADE_UP_ROWS = 1000
 """Rows of the made-up embedding table that an untrained student is tried with."""
 
 NOISE = 1e-3
@@ -34,7 +35,7 @@ def find_remap(encoder: PreTrainedModel, rows: int) -> TokenRemap | None:
         encoder: The student's encoder.
         rows: Rows of the language model's embedding table.
     """
-    reserved = read_position_offset(encoder.config).reserved
+    reserved = find_reserved_id(encoder.config)
     return None if reserved is None else TokenRemap(reserved, rows)
 
 
@@ -54,14 +55,14 @@ def fold_student(student: Student, table: torch.Tensor, pad_id: int) -> PreTrain
     encoder = copy.deepcopy(student.encoder).cpu().float().eval()
     adapter = copy.deepcopy(student.adapter).cpu().float()
     folded = torch.cat([adapter(part.float()) for part in torch.split(table.cpu(), 4096)])
-    move = find_remap(encoder, len(folded))
+    remap = find_remap(encoder, len(folded))
     encoder.config.pad_token_id = pad_id
-    if move is None:
+    if remap is None:
         number_from_zero(encoder)
     else:
-        folded = torch.cat([folded, folded[move.source][None]])
-        folded[move.source] = 0.0
-        encoder.config.pad_token_id = move.source
+        folded = torch.cat([folded, folded[remap.source][None]])
+        folded[remap.source] = 0.0
+        encoder.config.pad_token_id = remap.source
     encoder.set_input_embeddings(nn.Embedding.from_pretrained(folded, freeze=False))
     encoder.config.vocab_size = len(folded)
     for name in SPECIALS:
@@ -71,6 +72,44 @@ def fold_student(student: Student, table: torch.Tensor, pad_id: int) -> PreTrain
     return encoder
 
 
+@torch.inference_mode()
+def compare_with_stock(
+    student: Student, table: torch.Tensor, stock: PreTrainedModel, start_id: int, max_length: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ask a student and what was folded from it about random ids of several lengths.
+
+    Args:
+        student: The student in memory; left in evaluation mode.
+        table: The language model's embedding table, shape (V, d_T).
+        stock: A stock model over token ids, on the CPU.
+        start_id: Id that every input begins with.
+        max_length: Longest input in tokens, without the start token.
+
+    Returns:
+        The logits of the student, of the stock model, and of that with padding behind the inputs
+        where there is room for it, each of shape (N, K), on the CPU.
+    """
+    student.eval()
+    generator = torch.Generator().manual_seed(0)
+    remap = find_remap(student.encoder, len(table))
+    pad_id = len(table) - 1 if remap is None else remap.source
+    answers = []
+    # The longest first: some choose their way by the first input's length, and keep to it.
+    for length in sorted({0, 1, min(9, max_length), max_length}, reverse=True):
+        ids = torch.randint(len(table), (2, length), generator=generator)
+        logits = student(table[ids].to(student.start)).cpu()
+        given = torch.cat([torch.full((2, 1), start_id), ids], dim=1)
+        given = remap.apply(given) if remap else given
+        plain = stock(input_ids=given, attention_mask=torch.ones_like(given)).logits
+        room = min(3, max_length - length)
+        longer = torch.cat([given, torch.full((2, room), pad_id)], dim=1)
+        mask = (torch.arange(longer.shape[1]) <= length).long().expand(2, -1)
+        behind = stock(input_ids=longer, attention_mask=mask).logits if room else plain
+        answers.append((logits, plain, behind))
+    wanted, alone, padded = (torch.cat(each) for each in zip(*answers, strict=True))
+    return wanted, alone, padded
+
+
 def check_foldable(student: Student, max_length: int) -> None:
     """Check that a student can be written, before hours of training go into it.
 
@@ -78,7 +117,7 @@ def check_foldable(student: Student, max_length: int) -> None:
     weights alone, and both answer some inputs, padded and unpadded.
 
     Args:
-        student: The untrained student.
+        student: The untrained student; left in evaluation mode.
         max_length: Longest input in tokens, without the start token.
 
     Raises:
@@ -86,68 +125,39 @@ def check_foldable(student: Student, max_length: int) -> None:
             embeddings, or differently when padding stands behind an input.
     """
     kind = student.encoder.config.model_type
-    training = student.training
     try:
-        # The start of whatever is trained next must not depend on this trial.
+        # The start of whatever is trained next must not depend on this.
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            apart, behind, spread = _try_student(student.eval(), max_length)
+            wanted, alone, padded = _try_student(student, max_length)
     except Exception as error:  # models raise whatever they met
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
             f"{kind} encoders cannot be students, an untrained one fails when it is tried on "
-            f"embeddings in place of tokens; use another encoder: {reason}"
+            f"embeddings in place of tokens; use another encoder: {one_line(error)}"
         ) from error
-    finally:
-        student.train(training)
-    room = NOISE * spread + 1e-6
-    if not apart <= room:
-        raise ModelError(
-            f"{kind} encoders cannot be students, they answer token ids otherwise than the ids' "
-            f"embeddings (logits differ by {apart:.2g}, inputs change them by {spread:.2g}); use "
-            "another encoder"
-        )
-    if not behind <= room:
-        raise ModelError(
-            f"{kind} encoders cannot be students, padding behind an input changes their answer "
-            f"(logits differ by {behind:.2g}, inputs change them by {spread:.2g}); use another "
-            "encoder"
-        )
+    spread = float(wanted.std(dim=0).max())
+    differences = {
+        "they answer token ids otherwise than the ids' embeddings": alone - wanted,
+        "padding behind an input changes their answer": padded - alone,
+    }
+    for fault, found in differences.items():
+        difference = float(found.abs().max())
+        if not difference <= NOISE * spread + 1e-6:
+            raise ModelError(
+                f"{kind} encoders cannot be students, {fault} (logits differ by {difference:.2g}, "
+                f"inputs change them by {spread:.2g}); use another encoder"
+            )
 
 
-def _try_student(student: Student, max_length: int) -> tuple[float, float, float]:
-    """Return how far ids and padding move the logits, and how far inputs do."""
+def _try_student(
+    student: Student, max_length: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     from transformers import AutoModelForSequenceClassification
 
     generator = torch.Generator().manual_seed(0)
     start = student.start.cpu()
-    noise = torch.randn(TRIAL_ROWS, len(start), generator=generator)
+    noise = torch.randn(MADE_UP_ROWS, len(start), generator=generator)
     table = torch.cat([start[None], noise * (float(start.std(correction=0)) or 1.0)])
-    folded = fold_student(student, table, pad_id=TRIAL_ROWS)
-    move = find_remap(student.encoder, len(table))
+    folded = fold_student(student, table, pad_id=MADE_UP_ROWS)
     stock = AutoModelForSequenceClassification.from_config(folded.config, dtype=torch.float32)
     stock.load_state_dict(folded.state_dict())
-    del folded
-    stock.eval()
-    pad = move.source if move else TRIAL_ROWS
-    apart = behind = 0.0
-    answers = []
-    # The longest first: some choose their way by the first input's length, and keep to it.
-    for length in sorted({0, 1, min(9, max_length), max_length}, reverse=True):
-        ids = torch.arange(2 * length).view(2, length) % len(table)
-        wanted = student(table[ids].to(student.start)).cpu()
-        given = torch.cat([torch.zeros(2, 1, dtype=torch.long), ids], dim=1)
-        given = move.apply(given) if move else given
-        plain = stock(input_ids=given, attention_mask=torch.ones_like(given)).logits
-        answers.append(wanted)
-        apart = max(apart, _distance(plain, wanted))
-        if length < max_length:
-            room = min(3, max_length - length)
-            padded = torch.cat([given, torch.full((2, room), pad)], dim=1)
-            mask = (torch.arange(padded.shape[1]) <= length).long().expand(2, -1)
-            logits = stock(input_ids=padded, attention_mask=mask).logits
-            behind = max(behind, _distance(logits, plain))
-    return apart, behind, float(torch.cat(answers).std(dim=0).max())
-
-
-def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max())
+    return compare_with_stock(student, table, stock.eval(), 0, max_length)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stages.errors import TrainingError
-from stages.metrics import Projection, ProjectionMeter
+from stages.metrics import Projection, compute_projection
 from stages.reporter import Interrupted
 from stages.student.curve import Point, describe_point, make_point
 from stages.student.objectives import Objective
@@ -28,37 +28,8 @@ if TYPE_CHECKING:
 
     from stages.reporter import Reporter
     from stages.student.config import TrainingConfig
+    from stages.student.data import Rows, RowSource
     from stages.student.model import Student
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows as the loop sees them.
-
-    Attributes:
-        embeddings: Input embeddings, shape (B, T, d_T).
-        probabilities: The teacher's, shape (B, K), float32.
-        mask: 1 at inputs and 0 at padding, shape (B, T), or None where nothing is padded.
-    """
-
-    embeddings: torch.Tensor
-    probabilities: torch.Tensor
-    mask: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class RowSource:
-    """Where the loop's rows come from.
-
-    Attributes:
-        open_stream: Takes how many slices were already consumed and returns the endless rest.
-        held_out: Returns the rows kept out of training, the same ones at every call.
-        classes: K.
-    """
-
-    open_stream: Callable[[int], Iterator[Rows]]
-    held_out: Callable[[], Iterable[Rows]]
-    classes: int
 
 
 @dataclass(frozen=True)
@@ -136,7 +107,7 @@ def train_student(
         How it ended.
 
     Raises:
-        TrainingError: The loss is NaN or infinite.
+        TrainingError: The gradient is NaN or infinite.
         Interrupted: A stop was asked for; the checkpoint is written.
     """
     identity = f"{identity} {sorted(asdict(config).items())}"
@@ -178,15 +149,30 @@ def train_student(
 
 
 @torch.no_grad()
-def measure_projection(student: torch.nn.Module, source: RowSource) -> Projection:
-    """Compare student and teacher on the held-out rows."""
-    training = student.training
+def answer_held_out(
+    student: torch.nn.Module, source: RowSource
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what student and teacher answer to the held-out rows.
+
+    Args:
+        student: From embeddings to class logits; left in evaluation mode.
+        source: Where the rows come from.
+
+    Returns:
+        The student's logits and the teacher's probabilities, both of shape (N, K), on the CPU.
+    """
     student.eval()
-    meter = ProjectionMeter(source.classes)
+    logits, teacher = [], []
     for rows in source.held_out():
-        meter.update(rows.probabilities, student(rows.embeddings, rows.mask).float().softmax(dim=1))
-    student.train(training)
-    return meter.compute()
+        logits.append(student(rows.embeddings, rows.mask).float().cpu())
+        teacher.append(rows.probabilities.cpu())
+    return torch.cat(logits), torch.cat(teacher)
+
+
+def measure_projection(student: torch.nn.Module, source: RowSource) -> Projection:
+    """Compare student and teacher on the held-out rows; the student is left in evaluation mode."""
+    logits, teacher = answer_held_out(student, source)
+    return compute_projection(teacher.numpy(), logits.softmax(dim=1).numpy())
 
 
 def _take_step(
@@ -209,7 +195,7 @@ def _take_step(
     norm = accelerator.clip_grad_norm_(parameters, config.clip)
     if norm is not None and not torch.isfinite(norm):
         raise TrainingError(
-            f"step {run.step + 1}: the gradient is not finite (loss {total.item():.4g}); "
+            f"step {run.step + 1}: the gradient is NaN or infinite (loss {total.item():.4g}); "
             "lower the learning rate"
         )
     run.optimizer.step()

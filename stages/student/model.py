@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError, SettingError
-from stages.loading import load_weights
+from stages.loading import load_weights, one_line
 from stages.student.architectures import ARCHITECTURES, Architecture
 from stages.student.positions import find_longest_input
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 INITS = ("pretrained", "random")
-
 
 HIDDEN = 512
 """Hidden units of the adapter of an encoder without layers."""
@@ -37,16 +36,16 @@ class DeepAdapter(nn.Module):
     It folds into an embedding table as a linear one does, whatever it costs to compute.
     """
 
-    def __init__(self, given: int, width: int, table_std: float, own_std: float) -> None:
+    def __init__(self, given: int, width: int, table_std: float, word_std: float) -> None:
         super().__init__()
         self.out_features = width
         self.straight = nn.Linear(given, width, bias=False)
         self.up = nn.Linear(given, HIDDEN)
         self.down = nn.Linear(HIDDEN, width, bias=False)
-        nn.init.normal_(self.straight.weight, std=own_std / (table_std * given**0.5))
+        nn.init.normal_(self.straight.weight, std=word_std / (table_std * given**0.5))
         nn.init.normal_(self.up.weight, std=1 / (table_std * given**0.5))
         nn.init.zeros_(self.up.bias)
-        nn.init.normal_(self.down.weight, std=own_std / HIDDEN**0.5)
+        nn.init.normal_(self.down.weight, std=word_std / HIDDEN**0.5)
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Map embeddings, shape (..., d_T), to (..., d_S)."""
@@ -70,14 +69,14 @@ class Student(nn.Module):
     def __init__(self, encoder: PreTrainedModel, start: torch.Tensor, table_std: float) -> None:
         super().__init__()
         words = encoder.get_input_embeddings()
-        width, own_std = words.embedding_dim, float(words.weight.detach().float().std())
+        width, word_std = words.embedding_dim, float(words.weight.detach().float().std())
         self.adapter: nn.Linear | DeepAdapter
         # The encoder meets what it expects: outputs as wide as its own word embeddings.
         if getattr(encoder.config, "num_hidden_layers", 1):
             self.adapter = nn.Linear(len(start), width, bias=False)
-            nn.init.normal_(self.adapter.weight, std=own_std / (table_std * len(start) ** 0.5))
+            nn.init.normal_(self.adapter.weight, std=word_std / (table_std * len(start) ** 0.5))
         else:
-            self.adapter = DeepAdapter(len(start), width, table_std, own_std)
+            self.adapter = DeepAdapter(len(start), width, table_std, word_std)
         encoder.set_input_embeddings(nn.Embedding(1, width))
         self.encoder = encoder
         self.register_buffer("start", start.float())
@@ -126,22 +125,22 @@ def build_encoder(
         The model in float32.
 
     Raises:
-        SettingError: The start asked for does not exist.
-        ModelError: The architecture is unknown, cannot be fetched, is no encoder with a
-            sequence-classification head, or is too short for the inputs.
+        SettingError: As for :func:`configure_encoder`.
+        ModelError: Likewise, or the weights cannot be loaded.
     """
     from transformers import AutoModelForSequenceClassification
 
-    known = ARCHITECTURES.get(arch)
     config = configure_encoder(arch, init, max_length)
-    names = {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: number for number, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
-    }
-    config.update(names)
+    config.update(
+        {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: number for number, label in enumerate(labels)},
+            "problem_type": "single_label_classification",
+        }
+    )
     if init == "pretrained":
+        known = ARCHITECTURES.get(arch)
         encoder = load_weights(
             AutoModelForSequenceClassification,
             known.hub_id if known and known.hub_id else arch,
@@ -156,9 +155,8 @@ def build_encoder(
                 config, trust_remote_code=False, dtype=torch.float32
             )
         except Exception as error:  # transformers raises a dozen types, some of them bare
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"cannot build the encoder {arch}: {reason}") from error
-    _check_words(encoder, arch)
+            raise ModelError(f"cannot build the encoder {arch}: {one_line(error)}") from error
+    _check_embedding(encoder, arch)
     return encoder
 
 
@@ -204,8 +202,8 @@ def _is_head(model: PreTrainedModel, key: str) -> bool:
     return not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key
 
 
-def _check_words(encoder: PreTrainedModel, arch: str) -> None:
-    """Check that an encoder looks words up in a table, which the adapter can stand in for."""
+def _check_embedding(encoder: PreTrainedModel, arch: str) -> None:
+    """Check that an encoder looks tokens up in a table, which the adapter can stand in for."""
     try:
         words = encoder.get_input_embeddings()
     except NotImplementedError:
@@ -226,13 +224,12 @@ def _load_config(arch: str, known: Architecture | None, init: str) -> Pretrained
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
             names = ", ".join(ARCHITECTURES)
             hint = "use --init random, or " if known else ""
             where = "" if known or Path(arch).is_dir() else f" (short names are {names})"
             raise ModelError(
                 f"cannot load the encoder {arch}{where}: {hint}give the directory of a model "
-                f"that is here: {reason}"
+                f"that is here: {one_line(error)}"
             ) from error
     return config
 
@@ -249,8 +246,7 @@ def _fit_config(config: PretrainedConfig, arch: str, init: str, max_length: int)
                     setattr(config, name, None)
         room = find_longest_input(config)
     except Exception as error:  # transformers raises a dozen types, some of them bare
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelError(f"cannot build the encoder {arch}: {reason}") from error
+        raise ModelError(f"cannot build the encoder {arch}: {one_line(error)}") from error
     if room is not None and max_length + 1 > room:
         if init == "pretrained":
             raise ModelError(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.student.model import DeepAdapter
 
@@ -28,26 +27,17 @@ commonly fine-tuned with, 5e-5 and 2e-5.
 """
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Learning rates and why they are what they are.
-
-    Attributes:
-        rate: Peak of adapter and head.
-        encoder_share: The encoder's, as a share of it.
-        reason: Why.
-    """
+class Rates(NamedTuple):
+    """Peaks of the learning rate: that of adapter and head, and the encoder's as a share of it."""
 
     rate: float
     encoder_share: float
     reason: str
 
     def __str__(self) -> str:
-        """Say them."""
-        encoder = ""
-        if self.encoder_share != 1.0:
-            encoder = f", the encoder's {self.rate * self.encoder_share:g}"
-        return f"{self.rate:g}{encoder} ({self.reason})"
+        """Say them, and why they are what they are."""
+        encoder = f", the encoder's {self.rate * self.encoder_share:g}"
+        return f"{self.rate:g}{encoder if self.encoder_share != 1 else ''} ({self.reason})"
 
 
 def choose_rates(asked: float | None, init: str, student: Student) -> Rates:
@@ -76,10 +66,10 @@ def group_parameters(
     groups = []
     for body in (False, True):
         peak = config.learning_rate * (config.encoder_share if body else 1.0)
-        own = [p for p in student.select_parameters(body) if p.requires_grad]
+        trained = [p for p in student.select_parameters(body) if p.requires_grad]
         # c takes adapter's and head's learning rate (Algorithm 1, line 5) and no weight decay.
-        flat = [p for p in own if p.ndim <= 1] + ([] if body else list(objective.parameters()))
-        matrices = [p for p in own if p.ndim > 1]
+        flat = [p for p in trained if p.ndim <= 1] + ([] if body else list(objective.parameters()))
+        matrices = [p for p in trained if p.ndim > 1]
         groups += [
             {"params": matrices, "weight_decay": config.weight_decay, "peak": peak},
             {"params": flat, "weight_decay": 0.0, "peak": peak},

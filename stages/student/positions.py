@@ -1,14 +1,12 @@
 """How an encoder numbers the positions of its inputs.
 
 RoBERTa and its kin count from ``padding id + 1`` and do not count that id, wherever it stands.
-Under the language model's vocabulary any id may be a word, so none may be skipped.
+Under the language model's vocabulary any id may be a token, so none may be skipped.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,28 +15,16 @@ from torch import nn
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-
-@dataclass(frozen=True)
-class PositionOffset:
-    """How an encoder numbers positions.
-
-    Attributes:
-        offset: Number of the first position; the position table's rows below it are never used.
-        reserved: Id that is skipped whatever the configuration says, or None.
-    """
-
-    offset: int = 0
-    reserved: int | None = None
+OTHER_ID = 3
+"""A padding id that no encoder has by itself."""
 
 
-def read_position_offset(config: PretrainedConfig) -> PositionOffset:
-    """Find out how encoders of a configuration number positions."""
-    skipped = _find_skipped(config)
-    if skipped is None:
-        return PositionOffset()
+def find_reserved_id(config: PretrainedConfig) -> int | None:
+    """Return the id that encoders skip whatever their configuration's padding id is, or None."""
     other = copy.deepcopy(config)
-    other.pad_token_id = skipped - 1 if skipped else 1
-    return PositionOffset(skipped + 1, skipped if _find_skipped(other) == skipped else None)
+    other.pad_token_id = OTHER_ID
+    skipped = _find_skipped_id(other)
+    return None if skipped == OTHER_ID else skipped
 
 
 def find_longest_input(config: PretrainedConfig) -> int | None:
@@ -46,7 +32,8 @@ def find_longest_input(config: PretrainedConfig) -> int | None:
     longest = getattr(config, "max_position_embeddings", None)
     if longest is None or longest <= 0:
         return None
-    return int(longest) - read_position_offset(config).offset
+    skipped = _find_skipped_id(config)
+    return int(longest) - (0 if skipped is None else skipped + 1)
 
 
 def number_from_zero(encoder: PreTrainedModel) -> None:
@@ -54,7 +41,7 @@ def number_from_zero(encoder: PreTrainedModel) -> None:
 
     The rows of the position table that were never used go.
     """
-    for embeddings in _find_counters(encoder):
+    for embeddings in _find_position_embeddings(encoder):
         used = embeddings.position_embeddings.weight.detach()[embeddings.padding_idx + 1 :].clone()
         embeddings.position_embeddings = nn.Embedding.from_pretrained(used, freeze=False)
         embeddings.padding_idx = -1
@@ -67,15 +54,15 @@ def number_from_zero(encoder: PreTrainedModel) -> None:
         encoder.config.max_position_embeddings = len(used)
 
 
-def _find_skipped(config: PretrainedConfig) -> int | None:
+def _find_skipped_id(config: PretrainedConfig) -> int | None:
     from transformers import AutoModel
 
     with torch.device("meta"):
         model = AutoModel.from_config(config)
-    return next((int(embeddings.padding_idx) for embeddings in _find_counters(model)), None)
+    return next((int(layer.padding_idx) for layer in _find_position_embeddings(model)), None)
 
 
-def _find_counters(model: nn.Module) -> Iterator[Any]:
-    for module in model.modules():
-        if hasattr(module, "create_position_ids_from_inputs_embeds"):
-            yield module
+def _find_position_embeddings(model: nn.Module) -> list[Any]:
+    """Return the layers that count positions as RoBERTa's do."""
+    counts = "create_position_ids_from_inputs_embeds"
+    return [layer for layer in model.modules() if hasattr(layer, counts)]

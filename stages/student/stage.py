@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,24 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cache.directory import Cache
 from stages.devices import choose_device
-from stages.inputs import SelfGenerated, describe_agreement
+from stages.inputs import describe_agreement, read_self_generated
 from stages.locking import hold_lock
 from stages.machine import describe_machine
 from stages.metrics import DOUBTFUL_ANGLE, Projection, Share, read_share
 from stages.records import RECORD, read_record
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
-from stages.student.config import GOLD, StudentConfig
+from stages.student.config import StudentConfig
 from stages.student.curve import format_curve
-from stages.student.data import TrainingData, open_training_data
+from stages.student.data import TrainingData, open_cached_answers, open_rows
 from stages.student.folding import check_foldable, find_remap
-from stages.student.gold import open_gold
+from stages.student.labelled_texts import open_labelled_texts
 from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder, configure_encoder
 from stages.student.optimiser import choose_rates
-from stages.student.save import build_tokenizer, check_place, write_student
+from stages.student.save import check_place, write_student
 from stages.student.temperature import calibrate_student
+from stages.student.tokenizer import build_tokenizer
 from stages.tasks import load_task
 
 if TYPE_CHECKING:
@@ -61,13 +64,15 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
         Interrupted: A stop was asked for; the same command continues.
     """
     task = load_task(config.task)
-    gold = config.labels == GOLD
-    data = open_gold(config, reporter) if gold else open_training_data(config, task.name, reporter)
+    if config.texts is None:
+        data = open_cached_answers(config, task.name, reporter)
+    else:
+        data = open_labelled_texts(config, config.texts, task, reporter)
     out = _find_place(config, task.name)
     check_place(out)
     # An orphan of a killed `dvc repro` may still be training this very student.
     with hold_lock(out.parent / f".{out.name}.lock", reporter) as waited:
-        record = _find_same(_identify(config, data), out)
+        record = _find_trained(_identify(config, data), out)
         if record is not None:
             who = "the process waited for" if waited else "an earlier run"
             reporter.say(
@@ -80,12 +85,13 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
         config.curve.write_text(format_curve(record["curve"]))
     found = record["held_out"]
     projection = Projection(**{**found, "balance": tuple(found["balance"])})
-    own = read_share(record.get("self_generated"))
-    _report(projection, data.judge, reporter)
-    if own is not None:
-        reporter.say(describe_agreement(own, record["self_generated"].get("largest_class")))
+    _report(projection, data.answered_by, reporter)
+    self_generated = read_share(record.get("self_generated"))
+    if self_generated is not None:
+        largest = record["self_generated"].get("largest_class")
+        reporter.say(describe_agreement(self_generated, largest))
     reporter.say(f"student: {out}")
-    return StudentResult(out, projection, data.fingerprint, own)
+    return StudentResult(out, projection, data.fingerprint, self_generated)
 
 
 def check_students(configs: Sequence[StudentConfig]) -> None:
@@ -118,46 +124,43 @@ def _train(
     init, why = _choose_init(config)
     reporter.say(f"student: {config.arch}, {init} start ({why})")
     accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
-    words = data.load_vocabulary()
-    labels = tuple(label["name"] for label in words.task["labels"])
-    max_length, table = words.task["max_length"], words.table
+    vocabulary = data.load_vocabulary()
+    labels = tuple(label["name"] for label in vocabulary.task["labels"])
+    max_length, table = vocabulary.task["max_length"], vocabulary.table
     torch.manual_seed(config.training.seed)
     encoder = build_encoder(config.arch, init, labels, max_length)
-    move = find_remap(encoder, len(table))
-    tokenizer = build_tokenizer(words.files, words.start_id, max_length, move)
-    student = Student(encoder, table[words.start_id], float(table.float().std()))
+    remap = find_remap(encoder, len(table))
+    tokenizer = build_tokenizer(vocabulary.files, vocabulary.start_id, max_length, remap)
+    student = Student(encoder, table[vocabulary.start_id], float(table.float().std()))
     check_foldable(student, max_length)
     rates = choose_rates(config.learning_rate, init, student)
     reporter.say(f"learning rate: {rates}")
     training = replace(config.training, learning_rate=rates.rate, encoder_share=rates.encoder_share)
-    source = data.open_rows(words, training, config.held_out_rows, accelerator.device)
     identity = _identify(config, data)
     checkpoint = out.parent / f".{out.name}.checkpoint"
-    done = train_student(student, source, training, accelerator, checkpoint, identity, reporter)
+    device_table = table.to(accelerator.device)
+    with tempfile.TemporaryDirectory() as temporary:
+        reader = data.open_reader(vocabulary, Path(temporary))
+        source = open_rows(reader, device_table, training, config.held_out_rows, accelerator.device)
+        done = train_student(student, source, training, accelerator, checkpoint, identity, reporter)
     # What is written computes in float32, and that is what is fitted and measured.
     accelerator.unwrap_model(student, keep_fp32_wrapper=False)
-    calibration, projection = calibrate_student(student, source, reporter, data.judge)
-    own = data.read_own()
-    device_table = table.to(accelerator.device)
-    self_generated_record = None
-    if own is not None:
-        share = _measure_self_generated(student, device_table, own)
-        self_generated_record = share.to_record() | {"largest_class": own.largest_class}
+    calibration, projection = calibrate_student(student, source, reporter, data.answered_by)
     record = {
         "identity": identity,
-        "task": words.task,
-        "start_id": words.start_id,
-        "remapped_id": None if move is None else (move.source, move.target),
+        "task": vocabulary.task,
+        "start_id": vocabulary.start_id,
+        "remapped_id": None if remap is None else (remap.source, remap.target),
         "arch": config.arch,
         "init": init,
         "fingerprint": data.fingerprint,
-        **data.facts,
+        **data.record,
         "training": asdict(training),
         "seconds": {"training": done.seconds},
         "versions": describe_machine(device.value),
         "held_out": asdict(projection),
         "held_out_interval": projection.agreement_share.interval,
-        "self_generated": self_generated_record,
+        "self_generated": _measure_self_generated(student, device_table, reader.cache),
         "calibration": None if calibration is None else asdict(calibration),
         "curve": done.history,
     }
@@ -179,7 +182,7 @@ def _identify(config: StudentConfig, data: TrainingData) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _find_same(identity: str, out: Path) -> dict[str, Any] | None:
+def _find_trained(identity: str, out: Path) -> dict[str, Any] | None:
     """Return the record of a student that another process has just made of the same settings."""
     if not (out / RECORD).is_file():
         return None
@@ -196,14 +199,14 @@ def _choose_init(config: StudentConfig) -> tuple[str, str]:
     return "pretrained", "the default where there are pretrained weights"
 
 
-def _report(projection: Projection, judge: str, reporter: Reporter) -> None:
+def _report(projection: Projection, answered_by: str, reporter: Reporter) -> None:
     reporter.say(
-        f"held out: {projection.rows:,} rows, agreement with {judge} "
+        f"held out: {projection.rows:,} rows, agreement with {answered_by} "
         f"{projection.agreement_share}, "
         f"α {projection.angle:.3f} rad, centred α {projection.centred_angle:.3f} rad, "
         f"c* {projection.c:.3f} (closed form)"
     )
-    if judge == "the teacher" and projection.constant_angle < DOUBTFUL_ANGLE:
+    if answered_by == "the teacher" and projection.constant_angle < DOUBTFUL_ANGLE:
         reporter.warn(
             f"a constant has an angle of {projection.constant_angle:.3f} rad to the teacher on "
             "these inputs already: a small α says nothing about the student"
@@ -212,20 +215,14 @@ def _report(projection: Projection, judge: str, reporter: Reporter) -> None:
 
 @torch.no_grad()
 def _measure_self_generated(
-    student: torch.nn.Module, table: torch.Tensor, own: SelfGenerated
-) -> Share:
-    """Count how often a student in memory answers as the teacher did.
-
-    Args:
-        student: From embeddings to class logits, on the table's device.
-        table: The language model's embeddings, shape (V, d_T).
-        own: The texts.
-    """
-    training = student.training
+    student: Student, table: torch.Tensor, cache: Cache
+) -> dict[str, Any] | None:
+    """Measure how often a student answers a cache's self-generated texts as the teacher did."""
+    texts = read_self_generated(cache)
+    if texts is None:
+        return None
     student.eval()
-    try:
-        return own.measure(
-            lambda ids: student(table[torch.from_numpy(ids).to(table.device)]).float().cpu().numpy()
-        )
-    finally:
-        student.train(training)
+    share = texts.measure(
+        lambda ids: student(table[torch.from_numpy(ids).to(table.device)]).float().cpu().numpy()
+    )
+    return share.to_record() | {"largest_class": texts.largest_class}

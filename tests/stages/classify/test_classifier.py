@@ -16,7 +16,7 @@ from tiny import make_tokenizer
 from stages.classify.classifier import Classifier, is_onnx, model_directory
 from stages.classify.loading import load_classifier
 from stages.errors import ModelError, SettingError
-from stages.student.save import build_tokenizer
+from stages.student.tokenizer import build_tokenizer
 
 LABELS = ("even", "odd")
 STRANGE = (

@@ -20,7 +20,7 @@ from stages.export import stage as publishing
 from stages.export.comparison import compare, draw_texts
 from stages.export.stage import ExportConfig, export_student
 from stages.reporter import Interrupted, SilentReporter
-from stages.student.save import RECORD
+from stages.records import RECORD
 
 PLAIN = ("transformers",)
 

@@ -1,24 +1,18 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stages.errors import ModelError, TrainingError
+from stages.errors import TrainingError
 from stages.metrics.calibration import (
     COLDEST,
     HOTTEST,
     calibrate,
     expected_calibration_error,
-    find_temperature,
     fit_temperature,
-    read_temperature,
     undo_temperature,
 )
 
@@ -64,7 +58,7 @@ class TestFit:
             (np.zeros((2, 2)), np.full((3, 2), 0.5), "shape"),
             (np.zeros((0, 2)), np.zeros((0, 2)), "at least one row"),
             (np.zeros(2), np.full(2, 0.5), "shape"),
-            (np.array([[0.0, np.nan]] * 2), np.full((2, 2), 0.5), "not finite"),
+            (np.array([[0.0, np.nan]] * 2), np.full((2, 2), 0.5), "NaN or infinite"),
             (np.zeros((2, 2)), np.array([[1.5, -0.5]] * 2), "no probabilities"),
             (np.zeros((2, 2)), np.array([[0.5, 0.2]] * 2), "no probabilities"),
             (np.zeros((2, 2)), np.full((2, 2), np.nan), "no probabilities"),
@@ -145,31 +139,3 @@ def test_a_temperature_can_be_undone(logits: np.ndarray, temperature: float) -> 
 def test_undone_a_probability_of_0_stays_0() -> None:
     found = undo_temperature(np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32), 3.0)
     assert found.tolist() == [[1.0, 0.0], [0.0, 1.0]]
-
-
-@pytest.mark.parametrize(
-    ("calibration", "wanted"),
-    [
-        ({"temperature": 1.5, "folded": True}, 1.5),
-        ({"temperature": 1.5, "folded": False}, None),
-        ({"temperature": 1.5}, None),
-        (None, None),
-    ],
-)
-def test_a_temperature_counts_only_where_it_was_folded(
-    calibration: Any, wanted: float | None
-) -> None:
-    assert read_temperature({"calibration": calibration}) == wanted
-    assert read_temperature({}) is None
-
-
-@pytest.mark.parametrize("calibration", [[], {}, *({"temperature": t} for t in (0, "1", None))])
-def test_a_damaged_record_is_named(calibration: Any, tmp_path: Path) -> None:
-    assert find_temperature(tmp_path) is None
-    record = dict.fromkeys(("task", "start_id", "fingerprint", "held_out"), 0)
-    if calibration:
-        calibration |= {"folded": True}
-    record["calibration"] = calibration
-    (tmp_path / "training.json").write_text(json.dumps(record))
-    with pytest.raises(ModelError, match="the student's record is damaged"):
-        find_temperature(tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stages.errors import SettingError, TrainingError
-from stages.metrics.projection import Projection, ProjectionMeter
+from stages.metrics.projection import compute_projection
 from stages.student.objectives import OBJECTIVES, Objective
 
 Values = npt.NDArray[np.float64]
@@ -29,13 +29,6 @@ def pairs(draw: st.DrawFn) -> tuple[Values, Values]:
     logits = arrays(np.float64, (2, *shape), elements=st.floats(-4, 4))
     g, h = draw(logits)
     return softmax(g), softmax(h)
-
-
-def measure(g: Values, h: Values, parts: int = 1) -> Projection:
-    meter = ProjectionMeter(g.shape[1])
-    for left, right in zip(np.array_split(g, parts), np.array_split(h, parts), strict=True):
-        meter.update(torch.from_numpy(left), torch.from_numpy(right))
-    return meter.compute()
 
 
 def angle(left: Values, right: Values) -> float:
@@ -58,12 +51,10 @@ def evaluate(name: str, g: Values, h: Values, c: float | None = None) -> tuple[f
     return loss.item(), objective.c.grad.item()
 
 
-@given(pairs(), st.integers(1, 4))
-def test_norms_and_c_have_their_closed_forms_in_any_batches(
-    pair: tuple[Values, Values], parts: int
-) -> None:
+@given(pairs())
+def test_norms_and_c_have_their_closed_forms(pair: tuple[Values, Values]) -> None:
     g, h = pair
-    found = measure(g, h, parts)
+    found = compute_projection(g, h)
     assert found.rows == len(g)
     assert found.norm_g == pytest.approx(np.linalg.norm(g) / math.sqrt(len(g)))
     assert found.norm_h == pytest.approx(np.linalg.norm(h) / math.sqrt(len(h)))
@@ -78,7 +69,7 @@ def test_norms_and_c_have_their_closed_forms_in_any_batches(
 @given(pairs())
 def test_angles_are_those_between_the_functions(pair: tuple[Values, Values]) -> None:
     g, h = pair
-    found = measure(g, h)
+    found = compute_projection(g, h)
     assert 0.0 <= found.angle <= math.pi
     assert found.angle == pytest.approx(angle(g, h), abs=1e-6)
     around = g - g.mean(axis=0), h - h.mean(axis=0)
@@ -90,14 +81,14 @@ def test_angles_are_those_between_the_functions(pair: tuple[Values, Values]) -> 
 @given(pairs(), st.floats(-2, 2))
 def test_no_other_multiple_of_h_is_nearer_to_g(pair: tuple[Values, Values], step: float) -> None:
     g, h = pair
-    c = measure(g, h).c
+    c = compute_projection(g, h).c
     assert np.linalg.norm(g - c * h) <= np.linalg.norm(g - (c + step) * h) + 1e-12
     assert ((g - c * h) * h).sum() == pytest.approx(0.0, abs=1e-9)
 
 
 @given(pairs())
 def test_a_function_has_no_angle_with_itself(pair: tuple[Values, Values]) -> None:
-    found = measure(pair[0], pair[0])
+    found = compute_projection(pair[0], pair[0])
     assert found.angle == pytest.approx(0.0, abs=1e-6)
     assert (found.c, found.agreement) == (pytest.approx(1.0), 1.0)
 
@@ -109,24 +100,26 @@ def test_a_constant_function_has_no_centred_angle(rows: int, other: str) -> None
     h = np.full((rows, 3), [0.3, 0.3, 0.4])
     if other == "varying":
         h = softmax(np.random.default_rng(0).normal(size=(rows, 3)))
-    for found in (measure(g, h), measure(h, g)):
+    for found in (compute_projection(g, h), compute_projection(h, g)):
         assert math.isnan(found.centred_angle)
         assert 0.0 < found.angle < 1.0
-    assert measure(g, h).spread == 0.0
-    assert measure(g, h).constant_angle == 0.0
+    assert compute_projection(g, h).spread == 0.0
+    assert compute_projection(g, h).constant_angle == 0.0
 
 
 def test_the_angle_of_a_constant_is_what_the_mean_has() -> None:
     g = softmax(np.random.default_rng(3).normal(size=(50, 3)))
-    found = measure(g, np.broadcast_to(g.mean(axis=0), g.shape).copy())
+    found = compute_projection(g, np.broadcast_to(g.mean(axis=0), g.shape).copy())
     assert found.constant_angle == pytest.approx(found.angle)
-    found = measure(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.5, 0.5], [0.5, 0.5]]))
+    found = compute_projection(
+        np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.5, 0.5], [0.5, 0.5]])
+    )
     assert found.constant_angle == found.angle == pytest.approx(math.pi / 4)
 
 
 def test_nothing_to_compare_is_an_error() -> None:
     with pytest.raises(TrainingError, match="no rows"):
-        ProjectionMeter(2).compute()
+        compute_projection(np.empty((0, 2)), np.empty((0, 2)))
 
 
 @given(pairs(), st.floats(0.1, 5))

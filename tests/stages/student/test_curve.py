@@ -5,19 +5,18 @@ import io
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from stages.metrics.projection import Projection, ProjectionMeter
+from stages.metrics.projection import Projection, compute_projection
 from stages.student.curve import CURVE, describe_point, format_curve, make_point
 
 
 @pytest.fixture
 def found() -> Projection:
-    meter = ProjectionMeter(2)
-    teacher = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    meter.update(teacher, torch.tensor([[0.7, 0.3], [0.4, 0.6]]))
-    return meter.compute()
+    teacher = np.array([[0.9, 0.1], [0.2, 0.8]])
+    return compute_projection(teacher, np.array([[0.7, 0.3], [0.4, 0.6]]))
 
 
 def test_a_point_has_every_column_of_the_curve(found: Projection) -> None:

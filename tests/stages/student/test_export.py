@@ -29,10 +29,12 @@ from stages.errors import ExportError, ModelError
 from stages.records import RECORD, read_record
 from stages.reporter import SilentReporter
 from stages.student.config import TrainingConfig
+from stages.student.data import Rows, RowSource
 from stages.student.folding import check_foldable, find_remap
-from stages.student.loop import Rows, RowSource, train_student
+from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder
-from stages.student.save import build_tokenizer, write_student
+from stages.student.save import write_student
+from stages.student.tokenizer import build_tokenizer
 
 CASES = (
     *((arch, "pretrained") for arch in ENCODER_NAMES),
@@ -327,25 +329,6 @@ def test_the_llama_2_tokenizer_serves_a_student(shared: Path, tmp_path: Path) ->
     for text in TEXTS:
         wanted = [llama.bos_token_id, *llama.encode(text, add_special_tokens=False)]
         assert own(text, truncation=True)["input_ids"] == wanted[:21]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "named"),
-    [
-        (RECORD, None, "missing or damaged"),
-        (RECORD, "[]", "does not say its task, start_id, fingerprint"),
-        (RECORD, '{"task": {}}', "does not say its start_id, fingerprint, held_out"),
-        (RECORD, "{", "missing or damaged"),
-    ],
-)
-def test_a_damaged_record_is_named(
-    name: str, content: str | None, named: str, small: Exported
-) -> None:
-    (small.folder / name).unlink()
-    if content is not None:
-        (small.folder / name).write_text(content)
-    with pytest.raises(ExportError, match=named):
-        read_record(small.folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

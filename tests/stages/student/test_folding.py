@@ -28,7 +28,6 @@ def test_an_encoder_that_can_be_written_is_taken(arch: str, tmp_path: Path) -> N
     before = torch.get_rng_state()
     check_foldable(student, 30)
     assert torch.equal(torch.get_rng_state(), before)
-    assert student.training
 
 
 @pytest.mark.parametrize("arch", sorted(REFUSED))
@@ -49,10 +48,10 @@ def test_special_ids_of_another_vocabulary_do_not_outlive_it(tmp_path: Path) -> 
 def test_a_reserved_id_gets_out_of_the_way(tmp_path: Path) -> None:
     student = make_student("mpnet", tmp_path)
     table = torch.randn(50, WIDTH)
-    move = find_remap(student.encoder, 50)
-    assert move is not None
-    assert (move.source, move.target) == (1, 50)
-    assert move.apply(torch.tensor([0, 1, 2])).tolist() == [0, 50, 2]
+    remap = find_remap(student.encoder, 50)
+    assert remap is not None
+    assert (remap.source, remap.target) == (1, 50)
+    assert remap.apply(torch.tensor([0, 1, 2])).tolist() == [0, 50, 2]
     folded = fold_student(student, table, pad_id=1)
     rows = folded.get_input_embeddings().weight
     assert not rows[1].any()

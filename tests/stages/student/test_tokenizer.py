@@ -10,49 +10,48 @@ from tiny import make_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from stages.errors import ExportError
-from stages.student.save import build_tokenizer
-from stages.student.token_ids import PADDING, TokenRemap, remap_tokenizer
+from stages.student.tokenizer import PADDING, TokenRemap, build_tokenizer, remap_tokenizer
 
 
-def make_core(kind: str) -> Tokenizer:
-    core = make_tokenizer(kind)._tokenizer
+def add_tokens(kind: str) -> Tokenizer:
+    tokenizer = make_tokenizer(kind)._tokenizer
     # Outside the vocabulary, as the special tokens of most models.
-    core.add_special_tokens(["<|end|>", "<|user|>"])
-    core.add_tokens([AddedToken("good", single_word=True), "🙂🙂"])
-    return core
+    tokenizer.add_special_tokens(["<|end|>", "<|user|>"])
+    tokenizer.add_tokens([AddedToken("good", single_word=True), "🙂🙂"])
+    return tokenizer
 
 
-CORES = {kind: make_core(kind) for kind in ("bytes", "metaspace")}
+TOKENIZERS = {kind: add_tokens(kind) for kind in ("bytes", "metaspace")}
 PARTS = st.sampled_from(
     ["<s>", "</s>", "<|end|>", "<|user|>", "good", "🙂🙂", "<unk>", " ", "<pad>"]
 )
 TEXTS = st.lists(PARTS | st.text(max_size=5), max_size=8).map("".join)
 
 
-@pytest.mark.parametrize("kind", sorted(CORES))
+@pytest.mark.parametrize("kind", sorted(TOKENIZERS))
 @pytest.mark.parametrize("source", [0, 1, 300])
 @settings(max_examples=25)
 @given(text=TEXTS)
 def test_every_text_is_cut_as_before(kind: str, source: int, text: str) -> None:
-    core = CORES[kind]
-    made = renumber(kind, source)
-    before = [900 if id_ == source else id_ for id_ in core.encode(text).ids]
-    assert made.encode(text).ids == before
-    assert made.token_to_id(PADDING) == source
-    assert made.token_to_id(core.id_to_token(source)) == 900
+    tokenizer = TOKENIZERS[kind]
+    remapped = remap(kind, source)
+    before = [900 if id_ == source else id_ for id_ in tokenizer.encode(text).ids]
+    assert remapped.encode(text).ids == before
+    assert remapped.token_to_id(PADDING) == source
+    assert remapped.token_to_id(tokenizer.id_to_token(source)) == 900
 
 
 @functools.cache
-def renumber(kind: str, source: int) -> Tokenizer:
-    return remap_tokenizer(CORES[kind], TokenRemap(source, 900))
+def remap(kind: str, source: int) -> Tokenizer:
+    return remap_tokenizer(TOKENIZERS[kind], TokenRemap(source, 900))
 
 
 def test_a_tokenizer_that_would_cut_otherwise_is_refused() -> None:
-    core = make_core("metaspace")
+    tokenizer = add_tokens("metaspace")
     # Matched at the beginning of a word only, as long as it is no token of the vocabulary.
-    core.add_tokens(["🙃"])
+    tokenizer.add_tokens(["🙃"])
     with pytest.raises(ExportError, match="cuts 'a🙃 b 🙃' otherwise"):
-        remap_tokenizer(core, TokenRemap(1, 900))
+        remap_tokenizer(tokenizer, TokenRemap(1, 900))
 
 
 def test_the_llama_2_tokenizer_gives_its_start_token_away(shared: Path, tmp_path: Path) -> None:
@@ -61,19 +60,19 @@ def test_the_llama_2_tokenizer_gives_its_start_token_away(shared: Path, tmp_path
     llama = load_tokenizer(shared / "llama2-tokenizer")
     llama.save_pretrained(tmp_path)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    own = build_tokenizer(files, llama.bos_token_id, 20, TokenRemap(1, 32000))
-    assert own.pad_token_id == 1
+    remapped = build_tokenizer(files, llama.bos_token_id, 20, TokenRemap(1, 32000))
+    assert remapped.pad_token_id == 1
     wanted = [32000, *llama.encode("Good <s> film", add_special_tokens=False)]
-    assert own("Good <s> film")["input_ids"] == [32000 if id_ == 1 else id_ for id_ in wanted]
+    assert remapped("Good <s> film")["input_ids"] == [32000 if id_ == 1 else id_ for id_ in wanted]
 
 
 def test_a_vocabulary_that_is_a_list_is_refused() -> None:
-    core = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
-    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     with pytest.raises(ExportError, match=r"reserves the token id 1.*\(Unigram\)"):
-        remap_tokenizer(core, TokenRemap(1, 2))
+        remap_tokenizer(tokenizer, TokenRemap(1, 2))
 
 
 def test_an_id_that_is_taken_is_refused() -> None:
     with pytest.raises(ExportError, match="use another encoder"):
-        remap_tokenizer(CORES["bytes"], TokenRemap(1, 300))
+        remap_tokenizer(TOKENIZERS["bytes"], TokenRemap(1, 300))

@@ -20,8 +20,8 @@ from stages.lm.vocabulary import load_vocabulary
 from stages.records import read_record
 from stages.reporter import Interrupted, SilentReporter
 from stages.student.config import StudentConfig
-from stages.student.gold import open_gold
-from stages.student.rows import open_rows
+from stages.student.data import open_rows
+from stages.student.labelled_texts import open_labelled_texts
 from stages.student.stage import run_student
 from stages.tasks.task import load_task
 from stages.teacher.stage import run_teacher
@@ -40,9 +40,11 @@ def write_labelled(path: Path, count: int = 200) -> Path:
     return path
 
 
-def configure(mood: Path, llm: Path, file: Path, out: Path, **own: Any) -> StudentConfig:
+def configure(mood: Path, llm: Path, file: Path, out: Path, **changes: Any) -> StudentConfig:
     asked: dict[str, Any] = {"labels": "gold", "texts": file, "model": str(llm), "arch": "static"}
-    config: StudentConfig = make_student_config(mood, out.parent / "no-cache", out, **asked | own)
+    config: StudentConfig = make_student_config(
+        mood, out.parent / "no-cache", out, **asked | changes
+    )
     return config
 
 
@@ -113,34 +115,33 @@ class TestDirectTraining:
         )
         cache, cpu = find_cache(tmp_path / "c", "mood", None, partial=False), torch.device("cpu")
         config = configure(mood, llm, texts, tmp_path / "out")
-        data = open_gold(config, SilentReporter())
-        gold = data.open_rows(data.load_vocabulary(), config.training, 16, cpu)
-        answered = open_rows(CacheReader(cache), read_table(cache), config.training, 16, cpu)
-        streams = [islice(source.open_stream(3), 150) for source in (gold, answered)]
-        held = [source.held_out() for source in (gold, answered)]
+        data = open_labelled_texts(config, texts, load_task(str(mood)), SilentReporter())
+        reader = data.open_reader(data.load_vocabulary(), tmp_path / "temporary")
+        labelled, answered = (
+            open_rows(each, read_table(cache), config.training, 16, cpu)
+            for each in (reader, CacheReader(cache))
+        )
+        streams = [islice(source.open_stream(3), 150) for source in (labelled, answered)]
+        held = [source.held_out() for source in (labelled, answered)]
         for ours, theirs in (*zip(*streams, strict=True), *zip(*held, strict=True)):
             torch.testing.assert_close(ours.embeddings, theirs.embeddings, rtol=0, atol=0)
             assert (ours.mask is None) == (theirs.mask is None)
             assert ours.mask is None or torch.equal(ours.mask, theirs.mask)
             assert set(ours.probabilities.flatten().tolist()) == {0.0, 1.0}
             assert ours.probabilities.sum(dim=1).eq(1).all()
-        firsts = [next(gold.open_stream(consumed)) for consumed in (0, 0, 1)]
-        second = list(islice(gold.open_stream(0), 2))[1]
-        torch.testing.assert_close(firsts[0].embeddings, firsts[1].embeddings, rtol=0, atol=0)
-        torch.testing.assert_close(firsts[2].embeddings, second.embeddings, rtol=0, atol=0)
 
-    def test_the_words_of_a_cache_serve_as_well_as_the_models(
+    def test_the_vocabulary_of_a_cache_serves_as_well_as_the_model_s(
         self, mood: Path, llm: Path, texts: Path, tmp_path: Path
     ) -> None:
         result = run_teacher(
             make_teacher_config(mood, llm, tmp_path / "c", rows=16), SilentReporter()
         )
         weights = []
-        for name, own in (
+        for name, changes in (
             ("model", {}),
             ("cache", {"model": "auto", "source": result.cache.fingerprint[:12]}),
         ):
-            config = configure(mood, llm, texts, tmp_path / name, **own)
+            config = configure(mood, llm, texts, tmp_path / name, **changes)
             out = run_student(replace(config, cache=tmp_path / "c"), SilentReporter()).out
             weights.append((out / "model.safetensors").read_bytes())
         assert weights[0] == weights[1]
@@ -153,9 +154,9 @@ class TestDirectTraining:
         result = run_teacher(
             make_teacher_config(mood, folder, tmp_path / "c", rows=16), SilentReporter()
         )
-        words = load_vocabulary(folder, "cpu", "float32", load_task(str(mood)).describe())
-        assert torch.equal(words.table, read_table(result.cache))
-        assert words.start_id == result.cache.manifest.inputs["start_id"]
+        vocabulary = load_vocabulary(folder, "cpu", "float32", load_task(str(mood)).describe())
+        assert torch.equal(vocabulary.table, read_table(result.cache))
+        assert vocabulary.start_id == result.cache.manifest.inputs["start_id"]
 
     def test_an_interrupted_run_continues_and_its_time_adds_up(
         self, mood: Path, llm: Path, texts: Path, tmp_path: Path
@@ -201,7 +202,7 @@ class TestDirectTraining:
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("own", "named"),
+        ("changes", "named"),
         [
             ({"labels": "silver"}, "labels: got 'silver', must be teacher or gold"),
             ({"texts": None}, "name the labelled texts with --texts FILE"),
@@ -212,10 +213,10 @@ class TestRefusals:
         ],
     )
     def test_settings_that_do_not_go_together(
-        self, own: dict[str, Any], named: str, mood: Path, tmp_path: Path
+        self, changes: dict[str, Any], named: str, mood: Path, tmp_path: Path
     ) -> None:
         with pytest.raises(SettingError, match=named):
-            configure(mood, Path("mini"), tmp_path / "t.jsonl", tmp_path / "out", **own)
+            configure(mood, Path("mini"), tmp_path / "t.jsonl", tmp_path / "out", **changes)
 
     @pytest.mark.parametrize(
         ("rows", "named"),
