@@ -81,6 +81,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(f"cannot load the tokenizer of {folder}: {one_line(error)}") from error
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: object) -> str:
     """Return an exception's text as one line of at most 300 characters, or its type's name."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -25,9 +25,9 @@ from pipeline.formats import format_size
     multiple=True,
     default=("onnx",),
     show_default=True,
-    help="Of the weights; may be given more than once.",
+    help="Format of the weights; may be given more than once.",
 )
-@click.option("--int8", is_flag=True, help="Also an ONNX file with weights in 8 bits.")
+@click.option("--int8", is_flag=True, help="Also write an ONNX file with weights in 8 bits.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -38,10 +38,12 @@ from pipeline.formats import format_size
     "--metrics",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="What 'pipeline evaluate --metrics' wrote, for the model card; may be given more than "
-    "once.",
+    help="Metrics that 'pipeline evaluate --metrics' wrote, for the model card; may be given more "
+    "than once.",
 )
-@click.option("--push-to-hub", metavar="REPO", help="Also upload it to this model repository.")
+@click.option(
+    "--push-to-hub", metavar="REPO", help="Also upload the export to this model repository."
+)
 @click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
 def export(
     model: Path,
@@ -61,7 +63,7 @@ def export(
     """
     from pipeline.console import Console, quieten_libraries
     from stages.errors import SettingError
-    from stages.export import ExportConfig, export_student
+    from stages.export import ExportConfig, check_push, export_student, push_folder
 
     if private and push_to_hub is None:
         raise SettingError("--private is of --push-to-hub; give it as well")
@@ -72,8 +74,6 @@ def export(
     if push_to_hub is not None:
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-        from stages.export import check_push
-
         check_push(push_to_hub)
         if not sys.stderr.isatty():
             disable_progress_bars()
@@ -81,15 +81,12 @@ def export(
         done = export_student(ExportConfig(model, formats, int8, out, metrics), console)
         console.say(f"export: {done.out}")
         for each in done.files:
-            found = each.found
             click.echo(
-                f"{each.file}: {format_size(each.bytes)}, agreement {found.agreement:.2%}, largest "
-                f"difference {found.largest_difference:.1e}, {found.texts_per_second:,.0f} texts a "
-                f"second on one core (torch: {found.original_texts_per_second:,.0f}), "
-                f"{found.rows:,} random texts"
+                f"{each.file}: {format_size(each.bytes)}, agreement {each.agreement:.2%}, largest "
+                f"difference {each.largest_difference:.1e}, {each.texts_per_second:,.0f} texts a "
+                f"second on one core (torch: {each.original_texts_per_second:,.0f}), "
+                f"{each.rows:,} random texts"
             )
         if push_to_hub is not None:
-            from stages.export import push_folder
-
             console.say(f"uploading to {push_to_hub}")
             click.echo(push_folder(done.out, push_to_hub, private, console))

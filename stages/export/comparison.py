@@ -27,17 +27,21 @@ ENOUGH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Another form of a classifier beside the original, on the same texts.
+class ComparedFile:
+    """A file of a student, compared with the student in torch on the same texts.
 
     Attributes:
+        file: Its path below the export's directory.
+        bytes: Its size, with that of weights in a file of their own.
         agreement: Share of texts that both give the same label.
         largest_difference: In probability.
         rows: Texts.
         texts_per_second: Speed on one core, tokenizer included.
-        original_texts_per_second: The original's, measured in turns with it.
+        original_texts_per_second: The student's, measured in turns with it.
     """
 
+    file: str
+    bytes: int
     agreement: float
     largest_difference: float
     rows: int
@@ -69,18 +73,20 @@ def draw_texts(tokenizer_file: Path, rows: int, longest: int) -> list[str]:
 
 
 def compare(
-    original: Classifier, others: Mapping[str, Classifier], texts: list[str], reporter: Reporter
-) -> dict[str, Comparison]:
-    """Compare classifiers with the original on texts, in turns, until time or texts run out.
+    original: Classifier,
+    folder: Path,
+    others: Mapping[str, Classifier],
+    texts: list[str],
+    reporter: Reporter,
+) -> list[ComparedFile]:
+    """Compare files with the student on texts, in turns, until time or texts run out.
 
     Args:
         original: The student, on the CPU.
-        others: What was made of it, on one thread each.
+        folder: Where the files are.
+        others: What was loaded from each, on one thread, by its path below the folder.
         texts: At least one.
         reporter: Asked between rounds whether to stop.
-
-    Returns:
-        What was found of each of the others.
     """
     each = {"": original, **others}
     seconds = dict.fromkeys(each, 0.0)
@@ -105,12 +111,19 @@ def compare(
             for name in others:
                 same[name] += int((found[name].argmax(1) == found[""].argmax(1)).sum())
                 worst[name] = max(worst[name], float(np.abs(found[name] - found[""]).max()))
-    return {
-        name: Comparison(
-            same[name] / rows, worst[name], rows, rows / seconds[name], rows / seconds[""]
+    return [
+        ComparedFile(
+            name,
+            # Weights that do not fit into it have its name as well.
+            sum(each.stat().st_size for each in (folder / name).parent.glob(f"{Path(name).name}*")),
+            same[name] / rows,
+            worst[name],
+            rows,
+            rows / seconds[name],
+            rows / seconds[""],
         )
         for name in others
-    }
+    ]
 
 
 @contextmanager

@@ -6,28 +6,42 @@ that nobody else's model, nor a change made meanwhile, is overwritten.
 
 from __future__ import annotations
 
-import fnmatch
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelInfo,
+    constants,
+    get_token,
+    is_offline_mode,
+)
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
+
 from stages.errors import ExportError, HubError, SettingError, StageError
+from stages.loading import one_line
 from stages.records import RECORD, read_record
 from stages.reporter import Interrupted
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelInfo
-
     from stages.reporter import Reporter
 
-NO_MODEL = (".gitattributes", "README.md", "LICENSE*")
+NO_MODEL = [".gitattributes", "README.md", "LICENSE*"]
 """What a repository may hold, as one made by hand does, without holding somebody's model."""
 
-OURS = (
+OURS = [
     RECORD,
     "README.md",
     "config.json",
@@ -35,14 +49,25 @@ OURS = (
     "tokenizer_config.json",
     "model*.safetensors*",
     "onnx/model*.onnx*",
-)
-"""What exports consist of, and so what of an older one does not stay beside a newer one."""
+]
+"""What exports consist of, and so what of an older one does not stay with a newer one."""
 
 SHOWN = 3
 """Most files that a refusal names."""
 
 SECONDS = 60.0
 """Longest wait for the first answer."""
+
+MEANWHILE = "it was changed meanwhile; give the same command again"
+WHAT_TO_DO = {
+    401: "it does not take the token; run 'hf auth login --force', or set another HF_TOKEN",
+    403: "the token may not write there; give it the right to, or choose another owner",
+    404: "it is not there, or the token may not see it",
+    409: MEANWHILE,
+    412: MEANWHILE,
+    429: "it was asked too often; try again later",
+}
+"""By the status that a hub answers with."""
 
 
 def check_push(repo: str) -> None:
@@ -55,15 +80,11 @@ def check_push(repo: str) -> None:
         SettingError: It is no name of a repository.
         HubError: The hub must not be asked, or there is no token.
     """
-    from huggingface_hub import get_token, is_offline_mode
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise SettingError(
-            f"{repo!r} is no name of a repository, which is NAME or OWNER/NAME: {_flatten(error)}"
+            f"{repo!r} is no name of a repository, which is NAME or OWNER/NAME: {one_line(error)}"
         ) from error
     if is_offline_mode():
         raise HubError(
@@ -72,7 +93,7 @@ def check_push(repo: str) -> None:
     try:
         token = get_token()
     except Exception as error:  # of an exchange with a CI provider, where that is asked for
-        raise HubError(f"cannot upload to {repo}: no token: {_flatten(error)}") from error
+        raise HubError(f"cannot upload to {repo}: no token: {one_line(error)}") from error
     if not token:
         raise HubError(
             f"cannot upload to {repo}: there is no token; run 'hf auth login', or set HF_TOKEN"
@@ -83,7 +104,7 @@ def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> s
     """Upload an export to a model repository, in one commit.
 
     Args:
-        folder: What :func:`stages.export.stage.export_student` wrote; hidden files stay here.
+        folder: What :func:`stages.export.export_student` wrote; hidden files stay here.
         repo: ``name``, which is under the token's owner, or ``owner/name``; made where it is new.
         private: Whether it must be private.
         reporter: Told what is uploaded.
@@ -100,10 +121,8 @@ def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> s
     check_push(repo)
     record = read_record(folder)
     files = _list_files(folder, reporter)
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-
     api = HfApi()
-    with _explain(repo, api.endpoint, reporter):
+    with _explain(repo, api.endpoint):
         # A bare name alone would also find repositories of no owner, which are others'.
         name = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
         address = f"{api.endpoint}/{name}"
@@ -115,25 +134,25 @@ def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> s
             )
         there = sorted(each.rfilename for each in info.siblings or ())
         _check_contents(api, info, there, address, reporter)
-        old = [each for each in there if each not in files and _is_any(each, OURS)]
-        sizes = {each: path.stat().st_size for each, path in files.items()}
-        reporter.say(f"uploading {len(files)} files, {_format_size(sum(sizes.values()))}, {name}:")
-        for each, size in sizes.items():
-            reporter.say(f"  {each}, {_format_size(size)}")
+        old = [
+            each for each in filter_repo_objects(there, allow_patterns=OURS) if each not in files
+        ]
+        reporter.say(f"uploading {len(files)} files to {name}: {', '.join(files)}")
         if old:
-            reporter.say(f"removing what the older student has beside them: {', '.join(old)}")
+            reporter.say(f"removing what the older student has besides: {', '.join(old)}")
         if not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None:
             reporter.say(
                 "large files go by xet to a server of their own, which is tried for many minutes "
                 "where it cannot be reached; HF_HUB_DISABLE_XET=1 sends them without it"
             )
         reporter.check_stop()
-        # Not upload_folder, which makes several commits of slow uploads.
+        # Not upload_folder, which makes several commits of slow uploads, only the first of them
+        # on the parent that was looked at.
         commit = api.create_commit(
             name,
             [CommitOperationDelete(each) for each in old]
             + [CommitOperationAdd(each, path) for each, path in files.items()],
-            commit_message=f"Upload a student of the task {_flatten(record['task']['name'])}",
+            commit_message=f"Upload a student of the task {one_line(record['task']['name'])}",
             parent_commit=info.sha,
         )
     if commit.oid == info.sha:
@@ -145,24 +164,24 @@ def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> s
 
 def _list_files(folder: Path, reporter: Reporter) -> dict[str, Path]:
     """Return a folder's files by their paths below it."""
-    every = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    hidden = [place for place in every if any(part.startswith(".") for part in place.parts)]
+    every = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    hidden = [name for name in every if any(part.startswith(".") for part in name.split("/"))]
     if hidden:
-        reporter.warn(f"hidden files are not uploaded: {', '.join(map(str, hidden))}")
-    return {place.as_posix(): path for place, path in every.items() if place not in hidden}
+        reporter.warn(f"hidden files are not uploaded: {', '.join(hidden)}")
+    return {name: path for name, path in every.items() if name not in hidden}
 
 
 def _find_repository(api: HfApi, name: str, private: bool, reporter: Reporter) -> ModelInfo:
     """Return what a repository holds, which is made where there is none."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
     try:
         return api.model_info(name, timeout=SECONDS)
-    except GatedRepoError:
-        raise
     except RepositoryNotFoundError as error:
         # 401 is also what is said to those whose token is none.
-        if error.response.status_code != 404:
+        if isinstance(error, GatedRepoError) or error.response.status_code != 404:
             raise
     # Where it need not be private, an organisation may still have settled that new ones are.
     api.create_repo(name, private=True if private else None, exist_ok=True)
@@ -172,18 +191,18 @@ def _find_repository(api: HfApi, name: str, private: bool, reporter: Reporter) -
 
 
 def _check_contents(
-    api: HfApi, info: ModelInfo, there: Sequence[str], address: str, reporter: Reporter
+    api: HfApi, info: ModelInfo, there: list[str], address: str, reporter: Reporter
 ) -> None:
     """Check that what a repository holds is an older student, or no model."""
     older = _read_remote_record(api, info) if RECORD in there else None
     if older is not None:
         reporter.say(
-            f"{info.id} holds a student of the task {_flatten(older['task'].get('name'))} (cache "
-            f"{_flatten(older['fingerprint'])[:12]}), which this one replaces; it stays in the "
+            f"{info.id} holds a student of the task {one_line(older['task'].get('name'))} (cache "
+            f"{one_line(older['fingerprint'])[:12]}), which this one replaces; it stays in the "
             "repository's history"
         )
         return
-    others = [each for each in there if not _is_any(each, NO_MODEL)]
+    others = list(filter_repo_objects(there, ignore_patterns=NO_MODEL))
     if others:
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         raise HubError(
@@ -210,59 +229,28 @@ def _read_remote_record(api: HfApi, info: ModelInfo) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _explain(repo: str, endpoint: str, reporter: Reporter) -> Iterator[None]:
-    """Have failures of the upload say what to do, and warnings go where others go."""
+def _explain(repo: str, endpoint: str) -> Iterator[None]:
+    """Have failures of the upload say what to do."""
     try:
-        with warnings.catch_warnings(record=True) as noted:
-            warnings.simplefilter("always", UserWarning)
-            yield
+        yield
     except (StageError, Interrupted):
         raise
     except Exception as error:  # huggingface_hub, its HTTP client and hf_xet raise dozens of types
         raise HubError(f"cannot upload to {repo} at {endpoint}: {_find_reason(error)}") from error
-    for each in noted:
-        if issubclass(each.category, UserWarning):
-            reporter.warn(_flatten(each.message))
 
 
 def _find_reason(error: BaseException) -> str:
-    from huggingface_hub.errors import HfHubHTTPError
-
     if isinstance(error, ValueError):  # of the model card, or of what the hub answered
-        return _flatten(error)
+        return one_line(error)
     # The upload of a file wraps what stopped it.
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     for each in causes:
         if isinstance(each, HfHubHTTPError):
-            return _explain_status(each.response.status_code, _flatten(each.server_message or ""))
+            status = each.response.status_code
+            said = f" ({one_line(each.server_message)})" if each.server_message else ""
+            return f"the hub answered {status}{said}: {WHAT_TO_DO.get(status, 'try again later')}"
     # What it was in the end is in the last one, unless that has no words.
-    words = next((_flatten(each) for each in reversed(causes) if str(each)), type(error).__name__)
+    words = next((one_line(each) for each in reversed(causes) if str(each)), one_line(error))
     return f"{words}; check the network, and HF_ENDPOINT where it is set, and try again"
-
-
-def _explain_status(status: int, said: str) -> str:
-    known = {
-        401: "it does not take the token; run 'hf auth login --force', or set another HF_TOKEN",
-        403: "the token may not write there; give it the right to, or choose another owner",
-        404: "it is not there, or the token may not see it",
-        409: "it was changed meanwhile; give the same command again",
-        412: "it was changed meanwhile; give the same command again",
-        429: "it was asked too often; try again later",
-    }
-    answered = f"the hub answered {status}" + (f" ({said})" if said else "")
-    return f"{answered}: {known.get(status, 'try again later')}"
-
-
-def _is_any(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _format_size(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"
-
-
-def _flatten(text: object) -> str:
-    """Return text in one line, and not for ever."""
-    return " ".join(str(text).split())[:300]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from stages.classify import INPUTS, INSTALL, OUTPUT, Classifier
 from stages.errors import ExportError
+from stages.loading import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,13 +98,14 @@ def export_onnx(model: PreTrainedModel, file: Path) -> None:
                 dynamic_shapes=dict.fromkeys(INPUTS, axes),
                 opset_version=OPSET,
                 dynamo=True,
-                external_data=_count_bytes(model) > LARGEST,
+                external_data=sum(part.nbytes for part in model.parameters()) > LARGEST,
                 verbose=False,
             )
     except Exception as error:  # torch and onnxscript raise dozens of types
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         kind = model.config.model_type
-        raise ExportError(f"cannot write the encoder ({kind}) as ONNX: {reason}") from error
+        raise ExportError(
+            f"cannot write the encoder ({kind}) as ONNX: {one_line(error)}"
+        ) from error
 
 
 def quantise_onnx(source: Path, file: Path) -> None:
@@ -141,8 +143,7 @@ def quantise_onnx(source: Path, file: Path) -> None:
             use_external_data_format=large,
         )
     except Exception as error:  # onnx and onnxruntime raise a dozen types
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ExportError(f"cannot write {file.name}: {reason}") from error
+        raise ExportError(f"cannot write {file.name}: {one_line(error)}") from error
 
 
 def check_onnx(original: Classifier, exported: Classifier, ids: int) -> float:
@@ -188,33 +189,35 @@ def _quantise_tables(model: Any) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
-    tables = {each.name: each for each in graph.initializer}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    tables = {
+        each.name: each
+        for each in graph.initializer
+        if each.data_type == TensorProto.FLOAT
+        and len(each.dims) == 2
+        and each.name in readers
+        and all(map(_looks_rows_up, readers[each.name]))
+    }
+    for name, table in tables.items():
+        rows = numpy_helper.to_array(table)
+        scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-30) / 127
+        whole = np.rint(rows / scale).astype(np.int8)
+        graph.initializer.remove(table)
+        for part, ending in ((whole, "_int8"), (scale.astype(np.float32), "_scale")):
+            graph.initializer.append(numpy_helper.from_array(part, name + ending))
     nodes: list[Any] = []
-    made: set[str] = set()
     for node in graph.node:
         name = node.input[0] if node.input else ""
-        if not (name in tables and _is_lookup_table(tables[name], readers[name])):
+        if name not in tables:
             nodes.append(node)
             continue
-        if name not in made:
-            made.add(name)
-            rows = numpy_helper.to_array(tables[name])
-            scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-30) / 127
-            whole = np.rint(rows / scale).astype(np.int8)
-            graph.initializer.remove(tables[name])
-            for part, ending in ((whole, "_int8"), (scale.astype(np.float32), "_scale")):
-                graph.initializer.append(numpy_helper.from_array(part, name + ending))
         out = node.output[0]
         for ending in ("_int8", "_scale"):
-            nodes.append(
-                helper.make_node(
-                    "Gather", [name + ending, node.input[1]], [out + ending], out + ending, axis=0
-                )
-            )
+            inputs = [name + ending, node.input[1]]
+            nodes.append(helper.make_node("Gather", inputs, [out + ending], out + ending, axis=0))
         wide = out + "_wide"
         nodes.append(helper.make_node("Cast", [out + "_int8"], [wide], wide, to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [wide, out + "_scale"], [out], out + "_rows"))
@@ -222,19 +225,6 @@ def _quantise_tables(model: Any) -> None:
     graph.node.extend(nodes)
 
 
-def _is_lookup_table(tensor: Any, readers: Sequence[Any]) -> bool:
-    from onnx import TensorProto
-
-    return (
-        tensor.data_type == TensorProto.FLOAT
-        and len(tensor.dims) == 2
-        and all(node.op_type == "Gather" and _get_axis(node) == 0 for node in readers)
-    )
-
-
-def _get_axis(node: Any) -> int:
-    return next((int(each.i) for each in node.attribute if each.name == "axis"), 0)
-
-
-def _count_bytes(model: nn.Module) -> int:
-    return sum(each.numel() * each.element_size() for each in model.parameters())
+def _looks_rows_up(node: Any) -> bool:
+    axis = next((int(each.i) for each in node.attribute if each.name == "axis"), 0)
+    return bool(node.op_type == "Gather" and axis == 0)
