@@ -83,22 +83,14 @@ def parse_mixture(text: str, known: Collection[str]) -> Mixture:
     return Mixture(tuple(sorted(found.items())))
 
 
-@dataclass(frozen=True, eq=False)
-class MixtureSampler:
+class MixtureSampler(Sampler):
     """Rows that are drawn by one of several samplers each."""
 
-    mixture: Mixture
-    samplers: tuple[Sampler, ...]
-
-    @property
-    def name(self) -> str:
-        """The mixture, written the one way."""
-        return self.mixture.text
-
-    @property
-    def width(self) -> int:
-        """Length of one embedding."""
-        return self.samplers[0].width
+    def __init__(self, mixture: Mixture, samplers: Sequence[Sampler]) -> None:
+        self.name = mixture.text
+        self.width = samplers[0].width
+        self.mixture = mixture
+        self.samplers = samplers
 
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
         """Draw inputs of one length; see :class:`cache.draw.samplers.Sampler`."""
@@ -112,11 +104,10 @@ class MixtureSampler:
         return drawn[torch.from_numpy(rows).to(drawn.device)]
 
 
-@dataclass(frozen=True, eq=False)
-class TokenMixtureSampler(MixtureSampler):
+class TokenMixtureSampler(MixtureSampler, TokenSampler):
     """The same where every sampler draws token ids."""
 
-    samplers: tuple[TokenSampler, ...]
+    samplers: Sequence[TokenSampler]
 
     def draw_ids(self, seeds: NDArray[np.uint64], length: int) -> NDArray[np.int64]:
         """Draw the token ids of the same inputs, shape (B, length)."""
@@ -138,5 +129,5 @@ def mix_samplers(mixture: Mixture, samplers: Sequence[Sampler]) -> Sampler:
         return samplers[0]
     token = [sampler for sampler in samplers if isinstance(sampler, TokenSampler)]
     if len(token) == len(samplers):
-        return TokenMixtureSampler(mixture, tuple(token))
-    return MixtureSampler(mixture, tuple(samplers))
+        return TokenMixtureSampler(mixture, token)
+    return MixtureSampler(mixture, samplers)

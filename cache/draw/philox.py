@@ -4,8 +4,8 @@ An integer here is a pure function of a key and a counter, so a row can be drawn
 machine, in any order and in any batch.  A row's 64-bit seed is the key; the counter is the number
 of the block of four 32-bit words (64 bits), the stream (32 bits) and zero.
 
-This module is the generator in numpy, over blocks that fit the processor's cache;
-:mod:`cache.draw.philox_torch` is the same arithmetic in torch, for draws on a GPU.
+The same arithmetic is here twice: in numpy, over blocks that fit the processor's cache, and in
+torch for draws that a GPU needs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cache.errors import SamplerError
@@ -24,6 +25,8 @@ MASK = 0xFFFFFFFF
 HALF = np.uint64(32)
 TILE = 1 << 15
 """Blocks worked on at once: three arrays of 512 KiB stay in the cache, few Python calls remain."""
+GPU_TILE = 1 << 22
+"""The same for torch: arrays of 32 MiB keep a GPU busy and bound what is held twice."""
 
 
 class Purpose(IntEnum):
@@ -98,7 +101,7 @@ def random_integers_numpy(
     Raises:
         SamplerError: The seeds are not a vector of uint64, or a number is out of its range.
     """
-    check_draw(seeds, count, first, stream)
+    _check_draw(seeds, count, first, stream)
     first_block, skipped = divmod(first, 4)
     blocks = -(-(skipped + count) // 4)
     words = np.empty((len(seeds), blocks, 4), dtype=np.uint32)
@@ -117,13 +120,67 @@ def random_integers_numpy(
             state[1] = int(stream) << 32
             key = keys[:, row : row + height]
             key = key.copy() if height == 1 else np.repeat(key, width, axis=1)
-            _rounds(state.reshape(2, -1), key, tile)
+            _rounds_numpy(state.reshape(2, -1), key, tile)
     flat = words.reshape(len(seeds), 4 * blocks)
     return np.ascontiguousarray(flat[:, skipped : skipped + count])
 
 
-def check_draw(seeds: NDArray[np.uint64], count: int, first: int, stream: int) -> None:
-    """Raise SamplerError unless the arguments of a draw are what they must be."""
+def random_integers(
+    seeds: NDArray[np.uint64], count: int, *, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Draw a row of 32-bit integers for each seed, computed by torch on a device.
+
+    Args:
+        seeds: One key a row, shape (B,).
+        count: Integers a row.
+        device: Where they are computed.
+
+    Returns:
+        What :func:`random_integers_numpy` returns, as int64, shape (B, count).
+
+    Raises:
+        SamplerError: As there.
+    """
+    return _draw(seeds, count, torch.device(device), None)
+
+
+def random_uniform(
+    seeds: NDArray[np.uint64],
+    count: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Draw a row of numbers in [0, 1) for each seed: 24 random bits times 2**-24.
+
+    Args:
+        seeds: One key a row, shape (B,).
+        count: Numbers a row.
+        dtype: What they are rounded to from float32, which holds them exactly.
+        device: Where the tensor is to lie.  A GPU computes it; for others numpy does, faster.
+
+    Returns:
+        Shape (B, count), of the dtype.
+
+    Raises:
+        SamplerError: As for :func:`random_integers_numpy`.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return _draw(seeds, count, device, dtype)
+    words = random_integers_numpy(seeds, count) >> 8
+    return _to_unit(torch.from_numpy(words.view(np.int32)), dtype).to(device)
+
+
+def send(values: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """Copy an array to a device without waiting for what the device is doing."""
+    tensor = torch.from_numpy(values)
+    if device.type != "cuda" or values.size == 0:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _check_draw(seeds: NDArray[np.uint64], count: int, first: int, stream: int) -> None:
     if not isinstance(seeds, np.ndarray) or seeds.dtype != np.uint64 or seeds.ndim != 1:
         got = f"{getattr(seeds, 'dtype', type(seeds).__name__)} {getattr(seeds, 'shape', '')}"
         raise SamplerError(f"seeds: got {got.strip()}, must be a vector of uint64")
@@ -137,7 +194,9 @@ def check_draw(seeds: NDArray[np.uint64], count: int, first: int, stream: int) -
         )
 
 
-def _rounds(state: NDArray[np.uint64], key: NDArray[np.uint64], words: NDArray[np.uint32]) -> None:
+def _rounds_numpy(
+    state: NDArray[np.uint64], key: NDArray[np.uint64], words: NDArray[np.uint32]
+) -> None:
     # Each uint64 holds two words of the state, (c0, c1) in the first line and (c2, c3) in the
     # second, the earlier word high.  So a round is six passes over both lines, without a mask:
     # the product's two halves land where the next round wants them, and the key sits high.
@@ -156,3 +215,42 @@ def _rounds(state: NDArray[np.uint64], key: NDArray[np.uint64], words: NDArray[n
     for line in (0, 1):
         words[..., 2 * line] = product[line].reshape(shape)
         words[..., 2 * line + 1] = state[line].reshape(shape)
+
+
+@torch.no_grad()
+def _draw(
+    seeds: NDArray[np.uint64], count: int, device: torch.device, dtype: torch.dtype | None
+) -> torch.Tensor:
+    """Return numbers in [0, 1) of a dtype, or the integers themselves as int64 without one."""
+    _check_draw(seeds, count, 0, 0)
+    blocks = -(-count // 4)
+    keys = send(seeds.view(np.int64), device)[:, None]
+    made = torch.empty(len(seeds), blocks, 4, dtype=dtype or torch.int64, device=device)
+    columns = max(1, min(blocks, GPU_TILE))
+    height = max(1, GPU_TILE // columns)
+    for column in range(0, blocks, columns):
+        stop = min(column + columns, blocks)
+        index = torch.arange(column, stop, dtype=torch.int64, device=device)[None]
+        for row in range(0, len(seeds), height):
+            words = _rounds_torch(index, keys[row : row + height])
+            tile = words if dtype is None else _to_unit(words >> 8, dtype)
+            made[row : row + height, column:stop] = tile
+    return made.flatten(1)[:, :count].contiguous()
+
+
+def _rounds_torch(index: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    # Block numbers (1, C) and keys (B, 1) give words (B, C, 4).  The product of two 32-bit words
+    # wraps in int64, but its 64 bits are the right ones.
+    c0, c1 = index & MASK, index >> 32
+    c2 = c3 = torch.zeros_like(index)
+    k0, k1 = keys & MASK, (keys >> 32) & MASK
+    for _ in range(ROUNDS):
+        p, q = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c1 = ((q >> 32) & MASK) ^ c1 ^ k0, q & MASK
+        c2, c3 = ((p >> 32) & MASK) ^ c3 ^ k1, p & MASK
+        k0, k1 = (k0 + KEY_STEPS[0]) & MASK, (k1 + KEY_STEPS[1]) & MASK
+    return torch.stack([c0, c1, c2, c3], dim=-1)
+
+
+def _to_unit(words: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return words.to(torch.float32).mul_(2.0**-24).to(dtype)

@@ -15,15 +15,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cache.draw.lengths import LONGEST
-from cache.draw.philox import random_integers_numpy
-from cache.draw.philox_torch import random_integers, random_uniform
+from cache.draw.philox import random_integers, random_integers_numpy, random_uniform
 from cache.errors import SamplerError
 from cache.suggestion import suggest
 
@@ -31,19 +29,18 @@ WHOLE = 1 << 32
 """What the counts of a quantised distribution sum to: the number of 32-bit integers."""
 
 
-class Sampler(Protocol):
-    """What draws a row's input embeddings from its seed."""
+class Sampler(ABC):
+    """What draws a row's input embeddings from its seed.
 
-    @property
-    def name(self) -> str:
-        """A key of :data:`SAMPLERS`, or a mixture."""
-        ...
+    Attributes:
+        name: A key of :data:`SAMPLERS`, or a mixture.
+        width: Length of one embedding.
+    """
 
-    @property
-    def width(self) -> int:
-        """Length of one embedding."""
-        ...
+    name: str
+    width: int
 
+    @abstractmethod
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
         """Draw inputs of one length.
 
@@ -57,19 +54,17 @@ class Sampler(Protocol):
         Raises:
             SamplerError: The seeds are not a vector of uint64, or the length is below 1.
         """
-        ...
 
 
-@runtime_checkable
-class TokenSampler(Sampler, Protocol):
+class TokenSampler(Sampler):
     """A sampler whose embeddings are rows of the table, so that its inputs have token ids."""
 
+    @abstractmethod
     def draw_ids(self, seeds: NDArray[np.uint64], length: int) -> NDArray[np.int64]:
         """Draw the token ids of the same inputs, shape (B, length); same errors."""
-        ...
 
 
-class UniformSampler:
+class UniformSampler(Sampler):
     """The paper's inputs: every coordinate independent and uniform in [0, 1).
 
     A coordinate is 24 random bits times 2**-24, exact in float32.  Cast to a narrower dtype, the
@@ -89,26 +84,16 @@ class UniformSampler:
         return values.view(len(seeds), length, self.width)
 
 
-class _TableSampler(ABC):
-    """Rows of the embedding table (V, d) at drawn token ids."""
-
-    name: ClassVar[str]
+class TableSampler(TokenSampler):
+    """Rows of the embedding table (V, d) at independently drawn token ids."""
 
     def __init__(self, table: torch.Tensor, thresholds: NDArray[np.int64] | None = None) -> None:
         self.table = table
-
-    @property
-    def width(self) -> int:
-        """Length of one embedding."""
-        return self.table.shape[1]
-
-    @abstractmethod
-    def draw_ids(self, seeds: NDArray[np.uint64], length: int) -> NDArray[np.int64]:
-        """Draw token ids, shape (B, length); see :class:`TokenSampler`."""
+        self.width = table.shape[1]
 
     @abstractmethod
     def pick(self, words: torch.Tensor) -> torch.Tensor:
-        """Turn 32-bit integers, as int64, into the ids of :meth:`draw_ids`, on any device."""
+        """Turn 32-bit integers, as int64, into the ids of ``draw_ids``, on any device."""
 
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
         """Draw inputs of one length; see :class:`Sampler`."""
@@ -120,8 +105,8 @@ class _TableSampler(ABC):
         return self.table.index_select(0, ids.flatten()).view(*ids.shape, self.width)
 
 
-class VocabularySampler(_TableSampler):
-    """Rows of the embedding table (V, d) at independent, uniformly drawn token ids."""
+class VocabularySampler(TableSampler):
+    """Token ids that are drawn uniformly."""
 
     name = "vocabulary"
 
@@ -136,8 +121,8 @@ class VocabularySampler(_TableSampler):
         return (high * count + (low * count >> 16)) >> 16
 
 
-class UnigramSampler(_TableSampler):
-    """Rows of the embedding table (V, d) at independent ids of a given distribution."""
+class UnigramSampler(TableSampler):
+    """Token ids of a given distribution."""
 
     name = "unigram"
 

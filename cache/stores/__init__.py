@@ -4,7 +4,7 @@ Gives ``parse_place``, and one interface over both kinds: put-if-absent, claims,
 paths and bytes, not what is in them.
 """
 
-from cache.stores.files import TEMPORARY, LocalFiles, reporting
+from cache.stores.files import TEMPORARY, LocalFiles, reporting, sync
 from cache.stores.interface import Claim, Files, LiveClaim
 from cache.stores.places import CLAIMS, LocalPlace, Place, parse_place
 
@@ -19,4 +19,5 @@ __all__ = [
     "Place",
     "parse_place",
     "reporting",
+    "sync",
 ]

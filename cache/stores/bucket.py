@@ -11,11 +11,11 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import obstore
@@ -23,10 +23,10 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from cache.errors import StorageError
-from cache.stores.refusals import check_environment, explain
+from cache.stores.object_errors import check_environment, explain
 
 if TYPE_CHECKING:
-    from obstore import GetResult, PutMode, PutResult
+    from obstore import GetOptions, PutMode, UpdateVersion
     from obstore.store import ObjectStore
 
 CONNECT_SECONDS = 5
@@ -46,26 +46,12 @@ ATTEMPTS = 5
 
 _PAGE = 1000
 _WRITER = "writer"
+_STORES: dict[str, type[S3Store | GCSStore | AzureStore]] = {
+    "s3": S3Store,
+    "gs": GCSStore,
+    "az": AzureStore,
+}
 _LOADED_BY = os.getpid()
-
-
-@dataclass(frozen=True)
-class Version:
-    """What tells an object from what was or will be in its place.
-
-    Attributes:
-        e_tag: The store's tag; in S3 a hash of the bytes, the same whenever these are.
-        version: The store's number for it, where it has such.
-    """
-
-    e_tag: str | None
-    version: str | None
-
-    @property
-    def condition(self) -> PutMode:
-        """The condition of a put that replaces this version alone."""
-        found: Any = {"e_tag": self.e_tag, "version": self.version}
-        return {key: value for key, value in found.items() if value is not None}  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -74,12 +60,13 @@ class Found:
 
     Attributes:
         data: Its first bytes, up to the limit asked for and one more.
-        version: Its version.
+        version: What a put that replaces this version alone is conditional on: the store's tag (in
+            S3 a hash of the bytes, the same whenever these are), and its number where it has such.
         modified: When it was put, by the store's clock.
     """
 
     data: bytes
-    version: Version
+    version: UpdateVersion
     modified: datetime
 
 
@@ -127,7 +114,7 @@ class Bucket:
                 return None
             return meta["size"], meta["last_modified"]
 
-    def create(self, path: str, data: bytes) -> Version | None:
+    def create(self, path: str, data: bytes) -> UpdateVersion | None:
         """Put an object unless there is one; of any number of callers one gets a version.
 
         Returns:
@@ -135,13 +122,13 @@ class Bucket:
         """
         return self._put(path, data, "create")
 
-    def replace(self, path: str, data: bytes, version: Version) -> Version | None:
+    def replace(self, path: str, data: bytes, version: UpdateVersion) -> UpdateVersion | None:
         """Put an object in place of a version; of any number of callers one gets its own.
 
         Returns:
             The version put, None where that version is not there any more.
         """
-        return self._put(path, data, version.condition)
+        return self._put(path, data, version)
 
     def overwrite(self, path: str, data: bytes) -> None:
         """Put an object, whatever is there: only for what nobody reads."""
@@ -165,8 +152,7 @@ class Bucket:
         """Remove objects; those that are not there are no error."""
         with self._reporting("remove", paths[0] if len(paths) == 1 else ""):
             try:
-                for start in range(0, len(paths), _PAGE):
-                    obstore.delete(self._store, paths[start : start + _PAGE])
+                obstore.delete(self._store, paths)
                 return
             except FileNotFoundError as error:
                 self._check_absent(error, "remove", "")
@@ -185,20 +171,18 @@ class Bucket:
             del result  # and with it the rest of the body
             buffer = io.BytesIO()
             for start in range(0, size, PART):
-                part = self._get_part(path, start, min(start + PART, size), meta["e_tag"])
-                buffer.write(part.bytes())
+                # Of the same version throughout: half of one and half of another is neither.
+                span = (start, min(start + PART, size))
+                options: GetOptions = {"range": span, "if_match": meta["e_tag"]}
+                buffer.write(obstore.get(self._store, path, options=options).bytes())
             data = buffer.getvalue()
         if len(data) != size:
             raise StorageError(
                 f"cannot read {self.url}/{path}: {len(data)} bytes came instead of {size}"
             )
-        return Found(data, Version(meta["e_tag"], meta["version"]), meta["last_modified"])
+        return Found(data, _version_of(meta), meta["last_modified"])
 
-    def _get_part(self, path: str, start: int, stop: int, e_tag: str | None) -> GetResult:
-        # Of the same version throughout: half of one object and half of another is neither.
-        return obstore.get(self._store, path, options={"range": (start, stop), "if_match": e_tag})
-
-    def _put(self, path: str, data: bytes, mode: PutMode) -> Version | None:
+    def _put(self, path: str, data: bytes, mode: PutMode) -> UpdateVersion | None:
         mark = uuid.uuid4().hex
         store = self._store
         if len(data) > PART:
@@ -206,15 +190,9 @@ class Bucket:
         with self._reporting("write", path):
             for _ in range(ATTEMPTS):
                 try:
-                    result: PutResult = obstore.put(
-                        store,
-                        path,
-                        data,
-                        mode=mode,
-                        attributes={_WRITER: mark},
-                        use_multipart=False,
-                    )
-                    return Version(result["e_tag"], result["version"])
+                    marked: Any = {"attributes": {_WRITER: mark}, "use_multipart": False}
+                    result = obstore.put(store, path, data, mode=mode, **marked)
+                    return _version_of(result)
                 except FileNotFoundError as error:
                     raise self._refusal(error, "write", path, missing=True) from error
                 except (AlreadyExistsError, PreconditionError):
@@ -227,7 +205,7 @@ class Bucket:
                         return None
                     if there.attributes.get(_WRITER) != mark:
                         return None
-                    return Version(there.meta["e_tag"], there.meta["version"])
+                    return _version_of(there.meta)
         raise StorageError(f"{self.url}/{path} comes and goes faster than it can be written")
 
     @contextmanager
@@ -295,12 +273,11 @@ def open_bucket(url: str, seconds: float | None = None) -> Bucket:
                 },
             },
         }
-        match parts.scheme:
-            case "gs":
-                return GCSStore(parts.netloc, **options)
-            case "az":
-                return AzureStore(parts.netloc, **options)
-            case _:
-                return S3Store(parts.netloc, **options)
+        return _STORES[parts.scheme](parts.netloc, **options)
 
     return Bucket(url, open_store)
+
+
+def _version_of(found: Mapping[str, Any]) -> UpdateVersion:
+    version = {key: found[key] for key in ("e_tag", "version") if found[key] is not None}
+    return cast("UpdateVersion", version)

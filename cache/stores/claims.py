@@ -18,13 +18,11 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 from cache.errors import ClaimError, StorageError
 from cache.stores.files import reporting
-from cache.stores.interface import Claims, LiveClaim, always
+from cache.stores.interface import Claim, Claims, LiveClaim, always, being_removed, in_use
 
 GUARD_SECONDS = 30.0
 """The guard is held for milliseconds; whoever waits so long waits for a stopped process."""
@@ -34,23 +32,15 @@ REMOVER = "remover.lock"
 _LOCK = re.compile(r"([0-9]{6,})\.lock")
 
 
-class LocalClaim:
-    """The right to write one shard, until released or until this process ends.
-
-    A context manager: leaving it releases the claim, whether or not the shard was committed.
-    """
+class LocalClaim(Claim):
+    """A locked file, see :class:`cache.stores.interface.Claim`; the lock ends with the process."""
 
     def __init__(self, claims: LocalClaims, shard: int, path: Path, descriptor: int) -> None:
+        self.shard = shard
         self._claims = claims
-        self._shard = shard
         self._path = path
         self._descriptor = descriptor
         self._pid = os.getpid()
-
-    @property
-    def shard(self) -> int:
-        """Number of the shard."""
-        return self._shard
 
     def is_held_in(self, claims: Claims) -> bool:
         """Say whether this process still holds the claim, in this directory of claims."""
@@ -68,20 +58,9 @@ class LocalClaim:
         if descriptor >= 0 and self._pid == os.getpid():
             self._claims.release(self._path, descriptor)
 
-    def __enter__(self) -> LocalClaim:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-
 
 class LocalClaims:
-    """The locks in one directory, one file each.
+    """The locks in one directory, one file each; see :class:`cache.stores.interface.Claims`.
 
     Lock files are opened, locked, tested and removed under one more lock, the guard, so that
     asking whether a claim is live never gets in the way of someone who wants to take it.
@@ -93,24 +72,11 @@ class LocalClaims:
     def take_first(
         self, shards: Iterable[int], is_done: Callable[[int], bool]
     ) -> LocalClaim | None:
-        """Claim the first shard that no live process holds and that is still to be done.
-
-        Args:
-            shards: Candidates in order.
-            is_done: Asked again about a shard once its lock is held, since its last holder may
-                have finished it in the meantime.
-
-        Returns:
-            The claim, or None where there is nothing to take.
-
-        Raises:
-            ClaimError: A stopped process is in the way.
-            StorageError: The lock files cannot be made.
-        """
+        """Claim the first shard that no live process holds and that is still to be done."""
         self._make()
         with self._guard():
             if (held := _try_lock(self.directory / REMOVER)) is None:
-                raise ClaimError(f"{self.directory.parent} is being removed by another process")
+                raise being_removed(self.directory.parent)
             _drop(self.directory / REMOVER, held)
             for shard in shards:
                 path = self.directory / f"{shard:06d}.lock"
@@ -129,12 +95,7 @@ class LocalClaims:
         return None
 
     def live(self) -> list[LiveClaim]:
-        """Return the claims held by live processes, this one among them, by shard.
-
-        Raises:
-            ClaimError: A stopped process is in the way.
-            StorageError: The lock files cannot be opened.
-        """
+        """Return the claims held by live processes, this one among them, by shard."""
         with reporting("look at", self.directory):
             if not self.directory.is_dir():
                 return []
@@ -143,13 +104,7 @@ class LocalClaims:
 
     @contextmanager
     def creating(self) -> Iterator[Callable[[], bool]]:
-        """Hold the right to create the cache, waiting for as long as a live process holds it.
-
-        Gives a function that says whether the right is still held, which a lock always is.
-
-        Raises:
-            StorageError: The lock file cannot be made.
-        """
+        """Hold the right to create the cache, waiting for as long as a live process holds it."""
         self._make()
         descriptor = self._wait("creator.lock", None)
         with _unlocking(descriptor):
@@ -157,27 +112,15 @@ class LocalClaims:
 
     @contextmanager
     def removing(self) -> Iterator[Callable[[], bool]]:
-        """Hold the right to remove the cache; nobody can claim a shard meanwhile.
-
-        Gives a function that says whether the right is still held.
-
-        Raises:
-            ClaimError: A live process has a claim, or is removing it too.
-            StorageError: The lock file cannot be made.
-        """
+        """Hold the right to remove the cache; nobody can claim a shard meanwhile."""
         self._make()
         with self._guard():
             held = self._find_live()
             descriptor = None if held else _try_lock(self.directory / REMOVER)
         if held:
-            shards = ", ".join(str(claim.shard) for claim in held[:5])
-            raise ClaimError(
-                f"{self.directory.parent} is in use: process {held[0].pid} on "
-                f"{held[0].host or 'some machine'} works on it (claimed shards: {shards}); "
-                "stop it first"
-            )
+            raise in_use(self.directory.parent, held, "stop it first")
         if descriptor is None:
-            raise ClaimError(f"{self.directory.parent} is being removed by another process")
+            raise being_removed(self.directory.parent)
         with _unlocking(descriptor):
             yield always
 
@@ -243,7 +186,7 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _sign(descriptor: int) -> None:
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
+    holder = {"host": socket.gethostname(), "pid": os.getpid()}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
@@ -264,14 +207,10 @@ def _unlocking(descriptor: int) -> Iterator[None]:
     try:
         yield
     finally:
-        _unlock(descriptor)
-
-
-def _unlock(descriptor: int) -> None:
-    # Said explicitly: closing alone would leave the lock with any child forked meanwhile.
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+        # Said explicitly: closing alone would leave the lock with any child forked meanwhile.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -289,7 +228,3 @@ def _holder(path: Path) -> tuple[str, int]:
         return "", 0
     known = type(host) is str and type(pid) is int
     return (host, pid) if known else ("", 0)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -26,7 +26,7 @@ _PARTIAL = re.compile(r"[0-9a-f]{32}\.partial")
 
 
 class LocalFiles:
-    """Files below one directory, named by relative paths with forward slashes.
+    """Files below one directory; see :class:`cache.stores.interface.Files`.
 
     Whatever a method has written is on the disk when it returns: the file is synced before it
     gets its name, and the directories that hold the name are synced after.
@@ -41,16 +41,7 @@ class LocalFiles:
         self._durable: set[Path] = set()
 
     def read(self, path: str, limit: int) -> bytes | None:
-        """Return the contents of a file, or None if there is none.
-
-        Args:
-            path: The file.
-            limit: At most one byte more than this is read, so that a longer result tells the
-                caller that the file is longer than it may be.
-
-        Raises:
-            StorageError: It is there but cannot be read.
-        """
+        """Return at most ``limit`` + 1 bytes of a file, or None if there is none."""
         with reporting("read", path):
             target = self._resolve(path)
             if not target.is_file() and target.exists() and not target.is_dir():
@@ -72,15 +63,7 @@ class LocalFiles:
                 return None
 
     def write(self, objects: Mapping[str, bytes], is_mine: Callable[[], bool] = always) -> None:
-        """Write whole files, replacing what was there; each appears complete or not at all.
-
-        Args:
-            objects: Contents by path.
-            is_mine: Not asked: the locks that protect local files do not lapse.
-
-        Raises:
-            StorageError: One could not be written; those before it may have been.
-        """
+        """Write whole files, replacing what was there; the locks that allow it do not lapse."""
         for path, data in objects.items():
             target = self._resolve(path)
             with self._temporary(path, data) as temporary, reporting("write", path):
@@ -89,14 +72,7 @@ class LocalFiles:
         self._sync_names(objects)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        """Write a whole file unless there is one of that name already.
-
-        Returns:
-            Whether this call wrote it. Of any number of callers exactly one gets True.
-
-        Raises:
-            StorageError: It could not be written.
-        """
+        """Write a whole file unless there is one of that name already."""
         target = self._resolve(path)
         with self._temporary(path, data) as temporary, reporting("write", path):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -130,13 +106,10 @@ class LocalFiles:
                 target.unlink()
             except FileNotFoundError:
                 return
-            _sync(target.parent)
+            sync(target.parent)
 
     def discard(self, path: str) -> None:
-        """Remove what killed writers have left of a file or directory, whole or in parts.
-
-        Only for whoever alone may write it.
-        """
+        """Remove what killed writers have left of a file or directory, whole or in parts."""
         stem = _flat(path)
         for name in self.names(TEMPORARY):
             if name.startswith(stem) and _PARTIAL.fullmatch(name, len(stem)):
@@ -160,7 +133,7 @@ class LocalFiles:
                 if os.path.lexists(target):  # something in it went meanwhile, the rest is there
                     raise
                 return
-            _sync(target.parent)
+            sync(target.parent)
 
     def walk(self) -> Iterator[tuple[str, int]]:
         """Yield path and size of every file, in no order."""
@@ -200,7 +173,7 @@ class LocalFiles:
         with reporting("sync", str(self.root)):
             parents = {self._resolve(path).parent for path in paths}
             for directory in sorted(parents, key=str):
-                _sync(directory)
+                sync(directory)
                 self._durable_name(directory)
 
     def _durable_name(self, directory: Path) -> None:
@@ -208,7 +181,7 @@ class LocalFiles:
         # else may have made it and been killed before syncing, so being there proves nothing.
         if directory in self._durable:
             return
-        _sync(directory.parent)
+        sync(directory.parent)
         if directory != self.root:
             self._durable_name(directory.parent)
         self._durable.add(directory)
@@ -239,7 +212,7 @@ def make_directory(path: Path) -> None:
         for parent in path.absolute().parents:
             if not os.access(parent, os.R_OK | os.W_OK):
                 break
-            _sync(parent)
+            sync(parent)
             if parent.is_mount():
                 break
 
@@ -248,8 +221,9 @@ def _flat(path: str) -> str:
     return path.replace("/", ".") + "."
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.errors import StorageError
-from cache.stores.bucket import Bucket, Found, Version
+from cache.stores.bucket import Bucket
+
+if TYPE_CHECKING:
+    from obstore import UpdateVersion
 
 LEASE_SECONDS = 60.0
 LONGEST_SECONDS = 3600.0
@@ -64,15 +65,20 @@ class Terms:
             seconds=min(seconds, LONGEST_SECONDS) if is_number else LEASE_SECONDS,
         )
 
+    def write(self) -> bytes:
+        """Return the bytes of a lease with these terms.
+
+        There is something new in them each time: where a version is a hash of the bytes, equal
+        bytes would let a lease that was judged lapsed be taken over although it was renewed since.
+        """
+        return json.dumps({**vars(self), "renewal": uuid.uuid4().hex}).encode()
+
 
 class Lease:
-    """A lease that this process has taken, renewed until released or lost.
-
-    A context manager: leaving it releases the lease.
-    """
+    """A lease that this process has taken, renewed until closed or lost."""
 
     def __init__(
-        self, bucket: Bucket, path: str, terms: Terms, version: Version, began: float
+        self, bucket: Bucket, path: str, terms: Terms, version: UpdateVersion, began: float
     ) -> None:
         self._bucket = bucket
         self._path = path
@@ -86,31 +92,6 @@ class Lease:
         self._is_over = threading.Event()
         name = f"renews {bucket.url}/{path}"
         threading.Thread(target=self._keep, name=name, daemon=True).start()
-
-    @staticmethod
-    def take(bucket: Bucket, path: str, seconds: float, found: Found | None) -> Lease | None:
-        """Take a lease that is free.
-
-        Args:
-            bucket: Where it lies.
-            path: The lease.
-            seconds: Its length from now on.
-            found: What was found there, released or lapsed; None: nothing.
-
-        Returns:
-            The lease, None where somebody else was faster.
-
-        Raises:
-            StorageError: The store cannot be reached or refuses.
-        """
-        terms = Terms(uuid.uuid4().hex, socket.gethostname(), os.getpid(), seconds)
-        began = boot_time()
-        data = _write(terms)
-        if found is None:
-            version = bucket.create(path, data)
-        else:
-            version = bucket.replace(path, data, found.version)
-        return None if version is None else Lease(bucket, path, terms, version, began)
 
     def is_held(self) -> bool:
         """Say whether nobody else can have had this lease since it was taken.
@@ -126,7 +107,7 @@ class Lease:
                 self._renew()
         return self._is_fresh()
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Give the lease back; doing so again, or after it was lost, does nothing."""
         if self._pid != os.getpid() or self._is_over.is_set():
             return
@@ -135,17 +116,6 @@ class Lease:
             if not self._is_lost:
                 with suppress(StorageError):  # it lapses by itself
                     self._bucket.replace(self._path, RELEASED, self._version)
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def _is_fresh(self) -> bool:
         if self._is_lost or self._is_over.is_set():
@@ -163,7 +133,7 @@ class Lease:
                 if self._is_lost or self._is_over.is_set():
                     return
                 began = boot_time()
-                version = self._bucket.replace(self._path, _write(self._terms), self._version)
+                version = self._bucket.replace(self._path, self._terms.write(), self._version)
                 if version is not None:
                     self._version, self._began = version, began
                     return
@@ -183,9 +153,3 @@ def boot_time() -> float:
 
 def _text(value: object) -> str:
     return value[:255] if isinstance(value, str) and value.isprintable() else ""
-
-
-def _write(terms: Terms) -> bytes:
-    # With something new in it each time: where a version is a hash of the bytes, equal bytes would
-    # let a lease that was judged lapsed be taken over although it was renewed since.
-    return json.dumps({**vars(terms), "renewal": uuid.uuid4().hex}).encode()

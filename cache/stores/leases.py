@@ -12,16 +12,19 @@ put just made, both by the store's clock, which is exact to a second.
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+import socket
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
-from types import TracebackType
 
-from cache.errors import ClaimError, StorageError
-from cache.stores.bucket import Bucket, Found, Version, open_bucket
-from cache.stores.interface import Claims, LiveClaim
+from cache.errors import StorageError
+from cache.stores.bucket import Bucket, Found, open_bucket
+from cache.stores.interface import Claim, Claims, LiveClaim, being_removed, in_use
 from cache.stores.lease import LARGEST_LEASE, LEASE_SECONDS, RELEASED, Lease, Terms, boot_time
 
 LOOKS = 12
@@ -33,24 +36,15 @@ _CREATOR = "creator.json"
 _REMOVER = "remover.json"
 _CLOCK = "clock"
 _LEASE = re.compile(r"([0-9]{6,})\.json")
-_NO_VERSION = Version('"none"', "1")
 
 
-class LeasedClaim:
-    """The right to write one shard, until released or until its lease is lost.
-
-    A context manager: leaving it releases the claim, whether or not the shard was committed.
-    """
+class LeasedClaim(Claim):
+    """A lease on a shard, see :class:`cache.stores.interface.Claim`; it can be lost."""
 
     def __init__(self, claims: LeasedClaims, shard: int, lease: Lease) -> None:
+        self.shard = shard
         self._claims = claims
-        self._shard = shard
         self._lease = lease
-
-    @property
-    def shard(self) -> int:
-        """Number of the shard."""
-        return self._shard
 
     def is_held_in(self, claims: Claims) -> bool:
         """Say whether this process can be sure of the claim, and has it there."""
@@ -62,22 +56,14 @@ class LeasedClaim:
 
     def release(self) -> None:
         """Give the claim back; doing so again does nothing."""
-        self._lease.release()
-
-    def __enter__(self) -> LeasedClaim:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
+        self._lease.close()
 
 
 class LeasedClaims:
-    """The leases below one prefix, one object each.
+    """The leases below one prefix, one object each; see :class:`cache.stores.interface.Claims`.
+
+    Every method that takes a lease raises StorageError where the store does not support
+    conditional writes.
 
     Attributes:
         bucket: The prefix.
@@ -100,21 +86,9 @@ class LeasedClaims:
 
         A shard that was found taken is not looked at again for a while, so that waiting costs
         the store little.
-
-        Args:
-            shards: Candidates in order.
-            is_done: Asked again about a shard once its lease is held, since its last holder may
-                have finished it in the meantime.
-
-        Returns:
-            The claim, or None where there is nothing to take.
-
-        Raises:
-            ClaimError: The cache is being removed.
-            StorageError: The store cannot be reached, refuses, or does not heed conditions.
         """
         self._try_conditions()
-        now = _Now(self.bucket)
+        now = _store_clock(self.bucket)
         for shard in shards:
             if boot_time() < self._looked_until.get(shard, 0.0):
                 continue
@@ -125,123 +99,99 @@ class LeasedClaims:
             try:
                 if not is_done(shard):
                     # After the lease is there: of the two, one at least sees the other.
-                    self._refuse_remover(now)
+                    if self._look(_REMOVER, now)[1] is not None:
+                        raise being_removed(self._cache)
                     return LeasedClaim(self, shard, lease)
             except BaseException:
-                lease.release()
+                lease.close()
                 raise
-            lease.release()
+            lease.close()
         return None
 
     def live(self) -> list[LiveClaim]:
-        """Return the claims with live leases, this process's among them, by shard.
-
-        Raises:
-            StorageError: The store cannot be reached or refuses.
-        """
+        """Return the claims with live leases, this process's among them, by shard."""
         found = []
-        now = _Now(self.bucket)
+        now = _store_clock(self.bucket)
         for path, size in self.bucket.walk():
             match = _LEASE.fullmatch(path)
             if match is None or size == len(RELEASED):
                 continue
-            terms = self._find_live(path, now)
+            _, terms = self._look(path, now)
             if terms is not None:
                 found.append(LiveClaim(int(match[1]), terms.host, terms.pid))
         return sorted(found, key=lambda claim: claim.shard)
 
     @contextmanager
     def creating(self) -> Iterator[Callable[[], bool]]:
-        """Hold the right to create the cache, waiting for as long as a live process holds it.
-
-        Gives a function that says whether the right is still held.
-
-        Raises:
-            StorageError: The store cannot be reached, refuses, or does not heed conditions.
-        """
+        """Hold the right to create the cache, waiting for as long as a live process holds it."""
         self._try_conditions()
-        while (lease := self._take(_CREATOR, _Now(self.bucket))) is None:
+        while (lease := self._take(_CREATOR, _store_clock(self.bucket))) is None:
             time.sleep(min(1.0, self.seconds / LOOKS))
-        with lease:
+        with closing(lease):
             yield lease.is_held
 
     @contextmanager
     def removing(self) -> Iterator[Callable[[], bool]]:
-        """Hold the right to remove the cache; nobody can claim a shard meanwhile.
-
-        Gives a function that says whether the right is still held.
-
-        Raises:
-            ClaimError: A live process has a claim, or is removing it too.
-            StorageError: The store cannot be reached, refuses, or does not heed conditions.
-        """
+        """Hold the right to remove the cache; nobody can claim a shard meanwhile."""
         self._try_conditions()
-        lease = self._take(_REMOVER, _Now(self.bucket))
+        lease = self._take(_REMOVER, _store_clock(self.bucket))
         if lease is None:
-            raise ClaimError(f"{self._cache} is being removed by another process")
-        with lease:
-            held = self.live()
-            if held:
-                shards = ", ".join(str(claim.shard) for claim in held[:5])
-                raise ClaimError(
-                    f"{self._cache} is in use: process {held[0].pid} on "
-                    f"{held[0].host or 'some machine'} works on it (claimed shards: {shards}); "
-                    f"stop it first, or wait {self.seconds:.0f} seconds if it was killed"
-                )
+            raise being_removed(self._cache)
+        with closing(lease):
+            if held := self.live():
+                advice = f"stop it first, or wait {self.seconds:.0f} seconds if it was killed"
+                raise in_use(self._cache, held, advice)
             yield lease.is_held
 
     @property
     def _cache(self) -> str:
         return self.bucket.url.rpartition("/")[0]
 
-    def _take(self, path: str, now: _Now) -> Lease | None:
-        found = self.bucket.get(path, LARGEST_LEASE)
-        if found is not None and self._is_live(found, now):
+    def _take(self, path: str, now: Callable[[], datetime]) -> Lease | None:
+        found, holder = self._look(path, now)
+        if holder is not None:
             return None
-        return Lease.take(self.bucket, path, self.seconds, found)
+        terms = Terms(uuid.uuid4().hex, socket.gethostname(), os.getpid(), self.seconds)
+        began = boot_time()
+        if found is None:
+            version = self.bucket.create(path, terms.write())
+        else:
+            version = self.bucket.replace(path, terms.write(), found.version)
+        return None if version is None else Lease(self.bucket, path, terms, version, began)
 
-    def _find_live(self, path: str, now: _Now) -> Terms | None:
+    def _look(self, path: str, now: Callable[[], datetime]) -> tuple[Found | None, Terms | None]:
+        """Return what is there, and its terms if it is a live lease."""
         found = self.bucket.get(path, LARGEST_LEASE)
-        return Terms.read(found.data) if found and self._is_live(found, now) else None
-
-    def _is_live(self, found: Found, now: _Now) -> bool:
-        if found.data == RELEASED:
-            return False
-        age = (now.get() - found.modified).total_seconds()
-        return age < Terms.read(found.data).seconds + CLOCK_RESOLUTION
-
-    def _refuse_remover(self, now: _Now) -> None:
-        if self._find_live(_REMOVER, now) is not None:
-            raise ClaimError(f"{self._cache} is being removed by another process")
+        if found is None or found.data == RELEASED:
+            return found, None
+        terms = Terms.read(found.data)
+        age = (now() - found.modified).total_seconds()
+        return found, terms if age < terms.seconds + CLOCK_RESOLUTION else None
 
     def _try_conditions(self) -> None:
         if self._is_tried:
             return
         # Some stores, and some proxies before them, carry out whatever they are asked to.
         twice = all(self.bucket.create(_CLOCK, b"") for _ in range(2))
-        if twice or self.bucket.replace(_CLOCK, b"", _NO_VERSION):
+        if twice or self.bucket.replace(_CLOCK, b"", {"e_tag": '"none"', "version": "1"}):
             raise StorageError(
-                f"the store of {self._cache} does not heed conditions on a put (If-None-Match, "
+                f"the store of {self._cache} does not support conditional writes (If-None-Match, "
                 "If-Match), so that two processes could write the same shard; use one that does"
             )
         self._is_tried = True
 
 
-class _Now:
-    """The store's time, asked for once and only where somebody's lease stands in the way."""
+def _store_clock(bucket: Bucket) -> Callable[[], datetime]:
+    """Return the store's time, asked for once and only where somebody's lease is in the way."""
 
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
-        self._time: datetime | None = None
+    @functools.cache
+    def now() -> datetime:
+        bucket.overwrite(_CLOCK, b"")
+        if (found := bucket.head(_CLOCK)) is None:
+            raise StorageError(f"{bucket.url} is being removed")
+        return found[1]
 
-    def get(self) -> datetime:
-        if self._time is None:
-            self._bucket.overwrite(_CLOCK, b"")
-            found = self._bucket.head(_CLOCK)
-            if found is None:
-                raise StorageError(f"{self._bucket.url} is being removed")
-            self._time = found[1]
-        return self._time
+    return now
 
 
 def _path(shard: int) -> str:

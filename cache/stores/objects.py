@@ -22,26 +22,13 @@ WRITERS = 8
 
 
 class ObjectFiles:
-    """Objects below one prefix, as :class:`cache.stores.interface.Files`.
-
-    Attributes:
-        bucket: The prefix.
-    """
+    """Objects below one prefix; see :class:`cache.stores.interface.Files`."""
 
     def __init__(self, place: str | Bucket) -> None:
         self.bucket = place if isinstance(place, Bucket) else open_bucket(place)
 
     def read(self, path: str, limit: int) -> bytes | None:
-        """Return the bytes of an object, or None if there is none.
-
-        Args:
-            path: The object.
-            limit: At most one byte more than this is read, so that a longer result tells the
-                caller that the object is longer than it may be.
-
-        Raises:
-            StorageError: The store cannot be reached or refuses.
-        """
+        """Return at most ``limit`` + 1 bytes of an object, or None if there is none."""
         found = self.bucket.get(check_path(path), limit)
         return None if found is None else found.data
 
@@ -51,17 +38,7 @@ class ObjectFiles:
         return None if found is None else found[0]
 
     def write(self, objects: Mapping[str, bytes], is_mine: Callable[[], bool] = always) -> None:
-        """Write whole objects; each appears complete or not at all.
-
-        Args:
-            objects: Contents by path.
-            is_mine: Whether the caller still has the right to write these objects; asked before
-                one that is there and has other bytes is replaced.
-
-        Raises:
-            LostClaimError: Other bytes are there, and the right is gone or someone else is writing.
-            StorageError: The store cannot be reached or refuses; some may have been written.
-        """
+        """Write whole objects; one with other bytes is replaced if the caller has the right."""
         checked = {check_path(path): data for path, data in objects.items()}
         with ThreadPoolExecutor(WRITERS) as pool:
             tasks = [pool.submit(self._write, *item, is_mine) for item in checked.items()]
@@ -69,14 +46,7 @@ class ObjectFiles:
             task.result()
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        """Write a whole object unless there is one of that name already.
-
-        Returns:
-            Whether this call wrote it. Of any number of callers exactly one gets True.
-
-        Raises:
-            StorageError: The store cannot be reached or refuses.
-        """
+        """Write a whole object unless there is one of that name already."""
         return self.bucket.create(check_path(path), data) is not None
 
     def names(self, path: str = "") -> list[str]:

@@ -106,7 +106,7 @@ def test_what_is_wrong_is_said_in_one_sentence(
     llm: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cache.bucket, "RETRIES", 1)
+    monkeypatch.setattr(cache.stores.bucket, "RETRIES", 1)
     monkeypatch.setenv(*setting)
     root = s3.replace("caches", bucket)
     for command in (

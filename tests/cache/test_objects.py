@@ -49,7 +49,7 @@ def test_what_is_written_is_read_and_replaced(files: Files) -> None:
 def test_no_more_is_read_than_asked_for_and_one_byte(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache.bucket, "PART", 1000)
+    monkeypatch.setattr(cache.stores.bucket, "PART", 1000)
     data = bytes(range(256)) * 20
     files.write({"a": data})
     for limit in (0, 1, 10, 999, 1000, 1001, 2500, 5118, 5119, 5120, 10**9):
@@ -182,7 +182,7 @@ def test_what_a_late_writer_sweeps_stays() -> None:
 def test_an_object_is_never_read_half_before_and_half_after_a_change(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache.bucket, "PART", 1000)
+    monkeypatch.setattr(cache.stores.bucket, "PART", 1000)
     files, other, stop = ObjectFiles(s3), ObjectFiles(s3), threading.Event()
     files.write({"a": b"0" * 4000})
 
@@ -279,8 +279,8 @@ def test_a_forked_child_says_so_instead_of_waiting_for_ever(s3: str) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_store_that_heeds_no_conditions_is_refused(s3: str) -> None:
-    with pytest.raises(StorageError, match="does not heed conditions"):
+def test_a_store_without_conditional_writes_is_refused(s3: str) -> None:
+    with pytest.raises(StorageError, match="does not support conditional writes"):
         LeasedClaims(s3.replace("caches", LAX)).take_first([0], lambda shard: False)
 
 
@@ -313,7 +313,7 @@ WRONG = {"AWS_ACCESS_KEY_ID": "wrong", "AWS_SESSION_TOKEN": "a-secret-token"}
 def test_what_is_wrong_is_said_in_one_sentence_without_a_secret(
     s3: str, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str | None], told: str
 ) -> None:
-    monkeypatch.setattr(cache.bucket, "RETRIES", 1)
+    monkeypatch.setattr(cache.stores.bucket, "RETRIES", 1)
     for name, value in changes.items():
         if value is None:
             monkeypatch.delenv(name)

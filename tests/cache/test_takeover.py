@@ -19,8 +19,9 @@ from store_worker import make_columns
 import cache.stores.bucket
 from cache.errors import ClaimError, StorageError
 from cache.reader import CacheReader
+from cache.removal import remove_cache
 from cache.stores.lease import LEASE_SECONDS, RELEASED
-from cache.verification import remove_cache, repair_cache, verify_cache
+from cache.verification import repair_cache, verify_cache
 
 
 @pytest.mark.parametrize("kind", ["directory", "store"])
@@ -85,7 +86,7 @@ def test_who_was_suspended_at_any_request_and_replaced_does_no_harm(
                     told.append(mine.shard)
 
             interruption = Interruption(at, when, replace)
-            monkeypatch.setattr(cache.bucket, "obstore", interruption)
+            monkeypatch.setattr(cache.stores.bucket, "obstore", interruption)
             with suppress(ClaimError):
                 commit(sleeper, claim)
                 told.append(claim.shard)

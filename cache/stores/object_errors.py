@@ -1,6 +1,6 @@
-"""What an object store's failures mean, in words that say what to do and never hold a secret.
+"""What an object store's errors mean, in words that say what to do and never hold a secret.
 
-A refusal's own text is never passed on: S3 answers a wrong signature with what was signed, and the
+The store's own text is never passed on: S3 answers a wrong signature with what was signed, and the
 session's token is part of that.
 """
 
@@ -35,7 +35,10 @@ _ADDRESS = {
 _NO_CREDENTIALS = ("169.254.169.254", "/latest/api/token", "metadata.google", "source: Missing")
 """The services of virtual machines that are asked where the environment gives none, and a half."""
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
+_ENDPOINT = re.compile(
+    r"(?i:https?)://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
+    r"(:[0-9]{0,5})?([/?#].*)?"
+)
 _REGION = re.compile(r"[A-Za-z0-9-]*")
 _CODE = re.compile(r"<Code>([A-Za-z0-9_.]{1,60})</Code>")
 _STATUS = re.compile(r"status code: ([0-9]{3})")
@@ -63,7 +66,7 @@ def check_environment(scheme: str) -> None:
             )
         if not value:
             raise StorageError(f"the environment variable {name} is empty; set it or unset it")
-        if name in _ENDPOINTS and not _is_endpoint(value):
+        if name in _ENDPOINTS and not _ENDPOINT.fullmatch(value):
             raise StorageError(
                 f"the environment variable {name} must be http://host:port or https://host:port, "
                 "with nothing before the host"
@@ -105,16 +108,6 @@ def explain(text: str, url: str, missing: bool = False) -> str:
     if code or status:
         return f"the store answered {code or status}; the same command again continues"
     return "the store's library failed; check the URL and its settings in the environment"
-
-
-def _is_endpoint(value: str) -> bool:
-    try:
-        parts = urlsplit(value)
-        host, port = parts.netloc, parts.port
-    except ValueError:
-        return False
-    name = host.removesuffix(f":{port}") if port is not None else host
-    return parts.scheme in ("http", "https") and _HOST.fullmatch(name) is not None
 
 
 def _find(pattern: re.Pattern[str], text: str) -> str:
