@@ -191,7 +191,7 @@ def stream_rates(folder: Path, shard_rows: int) -> list[float]:
         commit_next(cache, columns)
     data = b"".join(encode_all(cache.layout, columns))
     reader = CacheReader(cache)
-    count = reader.slices_per_epoch(CHUNK_ROWS)
+    count = len(reader.chunks)
 
     def stream() -> int:
         return sum(token.rows for token in islice(reader.stream_slices(CHUNK_ROWS, 0), count))

@@ -1,4 +1,4 @@
-"""Single checks of a cache: what is wrong with a manifest, a file, a shard.
+"""Single checks of a cache: what is wrong with a file, with a shard, and what belongs to nothing.
 
 What is wrong with a file is told apart from a storage that cannot be used at the moment: the one
 is said in words, the other raised, and nothing is ever removed for it.
@@ -7,28 +7,30 @@ is said in words, the other raised, and nothing is ever removed for it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
-import numpy as np
-
-from cache.directory import Cache
-from cache.errors import ManifestError, StorageError, VersionError
+from cache.directory import MISSING, Cache, first_non_finite
+from cache.errors import DamageError, StorageError
 from cache.format import (
-    LARGEST_RECORD,
+    ATTACHMENTS,
+    DIRECTORY,
+    GROUP,
     MANIFEST,
     CommitRecord,
-    DocumentError,
-    FileInfo,
-    decode,
+    Layout,
+    committed_shards,
     object_path,
     record_path,
 )
-from cache.opening import read_manifest
-from cache.stores import Files, Place
+from cache.stores import CLAIMS, TEMPORARY
 
-MISSING = "missing"
+T = TypeVar("T")
 
+_OBJECT = re.compile(rf"{GROUP}/([a-z][a-z0-9_]*)/c/(0|[1-9][0-9]*)(/0)*")
 _UNREADABLE = (errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENXIO)
 """What is wrong with the file itself; anything else may pass."""
 
@@ -48,34 +50,31 @@ class Fault:
     shard: int | None
 
 
-def check_manifest(place: Place, files: Files) -> str | None:
-    """Return what is wrong with a manifest, its directory's name too, or None if nothing is.
+def attempt(check: Callable[[], T]) -> T | str:
+    """Return what a check of a file returns or, as text, what is wrong with the file.
 
     Raises:
-        VersionError: It is of another version of the format.
-        StorageError: The storage refuses.
+        StorageError: What is wrong may be the storage's.
     """
     try:
-        read_manifest(place)
-    except VersionError:
-        raise
-    except ManifestError as error:
-        if MANIFEST not in files.names():
-            return MISSING
-        return str(error).removeprefix(f"{place}/{MANIFEST} ").removeprefix(f"{place} ")
+        return check()
+    except DamageError as error:
+        return error.fault
     except StorageError as error:
-        return judge(error)
-    return None
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _UNREADABLE:
+            raise
+        return f"cannot be read ({cause.strerror})"
 
 
-def check_file(files: Files, path: str, info: FileInfo) -> str | None:
-    """Return what is wrong with a file, or None if nothing is.
+def check_file(cache: Cache, path: str) -> str | None:
+    """Return what is wrong with a file that the manifest names, or None if nothing is.
 
     Raises:
         StorageError: The storage refuses.
     """
-    data, fault = _read(files, path, info.size)
-    return fault or info.fault(data)
+    found = attempt(lambda: cache.read_checked(path, cache.manifest.files[path]))
+    return found if isinstance(found, str) else None
 
 
 def check_shard(cache: Cache, shard: int) -> list[Fault] | None:
@@ -84,75 +83,82 @@ def check_shard(cache: Cache, shard: int) -> list[Fault] | None:
     Raises:
         StorageError: The storage refuses.
     """
-    path = record_path(shard)
+    read_record = partial(cache.record, shard)
     while True:
-        before = _read(cache.files, path, LARGEST_RECORD)
-        if before == (None, None) and shard not in cache.committed():
+        record = attempt(read_record)
+        if record == MISSING and shard not in cache.committed():
             return None
-        faults = list(_find_faults(cache, shard, *before))
+        found = {record_path(shard): record if isinstance(record, str) else None}
+        for name in cache.layout.columns:
+            found[cache.column_path(shard, name)] = attempt(
+                partial(_check_column, cache, shard, name, record)
+            )
         # If someone repaired it meanwhile, old record and new files were compared.
-        if not faults or _read(cache.files, path, LARGEST_RECORD) == before:
-            return faults
+        if not any(found.values()) or attempt(read_record) == record:
+            return [Fault(path, fault, shard) for path, fault in found.items() if fault]
 
 
-def _find_faults(
-    cache: Cache, shard: int, data: bytes | None, fault: str | None
-) -> Iterator[Fault]:
-    record = None
-    if data is None:
-        yield Fault(record_path(shard), fault or MISSING, shard)
-    else:
-        try:
-            record = CommitRecord.from_bytes(data, cache.layout, cache.fingerprint, shard)
-        except DocumentError as error:
-            yield Fault(record_path(shard), str(error), shard)
-    for name, column in cache.layout.columns.items():
-        path = object_path(name, column, shard)
-        if record is not None:
-            found = _check_column(cache, shard, name, record.files[path])
+def _check_column(cache: Cache, shard: int, name: str, record: CommitRecord | str) -> str | None:
+    if isinstance(record, str):
+        # Nothing can be said of the file but whether it is there.
+        return MISSING if cache.files.read(cache.column_path(shard, name), 0) is None else None
+    bad = first_non_finite(cache.read_column(record, name))
+    return None if bad is None else f"row {record.rows[0] + bad} is NaN or infinite"
+
+
+def sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
+    """Return files that stand where a directory must be, strays, and the size of all files."""
+    committed = set(cache.committed())
+    obstacles, loose, size = [], [], 0
+    for path, file_size in cache.files.walk():
+        size += file_size
+        if path == MANIFEST or path in cache.manifest.files or path.startswith(f"{CLAIMS}/"):
+            continue
+        shard = _shard_of(path, cache.layout)
+        if shard is not None and (shard in committed or path == record_path(shard)):
+            continue
+        if shard is None and _is_in_the_way(path, cache.layout):
+            obstacles.append(Fault(path, "a file where a directory must be", None))
         else:
-            found = _check_presence(cache.files, path)
-        if found is not None:
-            yield Fault(path, found, shard)
+            loose.append((path, shard))
+    return obstacles, _find_strays(cache, loose), size
 
 
-def _check_column(cache: Cache, shard: int, name: str, info: FileInfo) -> str | None:
-    column, rows = cache.layout.columns[name], cache.rows_of(shard)
-    data, fault = _read(cache.files, object_path(name, column, shard), info.size)
-    fault = fault or info.fault(data)
-    if fault is not None or data is None:
-        return fault
+def _find_strays(cache: Cache, loose: list[tuple[str, int | None]]) -> tuple[str, ...]:
+    if not loose:
+        return ()
     try:
-        values = decode(cache.layout, column, data, len(rows))
-    except ValueError as error:
-        return str(error)
-    if column.is_float:
-        finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
-        if not finite.all():
-            return f"row {rows.start + int(np.argmin(finite))} is NaN or infinite"
-    return None
+        live = {claim.shard for claim in cache.live_claims()}
+    except StorageError:
+        live = set()  # nothing can be locked here, so nobody writes here either
+    # In this order: a writer that was done in between is no longer live, but its shard is there.
+    busy = live | set(cache.committed())
+    strays = []
+    for path, shard in loose:
+        mine = live if path.startswith(f"{TEMPORARY}/") else shard in busy
+        if not mine and cache.files.size(path) is not None:
+            strays.append(path)
+    return tuple(sorted(strays))
 
 
-def _check_presence(files: Files, path: str) -> str | None:
-    data, fault = _read(files, path, 0)
-    return fault if fault or data is not None else MISSING
+def _shard_of(path: str, layout: Layout) -> int | None:
+    """Return the shard whose record or column lies there, None where that is nobody's place."""
+    folder, _, name = path.rpartition("/")
+    if folder == DIRECTORY:
+        return next(iter(committed_shards([name], layout.shards)), None)
+    match = _OBJECT.fullmatch(path)
+    if match is None or match[1] not in layout.columns or int(match[2]) >= layout.shards:
+        return None
+    shard = int(match[2])
+    return shard if path == object_path(match[1], layout.columns[match[1]], shard) else None
 
 
-def _read(files: Files, path: str, limit: int) -> tuple[bytes | None, str | None]:
-    """Return the bytes of a file, or None and perhaps why it cannot be read."""
-    try:
-        return files.read(path, limit), None
-    except StorageError as error:
-        return None, judge(error)
-
-
-def judge(error: StorageError) -> str:
-    """Return what is wrong with a file, or raise the error where it may be the storage's.
-
-    Raises:
-        StorageError: The very error.
-    """
-    cause = error.__cause__
-    if not isinstance(cause, OSError) or cause.errno not in _UNREADABLE:
-        raise error
-    return f"cannot be read ({cause.strerror})"
+def _is_in_the_way(path: str, layout: Layout) -> bool:
+    if path in (GROUP, DIRECTORY, CLAIMS, TEMPORARY, ATTACHMENTS.rstrip("/")):
+        return True
+    match = _OBJECT.fullmatch(path)
+    shard = int(match[2]) if match else 0
+    return shard < layout.shards and any(
+        object_path(name, column, shard).startswith(f"{path}/")
+        for name, column in layout.columns.items()
+    )

@@ -20,6 +20,7 @@ from cache.errors import (
     ClaimError,
     ColumnsError,
     DamageError,
+    Hint,
     LostClaimError,
     ManifestError,
     NonFiniteError,
@@ -36,6 +37,7 @@ from cache.format import (
     Layout,
     Manifest,
     committed_shards,
+    decode,
     encode,
     object_path,
     record_path,
@@ -43,6 +45,8 @@ from cache.format import (
 from cache.stores import Claim, LiveClaim, Place
 
 Array = npt.NDArray[Any]
+
+MISSING = "missing"
 
 
 class Cache:
@@ -81,10 +85,14 @@ class Cache:
         """Return the rows of a shard, as indices into the whole cache."""
         return self.layout.rows_of(shard)
 
+    def column_path(self, shard: int, name: str) -> str:
+        """Return where a shard's rows of a column lie, from the cache directory on."""
+        return object_path(name, self.layout.columns[name], shard)
+
     def paths_of(self, shard: int) -> list[str]:
         """Return where a shard's files lie: one for each column, and its commit record."""
-        columns = self.layout.columns.items()
-        return [*(object_path(name, column, shard) for name, column in columns), record_path(shard)]
+        columns = [self.column_path(shard, name) for name in self.layout.columns]
+        return [*columns, record_path(shard)]
 
     def committed(self) -> list[int]:
         """Return the committed shards, sorted; what they hold is checked when it is read."""
@@ -112,11 +120,27 @@ class Cache:
         path = record_path(shard)
         data = self.files.read(path, LARGEST_RECORD)
         if data is None:
-            raise self.damage(path, "missing", shard)
+            raise DamageError(self.place, path, MISSING, shard)
         try:
             return CommitRecord.from_bytes(data, self.layout, self.fingerprint, shard)
         except DocumentError as error:
-            raise self.damage(path, str(error), shard) from error
+            raise DamageError(self.place, path, str(error), shard) from error
+
+    def read_column(self, record: CommitRecord, name: str) -> Array:
+        """Return the rows of a committed shard of one column, checked before they are decoded.
+
+        Returns:
+            A read-only array (rows, *column.shape).
+
+        Raises:
+            DamageError: The file is missing, or not what the record says.
+        """
+        shard, path = record.shard, self.column_path(record.shard, name)
+        data = self.read_checked(path, record.files[path], shard)
+        try:
+            return decode(self.layout, self.layout.columns[name], data, len(self.rows_of(shard)))
+        except ValueError as error:
+            raise DamageError(self.place, path, str(error), shard) from error
 
     def read_attachment(self, name: str) -> bytes:
         """Return the bytes of an attachment, checked against the manifest.
@@ -154,12 +178,8 @@ class Cache:
         data = self.files.read(path, info.size)
         fault = info.fault(data)
         if data is None or fault is not None:
-            raise self.damage(path, fault or "missing", shard)
+            raise DamageError(self.place, path, fault or MISSING, shard)
         return data
-
-    def damage(self, file: str, fault: str, shard: int | None = None) -> DamageError:
-        """Return the error for a file of this cache that is not as it must be."""
-        return damage(self.place, file, fault, shard)
 
     def claim_next(self) -> Claim | None:
         """Claim the lowest shard that is neither committed nor claimed by a live process.
@@ -214,7 +234,7 @@ class Cache:
         rows = self.rows_of(shard)
         _check_columns(self.layout, shard, columns)
         objects = {
-            object_path(name, column, shard): encode(self.layout, column, columns[name])
+            self.column_path(shard, name): encode(self.layout, column, columns[name])
             for name, column in self.layout.columns.items()
         }
         record = CommitRecord(
@@ -239,8 +259,9 @@ class Cache:
             )
         if not self.files.put_if_absent(record_path(shard), record.to_bytes()):
             raise ClaimError(
-                f"shard {shard} of {self.place} was committed by someone without its claim; "
-                f"run `pipeline cache verify {self.place}`"
+                f"shard {shard} of {self.place} was committed by someone without its claim",
+                Hint.VERIFY,
+                self.place,
             )
 
     def _check_presence(self) -> None:
@@ -257,19 +278,12 @@ class Cache:
             self.files.discard(path)
 
 
-def damage(cache: Place, file: str, fault: str, shard: int | None = None) -> DamageError:
-    """Return the error for a file that is not as it must be.
-
-    Args:
-        cache: Where the cache lies.
-        file: The file, from there on.
-        fault: What is wrong with it.
-        shard: The shard that it belongs to, or None.
-    """
-    where = "" if shard is None else f"shard {shard}: "
-    return DamageError(
-        f"{where}{cache}/{file}: {fault}; run `pipeline cache verify {cache}`", shard, file
-    )
+def first_non_finite(values: Array) -> int | None:
+    """Return the first row of an array (rows, ...) with a value that is NaN or infinite."""
+    if values.dtype.kind != "f":
+        return None
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return None if finite.all() else int(np.argmin(finite))
 
 
 def _check_columns(layout: Layout, shard: int, columns: Mapping[str, Array]) -> None:
@@ -288,15 +302,13 @@ def _check_columns(layout: Layout, shard: int, columns: Mapping[str, Array]) -> 
                 f"{column.dtype} {wanted}"
             )
     # All shapes first: a non-finite value is then known to be the teacher's, not a mix-up's.
-    for name, column in layout.columns.items():
-        if column.is_float:
-            finite = np.isfinite(columns[name]).reshape(len(rows), -1).all(axis=1)
-            if not finite.all():
-                row = rows.start + int(np.argmin(finite))
-                raise NonFiniteError(
-                    f"shard {shard}: column {name!r} of row {row} is NaN or infinite; nothing of "
-                    "this shard was written",
-                    shard,
-                    row,
-                    name,
-                )
+    for name in layout.columns:
+        if (bad := first_non_finite(columns[name])) is not None:
+            row = rows.start + bad
+            raise NonFiniteError(
+                f"shard {shard}: column {name!r} of row {row} is NaN or infinite; nothing of "
+                "this shard was written",
+                shard,
+                row,
+                name,
+            )

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from cache.errors import CacheChoiceError, CacheError
-from cache.opening import Cache, CacheSummary, list_caches, open_cache, read_manifest
+from cache.directory import Cache
+from cache.errors import CacheChoiceError, CacheError, Hint
+from cache.opening import CacheSummary, list_caches, open_cache, read_manifest
 from cache.stores import LocalPlace, Place, parse_place
 
 MOST_CANDIDATES = 20
@@ -52,23 +53,13 @@ def find_place(root: str | Path, name: str) -> Place:
             raise CacheChoiceError(f"there is no directory {place}")
         return place
     places = list_places(root)
-    # Directories are named after the fingerprint's first half, and known by that alone where the
-    # manifest cannot be read.
-    digits = name[:32].lower()
-    found = [place for place in places if any(own.startswith(digits) for own in place.names)]
-    # A link is found by its target's name too, which is then meant itself.
-    found = [place for place in found if not _leads_to_another(place, found)]
+    found = _matching(places, name)
     if len(found) == 1:
         return found[0]
     shown = found or places
-    lines = [f"  {_introduce(place)}" for place in shown[:MOST_CANDIDATES]]
-    if len(shown) > len(lines):
-        lines.append(f"  and {len(shown) - len(lines)} more")
     count = f"{len(found)} caches begin" if found else "no cache begins"
-    there = "" if found else "; there are:" if lines else ", and there are none"
-    raise CacheChoiceError(
-        "\n".join([f"{count} with {name!r:.80} below {root}{there or ':'}", *lines])
-    )
+    there = "" if found else "; there are" if places else ", and there are none"
+    raise CacheChoiceError(f"{count} with {name!r:.80} below {root}{there}{_list(shown)}")
 
 
 def find_places(root: str | Path, names: Iterable[str]) -> list[Place]:
@@ -96,17 +87,14 @@ def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
         CacheChoiceError: There is none, or several begin so.
         CacheError: It cannot be opened.
     """
-    found = [
-        summary
-        for summary in list_caches(parse_place(root) / task)
-        if _begins(summary, fingerprint)
-    ]
-    if len(found) != 1:
+    found = _matching((parse_place(root) / task).list_places(), fingerprint)
+    cache = open_cache(found[0]) if len(found) == 1 else None
+    if cache is None or not cache.fingerprint.startswith(fingerprint.lower()):
         raise CacheChoiceError(
-            f"{len(found) or 'no'} caches of task {task} below {root} have a fingerprint beginning "
-            f"with {fingerprint!r}"
+            f"{len(found) if len(found) > 1 else 'no'} caches of task {task} below {root} have a "
+            f"fingerprint beginning with {fingerprint!r:.80}"
         )
-    return open_cache(found[0].place)
+    return cache
 
 
 def find_cache(root: str | Path, task: str, source: str | None, partial: bool) -> Cache:
@@ -141,46 +129,47 @@ def find_cache(root: str | Path, task: str, source: str | None, partial: bool) -
         return open_cache((fitting or found)[0].place)
     if not fitting:
         raise CacheChoiceError(
-            f"no complete cache of task {task} below {root} ({len(found)} "
-            f"incomplete); run 'pipeline teacher --task {task}' first"
+            f"no complete cache of task {task} below {root} ({len(found)} incomplete)",
+            Hint.CREATE,
+            task,
         )
-    lines = "\n".join(f"  {_describe(summary)}" for summary in fitting)
+    places = [summary.place for summary in fitting]
     raise CacheChoiceError(
-        f"{len(fitting)} caches of task {task} below {root}; name one with "
-        f"--from and its first digits:\n{lines}"
+        f"{len(fitting)} caches of task {task} below {root}{_list(places)}", Hint.CHOOSE
     )
 
 
-def _begins(summary: CacheSummary, digits: str) -> bool:
-    if summary.manifest is not None:
-        return summary.manifest.fingerprint.startswith(digits)
-    # One whose manifest is damaged is found too, so that opening it says so.
-    return any(name.startswith(digits[:32]) for name in summary.place.names)
+def _matching(places: list[Place], name: str) -> list[Place]:
+    """Return the caches whose fingerprint begins so, a link and what it leads to once."""
+    # Directories are named after the fingerprint's first half, and known by that alone where the
+    # manifest cannot be read.
+    digits = name[:32].lower()
+    found = [place for place in places if any(known.startswith(digits) for known in place.names)]
+    links: dict[Place, Path] = {
+        place: place.path.resolve()
+        for place in found
+        if isinstance(place, LocalPlace) and place.path.is_symlink()
+    }
+    real = {
+        place.path.resolve()
+        for place in found
+        if isinstance(place, LocalPlace) and place not in links
+    }
+    return [place for place in found if links.get(place) not in real]
 
 
-def _describe(summary: CacheSummary) -> str:
-    manifest = summary.manifest
-    if manifest is None:
-        return f"{summary.place}: {summary.error}"
-    return (
-        f"{manifest.fingerprint[:12]}  {manifest.label}, seed "
-        f"{manifest.inputs['sampler'].get('seed', '-')}, {manifest.notes.get('model', '?')}, "
-        f"{summary.committed}/{summary.shards} shards, {manifest.created}"
-    )
+def _list(places: list[Place]) -> str:
+    lines = [f"\n  {_describe(place)}" for place in places[:MOST_CANDIDATES]]
+    if len(places) > len(lines):
+        lines.append(f"\n  and {len(places) - len(lines)} more")
+    return "".join([":", *lines]) if lines else ""
 
 
-def _leads_to_another(place: Place, others: list[Place]) -> bool:
-    return isinstance(place, LocalPlace) and any(
-        isinstance(other, LocalPlace)
-        and other != place
-        and place.path.is_symlink()
-        and place.path.resolve() == other.path.resolve()
-        for other in others
-    )
-
-
-def _introduce(place: Place) -> str:
+def _describe(place: Place) -> str:
     try:
-        return f"{place}  {read_manifest(place).label}"
+        manifest = read_manifest(place)
     except CacheError as error:
         return str(error)
+    sampler, model = manifest.inputs.get("sampler"), manifest.notes.get("model", "?")
+    seed = sampler.get("seed", "-") if isinstance(sampler, dict) else "-"
+    return f"{place}  {manifest.label}, seed {seed}, {model}, {manifest.created}"

@@ -1,7 +1,4 @@
-"""Caches below a root directory: made at most once each, opened with a check, and listed.
-
-Everything that a caller needs is imported from here; :mod:`cache.reader` reads the rows.
-"""
+"""Caches below a root directory: made at most once each, opened with a check, and listed."""
 
 from __future__ import annotations
 
@@ -11,38 +8,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cache.directory import Cache, damage
-from cache.errors import CacheError, ClaimError, ForeignError, ManifestError, VersionError
+from cache.directory import Cache
+from cache.errors import (
+    CacheError,
+    DamageError,
+    ForeignError,
+    Hint,
+    LostClaimError,
+    ManifestError,
+    VersionError,
+)
 from cache.format import (
     ATTACHMENTS,
     DIRECTORY,
     GROUP,
     LARGEST_MANIFEST,
     MANIFEST,
-    Column,
     FileInfo,
-    Layout,
     Manifest,
-    answer_columns,
     check_attachment_name,
     metadata,
 )
-from cache.stores import TEMPORARY, Claim, Files, LiveClaim, Place, parse_place
-
-__all__ = [
-    "Cache",
-    "CacheSummary",
-    "Claim",
-    "Column",
-    "Layout",
-    "LiveClaim",
-    "Manifest",
-    "answer_columns",
-    "create_or_open",
-    "list_caches",
-    "open_cache",
-    "read_manifest",
-]
+from cache.stores import TEMPORARY, Place, parse_place
 
 
 @dataclass(frozen=True)
@@ -110,7 +97,7 @@ def create_or_open(
         place.prepare()
         with place.open_claims().creating() as is_mine:
             if files.size(MANIFEST) is None:
-                _create(place, files, manifest, attachments, findings, is_mine)
+                _create(place, manifest, attachments, findings, is_mine)
     cache = open_cache(place, manifest.fingerprint)
     if _find_missing(cache) or _find_leftovers(cache):
         with place.open_claims().creating() as is_mine:
@@ -142,7 +129,7 @@ def open_cache(path: str | Path | Place, fingerprint: str | None = None) -> Cach
         files = place.open_files()
         if files.size(MANIFEST) is None and not files.names(DIRECTORY):
             raise
-        raise ManifestError(f"{error}; run `pipeline cache verify {place}`") from error
+        raise ManifestError(str(error), Hint.VERIFY, place) from error
     return Cache(place, manifest)
 
 
@@ -185,26 +172,25 @@ def _summarise(place: Place) -> CacheSummary:
         cache = open_cache(place)
     except CacheError as error:
         return CacheSummary(place, None, 0, total, None, str(error))
-    error_found = None
-    moments = []
+    errors, moments = [], []
     committed = cache.committed()
     for shard in committed:
         try:
             moments.append(cache.record(shard).finished)
         except CacheError as error:
-            error_found = error_found or str(error)
-    newest = max(moments, default=None)
-    return CacheSummary(place, cache.manifest, len(committed), total, newest, error_found)
+            errors.append(str(error))
+    newest, first_error = max(moments, default=None), next(iter(errors), None)
+    return CacheSummary(place, cache.manifest, len(committed), total, newest, first_error)
 
 
 def _create(
     place: Place,
-    files: Files,
     manifest: Manifest,
     attachments: Callable[[], Mapping[str, bytes]],
     findings: Callable[[], Mapping[str, Any]],
     is_mine: Callable[[], bool],
 ) -> None:
+    files = place.open_files()
     # Records come after the manifest, so where there are some it was lost.  They may be paid work,
     # and each says in full what it is of: the rows stay, and whoever reads them checks that.
     lost = bool(files.names(DIRECTORY))
@@ -232,12 +218,9 @@ def _create(
     data = complete.to_bytes()
     files.write(contents, is_mine)
     if not is_mine():
-        raise ClaimError(
-            f"{place} was not created: this process was suspended, or cut off from it, until its "
-            "right to do so lapsed; run the same command again"
-        )
+        raise LostClaimError.lapsed(place, "not created")
     if not files.put_if_absent(MANIFEST, data) and files.size(MANIFEST) is None:
-        raise damage(place, MANIFEST, "something that cannot be read is in its place")
+        raise DamageError(place, MANIFEST, "something that cannot be read is in its place")
 
 
 def _find_leftovers(cache: Cache) -> list[str]:

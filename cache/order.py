@@ -7,7 +7,6 @@ in every process and with every version of numpy, whose own shuffles carry no su
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,31 +17,6 @@ from cache.format import Layout
 Array = npt.NDArray[Any]
 
 LARGEST_SEED = 2**64 - 1
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Where the slices of one shard begin and end, in rows of the whole cache."""
-
-    starts: Array
-    stops: Array
-
-
-@dataclass(frozen=True)
-class Window:
-    """A few shards whose slices are shuffled together, so that no more need be held at once.
-
-    Attributes:
-        shards: Their numbers.
-        skip: Slices at the head of the window's order that were consumed before.
-        epoch: Passes over all shards before this one.
-        number: Which window of its epoch it is.
-    """
-
-    shards: tuple[int, ...]
-    skip: int
-    epoch: int
-    number: int
 
 
 def shuffled(count: int, seed: int, epoch: int, part: int) -> Array:
@@ -59,7 +33,7 @@ def shuffled(count: int, seed: int, epoch: int, part: int) -> Array:
     return np.argsort(np.random.Philox(key=key, counter=counter).random_raw(count), kind="stable")
 
 
-def cut(layout: Layout, shard: int, slice_rows: int, without: frozenset[int]) -> Cuts:
+def cut(layout: Layout, shard: int, slice_rows: int, without: frozenset[int]) -> Array:
     """Cut the chunks of a shard into slices; the last of a chunk may be short.
 
     Args:
@@ -67,55 +41,42 @@ def cut(layout: Layout, shard: int, slice_rows: int, without: frozenset[int]) ->
         shard: Number of the shard.
         slice_rows: Rows of a slice; more than a chunk has means whole chunks.
         without: Chunks to leave out, numbered through the whole cache.
+
+    Returns:
+        The shard, the first row and the row behind the last of each slice, in rows of the whole
+        cache; shape (slices, 3).
     """
-    rows = layout.rows_of(shard)
     chunks = np.array([c for c in layout.chunks_of(shard) if c not in without], np.int64)
     first = chunks[:, None] * layout.chunk_rows
     starts = first + np.arange(0, layout.chunk_rows, slice_rows)
-    stops = np.minimum(starts + slice_rows, np.minimum(first + layout.chunk_rows, rows.stop))
+    end = np.minimum(first + layout.chunk_rows, layout.rows_of(shard).stop)
+    stops = np.minimum(starts + slice_rows, end)
     real = starts < stops
-    return Cuts(starts[real], stops[real])
+    return np.stack([np.full(real.sum(), shard), starts[real], stops[real]], 1)
 
 
-def arrange(cuts: Mapping[int, Cuts], window: Window, seed: int) -> list[tuple[int, int, int]]:
-    """Return a window's slices in their order, without those that were consumed before.
+def windows(slices: Mapping[int, Array], width: int, seed: int, start: int) -> Iterator[Array]:
+    """Yield the slices of a few shards, shuffled together, epoch after epoch for ever.
 
     Args:
-        cuts: Where the slices of every shard lie.
-        window: From :func:`windows` with the same seed.
+        slices: From :func:`cut`, by shard; at least one slice in all.
+        width: Shards of a window, whose slices are shuffled together so that no more need be
+            held at once; the last of an epoch may have fewer.
         seed: Seed of the order.
+        start: Number of slices consumed before, which are left out.
 
     Returns:
-        For each slice its shard, its first row and the row behind its last, in rows of the whole
-        cache.
+        An endless iterator of arrays as :func:`cut` makes them.
     """
-    owners = np.repeat(window.shards, [len(cuts[shard].starts) for shard in window.shards])
-    starts = np.concatenate([cuts[shard].starts for shard in window.shards])
-    stops = np.concatenate([cuts[shard].stops for shard in window.shards])
-    places = shuffled(len(starts), seed, window.epoch, 1 + window.number)[window.skip :]
-    found = (owners[places].tolist(), starts[places].tolist(), stops[places].tolist())
-    return list(zip(*found, strict=True))
-
-
-def windows(sizes: dict[int, int], width: int, seed: int, start: int) -> Iterator[Window]:
-    """Yield windows for ever, epoch after epoch, from the one that holds a given slice on.
-
-    Args:
-        sizes: Number of slices by shard; at least one slice in all.
-        width: Shards of a window; the last of an epoch may have fewer.
-        seed: Seed of the order.
-        start: Number of slices consumed before.
-    """
-    shards = np.array(sorted(sizes), np.int64)
-    epoch, skip = divmod(start, sum(sizes.values()))
+    shards = np.array(sorted(slices), np.int64)
+    epoch, skip = divmod(start, sum(map(len, slices.values())))
     while True:
         order = shards[shuffled(len(shards), seed, epoch, 0)].tolist()
-        for number, first in enumerate(range(0, len(order), width)):
-            members = tuple(order[first : first + width])
-            size = sum(sizes[shard] for shard in members)
-            if skip >= size:
-                skip -= size
-                continue
-            yield Window(members, skip, epoch, number)
-            skip = 0
+        for number, first in enumerate(range(0, len(order), width), 1):
+            members = order[first : first + width]
+            size = sum(len(slices[shard]) for shard in members)
+            if skip < size:
+                together = np.concatenate([slices[shard] for shard in members])
+                yield together[shuffled(size, seed, epoch, number)[skip:]]
+            skip = max(skip - size, 0)
         epoch += 1

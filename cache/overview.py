@@ -9,26 +9,11 @@ from functools import partial
 
 import numpy as np
 
+from cache.directory import Cache
 from cache.errors import CacheError, DamageError
 from cache.format import CommitRecord
-from cache.opening import Cache
 from cache.reader import CacheReader
 from cache.stores import LiveClaim
-
-
-@dataclass(frozen=True)
-class ClassShare:
-    """What the teacher gave one class.
-
-    Attributes:
-        name: The class's name.
-        rows: Rows in which it is the most probable.
-        probability: Its mean probability.
-    """
-
-    name: str
-    rows: int
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -45,7 +30,8 @@ class CacheOverview:
             records do not tell.
         seconds_left: What the live workers will need for the rest; None without any.
         workers: Shards that live processes are computing; None where that cannot be told.
-        balance: The classes; empty where the rows hold no probabilities or there are none yet.
+        balance: For each class the rows in which it is the most probable, and its mean
+            probability; empty where the rows hold no probabilities or there are none yet.
         damage: What was found damaged on the way.
     """
 
@@ -57,7 +43,7 @@ class CacheOverview:
     rate: float | None
     seconds_left: float | None
     workers: tuple[LiveClaim, ...] | None
-    balance: tuple[ClassShare, ...]
+    balance: dict[str, tuple[int, float]]
     damage: tuple[str, ...]
 
     @property
@@ -81,12 +67,19 @@ def describe_cache(
     """
     damage: list[str] = []
     records: list[CommitRecord] = []
-    sums = _ClassSums(cache)
+    column = cache.layout.columns.get("probabilities")
+    classes = column.shape[0] if column and len(column.shape) == 1 else 0
+    votes, sums = np.zeros(classes, np.int64), np.zeros(classes)
 
     def add(shard: int) -> None:
+        nonlocal votes, sums
         record = cache.record(shard)
         if reader is not None:
-            sums.add(reader.read_shard(shard))
+            columns = reader.read_shard(shard)
+            if classes:
+                g = columns["probabilities"]
+                votes = votes + np.bincount(g.argmax(axis=1), minlength=classes)
+                sums = sums + g.sum(axis=0, dtype=np.float64)
         records.append(record)
 
     def note(check: Callable[[], object]) -> None:
@@ -110,6 +103,8 @@ def describe_cache(
         workers = None
     rows = sum(len(cache.rows_of(record.shard)) for record in records)
     data = sum(info.size for record in records for info in record.files.values())
+    voters = int(votes.sum())
+    shares = zip(votes.tolist(), (sums / max(voters, 1)).tolist(), strict=True)
     return CacheOverview(
         cache=cache,
         committed=len(records),
@@ -119,33 +114,9 @@ def describe_cache(
         rate=_find_rate(records),
         seconds_left=_estimate_rest(cache, records, len(workers or ())),
         workers=workers,
-        balance=sums.shares(),
+        balance=dict(zip(_name_classes(cache, classes), shares, strict=True)) if voters else {},
         damage=tuple(damage),
     )
-
-
-class _ClassSums:
-    def __init__(self, cache: Cache) -> None:
-        column = cache.layout.columns.get("probabilities")
-        self._classes = column.shape[0] if column and len(column.shape) == 1 else 0
-        self._names = _name_classes(cache, self._classes)
-        self._votes = np.zeros(self._classes, np.int64)
-        self._sums = np.zeros(self._classes)
-        self._rows = 0
-
-    def add(self, columns: dict[str, np.ndarray]) -> None:
-        if not self._classes:
-            return
-        g = columns["probabilities"]
-        self._votes += np.bincount(g.argmax(axis=1), minlength=self._classes)
-        self._sums += g.sum(axis=0, dtype=np.float64)
-        self._rows += len(g)
-
-    def shares(self) -> tuple[ClassShare, ...]:
-        if not self._rows:
-            return ()
-        means = (self._sums / self._rows).tolist()
-        return tuple(map(ClassShare, self._names, self._votes.tolist(), means))
 
 
 def _name_classes(cache: Cache, classes: int) -> list[str]:

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from cache.directory import Cache
-from cache.errors import IncompleteError
-from cache.format import decode, object_path
-from cache.order import LARGEST_SEED, Cuts, Window, arrange, cut, windows
+from cache.errors import Hint, IncompleteError
+from cache.order import LARGEST_SEED, cut, windows
 
 Array = npt.NDArray[Any]
 
@@ -98,18 +98,8 @@ class CacheReader:
         Raises:
             DamageError: The commit record or a file is missing, damaged or of another cache.
         """
-        cache = self.cache
-        rows = len(cache.rows_of(shard))
-        record = cache.record(shard)
-        columns = {}
-        for name, column in cache.layout.columns.items():
-            path = object_path(name, column, shard)
-            data = cache.read_checked(path, record.files[path], shard)
-            try:
-                columns[name] = decode(cache.layout, column, data, rows)
-            except ValueError as error:
-                raise cache.damage(path, str(error), shard) from error
-        return columns
+        record = self.cache.record(shard)
+        return {name: self.cache.read_column(record, name) for name in self.cache.layout.columns}
 
     def read_chunks(self, chunks: Iterable[int]) -> list[Slice]:
         """Return whole chunks, such as those held out of a stream, one slice each.
@@ -122,31 +112,22 @@ class CacheReader:
             DamageError: As for :meth:`read_shard`.
         """
         layout = self.cache.layout
-        wanted = list(chunks)
-        of_shard: dict[int, list[int]] = {}
-        for chunk in wanted:
-            shard = chunk // layout.chunks_per_shard
+        shard_of = {chunk: chunk // layout.chunks_per_shard for chunk in chunks}
+        for chunk, shard in shard_of.items():
             if shard not in self.shards or chunk not in layout.chunks_of(shard):
                 raise ValueError(f"chunk {chunk} is in no shard that is read")
-            of_shard.setdefault(shard, []).append(chunk)
         found = {}
-        for shard, members in of_shard.items():
-            columns = self.read_shard(shard)
-            for chunk in members:
-                rows = layout.rows_of_chunk(chunk)
-                piece = _slice(columns, self.cache.rows_of(shard).start, rows.start, rows.stop)
+        for shard in set(shard_of.values()):
+            columns, rows = self.read_shard(shard), layout.rows_of(shard)
+            for chunk in [chunk for chunk, owner in shard_of.items() if owner == shard]:
+                begin = chunk * layout.chunk_rows
+                part = _slice(columns, rows.start, begin, min(begin + layout.chunk_rows, rows.stop))
                 # Copies, since a few chunks held for a whole training should not hold shards.
-                copies = {name: values.copy() for name, values in piece.columns.items()}
+                copies = {name: values.copy() for name, values in part.columns.items()}
                 for values in copies.values():
                     values.flags.writeable = False
-                found[chunk] = Slice(piece.first_row, copies)
-        return [found[chunk] for chunk in wanted]
-
-    def slices_per_epoch(
-        self, slice_rows: int, exclude_chunks: frozenset[int] = frozenset()
-    ) -> int:
-        """Return how many slices :meth:`stream_slices` yields before it begins anew."""
-        return sum(len(cuts.starts) for cuts in self._cuts(slice_rows, exclude_chunks).values())
+                found[chunk] = Slice(begin, copies)
+        return [found[chunk] for chunk in shard_of]
 
     def stream_slices(
         self,
@@ -181,22 +162,20 @@ class CacheReader:
             raise ValueError(f"start: got {start}, must be at least 0")
         if not 0 <= seed <= LARGEST_SEED:
             raise ValueError(f"seed: got {seed}, must be in [0, 2**64)")
-        cuts = self._cuts(slice_rows, exclude_chunks)
-        sizes = {shard: len(piece.starts) for shard, piece in cuts.items()}
-        if not sum(sizes.values()):
+        slices = self._cut(slice_rows, exclude_chunks)
+        if not any(map(len, slices.values())):
             raise ValueError("every chunk is excluded: there is nothing to stream")
-        return self._stream(cuts, windows(sizes, WINDOW_SHARDS, seed, start), seed)
+        return self._stream(windows(slices, WINDOW_SHARDS, seed, start))
 
-    def _cuts(self, slice_rows: int, exclude_chunks: frozenset[int]) -> dict[int, Cuts]:
+    def _cut(self, slice_rows: int, exclude_chunks: frozenset[int]) -> dict[int, Array]:
         layout = self.cache.layout
         return {shard: cut(layout, shard, slice_rows, exclude_chunks) for shard in self.shards}
 
-    def _stream(self, cuts: dict[int, Cuts], order: Iterator[Window], seed: int) -> Iterator[Slice]:
+    def _stream(self, order: Iterator[Array]) -> Iterator[Slice]:
         for window in order:
             # Shards without a slice, all of whose chunks are excluded, need not be read.
-            held = [s for s in window.shards if len(cuts[s].starts)]
-            data = {shard: self.read_shard(shard) for shard in held}
-            for shard, begin, end in arrange(cuts, window, seed):
+            data = {shard: self.read_shard(shard) for shard in np.unique(window[:, 0]).tolist()}
+            for shard, begin, end in window.tolist():
                 yield _slice(data[shard], self.cache.rows_of(shard).start, begin, end)
             del data  # before the next window is read, or two would be held
 
@@ -209,8 +188,9 @@ def _slice(columns: dict[str, Array], first: int, begin: int, end: int) -> Slice
 
 def _incomplete(cache: Cache, committed: list[int]) -> IncompleteError:
     rows = sum(len(cache.rows_of(shard)) for shard in committed)
-    hint = "`--partial` trains on what is there" if committed else "there is nothing to read yet"
     return IncompleteError(
         f"{cache.place} holds {len(committed)} of {cache.shards} shards, {rows} of "
-        f"{cache.layout.rows} rows; `pipeline teacher` with the same settings finishes it, {hint}"
+        f"{cache.layout.rows} rows",
+        Hint.FILL_OR_PARTIAL if committed else Hint.FILL,
+        cache.place,
     )

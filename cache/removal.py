@@ -1,4 +1,4 @@
-"""Taking away: a whole cache, or one thing in it; never what is no cache's, nor behind a link."""
+"""Deletion: of a whole cache, or one thing in it; never what is no cache's, nor behind a link."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import re
 from pathlib import Path, PurePosixPath
 
+from cache.checks import attempt
 from cache.errors import LostClaimError, ManifestError, PlaceError, StorageError, VersionError
 from cache.format import (
     ATTACHMENTS,
@@ -53,10 +54,7 @@ def remove_cache(place: str | Path | Place) -> None:
         for name in _CONTENTS:
             # Suspended for long, this may wake up beside someone who creates the cache anew.
             if not (may_create() and may_remove()):
-                raise LostClaimError(
-                    f"{place} was removed in part only: this process was suspended, or cut off "
-                    "from it, until its right to do so lapsed; run the same command again"
-                )
+                raise LostClaimError.lapsed(place, "removed in part only")
             erase(place, files, name)
         # The locks held here go last: from then on others may create the cache anew.
         alone = set(files.names()) <= {CLAIMS}
@@ -117,7 +115,7 @@ def erase(place: Place, files: Files, path: str) -> None:
     try:
         files.remove(path)
     except StorageError as error:
-        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _IS_DIRECTORY:
+        if getattr(error.__cause__, "errno", None) not in _IS_DIRECTORY:
             raise
     files.clear(path)
 
@@ -145,14 +143,10 @@ def _is_link(path: Path) -> bool:
 
 
 def _read_manifest(place: Place, files: Files) -> Manifest | None:
+    data = attempt(lambda: files.read(MANIFEST, LARGEST_MANIFEST))
     try:
-        data = files.read(MANIFEST, LARGEST_MANIFEST)
-        return None if data is None else Manifest.from_bytes(data, f"{place}/{MANIFEST}")
+        return Manifest.from_bytes(data, str(place)) if isinstance(data, bytes) else None
     except VersionError:
         raise
     except ManifestError:
-        return None
-    except StorageError as error:
-        if not isinstance(error.__cause__, IsADirectoryError):
-            raise
         return None

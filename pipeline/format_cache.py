@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.formats import format_duration
 
 if TYPE_CHECKING:
-    from cache.opening import Manifest
+    from cache.format import Manifest
     from cache.overview import CacheOverview
     from cache.verification import Report
 
@@ -104,12 +105,11 @@ def format_overview(found: CacheOverview) -> Iterator[tuple[str, str]]:
         yield "workers", "none" if found.workers is not None else "unknown"
     row_bytes = f", {found.row_bytes:,.1f} a row" if found.row_bytes is not None else ""
     yield "bytes", f"{found.bytes:,}{row_bytes}"
-    for share in found.balance:
-        part = share.rows / found.rows if found.rows else 0.0
+    for name, (rows, probability) in found.balance.items():
         yield (
             "class",
-            f"{share.name}: most probable in {share.rows:,} rows ({part:.1%}), mean probability "
-            f"{share.probability:.4f}",
+            f"{name}: most probable in {rows:,} rows ({rows / found.rows:.1%}), mean probability "
+            f"{probability:.4f}",
         )
 
 
@@ -124,7 +124,7 @@ def overview_data(found: CacheOverview) -> dict[str, Any]:
         "created": cache.manifest.created,
         "inputs": cache.manifest.inputs,
         "notes": cache.manifest.notes,
-        "layout": cache.layout.to_document(),
+        "layout": asdict(cache.layout),
         "shards": cache.shards,
         "committed": found.committed,
         "rows": found.rows,
@@ -137,8 +137,8 @@ def overview_data(found: CacheOverview) -> dict[str, Any]:
         "bytes": found.bytes,
         "row_bytes": found.row_bytes,
         "balance": {
-            share.name: {"rows": share.rows, "probability": share.probability}
-            for share in found.balance
+            name: {"rows": rows, "probability": probability}
+            for name, (rows, probability) in found.balance.items()
         },
         "damage": list(found.damage),
     }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -126,14 +125,6 @@ class Layout:
         """Return the chunks of a shard, numbered through the whole cache."""
         rows = self.rows_of(shard)
         return range(rows.start // self.chunk_rows, -(-rows.stop // self.chunk_rows))
-
-    def rows_of_chunk(self, chunk: int) -> range:
-        """Return the rows of a chunk, as indices into the whole cache."""
-        return range(chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.rows))
-
-    def to_document(self) -> dict[str, Any]:
-        """Return the layout as a plain mapping for JSON."""
-        return asdict(self)
 
 
 def answer_columns(classes: int, tokens: int | None = None) -> dict[str, Column]:

@@ -114,7 +114,7 @@ class Manifest:
         identity = {
             "format_version": self.format_version,
             "inputs": self.inputs,
-            "layout": self.layout.to_document(),
+            "layout": asdict(self.layout),
         }
         return hashlib.sha256(canonical(identity)).hexdigest()
 
@@ -144,7 +144,7 @@ class Manifest:
                 "label": self.label,
                 "fingerprint": self.fingerprint,
                 "inputs": self.inputs,
-                "layout": self.layout.to_document(),
+                "layout": asdict(self.layout),
                 "files": {path: asdict(info) for path, info in self.files.items()},
                 "created": self.created,
                 "notes": self.notes,
@@ -189,7 +189,7 @@ class Manifest:
             contents = check_seal(document, data)
             stated = contents.pop("fingerprint")
             contents["layout"] = layout = build(Layout, document["layout"])
-            if canonical(layout.to_document()) != canonical(document["layout"]):
+            if canonical(asdict(layout)) != canonical(document["layout"]):
                 raise DocumentError("layout: a column lacks a key")
             contents["files"] = build(dict[str, FileInfo], document["files"])
             _check_files(contents["files"], layout)

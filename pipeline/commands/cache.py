@@ -1,4 +1,4 @@
-"""Caches as commands: what there is, whether it is sound, and taking it away."""
+"""Caches as commands: what there is, whether it is sound, and deletion."""
 
 from __future__ import annotations
 
@@ -120,6 +120,7 @@ def show(name: str, cache: str, as_json: bool) -> None:
     if found.damage:
         for line in found.damage:
             click.echo(printable(line), err=True)
+        click.echo(f"run `pipeline cache verify {opened.place}`", err=True)
         click.get_current_context().exit(1)
 
 
@@ -221,7 +222,7 @@ def _verify(place: Place, repair: bool, console: Console) -> tuple[Report, list[
 
 
 def _advise(report: Report, removed: list[str] | None, console: Console) -> None:
-    from stages.report import format_teacher_command
+    from pipeline.hints import format_teacher_command
 
     if not report.faults:
         return
