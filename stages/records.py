@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     return found
 
 
+def find_record(folder: Path) -> dict[str, Any]:
+    """Read what a student was trained from; an empty record of a model that is none of ours.
+
+    Raises:
+        ExportError: The record is damaged.
+    """
+    return read_record(folder) if (folder / RECORD).is_file() else {}
+
+
 def read_temperature(record: Mapping[str, Any]) -> float | None:
     """Return the temperature that a student's last layer was divided by, or None.
 
     Args:
-        record: From :func:`read_record`.
+        record: From :func:`read_record` or :func:`find_record`.
 
     Raises:
         ModelError: The record's temperature is none.
@@ -56,19 +64,6 @@ def read_temperature(record: Mapping[str, Any]) -> float | None:
     return float(value)
 
 
-def find_temperature(folder: Path) -> float | None:
-    """Return the temperature that a directory's model was divided by, or None.
-
-    Args:
-        folder: A student's directory, or any other model's, which has no record.
-
-    Raises:
-        ExportError: The record is damaged.
-        ModelError: The record's temperature is none.
-    """
-    return read_temperature(read_record(folder)) if (folder / RECORD).is_file() else None
-
-
 def publish_directory(folder: Path, out: Path) -> None:
     """Sync a finished directory and rename it to its place.
 
@@ -79,17 +74,12 @@ def publish_directory(folder: Path, out: Path) -> None:
     Raises:
         OSError: It cannot be synced or renamed.
     """
+    # Imported here: a student in use needs no cache, nor the locks that only Unix has.
+    from cache.stores import sync
+
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync(path)
     if out.exists():
         out.rename(folder.with_name("replaced"))
     folder.rename(out)
-    _sync(out.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(out.parent)

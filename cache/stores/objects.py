@@ -75,10 +75,6 @@ class ObjectFiles:
             check_path(path)
         self.bucket.remove([found for found, _ in self.bucket.walk(path)])
 
-    def list_prefixes(self) -> list[str]:
-        """Return the names, sorted, of the prefixes directly below."""
-        return self.bucket.list_top(objects=False)
-
     def _write(self, path: str, data: bytes, is_mine: Callable[[], bool]) -> None:
         where = f"{self.bucket.url}/{path}"
         if self.bucket.create(path, data) is not None:

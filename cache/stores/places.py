@@ -90,9 +90,9 @@ class ObjectPlace:
 
     def list_places(self) -> list[ObjectPlace]:
         """Return the prefixes directly below this one, by name; hidden ones are left out."""
-        from cache.stores.objects import ObjectFiles
+        from cache.stores.bucket import open_bucket
 
-        found = ObjectFiles(self.url).list_prefixes()
+        found = open_bucket(self.url).list_top(objects=False)
         return [self / name for name in found if not name.startswith(".")]
 
     def open_files(self) -> Files:

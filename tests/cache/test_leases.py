@@ -21,18 +21,16 @@ from obstore.store import MemoryStore
 from processes import wait_for
 from store_worker import ATTACHMENTS, fill, make_cache, make_columns, make_manifest, tree
 
-import cache.stores.bucket
-import cache.stores.lease
+import cache.stores.leases
 from cache.errors import ClaimError, LostClaimError, StorageError
 from cache.opening import Cache, create_or_open
 from cache.reader import CacheReader
 from cache.stores.bucket import Bucket, Found, open_bucket
 from cache.stores.interface import Files
-from cache.stores.lease import LEASE_SECONDS, LONGEST_SECONDS, Terms
-from cache.stores.leases import LeasedClaim, LeasedClaims
+from cache.stores.leases import LEASE_SECONDS, LONGEST_SECONDS, Lease, LeasedClaims, Terms
 
 WORKER = Path(__file__).with_name("lease_worker.py")
-PATH = os.pathsep.join([str(Path(cache.stores.bucket.__file__).parents[2]), str(WORKER.parent)])
+PATH = os.pathsep.join([str(Path(cache.stores.leases.__file__).parents[2]), str(WORKER.parent)])
 LAPSED = Terms("somebody", "elsewhere", 1, 0.0)
 
 
@@ -63,9 +61,9 @@ def go(process: subprocess.Popen[str], until: str) -> None:
     raise AssertionError(f"ended before {until}: {process.communicate()[1]}")
 
 
-def claim_of(held: Cache, shard: int) -> LeasedClaim:
+def claim_of(held: Cache, shard: int) -> Lease:
     """Wait for a shard's claim, asking without a pause."""
-    found: list[LeasedClaim] = []
+    found: list[Lease] = []
 
     def is_taken() -> bool:
         claims = LeasedClaims(f"{held.place}/claims")
@@ -103,11 +101,11 @@ def in_memory(seconds: float = 60.0) -> Iterator[LeasedClaims]:
         yield LeasedClaims(Bucket("s3://memory/here/claims", lambda seconds: store), seconds)
 
 
-def take(claims: LeasedClaims, shards: int = 1, done: tuple[int, ...] = ()) -> LeasedClaim | None:
+def take(claims: LeasedClaims, shards: int = 1, done: tuple[int, ...] = ()) -> Lease | None:
     return claims.take_first(range(shards), lambda shard: shard in done)
 
 
-def try_once(mine: LeasedClaims, won: list[LeasedClaim | None]) -> None:
+def try_once(mine: LeasedClaims, won: list[Lease | None]) -> None:
     won.append(take(mine))
 
 
@@ -174,8 +172,7 @@ def remove(mine: LeasedClaims, held: ExitStack, having: list[str]) -> None:
 
 def jump(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let this machine's clock run on, as it does while the machine sleeps."""
-    real = cache.stores.lease.boot_time
-    monkeypatch.setattr("cache.stores.lease.boot_time", lambda: real() + seconds)
+    real = cache.stores.leases.boot_time
     monkeypatch.setattr("cache.stores.leases.boot_time", lambda: real() + seconds)
 
 
@@ -252,7 +249,7 @@ def test_a_lapsed_lease_is_taken_over_by_one() -> None:
     claims = list(itertools.islice(in_memory(), 8))
     claims[0].bucket.create("000000.json", json.dumps(vars(LAPSED)).encode())
     wait_for(lambda: claims[0].live() == [])
-    won: list[LeasedClaim | None] = []
+    won: list[Lease | None] = []
     at_once(*(partial(try_once, mine, won) for mine in claims))
     (winner,) = [claim for claim in won if claim is not None]
     assert winner.is_held_in(claims[0])

@@ -18,6 +18,7 @@ from cache.stores.files import LocalFiles
 from cache.stores.interface import Files
 from cache.stores.leases import LeasedClaims
 from cache.stores.objects import ObjectFiles
+from cache.stores.places import parse_place
 
 
 def in_memory() -> ObjectFiles:
@@ -336,7 +337,7 @@ def test_a_missing_bucket_is_named_by_every_call_that_can_know(s3: str) -> None:
         lambda: files.names("a"),
         lambda: list(files.walk()),
         files.names,
-        files.list_prefixes,
+        parse_place("s3://nowhere/prefix").list_places,
     ]
     for call in calls:
         with pytest.raises(StorageError, match="there is no bucket 'nowhere'; make it"):

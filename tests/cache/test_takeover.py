@@ -20,7 +20,7 @@ import cache.stores.bucket
 from cache.errors import ClaimError, StorageError
 from cache.reader import CacheReader
 from cache.removal import remove_cache
-from cache.stores.lease import LEASE_SECONDS, RELEASED
+from cache.stores.leases import LEASE_SECONDS, RELEASED
 from cache.verification import repair_cache, verify_cache
 
 
@@ -74,9 +74,8 @@ def test_who_was_suspended_at_any_request_and_replaced_does_no_harm(
             told = []
 
             def replace(root: Any = root, claim: Any = claim, told: list[int] = told) -> None:
-                lease = claim._lease
-                lease._bucket.overwrite(lease._path, RELEASED)
-                lease._began -= 2 * LEASE_SECONDS
+                claim._bucket.overwrite(claim._path, RELEASED)
+                claim._began -= 2 * LEASE_SECONDS
                 fuse = Fuse()
                 successor = open_small(behind(root, fuse), small(2))
                 # Of its calls in a commit, which begin with a look for the record, the second.
