@@ -110,7 +110,7 @@ def student(archs: tuple[str, ...], **options: Any) -> None:
     fields = (
         "objective",
         "steps",
-        "rows",
+        "batch_size",
         "lengths_per_batch",
         "log_every",
         "checkpoint_every",
