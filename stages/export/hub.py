@@ -13,21 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    ModelInfo,
-    constants,
-    get_token,
-    is_offline_mode,
-)
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-)
+import huggingface_hub
+from huggingface_hub import HfApi, ModelInfo, constants, errors
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
 from stages.errors import ExportError, HubError, SettingError, StageError
@@ -51,9 +38,6 @@ OURS = [
     "onnx/model*.onnx*",
 ]
 """What exports consist of, and so what of an older one does not stay with a newer one."""
-
-SHOWN = 3
-"""Most files that a refusal names."""
 
 SECONDS = 60.0
 """Longest wait for the first answer."""
@@ -82,16 +66,16 @@ def check_push(repo: str) -> None:
     """
     try:
         validate_repo_id(repo)
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise SettingError(
             f"{repo!r} is no name of a repository, which is NAME or OWNER/NAME: {one_line(error)}"
         ) from error
-    if is_offline_mode():
+    if huggingface_hub.is_offline_mode():
         raise HubError(
             f"cannot upload to {repo}: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids it; unset it"
         )
     try:
-        token = get_token()
+        token = huggingface_hub.get_token()
     except Exception as error:  # of an exchange with a CI provider, where that is asked for
         raise HubError(f"cannot upload to {repo}: no token: {one_line(error)}") from error
     if not token:
@@ -150,8 +134,8 @@ def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> s
         # on the parent that was looked at.
         commit = api.create_commit(
             name,
-            [CommitOperationDelete(each) for each in old]
-            + [CommitOperationAdd(each, path) for each, path in files.items()],
+            [huggingface_hub.CommitOperationDelete(each) for each in old]
+            + [huggingface_hub.CommitOperationAdd(each, path) for each, path in files.items()],
             commit_message=f"Upload a student of the task {one_line(record['task']['name'])}",
             parent_commit=info.sha,
         )
@@ -179,9 +163,9 @@ def _find_repository(api: HfApi, name: str, private: bool, reporter: Reporter) -
     """Return what a repository holds, which is made where there is none."""
     try:
         return api.model_info(name, timeout=SECONDS)
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         # 401 is also what is said to those whose token is none.
-        if isinstance(error, GatedRepoError) or error.response.status_code != 404:
+        if isinstance(error, errors.GatedRepoError) or error.response.status_code != 404:
             raise
     # Where it need not be private, an organisation may still have settled that new ones are.
     api.create_repo(name, private=True if private else None, exist_ok=True)
@@ -204,10 +188,10 @@ def _check_contents(
         return
     others = list(filter_repo_objects(there, ignore_patterns=NO_MODEL))
     if others:
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise HubError(
             f"{info.id} holds something else than a student of this project "
-            f"({', '.join(others[:SHOWN])}{more}); choose another name, or remove these files at "
+            f"({', '.join(others[:3])}{more}); choose another name, or remove these files at "
             f"{address}/tree/main"
         )
     if "README.md" in there:
@@ -247,7 +231,7 @@ def _find_reason(error: BaseException) -> str:
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
     for each in causes:
-        if isinstance(each, HfHubHTTPError):
+        if isinstance(each, errors.HfHubHTTPError):
             status = each.response.status_code
             said = f" ({one_line(each.server_message)})" if each.server_message else ""
             return f"the hub answered {status}{said}: {WHAT_TO_DO.get(status, 'try again later')}"

@@ -54,7 +54,9 @@ def count_bytes(folder: Path, dtype: str, quantise: str = "none") -> int:
     try:
         files = get_local_safetensors_metadata(folder).files_metadata.values()
     except Exception as error:  # whatever damage to a file leads to
-        raise ModelError(f"cannot load a causal LM from {folder}: {one_line(error)}") from error
+        raise ModelError(
+            f"cannot load a causal LM from {folder}: cannot read its safetensors: {one_line(error)}"
+        ) from error
     size = BYTES[dtype]
     total = 0
     for tensor in (each for file in files for each in file.tensors.values()):

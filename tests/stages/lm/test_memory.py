@@ -124,7 +124,7 @@ class TestCount:
     )
     def test_a_damaged_file_is_named(self, data: bytes, tmp_path: Path) -> None:
         (tmp_path / "model.safetensors").write_bytes(data)
-        with pytest.raises(ModelError, match=r"cannot load a causal LM from .*model\.safetensors"):
+        with pytest.raises(ModelError, match=r"cannot load a causal LM from .* its safetensors: "):
             count_bytes(tmp_path, "float32")
 
 
