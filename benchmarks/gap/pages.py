@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from benchmarks.gap.trials import Variant
-from stages.metrics import correlate_ranks
 
 ABOUT = """\
 `python -m benchmarks.gap --data DIR`, then `python -m benchmarks.gap --report`.  Students of 3
@@ -114,7 +115,7 @@ def correlate(runs: list[tuple[Variant, dict[str, Any]]]) -> list[str]:
         for name, words in truths.items():
             truth = [result["real"][name] for result in own]
             cells = [
-                f"{correlate_ranks([result[kind]['agreement'] for result in own], truth):.2f}"
+                f"{spearmanr([result[kind]['agreement'] for result in own], truth).statistic:.2f}"
                 for kind in KINDS[:3]
             ]
             lines.append(f"| {task} | {len(own)} | {words} | {' | '.join(cells)} |")

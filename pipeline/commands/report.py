@@ -1,35 +1,52 @@
-"""What there is, as a page."""
+"""``pipeline report``: tables and figures of what there is, as one page."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.options import CACHE
+
+if TYPE_CHECKING:
+    from stages.report import Findings
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.command()
 @click.option(
-    "--students", type=FOLDER, multiple=True, help="With students below.  [default: data/students]"
+    "--students",
+    type=FOLDER,
+    multiple=True,
+    help="Directory with students anywhere below; can be repeated.  [default: data/students]",
 )
 @click.option(
     "--evaluations",
     type=FOLDER,
     multiple=True,
-    help="With what `evaluate --metrics` wrote.  [default: reports/evaluations, if it is there]",
+    help="Directory with what `evaluate --metrics` wrote; can be repeated.  [default: "
+    "reports/evaluations, if it is there]",
 )
 @CACHE
 @click.option(
     "--published",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A YAML file of figures to put beside, such as benchmarks/paper/published.yaml.",
+    help="YAML file of figures to compare with, such as benchmarks/paper/published.yaml.",
 )
-@click.option("--title", default="Functional projection: a report", show_default=True)
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("reports/report"), show_default=True
+    "--title",
+    default="Functional projection: a report",
+    show_default=True,
+    help="Title of the page.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("reports/report"),
+    show_default=True,
+    help="Directory to write; an earlier report there is replaced.",
 )
 def report(
     students: tuple[Path, ...],
@@ -58,5 +75,31 @@ def report(
     found = collect(students, evaluations, cache, published)
     for fault in found.faults:
         click.echo(f"missing: {fault}", err=True)
-    for path in write_report(found, title, out):
+    for path in write_report(found, title, _list_commands(found, cache), out):
         click.echo(str(path))
+
+
+def _list_commands(found: Findings, cache: str) -> list[str]:
+    """Return the commands that make the caches, the students and their evaluations."""
+    from pipeline.hints import (
+        format_command,
+        format_evaluation_command,
+        format_student_command,
+        format_teacher_command,
+    )
+
+    alone = [
+        {"teacher": one.teacher_name, "task": task, "data": one.data, "metrics": one.file}
+        for task, one in found.teachers.items()
+        if one.accuracy is None and one.data
+    ]
+    return [
+        *map(format_teacher_command, found.caches.values()),
+        *(format_student_command(run, cache) for run in found.runs),
+        *(format_command("evaluate", options) for options in alone),
+        *(
+            format_evaluation_command(run)
+            for run in found.runs
+            if run.evaluation and run.evaluation.data
+        ),
+    ]

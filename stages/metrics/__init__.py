@@ -15,7 +15,6 @@ from stages.metrics.calibration import (
 )
 from stages.metrics.intervals import Share, count_share, read_share
 from stages.metrics.projection import DOUBTFUL_ANGLE, Projection, compute_projection
-from stages.metrics.ranks import correlate_ranks
 from stages.metrics.scores import Confidence, Scores, Selection, compute_scores, select
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "calibrate",
     "compute_projection",
     "compute_scores",
-    "correlate_ranks",
     "count_share",
     "expected_calibration_error",
     "measure_calibration",

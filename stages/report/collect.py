@@ -1,26 +1,36 @@
-"""What there is to report: students, what they were measured on, and the caches they come from."""
+"""What there is to report: students, evaluations, caches, and what is missing."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import yaml
 
+from cache.directory import Cache
 from cache.errors import CacheChoiceError, CacheError
 from cache.lookup import open_named_cache
-from cache.opening import Cache
 from cache.reader import CacheReader
-from stages.errors import ExportError, ReportError, SettingError
-from stages.records import RECORD, read_record
-from stages.report.runs import APPROACHES, Group, Run, find_flaw, group_runs, is_number
-from stages.report.scores import find_teachers, match_evaluations, read_evaluations
+from stages.classify import is_onnx
+from stages.errors import ReportError, SettingError
+from stages.records import RECORD
+from stages.report.runs import (
+    APPROACHES,
+    Evaluation,
+    Group,
+    Published,
+    Run,
+    Strict,
+    describe_flaw,
+    group_runs,
+)
 from stages.student import sum_seconds
 
-COST = ("task", "preparation", "training")
-"""What a published cost says besides its approach."""
+Document = TypeVar("Document", bound=Strict)
 
 
 @dataclass(frozen=True)
@@ -31,52 +41,30 @@ class Findings:
         runs: The students.
         teachers: Evaluations of the teacher itself, by task.
         caches: The caches that are there, by fingerprint.
-        root: Root of the caches.
-        published: Figures to put beside; empty where none were given.
+        published: Figures to compare with; their source is empty where there are none.
         faults: What is missing or unreadable, a sentence each.
     """
 
-    runs: tuple[Run, ...]
-    teachers: Mapping[str, Mapping[str, Any]]
+    runs: Sequence[Run]
+    teachers: Mapping[str, Evaluation]
     caches: Mapping[str, Cache]
-    root: str
-    published: Mapping[str, Any]
-    faults: tuple[str, ...]
+    published: Published
+    faults: Sequence[str] = ()
 
-    @property
-    def tasks(self) -> tuple[str, ...]:
+    @cached_property
+    def tasks(self) -> list[str]:
         """The tasks' names in alphabetical order."""
-        return tuple(sorted({run.task for run in self.runs} | set(self.teachers)))
+        return sorted({run.task for run in self.runs} | self.teachers.keys())
 
-    @property
-    def groups(self) -> tuple[Group, ...]:
+    @cached_property
+    def groups(self) -> list[Group]:
         """The students as rows of a table."""
         return group_runs(self.runs)
 
-    @property
-    def main_arch(self) -> str | None:
-        """The encoder of most students without text; the others are the smaller ones."""
-        archs = [run.arch for run in self.runs if run.approach == "projection"]
-        archs = archs or [run.arch for run in self.runs]
-        return max(sorted(set(archs)), key=archs.count, default=None)
-
-    @property
+    @cached_property
     def usual_seeds(self) -> int:
         """How many students a row of a table has for a task at the most."""
         return max((len(runs) for group in self.groups for runs in group.runs.values()), default=0)
-
-    def find_published(self, group: Group, what: str) -> Mapping[str, Any]:
-        """Return the published row of a group's approach; empty where there is none.
-
-        Args:
-            group: The group.
-            what: ``accuracy`` or ``cost``.
-        """
-        small = group.arch != self.main_arch
-        for row in self.published.get(what) or ():
-            if row["approach"] == group.approach and bool(row.get("small")) == small:
-                return dict(row)
-        return {}
 
 
 def collect(
@@ -88,158 +76,136 @@ def collect(
         students: Directories with students anywhere below.
         evaluations: Directories with what ``pipeline evaluate --metrics`` wrote.
         cache: Root of the caches.
-        published: A file of figures to put beside.
+        published: A file of figures to compare with.
 
     Raises:
         ReportError: There is no student and no evaluation of a teacher.
         SettingError: The file of published figures is not one.
     """
     faults: list[str] = []
-    beside = _read_published(published)
-    records = _read_students(students, faults)
-    scored = read_evaluations(evaluations, faults)
-    scores = match_evaluations(records, scored, faults)
-    teachers = find_teachers(scored, faults)
-    runs = _drop_copies(
-        [Run(path, record, scores.get(path)) for path, (_, record) in records.items()], faults
-    )
+    figures = _read_published(published)
+    runs = _drop_copies(_read(students, RECORD, Run, faults), faults)
+    scored = _read(evaluations, "*.json", Evaluation, faults)
+    teachers = _find_teachers(scored, faults)
     if not runs and not teachers:
         where = ", ".join(map(str, (*students, *evaluations)))
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         why = f"{faults[0]}{more}" if faults else "train a student first"
         raise ReportError(f"there is nothing to report below {where}: {why}")
-    caches = _find_caches(runs, cache, faults)
-    seconds = _measure_caches(caches, faults)
-    for number, run in enumerate(runs):
-        rows, taken = seconds.get(run.fingerprint, (None, None))
-        if rows is not None and run.record.get("rows") == rows:
-            runs[number] = replace(run, prepared=taken)
-    found = Findings(tuple(runs), teachers, caches, str(cache), beside, ())
+    runs, caches = _open_caches(_match(runs, scored, faults), cache, faults)
+    found = Findings(runs, teachers, caches, figures)
     return replace(found, faults=(*faults, *_find_gaps(found)))
 
 
-def _read_students(
-    roots: Sequence[Path], faults: list[str]
-) -> dict[Path, tuple[Path, Mapping[str, Any]]]:
-    """Return the students' records by directory, each with the root that it lies below."""
-    found: dict[Path, tuple[Path, Mapping[str, Any]]] = {}
-    seen: set[Path] = set()
-    for root in roots:
-        for path in sorted(root.rglob(RECORD)):
-            folder = path.parent
-            if folder.resolve() in seen:  # it lies below two of the roots
-                continue
-            seen.add(folder.resolve())
-            try:
-                record = read_record(folder)
-            except (ExportError, RecursionError) as error:
-                faults.append(str(error))
-                continue
-            if (flaw := find_flaw(record)) is not None:
-                faults.append(f"{path} does not say what it must of {flaw}")
-                continue
-            found[folder] = root, record
+def _read_published(path: Path | None) -> Published:
+    if path is None:
+        return Published(source="", accuracy=[])
+    try:
+        return Published.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SettingError(f"published figures: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        reason = describe_flaw(error)
+        raise SettingError(f"published figures: {path} is not as it must be: {reason}") from error
+
+
+def _read(
+    roots: Sequence[Path], pattern: str, kind: type[Document], faults: list[str]
+) -> list[Document]:
+    """Read the files below some directories, each once."""
+    found = []
+    files = {file.resolve(): file for root in reversed(roots) for file in root.rglob(pattern)}
+    for file in sorted(files.values()):
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            found.append(kind.model_validate(data | {"file": file}))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            faults.append(f"{file} is not what it must be: {describe_flaw(error)}")
     return found
 
 
 def _drop_copies(runs: Sequence[Run], faults: list[str]) -> list[Run]:
     """Leave copies of a student out, so that a seed counts once."""
     kept: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: run.evaluation is None):
-        first = kept.setdefault(str(run.record.get("identity") or run.path), run)
+    for run in runs:
+        first = kept.setdefault(run.identity or str(run.path), run)
         if first is not run:
             faults.append(f"{run.path} is the same student as {first.path}: left out")
-    left = [run for run in runs if run in kept.values()]
-    faults += [
-        f"{run.path} was not measured on labelled texts" for run in left if run.evaluation is None
-    ]
-    return left
+    return list(kept.values())
 
 
-def _find_caches(runs: Sequence[Run], root: str | Path, faults: list[str]) -> dict[str, Cache]:
-    found: dict[str, Cache] = {}
-    wanted: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.fingerprint:
-            wanted.setdefault(run.fingerprint, []).append(run)
-    for fingerprint, users in wanted.items():
-        of = f"the cache {fingerprint[:12]} of {users[0].path}"
-        if len(users) > 1:
-            of += f" and {len(users) - 1} more"
+def _find_teachers(scored: Sequence[Evaluation], faults: list[str]) -> dict[str, Evaluation]:
+    """Return an evaluation of the teacher by task; one of the teacher alone is preferred."""
+    found: dict[str, Evaluation] = {}
+    for one in sorted(scored, key=lambda one: one.accuracy is not None):
+        if one.teacher_accuracy is None or one.task is None:
+            continue
+        first = found.setdefault(one.task, one)
+        if first.teacher_accuracy != one.teacher_accuracy:
+            faults.append(f"{one.file}: the teacher has other scores in {first.file}, which count")
+    return found
+
+
+def _match(runs: Sequence[Run], scored: Sequence[Evaluation], faults: list[str]) -> list[Run]:
+    """Give each student the evaluation that is of it."""
+    found: dict[Path, Evaluation] = {}
+    for one in (one for one in scored if one.accuracy is not None):
+        run = next((run for run in runs if _is_of(one, run)), None)
+        if run is None:
+            name = one.model or "a student that it does not name"
+            faults.append(f"{one.file} is of {name}: not among these, or trained anew since")
+        elif (first := found.setdefault(run.path, one)) is not one:
+            faults.append(f"{one.file} is a second evaluation of {run.path}; {first.file} counts")
+    return [run.model_copy(update={"evaluation": found.get(run.path)}) for run in runs]
+
+
+def _is_of(one: Evaluation, run: Run) -> bool:
+    if one.model is None or one.task not in (None, run.task):
+        return False
+    # A student may have been moved.  An ONNX file has the student's identity, but may be rounded.
+    if one.identity and not is_onnx(Path(one.model)):
+        return one.identity == run.identity
+    return Path(one.model).resolve() == run.path.resolve()
+
+
+def _open_caches(
+    runs: Sequence[Run], root: str | Path, faults: list[str]
+) -> tuple[list[Run], dict[str, Cache]]:
+    """Open the students' caches; the seconds that these took count before a record's."""
+    caches: dict[str, Cache] = {}
+    seconds: dict[tuple[str, int | None], float] = {}
+    for fingerprint, run in {run.fingerprint: run for run in runs if run.fingerprint}.items():
         try:
-            found[fingerprint] = open_named_cache(root, users[0].task, fingerprint)
+            cache = caches[fingerprint] = open_named_cache(root, run.task, fingerprint)
+            # It may have been filled anew since, with more or fewer rows.
+            seconds[fingerprint, cache.layout.rows] = sum_seconds(CacheReader(cache))
         except CacheChoiceError:
-            faults.append(f"{of} is not below {root}")
+            faults.append(f"the cache {run.cache} of {run.path} is not below {root}")
         except CacheError as error:
-            faults.append(f"{of} cannot be read: {error}")
-    return found
-
-
-def _measure_caches(caches: Mapping[str, Cache], faults: list[str]) -> dict[str, tuple[int, float]]:
-    """Return the rows of whole caches and the seconds that they took, by fingerprint.
-
-    A cache may have been filled anew since its students were trained.
-    """
-    found = {}
-    for fingerprint, cache in caches.items():
-        try:
-            found[fingerprint] = cache.layout.rows, sum_seconds(CacheReader(cache))
-        except CacheError as error:
-            faults.append(f"the cache {fingerprint[:12]} cannot be read whole: {error}")
-    return found
-
-
-def _read_published(path: Path | None) -> Mapping[str, Any]:
-    if path is None:
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for row in (*found["accuracy"], *(found.get("cost") or ())):
-            if row["approach"] not in APPROACHES:
-                raise ValueError(f"unknown approach {row['approach']!r}")
-        for row in found.get("cost") or ():
-            if not all(isinstance(row[name], str) for name in COST):
-                raise ValueError(f"cost of {row['approach']}: {', '.join(COST)} must be words")
-        for row in found["accuracy"]:
-            for task in row.keys() - {"approach", "small"}:
-                pair = row[task]
-                if len(pair) != 2 or not all(x is None or is_number(x) for x in pair):
-                    raise ValueError(f"{task}: {pair!r} is not [accuracy, macro-F1]")
-        return {**found, "source": str(found["source"]), "note": str(found.get("note") or "")}
-    except OSError as error:
-        raise SettingError(f"published figures: cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingError(f"published figures: {path} is not as it must be: {reason}") from error
+            faults.append(f"the cache {run.cache} of {run.path} cannot be read: {error}")
+    taken = [seconds.get((run.fingerprint, run.rows), run.preparation) for run in runs]
+    copies = zip(runs, taken, strict=True)
+    return [run.model_copy(update={"preparation": time}) for run, time in copies], caches
 
 
 def _find_gaps(found: Findings) -> list[str]:
-    """Say which students one would expect beside those that are there."""
-    faults = []
-    recipes: dict[tuple[str, str], set[str]] = {}
-    for group in found.groups:
-        recipes.setdefault((group.approach, group.arch), set()).update(group.runs)
-        for task, runs in group.runs.items():
-            if len(runs) < found.usual_seeds:
-                faults.append(f"{task}: {len(runs)} of {found.usual_seeds} seeds of “{group.name}”")
+    """Say what one would expect beside what is there."""
+    measured = "was not measured on labelled texts"
+    faults = [f"{run.path} {measured}" for run in found.runs if run.evaluation is None]
     trained = sorted({run.task for run in found.runs})
-    for (approach, arch), tasks in recipes.items():
-        faults += [
-            f"{task}: no student of “{APPROACHES[approach]}, {arch}”"
-            for task in trained
-            if task not in tasks
-        ]
-    there = {(approach, arch != found.main_arch) for approach, arch in recipes}
-    published: set[str] = set()
-    for row in found.published.get("accuracy") or ():
-        published |= row.keys() - {"approach", "small"}
-        if (row["approach"], bool(row.get("small"))) not in there:
-            small = ", a smaller encoder" if row.get("small") else ""
-            faults.append(f"no student of “{APPROACHES[row['approach']]}{small}” at all")
-    faults += [f"{task}: published, but no student here" for task in sorted(published - {*trained})]
     faults += [
-        f"{task}: the teacher itself was not measured"
+        f"{task}: {number} of {found.usual_seeds} seeds of “{group.name}”"
+        for group in found.groups
         for task in trained
-        if task not in found.teachers
+        if (number := len(group.runs.get(task, ()))) < found.usual_seeds
     ]
-    return faults
+    there = {(group.approach, group.small, task) for group in found.groups for task in group.runs}
+    for row in found.published.accuracy:
+        name = f"{APPROACHES[row.approach]}{', a smaller encoder' * row.small}"
+        faults += [
+            f"{task}: “{name}” is published, but there is no such student here"
+            for task in row.model_extra or ()
+            if (row.approach, row.small, task) not in there
+        ]
+    unmeasured = [task for task in trained if task not in found.teachers]
+    return faults + [f"{task}: the teacher itself was not measured" for task in unmeasured]

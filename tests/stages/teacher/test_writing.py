@@ -11,12 +11,12 @@ from cache.directory import Cache
 from cache.draw.mixtures import parse_mixture
 from cache.draw.samplers import SAMPLERS
 from cache.reader import CacheReader
+from pipeline.hints import format_teacher_command
 from stages.errors import SettingError
 from stages.inputs.attachments import read_sampler, read_table
 from stages.inputs.preparation import MODEL_SAMPLERS
 from stages.lm.model import load_language_model
 from stages.loading import load_tokenizer
-from stages.report.commands import format_teacher_command
 from stages.reporter import SilentReporter
 from stages.student.stage import run_student
 from stages.tasks.task import load_task
