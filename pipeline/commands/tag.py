@@ -79,7 +79,7 @@ def tag(
         read_line,
         tag_lines,
     )
-    from stages.records import find_temperature
+    from stages.records import find_record, read_temperature
 
     # An ONNX file is tagged with where there is no transformers to quieten.
     if not is_onnx(model):
@@ -88,7 +88,7 @@ def tag(
     classifier = load_classifier(model, device)
     console.say(f"device: {classifier.device}")
     if threshold is not None:
-        temperature = find_temperature(model_directory(model))
+        temperature = read_temperature(find_record(model_directory(model)))
         if temperature is None:
             console.warn(
                 f"threshold: {threshold:g}, of scores as they come: {model} has no record of a "

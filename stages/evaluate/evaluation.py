@@ -35,7 +35,7 @@ from stages.metrics import (
     measure_calibration,
     select,
 )
-from stages.records import RECORD, find_temperature, read_record
+from stages.records import find_record, read_record, read_temperature
 from stages.tasks import Task, describe_chat, load_task, parse_task
 from stages.teacher import Callbacks, Teacher, find_tuning, report_forward_pass
 from stages.texts import TextRow, encode_texts, number_labels, read_texts
@@ -53,13 +53,13 @@ class EvaluationConfig:
             student alone is measured, on the cached rows that were held out from its training.
         model: A student's directory or ONNX file; None: the teacher alone is measured.
         teacher: ``auto``, ``mini``, a hub id or a directory; None: no teacher.
-        task: Name or path of the task; needed without a student, whose own task is used.
+        task: Name or path of the task; None: the student's.
         text_column: Column of the text.
         label_column: Column of the label.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: The teacher's number format.
         cache: Root of the caches, for the held-out rows.
-        batch_positions: The teacher's most positions in one forward pass; None: found by trial.
+        batch_positions: The teacher's most positions in one forward pass; None: measured.
         chat: Whether the teacher's prompt goes through its chat template.
         quantise: The teacher's weights: ``none``, ``int8`` or ``fp8``.
         threshold: Least probability that makes a tag, in [0, 1]; None: every answer is one.
@@ -165,8 +165,8 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         ours, student = score(lambda: _ask_student(classifier, texts, reporter))
         if config.threshold is not None:
             selection = select(ours, gold, config.threshold)
-        identity = _find_identity(config.model)
-        temperature = find_temperature(model_directory(config.model))
+        record = find_record(model_directory(config.model))
+        identity, temperature = record.get("identity"), read_temperature(record)
     if config.teacher is not None:
         theirs, teacher = score(lambda: _ask_teacher(config, rows, task, device, reporter))
     if ours is not None and theirs is not None:
@@ -210,14 +210,8 @@ def _evaluate_held_out(config: EvaluationConfig, device: Choice, reporter: Repor
         model=str(config.model),
         agreement_interval=projection.agreement_share.interval,
         self_generated=self_generated,
-        identity=_find_identity(config.model),
+        identity=read_record(model_directory(config.model)).get("identity"),
     )
-
-
-def _find_identity(model: Path) -> str | None:
-    """Return what tells a student from others; None where it is none of this project's."""
-    home = model_directory(model)
-    return read_record(home).get("identity") if (home / RECORD).is_file() else None
 
 
 def _load_student(model: Path, asked: str, device: Choice, reporter: Reporter) -> Classifier:

@@ -110,23 +110,22 @@ class StudentConfig:
     def __post_init__(self) -> None:
         if self.labels not in LABELS:
             raise SettingError(f"labels: got {self.labels!r}, must be {' or '.join(LABELS)}")
-        if self.labels == GOLD:
-            if self.texts is None:
-                raise SettingError("labels gold: name the labelled texts with --texts FILE")
-            if self.partial:
-                raise SettingError("labels gold: no cached rows are read; leave --partial out")
-            if self.source is not None and self.model != "auto":
-                raise SettingError(
-                    f"labels gold: the tokens come from the cache {self.source} or from the model "
-                    f"{self.model}; give --from or --model, not both"
-                )
-            return
-        if self.texts is not None:
+        gold = self.labels == GOLD
+        if gold and self.texts is None:
+            raise SettingError("labels gold: name the labelled texts with --texts FILE")
+        if gold and self.partial:
+            raise SettingError("labels gold: no cached rows are read; leave --partial out")
+        if gold and self.source is not None and self.model != "auto":
             raise SettingError(
-                f"{self.texts}: with the teacher's labels a cache is trained on; fill one with "
-                "`pipeline teacher --texts FILE` and give it by --from, or say --labels gold"
+                f"labels gold: the tokens come from the cache {self.source} or from the model "
+                f"{self.model}; give --from or --model, not both"
             )
-        if self.model != "auto":
+        if not gold and self.texts is not None:
+            raise SettingError(
+                f"{self.texts}: with the teacher's labels a cache is trained on; let the teacher "
+                "answer the texts first and give its cache by --from, or say --labels gold"
+            )
+        if not gold and self.model != "auto":
             raise SettingError(
                 f"model: got {self.model!r}, but a cache knows its own; --model is for "
                 "--labels gold"

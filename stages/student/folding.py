@@ -124,11 +124,23 @@ def check_foldable(student: Student, max_length: int) -> None:
         ModelError: The encoder cannot read embeddings, or answers token ids otherwise than their
             embeddings, or differently when padding stands behind an input.
     """
+    from transformers import AutoModelForSequenceClassification
+
     kind = student.encoder.config.model_type
     try:
         # The start of whatever is trained next must not depend on this.
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            wanted, alone, padded = _try_student(student, max_length)
+            start = student.start.cpu()
+            noise = torch.randn(
+                MADE_UP_ROWS, len(start), generator=torch.Generator().manual_seed(0)
+            )
+            table = torch.cat([start[None], noise * (float(start.std(correction=0)) or 1.0)])
+            folded = fold_student(student, table, pad_id=MADE_UP_ROWS)
+            stock = AutoModelForSequenceClassification.from_config(
+                folded.config, dtype=torch.float32
+            ).eval()
+            stock.load_state_dict(folded.state_dict())
+            wanted, alone, padded = compare_with_stock(student, table, stock, 0, max_length)
     except Exception as error:  # models raise whatever they met
         raise ModelError(
             f"{kind} encoders cannot be students, an untrained one fails when it is tried on "
@@ -146,18 +158,3 @@ def check_foldable(student: Student, max_length: int) -> None:
                 f"{kind} encoders cannot be students, {fault} (logits differ by {difference:.2g}, "
                 f"inputs change them by {spread:.2g}); use another encoder"
             )
-
-
-def _try_student(
-    student: Student, max_length: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    from transformers import AutoModelForSequenceClassification
-
-    generator = torch.Generator().manual_seed(0)
-    start = student.start.cpu()
-    noise = torch.randn(MADE_UP_ROWS, len(start), generator=generator)
-    table = torch.cat([start[None], noise * (float(start.std(correction=0)) or 1.0)])
-    folded = fold_student(student, table, pad_id=MADE_UP_ROWS)
-    stock = AutoModelForSequenceClassification.from_config(folded.config, dtype=torch.float32)
-    stock.load_state_dict(folded.state_dict())
-    return compare_with_stock(student, table, stock.eval(), 0, max_length)

@@ -33,7 +33,7 @@ from stages.lm import (
 from stages.student.config import GOLD, StudentConfig
 from stages.student.data import TrainingData
 from stages.tasks import Task
-from stages.texts import EncodedTexts, TextRow, encode_texts, number_labels, read_texts
+from stages.texts import EncodedTexts, encode_texts, number_labels, read_texts
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -63,7 +63,13 @@ def open_labelled_texts(
             "held out"
         )
     if config.source is not None:
-        cache = _find_cache(config, task)
+        cache = find_cache(config.cache, task.name, config.source, partial=True)
+        names = tuple(label["name"] for label in cache.manifest.inputs["task"]["labels"])
+        if names != task.label_names:
+            raise SettingError(
+                f"the cache {cache.place} is of the labels {', '.join(names)}, the task "
+                f"{task.name} has {', '.join(task.label_names)}"
+            )
         where, model = str(cache.place), str(cache.manifest.notes.get("model", ""))
         identity = cache.fingerprint
         load: Callable[[], Vocabulary] = partial(read_vocabulary, cache)
@@ -86,7 +92,8 @@ def open_labelled_texts(
         encoded = encode_texts(texts, tokenizer, longest, reporter)
         return CacheReader(write_cache(encoded, labels, len(task.labels), temporary))
 
-    digest = _hash_texts(texts)
+    content = "".join(f"{len(row.text)} {row.text} {row.label}\n" for row in texts)
+    digest = hashlib.sha256(content.encode()).hexdigest()
     return TrainingData(
         (GOLD, digest, identity),
         {
@@ -136,18 +143,6 @@ def write_cache(texts: EncodedTexts, labels: np.ndarray, classes: int, root: Pat
     return cache
 
 
-def _find_cache(config: StudentConfig, task: Task) -> Cache:
-    """Find the cache whose vocabulary the texts are read with."""
-    cache = find_cache(config.cache, task.name, config.source, partial=True)
-    names = tuple(label["name"] for label in cache.manifest.inputs["task"]["labels"])
-    if names != task.label_names:
-        raise SettingError(
-            f"the cache {cache.place} is of the labels {', '.join(names)}, the task "
-            f"{task.name} has {', '.join(task.label_names)}"
-        )
-    return cache
-
-
 def _check_balance(
     labels: np.ndarray, names: tuple[str, ...], path: Path, reporter: Reporter
 ) -> None:
@@ -163,10 +158,3 @@ def _check_balance(
             f"{path}: no text has the label {', '.join(missing)}; the student will not give it"
         )
     reporter.say(f"labels: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
-
-
-def _hash_texts(texts: list[TextRow]) -> str:
-    digest = hashlib.sha256()
-    for row in texts:
-        digest.update(f"{len(row.text)} {row.text} {row.label}\n".encode())
-    return digest.hexdigest()

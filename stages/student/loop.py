@@ -7,9 +7,12 @@ continues from its checkpoint to the weights that an unbroken one ends with.
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +22,6 @@ import torch
 from stages.errors import TrainingError
 from stages.metrics import Projection, compute_projection
 from stages.reporter import Interrupted
-from stages.student.curve import Point, describe_point, make_point
 from stages.student.objectives import Objective
 from stages.student.optimiser import group_parameters, scale_rate
 
@@ -32,18 +34,24 @@ if TYPE_CHECKING:
     from stages.student.model import Student
 
 
+Point = dict[str, float | None]
+"""A value for each of the columns; None where a column does not apply to the objective."""
+
+MEASURED = ("norm_g", "norm_h", "angle", "centred_angle", "agreement")
+CURVE = ("step", "loss", "c_learned", "c_closed_form", *MEASURED)
+"""Columns of the curve; angles in radians, norms per root row."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How a training ended.
 
     Attributes:
-        projection: The student against the held-out rows.
         history: The curve.
         seconds: Wall time of the steps and of what the curve shows, summed over the parts of a run
             that was ended and continued; steps that a kill lost are not in it.
     """
 
-    projection: Projection
     history: list[Point]
     seconds: float
 
@@ -118,7 +126,6 @@ def train_student(
     run = _Run(student, objective, optimizer)
     _continue_run(run, checkpoint, identity, reporter)
     stream = source.open_stream(run.step * config.lengths_per_batch)
-    found: Projection | None = None
     since = time.monotonic() - run.seconds
     with reporter.track("student", config.steps, run.step, "step") as advance:
         while run.step < config.steps:
@@ -143,9 +150,7 @@ def train_student(
             except Interrupted:
                 _save(checkpoint, run.state(identity))
                 raise
-    # A run that was killed between its last step and here has nothing left to measure in the loop.
-    found = found or measure_projection(prepared, source)
-    return Training(found, run.history, run.seconds)
+    return Training(run.history, run.seconds)
 
 
 @torch.no_grad()
@@ -224,3 +229,40 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     torch.save(state, partial)
     partial.replace(path)
+
+
+def make_point(step: int, loss: float, c: torch.Tensor | None, found: Projection) -> Point:
+    """Return one point of the curve.
+
+    Args:
+        step: Steps that were taken.
+        loss: Mean over the steps since the last point.
+        c: The objective's coefficient, a scalar, where it has one.
+        found: The student against the held-out rows.
+    """
+    learned = None if c is None else c.item()
+    values = (float(step), loss, learned, found.c, *(getattr(found, name) for name in MEASURED))
+    return dict(zip(CURVE, values, strict=True))
+
+
+def describe_point(point: Point) -> str:
+    """Say one point in a line of the log."""
+    learned = "" if point["c_learned"] is None else f"c {point['c_learned']:.3f} learned, "
+    return (
+        f"step {point['step']:,.0f}: loss {point['loss']:.4f}, {learned}"
+        f"c* {point['c_closed_form']:.3f}, ‖g‖ {point['norm_g']:.3f}, ‖h‖ {point['norm_h']:.3f}, "
+        f"α {point['angle']:.3f}, centred α {point['centred_angle']:.3f}, "
+        f"agreement {point['agreement']:.1%}"
+    )
+
+
+def format_curve(points: Iterable[Point]) -> str:
+    """Format a curve as CSV with the columns :data:`CURVE`; what does not apply stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CURVE, lineterminator="\n")
+    writer.writeheader()
+    for point in points:
+        known = {key: value for key, value in point.items() if value is not None}
+        cells = {key: f"{value:.6g}" for key, value in known.items() if not math.isnan(value)}
+        writer.writerow(cells | {"step": f"{known['step']:.0f}"})
+    return text.getvalue()

@@ -18,7 +18,7 @@ from torch import nn
 
 from stages.errors import ModelError, SettingError
 from stages.loading import load_weights, one_line
-from stages.student.architectures import ARCHITECTURES, Architecture
+from stages.student.architectures import ARCHITECTURES
 from stages.student.positions import find_longest_input
 
 if TYPE_CHECKING:
@@ -175,14 +175,31 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
     """
     if init not in INITS:
         raise SettingError(f"init: got {init!r}, must be one of {', '.join(INITS)}")
-    known = ARCHITECTURES.get(arch)
-    if init == "pretrained" and known is not None and known.hub_id is None:
-        raise SettingError(f"{arch} has no pretrained weights; use --init random")
-    config = _load_config(arch, known, init)
+    config = _load_config(arch, init)
     if not _is_encoder(config):
         raise ModelError(f"{arch} is no encoder; students are encoders with a classification head")
     _fit_config(config, arch, init, max_length)
     return config
+
+
+def _load_config(arch: str, init: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    known = ARCHITECTURES.get(arch)
+    if known is not None and init == "random":
+        return AutoConfig.for_model(known.model_type, **known.settings)
+    if known is not None and known.hub_id is None:
+        raise SettingError(f"{arch} has no pretrained weights; use --init random")
+    try:
+        return AutoConfig.from_pretrained(known.hub_id if known else arch, trust_remote_code=False)
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        names = f" (short names are {', '.join(ARCHITECTURES)})"
+        where = "" if known or Path(arch).is_dir() else names
+        hint = "use --init random, or " if known else ""
+        raise ModelError(
+            f"cannot load the encoder {arch}{where}: {hint}give the directory of a model that is "
+            f"here: {one_line(error)}"
+        ) from error
 
 
 def _is_encoder(config: PretrainedConfig) -> bool:
@@ -212,26 +229,6 @@ def _check_embedding(encoder: PreTrainedModel, arch: str) -> None:
         raise ModelError(f"{arch} has no table of word embeddings; use another encoder")
     if any(getattr(module, "is_causal", False) for module in encoder.modules()):
         raise ModelError(f"{arch} is a decoder; students are encoders with a classification head")
-
-
-def _load_config(arch: str, known: Architecture | None, init: str) -> PretrainedConfig:
-    from transformers import AutoConfig
-
-    if known is not None and init == "random":
-        config = AutoConfig.for_model(known.model_type, **known.settings)
-    else:
-        source = known.hub_id if known else arch
-        try:
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        except Exception as error:
-            names = ", ".join(ARCHITECTURES)
-            hint = "use --init random, or " if known else ""
-            where = "" if known or Path(arch).is_dir() else f" (short names are {names})"
-            raise ModelError(
-                f"cannot load the encoder {arch}{where}: {hint}give the directory of a model "
-                f"that is here: {one_line(error)}"
-            ) from error
-    return config
 
 
 def _fit_config(config: PretrainedConfig, arch: str, init: str, max_length: int) -> None:

@@ -17,15 +17,14 @@ from stages.inputs import describe_agreement, read_self_generated
 from stages.locking import hold_lock
 from stages.machine import describe_machine
 from stages.metrics import DOUBTFUL_ANGLE, Projection, Share, read_share
-from stages.records import RECORD, read_record
+from stages.records import find_record
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
 from stages.student.config import StudentConfig
-from stages.student.curve import format_curve
 from stages.student.data import TrainingData, open_cached_answers, open_rows
 from stages.student.folding import check_foldable, find_remap
 from stages.student.labelled_texts import open_labelled_texts
-from stages.student.loop import train_student
+from stages.student.loop import format_curve, train_student
 from stages.student.model import Student, build_encoder, configure_encoder
 from stages.student.optimiser import choose_rates
 from stages.student.save import check_place, write_student
@@ -72,8 +71,8 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     check_place(out)
     # An orphan of a killed `dvc repro` may still be training this very student.
     with hold_lock(out.parent / f".{out.name}.lock", reporter) as waited:
-        record = _find_trained(_identify(config, data), out)
-        if record is not None:
+        record = find_record(out)
+        if record.get("identity") == _identify(config, data):
             who = "the process waited for" if waited else "an earlier run"
             reporter.say(
                 f"{who} has trained {out} with these very settings; remove it to train it again"
@@ -83,8 +82,9 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     if config.curve is not None:
         config.curve.parent.mkdir(parents=True, exist_ok=True)
         config.curve.write_text(format_curve(record["curve"]))
-    found = record["held_out"]
-    projection = Projection(**{**found, "balance": tuple(found["balance"])})
+    projection = Projection(
+        **record["held_out"] | {"balance": tuple(record["held_out"]["balance"])}
+    )
     _report(projection, data.answered_by, reporter)
     self_generated = read_share(record.get("self_generated"))
     if self_generated is not None:
@@ -180,14 +180,6 @@ def _identify(config: StudentConfig, data: TrainingData) -> str:
         sorted(asdict(config.training).items()),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _find_trained(identity: str, out: Path) -> dict[str, Any] | None:
-    """Return the record of a student that another process has just made of the same settings."""
-    if not (out / RECORD).is_file():
-        return None
-    record = read_record(out)
-    return record if record.get("identity") == identity else None
 
 
 def _choose_init(config: StudentConfig) -> tuple[str, str]:

@@ -96,4 +96,4 @@ def test_labelled_texts_train_without_a_teacher(llm: Path, mood: Path, tmp_path:
     assert found.err.splitlines()[-1] == f"error: {texts}, line 2: the text has no label"
     found = run_here("student", "--task", mood, "--arch", "static", "--texts", texts)
     assert found.code == 2
-    assert "fill one with `pipeline teacher --texts FILE` and give it by --from" in found.err
+    assert "let the teacher answer the texts first and give its cache by --from" in found.err

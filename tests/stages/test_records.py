@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages.errors import ExportError, ModelError
-from stages.records import RECORD, find_temperature, read_record, read_temperature
+from stages.records import RECORD, find_record, read_record, read_temperature
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_a_temperature_counts_only_where_it_was_folded(
 
 @pytest.mark.parametrize("calibration", [[], {}, *({"temperature": t} for t in (0, "1", None))])
 def test_a_damaged_temperature_is_named(calibration: Any, tmp_path: Path) -> None:
-    assert find_temperature(tmp_path) is None
+    assert find_record(tmp_path) == {}
     record = dict.fromkeys(("task", "start_id", "fingerprint", "held_out"), 0)
     if calibration:
         calibration |= {"folded": True}
     record["calibration"] = calibration
     (tmp_path / RECORD).write_text(json.dumps(record))
     with pytest.raises(ModelError, match="the student's record is damaged"):
-        find_temperature(tmp_path)
+        read_temperature(find_record(tmp_path))

@@ -30,8 +30,8 @@ def write_rows(path: Path, labels: list[Any]) -> Path:
     return path
 
 
-def run(**own: Any) -> Evaluation:
-    return evaluate(EvaluationConfig(**own), SilentReporter())
+def run(**settings: Any) -> Evaluation:
+    return evaluate(EvaluationConfig(**settings), SilentReporter())
 
 
 @pytest.fixture

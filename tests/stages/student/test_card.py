@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import Result
 
-from stages.classify.loading import load_classifier
+from stages.classify import load_classifier
 from stages.records import read_record
 from stages.student.card import write_card
 

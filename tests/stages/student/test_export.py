@@ -88,8 +88,8 @@ import transformers
 def ask(folder, texts):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    def answer(own):
-        inputs = tokenizer(own, padding=True, truncation=True, return_tensors="pt")
+    def answer(part):
+        inputs = tokenizer(part, padding=True, truncation=True, return_tensors="pt")
         with torch.inference_mode():
             return model(**inputs).logits.softmax(dim=1).tolist()
     classify = transformers.pipeline("text-classification", model=folder, top_k=None, batch_size=4)
@@ -126,7 +126,7 @@ class Exported:
     @functools.cached_property
     @torch.inference_mode()
     def wanted(self) -> np.ndarray:
-        """What the student says as it was when trained: embeddings in, no tokenizer of its own."""
+        """What the student says as it was when trained: embeddings in, no tokenizer."""
         answers = []
         for tokens in self.tokens:
             ids = torch.tensor(tokens[: self.max_length], dtype=torch.long)
@@ -134,9 +134,9 @@ class Exported:
         return torch.stack(answers).numpy()
 
 
-def make_record(**own: Any) -> dict[str, Any]:
+def make_record(**changes: Any) -> dict[str, Any]:
     needed = {"task": {}, "start_id": 0, "fingerprint": "f" * 64, "held_out": {}}
-    return needed | own
+    return needed | changes
 
 
 def train(student: Student, table: torch.Tensor, checkpoint: Path, steps: int = 20) -> None:
@@ -180,8 +180,9 @@ def export(folder: Path, arch: str, init: str, source: Path | None = None) -> Ex
     train(student, table, folder / "checkpoint")
     (folder / "checkpoint").unlink()
     student.eval()
-    own = build_tokenizer(files, start_id, max_length, find_remap(encoder, len(table)))
-    write_student(student, table, own, make_record(start_id=start_id), "# card\n", folder / "out")
+    served = build_tokenizer(files, start_id, max_length, find_remap(encoder, len(table)))
+    record = make_record(start_id=start_id)
+    write_student(student, table, served, record, "# card\n", folder / "out")
     return Exported(student, folder / "out", table, tokenizer, start_id, max_length)
 
 
@@ -217,24 +218,24 @@ def stock(exported: Callable[[str, str], Exported]) -> dict[str, Any]:
 def test_stock_transformers_says_what_the_student_said_in_training(
     arch: str, init: str, exported: Callable[[str, str], Exported], stock: dict[str, Any]
 ) -> None:
-    own = exported(arch, init)
-    said = stock[str(own.folder)]
-    assert np.ptp(own.wanted, axis=0).max() > 0.02, "answers this alike prove nothing"
+    made = exported(arch, init)
+    said = stock[str(made.folder)]
+    assert np.ptp(made.wanted, axis=0).max() > 0.02, "answers this alike prove nothing"
     for way in ("alone", "together", "pipeline"):
-        wanted = own.wanted[: len(said[way])]
+        wanted = made.wanted[: len(said[way])]
         np.testing.assert_allclose(said[way], wanted, atol=1e-5, rtol=0, err_msg=way)
-    assert said["short"][0]["label"] == LABELS[int(own.wanted[0].argmax())]
+    assert said["short"][0]["label"] == LABELS[int(made.wanted[0].argmax())]
 
 
 @pytest.mark.parametrize("arch", ENCODER_NAMES)
 def test_this_project_s_own_loader_agrees(
     arch: str, exported: Callable[[str, str], Exported]
 ) -> None:
-    own = exported(arch, "pretrained")
-    classifier = load_classifier(own.folder, "cpu")
+    made = exported(arch, "pretrained")
+    classifier = load_classifier(made.folder, "cpu")
     found = classifier.classify(TEXTS)
-    np.testing.assert_allclose(found.probabilities, own.wanted, atol=1e-5, rtol=0)
-    assert found.cut.tolist() == [len(tokens) > own.max_length for tokens in own.tokens]
+    np.testing.assert_allclose(found.probabilities, made.wanted, atol=1e-5, rtol=0)
+    assert found.cut.tolist() == [len(tokens) > made.max_length for tokens in made.tokens]
     assert classifier.labels == LABELS
 
 
@@ -242,23 +243,23 @@ def test_this_project_s_own_loader_agrees(
 def test_the_directory_holds_labels_and_safetensors_and_nothing_that_runs(
     arch: str, exported: Callable[[str, str], Exported]
 ) -> None:
-    own = exported(arch, "pretrained")
-    config = json.loads((own.folder / "config.json").read_text())
+    made = exported(arch, "pretrained")
+    config = json.loads((made.folder / "config.json").read_text())
     assert config["id2label"] == {str(k): label for k, label in enumerate(LABELS)}
     assert config["label2id"] == {label: k for k, label in enumerate(LABELS)}
-    assert config["vocab_size"] == len(own.table) + (arch == "mpnet")
-    assert {path.suffix for path in own.folder.iterdir()} <= {".json", ".safetensors", ".md"}
+    assert config["vocab_size"] == len(made.table) + (arch == "mpnet")
+    assert {path.suffix for path in made.folder.iterdir()} <= {".json", ".safetensors", ".md"}
     assert "auto_map" not in config
-    assert [path.name for path in own.folder.parent.iterdir() if path.name[0] == "."] == []
+    assert [path.name for path in made.folder.parent.iterdir() if path.name[0] == "."] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", sorted(FURTHER_ENCODERS))
 def test_further_families_are_written_as_they_were_trained(arch: str, tmp_path: Path) -> None:
     make_encoder_config(arch, FURTHER_ENCODERS[arch]).save_pretrained(tmp_path / "encoder")
-    own = export(tmp_path, arch, "random", tmp_path / "encoder")
-    found = load_classifier(own.folder, "cpu").classify(TEXTS)
-    np.testing.assert_allclose(found.probabilities, own.wanted, atol=1e-5, rtol=0)
+    made = export(tmp_path, arch, "random", tmp_path / "encoder")
+    found = load_classifier(made.folder, "cpu").classify(TEXTS)
+    np.testing.assert_allclose(found.probabilities, made.wanted, atol=1e-5, rtol=0)
 
 
 @pytest.fixture
@@ -266,12 +267,17 @@ def small(tmp_path: Path) -> Exported:
     return export(tmp_path, "bert", "pretrained")
 
 
-def write_again(own: Exported, out: Path, table: torch.Tensor | None = None) -> None:
-    files = {"tokenizer.json": (own.folder / "tokenizer.json").read_bytes()}
-    tokenizer = build_tokenizer(files, own.start_id, own.max_length)
-    table = own.table if table is None else table
+def write_again(made: Exported, out: Path, table: torch.Tensor | None = None) -> None:
+    files = {"tokenizer.json": (made.folder / "tokenizer.json").read_bytes()}
+    tokenizer = build_tokenizer(files, made.start_id, made.max_length)
+    table = made.table if table is None else table
     write_student(
-        own.student, table, tokenizer, make_record(start_id=own.start_id, again=1), "# card\n", out
+        made.student,
+        table,
+        tokenizer,
+        make_record(start_id=made.start_id, again=1),
+        "# card\n",
+        out,
     )
 
 
@@ -324,11 +330,11 @@ def test_the_llama_2_tokenizer_serves_a_student(shared: Path, tmp_path: Path) ->
     llama = load_tokenizer(shared / "llama2-tokenizer")
     llama.save_pretrained(tmp_path)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    own = build_tokenizer(files, llama.bos_token_id, 20)
-    assert own.pad_token_id is not None
+    served = build_tokenizer(files, llama.bos_token_id, 20)
+    assert served.pad_token_id is not None
     for text in TEXTS:
         wanted = [llama.bos_token_id, *llama.encode(text, add_special_tokens=False)]
-        assert own(text, truncation=True)["input_ids"] == wanted[:21]
+        assert served(text, truncation=True)["input_ids"] == wanted[:21]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

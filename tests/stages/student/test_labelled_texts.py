@@ -208,7 +208,7 @@ class TestRefusals:
             ({"texts": None}, "name the labelled texts with --texts FILE"),
             ({"partial": True}, "leave --partial out"),
             ({"source": "abc"}, "give --from or --model, not both"),
-            ({"labels": "teacher"}, "fill one with `pipeline teacher --texts FILE`"),
+            ({"labels": "teacher"}, "let the teacher answer the texts first"),
             ({"labels": "teacher", "texts": None}, "--model is for --labels gold"),
         ],
     )

@@ -24,8 +24,8 @@ from stages.inputs.attachments import read_table
 from stages.records import RECORD, read_record
 from stages.reporter import Interrupted, SilentReporter
 from stages.student.config import TrainingConfig
-from stages.student.curve import CURVE
 from stages.student.data import choose_held_out, open_rows, sum_seconds
+from stages.student.loop import CURVE
 from stages.student.objectives import OBJECTIVES
 from stages.student.stage import run_student
 from stages.teacher.stage import TeacherResult, run_teacher
@@ -139,8 +139,10 @@ class TestStudents:
     def test_every_objective_trains(
         self, objective: str, filled: Filled, mood: Path, tmp_path: Path
     ) -> None:
-        own = {"objective": objective, "steps": 40, "log_every": 10}
-        run_student(make_student_config(mood, filled[0], tmp_path / "out", **own), SilentReporter())
+        changes = {"objective": objective, "steps": 40, "log_every": 10}
+        run_student(
+            make_student_config(mood, filled[0], tmp_path / "out", **changes), SilentReporter()
+        )
         curve = read_record(tmp_path / "out")["curve"]
         assert curve[-1]["loss"] < curve[0]["loss"]
         if objective in ("generalised-kl", "algorithm-1"):
@@ -151,8 +153,8 @@ class TestStudents:
         self, filled: Filled, mood: Path, tmp_path: Path
     ) -> None:
         found = []
-        for k, own in enumerate([{}, {}, {"seed": 1}, {"learning_rate": 1e-3}]):
-            config = make_student_config(mood, filled[0], tmp_path / str(k), steps=2, **own)
+        for k, changes in enumerate([{}, {}, {"seed": 1}, {"learning_rate": 1e-3}]):
+            config = make_student_config(mood, filled[0], tmp_path / str(k), steps=2, **changes)
             found.append(weights_of(run_student(config, SilentReporter()).out))
         assert found[0] == found[1]
         assert len(set(found)) == 3
@@ -194,7 +196,7 @@ class TestStudents:
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(
-        ("own", "named"),
+        ("changes", "named"),
         [
             ({"steps": 0}, "steps: got 0"),
             (
@@ -206,9 +208,9 @@ class TestStudents:
             ({"warm_up": 1.0}, "warm-up: got 1.0"),
         ],
     )
-    def test_a_setting_out_of_its_range_is_named(self, own: dict[str, Any], named: str) -> None:
+    def test_a_setting_out_of_its_range_is_named(self, changes: dict[str, Any], named: str) -> None:
         with pytest.raises(SettingError, match=named):
-            TrainingConfig(**own)
+            TrainingConfig(**changes)
 
 
 class TestInterruption:

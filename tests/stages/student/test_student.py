@@ -37,12 +37,12 @@ def test_padding_behind_an_input_changes_nothing(arch: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("arch", ENCODER_NAMES)
 def test_the_encoder_meets_inputs_as_wide_as_its_own_words(arch: str, tmp_path: Path) -> None:
     encoder = build_encoder(str(write_encoder(tmp_path, arch)), "pretrained", LABELS, 12)
-    own = encoder.get_input_embeddings().weight.std().item()
+    word_std = encoder.get_input_embeddings().weight.std().item()
     table = torch.randn(500, WIDTH) * 0.03
     torch.manual_seed(0)
     student = Student(encoder, table[0], table.std().item())
     found = student.adapter(table).std().item()
-    assert found == pytest.approx(own, rel=0.25)
+    assert found == pytest.approx(word_std, rel=0.25)
     assert encoder.get_input_embeddings().weight.shape[0] == 1
 
 
@@ -132,18 +132,18 @@ def test_short_names_build_without_a_download(arch: str) -> None:
     assert room is not None
     assert room >= 513
     if arch in MILLIONS:
-        own = sum(p.numel() for p in encoder.parameters()) - words.weight.numel()
-        assert own / 1e6 == pytest.approx(MILLIONS[arch], rel=0.03, abs=1)
+        count = sum(p.numel() for p in encoder.parameters()) - words.weight.numel()
+        assert count / 1e6 == pytest.approx(MILLIONS[arch], rel=0.03, abs=1)
 
 
 def test_a_student_without_layers_maps_tokens_through_a_hidden_layer() -> None:
     encoder = build_encoder("static", "random", LABELS, 256)
-    own = encoder.get_input_embeddings().weight.std().item()
+    word_std = encoder.get_input_embeddings().weight.std().item()
     table = torch.randn(500, WIDTH) * 0.03
     torch.manual_seed(0)
     student = Student(encoder, table[0], table.std().item()).eval()
     found = student.adapter(table)
-    assert found.std().item() == pytest.approx(own, rel=0.4)
+    assert found.std().item() == pytest.approx(word_std, rel=0.4)
     halves = (student.adapter(table[:1]) + student.adapter(table[1:2])) / 2
     assert not torch.allclose(student.adapter((table[:1] + table[1:2]) / 2), halves, atol=1e-4)
     # The order of the tokens is nothing to it.
