@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from stages.errors import TextDataError
-from stages.tasks import Task, Verbaliser, build_verbaliser, load_task
+from stages.tasks import Task, Verbaliser, build_verbaliser, frame_task, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the weights depend on beside the data.
+    """Everything that the weights depend on besides the data.
 
     Attributes:
         tasks: Bundled tasks to train on, together.
@@ -88,19 +89,23 @@ class Example:
 
 @dataclass(frozen=True)
 class Frame:
-    """A task's fixed tokens: what stands around the text, and what answers it."""
+    """A task's fixed tokens.
+
+    Attributes:
+        task: The task.
+        prefix: Tokens in front of the text.
+        suffix: Tokens behind it.
+        verbaliser: What answers it.
+        words: First tokens of each label's words.
+        weights: What an answer of each label counts.
+    """
 
     task: Task
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     verbaliser: Verbaliser
-    weights: tuple[float, ...]
-
-    @property
-    def words(self) -> list[list[int]]:
-        """First tokens of each label's words."""
-        pairs = list(zip(self.verbaliser.token_ids, self.verbaliser.columns, strict=True))
-        return [[token for token, at in pairs if at == k] for k in range(len(self.task.labels))]
+    words: list[list[int]]
+    weights: list[float]
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,7 @@ def build_frames(
     """Cut each task's prompt, suffix and label words into tokens."""
     frames = []
     for name, names in zip(recipe.tasks, labels, strict=True):
-        task = load_task(name)
-        counts = Counter(names)
+        task, counts = load_task(name), Counter(names)
         unknown = sorted(set(counts) - set(task.label_names))
         if unknown:
             raise TextDataError(f"{name}: the labels {unknown} are not in the task file")
@@ -141,15 +145,11 @@ def build_frames(
             len(names) / (len(task.labels) * counts[label]) if name in recipe.balanced else 1.0
             for label in task.label_names
         ]
-        frames.append(
-            Frame(
-                task,
-                tuple(tokenizer(task.prompt)["input_ids"]),
-                tuple(tokenizer(task.suffix, add_special_tokens=False)["input_ids"]),
-                build_verbaliser(task, tokenizer),
-                tuple(weights),
-            )
-        )
+        frame, verbaliser = frame_task(task, tokenizer), build_verbaliser(task, tokenizer)
+        words: list[list[int]] = [[] for _ in task.labels]
+        for token, column in zip(verbaliser.token_ids, verbaliser.columns, strict=True):
+            words[column].append(token)
+        frames.append(Frame(task, frame.prefix_ids, frame.suffix_ids, verbaliser, words, weights))
     return frames
 
 
@@ -207,7 +207,7 @@ def collate_batch(
     rng: np.random.Generator,
 ) -> Batch:
     """Frame and pad the windows of one batch, with noise at the input and targets at a share."""
-    rows, targets, at = [], [], []
+    rows, targets = [], []
     for number, start, end in items:
         example = examples[number]
         frame = frames[example.task]
@@ -221,27 +221,18 @@ def collate_batch(
         wanted = rng.random(len(row)) < recipe.text_share
         wanted[: len(frame.prefix) - 1] = False
         wanted[-2:] = False, True
-        rows.append(row)
-        targets.append(np.where(wanted, target, -1))
-        at.append(len(row) - 2)
-    # Padding stands behind the answer, where the causal mask alone keeps it out.
-    width = max(map(len, rows))
-    ids = np.full((len(rows), width), SPECIALS - 1, dtype=np.int64)
-    wanted_ids = np.full((len(rows), width), -1, dtype=np.int64)
+        rows.append(torch.from_numpy(row))
+        targets.append(torch.from_numpy(np.where(wanted, target, -1)))
     chosen = [examples[number] for number, _, _ in items]
-    right = [frames[example.task].words[example.label] for example in chosen]
-    words = np.full((len(rows), max(map(len, right))), -1, dtype=np.int64)
-    for index, (row, target, tokens) in enumerate(zip(rows, targets, right, strict=True)):
-        ids[index, : len(row)] = row
-        wanted_ids[index, : len(row)] = target
-        words[index, : len(tokens)] = tokens
-    weights = [frames[example.task].weights[example.label] for example in chosen]
+    pairs = [(frames[example.task], example.label) for example in chosen]
+    words = [torch.tensor(frame.words[label]) for frame, label in pairs]
+    # Padding stands behind the answer, where the causal mask alone keeps it out.
     return Batch(
-        torch.from_numpy(ids),
-        torch.from_numpy(wanted_ids),
-        torch.tensor(at),
-        torch.from_numpy(words),
-        torch.tensor(weights),
+        pad_sequence(rows, batch_first=True, padding_value=SPECIALS - 1),
+        pad_sequence(targets, batch_first=True, padding_value=-1),
+        torch.tensor([len(row) - 2 for row in rows]),
+        pad_sequence(words, batch_first=True, padding_value=-1),
+        torch.tensor([frame.weights[label] for frame, label in pairs]),
         torch.tensor([example.task for example in chosen]),
         torch.tensor([example.label for example in chosen]),
     )

@@ -19,7 +19,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,7 +38,6 @@ from stages.mini.batches import (
     collate_batch,
     plan_pass,
 )
-from stages.tasks import load_task
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -107,21 +106,22 @@ def compute_loss(
 def measure_answers(
     model: LlamaForCausalLM, examples: list[Example], frames: list[Frame], recipe: Recipe
 ) -> dict[str, float]:
-    """Return the accuracy on the heads of texts that were kept out of training, by task."""
+    """Return the accuracy on the beginnings of texts that were kept out of training, by task."""
     model.eval()
     quiet = replace(recipe, noise=0.0)
     scores = {}
     for number, frame in enumerate(frames):
-        chosen = [k for k, example in enumerate(examples) if example.task == number]
+        items = [
+            (k, 0, min(len(example.ids), frame.task.max_length))
+            for k, example in enumerate(examples)
+            if example.task == number
+        ]
         hits = 0
-        for begin in range(0, len(chosen), 64):
-            items = [
-                (k, 0, min(len(examples[k].ids), frame.task.max_length))
-                for k in chosen[begin : begin + 64]
-            ]
-            batch = collate_batch(items, examples, frames, quiet, np.random.default_rng(0))
+        for begin in range(0, len(items), 64):
+            part = items[begin : begin + 64]
+            batch = collate_batch(part, examples, frames, quiet, np.random.default_rng(0))
             hits += compute_loss(model, batch, frames, quiet)[1]
-        scores[frame.task.name] = hits / len(chosen)
+        scores[frame.task.name] = hits / len(items)
     model.train()
     return scores
 
@@ -132,22 +132,19 @@ def plan_run(
     """Return every batch of the run, its learning rate, and the steps at which a pass ends."""
     batches: list[list[Item]] = []
     rates: list[float] = []
-    ends: set[int] = set()
-    passes = 0
+    ends: list[int] = []
     for phase in recipe.phases:
-        first = len(batches)
         for _ in range(phase.passes):
-            batches += plan_pass(examples, frames, recipe, passes, phase.shares)
-            passes += 1
-            ends.add(len(batches))
-        steps = len(batches) - first
+            batches += plan_pass(examples, frames, recipe, len(ends), phase.shares)
+            ends.append(len(batches))
+        steps = len(batches) - len(rates)
         warm = max(1, steps // 20)
         rates += [
             phase.learning_rate
             * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
             for step in range(steps)
         ]
-    return batches, rates, ends
+    return batches, rates, set(ends)
 
 
 def train(
@@ -161,20 +158,20 @@ def train(
     """Train the model in place, continuing from ``checkpoint`` where it is there."""
     batches, rates, ends = plan_run(examples, frames, recipe)
     decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
         betas=(0.9, 0.98),
     )
-    first, spent = 0, 0.0
+    first, spent, settings = 0, 0.0, json.dumps(asdict(recipe))
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        if state["recipe"] != json.dumps(asdict(recipe)):
+        if state["recipe"] != settings:
             raise TrainingError(f"{checkpoint} is of another recipe; remove it to start again")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, spent = state["step"], state["seconds"]
-        _say(f"continuing at step {first:,} of {len(batches):,}")
+        print(f"continuing at step {first:,} of {len(batches):,}", flush=True)
     began = time.monotonic() - spent
     losses: list[float] = []
     hits: list[float] = []
@@ -190,55 +187,25 @@ def train(
         optimizer.zero_grad()
         losses.append(loss.item())
         hits.append(right / len(batch.ids))
-        if (step + 1) % 50 == 0 or step + 1 == len(batches):
-            seconds = time.monotonic() - began
-            left = seconds / (step + 1) * (len(batches) - step - 1)
-            _say(
-                f"step {step + 1:,}/{len(batches):,}  loss {np.mean(losses):.3f}  "
-                f"right {np.mean(hits):.1%}  {seconds / 60:.1f} min, {left / 60:.1f} left"
+        done, seconds = step + 1, time.monotonic() - began
+        if done % 50 == 0 or done == len(batches):
+            left = seconds / done * (len(batches) - done)
+            print(
+                f"step {done:,}/{len(batches):,}  loss {np.mean(losses):.3f}  "
+                f"right {np.mean(hits):.1%}  {seconds / 60:.1f} min, {left / 60:.1f} left",
+                flush=True,
             )
             losses.clear()
             hits.clear()
-        if step + 1 in ends:
+        if done in ends:
             scores = measure_answers(model, held_out, frames, recipe)
-            _say("held out: " + "  ".join(f"{name} {score:.1%}" for name, score in scores.items()))
-        if (step + 1) % 200 == 0:
-            _save_checkpoint(checkpoint, model, optimizer, recipe, step + 1, began)
-
-
-def _save_checkpoint(
-    path: Path,
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    step: int,
-    began: float,
-) -> None:
-    state: dict[str, Any] = {
-        "recipe": json.dumps(asdict(recipe)),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "seconds": time.monotonic() - began,
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def write_model(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, recipe: Recipe
-) -> None:
-    """Write the transformers directory, weights rounded to float16 to stay small."""
-    from transformers import GenerationConfig
-
-    longest = max(load_task(name).max_length for name in recipe.tasks)
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    model.generation_config = GenerationConfig(
-        bos_token_id=0, eos_token_id=1, pad_token_id=1, do_sample=True, max_new_tokens=longest
-    )
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+            found = "  ".join(f"{name} {score:.1%}" for name, score in scores.items())
+            print(f"held out: {found}", flush=True)
+        if done % 200 == 0:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            partial = checkpoint.with_suffix(".partial")
+            torch.save(state | {"recipe": settings, "step": done, "seconds": seconds}, partial)
+            partial.replace(checkpoint)
 
 
 def read_examples(
@@ -246,7 +213,7 @@ def read_examples(
 ) -> tuple[PreTrainedTokenizerFast, list[Frame], list[Example]]:
     """Read the training files, train the tokenizer on them and cut the texts into tokens."""
     rows = {name: read_rows(folder / name / "train.jsonl.gz") for name in recipe.tasks}
-    _say("training the tokenizer")
+    print("training the tokenizer", flush=True)
     texts = [row["text"] for name in recipe.tasks for row in rows[name]]
     tokenizer = train_tokenizer(texts, recipe.vocabulary)
     labels = [[row["label"] for row in rows[name]] for name in recipe.tasks]
@@ -268,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("data/mini"), help="for the checkpoint")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     options = parser.parse_args(arguments)
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     recipe = Recipe(seed=options.seed)
     try:
@@ -289,21 +256,27 @@ def main(arguments: list[str] | None = None) -> int:
         )
         options.work.mkdir(parents=True, exist_ok=True)
         keep = np.random.default_rng(recipe.seed).random(len(examples)) >= HELD_OUT
-        held_out = [example for example, kept in zip(examples, keep, strict=True) if not kept]
-        examples = [example for example, kept in zip(examples, keep, strict=True) if kept]
+        held_out = [examples[number] for number in np.flatnonzero(~keep)]
+        examples = [examples[number] for number in np.flatnonzero(keep)]
         size = sum(p.numel() for p in model.parameters())
-        _say(f"{len(examples):,} texts, {len(held_out):,} held out, {size:,} parameters")
+        print(f"{len(examples):,} texts, {len(held_out):,} held out, {size:,} parameters")
         train(model, examples, held_out, frames, recipe, options.work / "checkpoint.pt")
-        write_model(model, tokenizer, options.out, recipe)
+        tokenizer.model_max_length = model.config.max_position_embeddings
+        model.generation_config = GenerationConfig(
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+            do_sample=True,
+            max_new_tokens=max(frame.task.max_length for frame in frames),
+        )
+        # Rounded to float16 to stay small.
+        model.half().save_pretrained(options.out)
+        tokenizer.save_pretrained(options.out)
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    _say(f"written: {options.out}")
+    print(f"written: {options.out}")
     return 0
-
-
-def _say(message: str) -> None:
-    print(message, flush=True)
 
 
 if __name__ == "__main__":

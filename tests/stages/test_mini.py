@@ -155,8 +155,8 @@ def test_rare_labels_weigh_more_where_labels_are_to_count_alike() -> None:
     labels = ["negative"] * 30 + ["positive"] * 10
     recipe = replace(SMALL, tasks=("imdb", "reddit"), balanced=("imdb",))
     imdb, reddit = build_frames(recipe, tokenizer, [labels, labels])
-    assert imdb.weights == pytest.approx((40 / 60, 40 / 20))
-    assert reddit.weights == (1.0, 1.0)
+    assert imdb.weights == pytest.approx([40 / 60, 40 / 20])
+    assert reddit.weights == [1.0, 1.0]
 
 
 def test_a_label_that_the_task_does_not_know_is_named() -> None:
