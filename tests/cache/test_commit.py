@@ -1,20 +1,12 @@
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from store_worker import fill, inside, make_cache, make_columns, tree
+from store_worker import fill, make_cache, make_columns, tree
 
-from cache.errors import (
-    ClaimError,
-    ColumnsError,
-    LostClaimError,
-    NonFiniteError,
-    StorageError,
-)
+from cache.errors import ClaimError, ColumnsError, LostClaimError, NonFiniteError
 from cache.opening import list_caches
 
 
@@ -51,9 +43,12 @@ def changed(columns: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"logits": np.zeros((32, 3), np.float32)}, r"\(32, 3\)"),
         ({"logits": np.zeros(64, np.float32)}, r"\(64,\)"),
         ({"logits": np.zeros((32, 2), ">f4")}, ">f4"),
+        ({"seconds": -1.0}, "seconds"),
+        ({"seconds": np.nan}, "seconds"),
+        ({"seconds": np.inf}, "seconds"),
     ],
 )
-def test_columns_of_another_shape_or_dtype_are_refused(
+def test_columns_of_another_shape_or_dtype_and_odd_seconds_are_refused(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     cache = make_cache(tmp_path)
@@ -61,7 +56,9 @@ def test_columns_of_another_shape_or_dtype_are_refused(
     claim = cache.claim_next()
     assert claim is not None
     with claim, pytest.raises(ColumnsError, match=named):
-        cache.commit(claim, changed(make_columns(cache, 0), **changes), 1.0)
+        others = {name: value for name, value in changes.items() if name != "seconds"}
+        columns = changed(make_columns(cache, 0), **others)
+        cache.commit(claim, columns, changes.get("seconds", 1.0))
     assert (cache.committed(), tree(cache.place.path)) == ([], before)
 
 
@@ -82,15 +79,6 @@ def test_a_value_that_is_not_finite_commits_and_leaves_nothing(
     assert (caught.value.shard, caught.value.row, caught.value.column) == (2, 69, "logits")
     assert (cache.committed(), tree(cache.place.path)) == ([0, 1], before)
     assert cache.live_claims() == []
-
-
-@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
-def test_seconds_are_a_number(tmp_path: Path, seconds: float) -> None:
-    cache = make_cache(tmp_path)
-    claim = cache.claim_next()
-    assert claim is not None
-    with claim, pytest.raises(ColumnsError, match="seconds"):
-        cache.commit(claim, make_columns(cache, 0), seconds)
 
 
 def test_a_shard_is_committed_once_and_only_under_its_claim(tmp_path: Path) -> None:
@@ -125,45 +113,3 @@ def test_what_a_killed_writer_left_is_swept_when_the_shard_is_claimed(tmp_path: 
     clean = make_cache(tmp_path / "clean")
     fill(clean)
     assert tree(cache.place.path) == tree(clean.place.path)
-
-
-def test_a_write_that_fails_leaves_the_shard_to_be_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full disk at every single sync, link and rename of a creation and two commits in turn."""
-    whole = make_cache(tmp_path / "whole", rows=40, tokens=None)
-    fill(whole)
-    budget = 0
-    calls = {"left": 10**9}
-
-    def failing(real: Any) -> Any:
-        def call(*arguments: Any, **settings: Any) -> Any:
-            calls["left"] -= 1
-            if calls["left"] == 0:
-                raise OSError(28, "No space left on device")
-            return real(*arguments, **settings)
-
-        return call
-
-    monkeypatch.setattr(os, "fsync", failing(lambda descriptor: None))
-    monkeypatch.setattr(os, "link", failing(os.link))
-    monkeypatch.setattr(Path, "replace", failing(Path.replace))
-    failures = 0
-    while failures == budget:
-        budget += 1
-        root = tmp_path / str(budget)
-        calls["left"] = budget
-        try:
-            fill(make_cache(root, rows=40, tokens=None))
-        except StorageError as error:
-            assert "No space left" in str(error)
-            failures += 1
-        calls["left"] = 10**9
-        cache = make_cache(root, rows=40, tokens=None)
-        assert cache.live_claims() == []
-        fill(cache)
-        assert cache.is_complete
-        assert tree(cache.place.path) == tree(whole.place.path)
-        assert inside(cache.place.path / "tmp") == []
-        shutil.rmtree(root)
-    assert failures > 50

@@ -32,7 +32,8 @@ from cache.format.manifest import MANIFEST
 from cache.opening import list_caches
 from cache.reader import CacheReader
 from cache.stores.places import LocalPlace
-from cache.verification import remove_cache, repair_cache, verify_cache
+from cache.removal import remove_cache
+from cache.verification import repair_cache, verify_cache
 
 WORKERS = st.integers(0, 2)
 NONE = st.just((-1, ""))

@@ -8,43 +8,38 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from store_worker import ATTACHMENTS, fill, make_cache, make_columns, make_manifest, tree
+from store_worker import (
+    ATTACHMENTS,
+    SMALL,
+    fill,
+    make_cache,
+    make_columns,
+    make_manifest,
+    read_everything,
+    tree,
+)
 
-from cache.errors import CacheError, DamageError, ForeignError
-from cache.opening import Cache, create_or_open, open_cache
+from cache.directory import Cache
+from cache.errors import CacheError, DamageError, ForeignError, Hint
+from cache.opening import create_or_open
 from cache.reader import CacheReader
 from cache.verification import repair_cache, verify_cache
 
-SIZES = {"rows": 12, "chunk_rows": 4, "shard_rows": 8, "tokens": 3}
 FEW = 61
 """The run that is always made takes every so manieth byte; all of them take minutes."""
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    cache = make_cache(tmp_path_factory.mktemp("root"), **SIZES)
-    fill(cache)
-    return cache
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     """A cache of the same layout and another fingerprint, with other rows and attachments."""
     attachments = {name: data[::-1] for name, data in ATTACHMENTS.items()}
-    manifest = make_manifest(**SIZES, seed=1)
+    manifest = make_manifest(**SMALL, seed=1)
     cache = create_or_open(tmp_path_factory.mktemp("other"), manifest, lambda: attachments)
     while (claim := cache.claim_next()) is not None:
         with claim:
             columns = make_columns(cache, claim.shard)
             cache.commit(claim, {name: values + 1 for name, values in columns.items()}, 0.5)
     return cache
-
-
-@pytest.fixture
-def mine(full: Cache, tmp_path: Path) -> Cache:
-    """A copy to damage."""
-    shutil.copytree(full.place.path, tmp_path / full.place.path.name)
-    return make_cache(tmp_path, **SIZES)
 
 
 @dataclass(frozen=True)
@@ -111,15 +106,6 @@ def as_a_whole(cache: Cache, other: Cache) -> Iterator[Damage]:
     for one, two in combinations(files, 2):
         if (root / one).read_bytes() != (root / two).read_bytes():
             yield Damage(one, "swap", partner=two)
-
-
-def read_everything(root: Path, fingerprint: str) -> None:
-    cache = open_cache(root, fingerprint)
-    reader = CacheReader(cache)
-    for shard in reader.shards:
-        reader.read_shard(shard)
-    for name in cache.manifest.attachments:
-        cache.read_attachment(name)
 
 
 def is_named(file: str, named: set[str]) -> bool:
@@ -193,7 +179,7 @@ def test_repair_and_the_teacher_bring_back_every_byte(mine: Cache, other: Cache)
             repair_cache(report)
             records = {path.name: path.read_bytes() for path in (root / "commits").iterdir()}
             assert len(records) == mine.shards - len(damaged) - case.uncommits, case
-            fill(make_cache(root.parent, **SIZES))
+            fill(make_cache(root.parent, **SMALL))
             now = {path.name: path.read_bytes() for path in (root / "commits").iterdir()}
             assert records.items() <= now.items(), case
         assert tree(root) == whole, case
@@ -201,7 +187,7 @@ def test_repair_and_the_teacher_bring_back_every_byte(mine: Cache, other: Cache)
         assert (report.faults, report.committed, report.strays) == ((), mine.shards, ()), case
 
 
-def test_the_error_names_shard_file_and_what_to_run(mine: Cache) -> None:
+def test_the_error_names_shard_and_file(mine: Cache) -> None:
     path = mine.place.path / "rows" / "logits" / "c" / "1" / "0"
     path.write_bytes(path.read_bytes()[:-1])
     reader = CacheReader(mine)
@@ -209,5 +195,5 @@ def test_the_error_names_shard_file_and_what_to_run(mine: Cache) -> None:
         reader.read_shard(1)
     assert (caught.value.shard, caught.value.file) == (1, "rows/logits/c/1/0")
     assert f"shard 1: {path}: " in str(caught.value)
-    assert f"run `pipeline cache verify {mine.place.path}`" in str(caught.value)
+    assert (caught.value.hint, caught.value.subject) == (Hint.VERIFY, str(mine.place))
     reader.read_shard(0)

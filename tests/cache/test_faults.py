@@ -29,7 +29,8 @@ from cache.errors import CacheError, StorageError
 from cache.format.manifest import Manifest
 from cache.reader import CacheReader
 from cache.stores.places import LocalPlace, Place
-from cache.verification import remove_cache, verify_cache
+from cache.removal import remove_cache
+from cache.verification import verify_cache
 
 LIES = [fault for fault in FAULTS if "nothing" in fault]
 HONEST = [fault for fault in FAULTS if fault not in LIES]

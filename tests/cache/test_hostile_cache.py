@@ -13,31 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_worker import fill, make_cache
+from store_worker import SMALL, fill, make_cache, read_everything
 
 import cache
+from cache.directory import Cache
 from cache.errors import CacheError, DamageError, ManifestError
 from cache.format.documents import seal
-from cache.opening import Cache, list_caches, open_cache
+from cache.opening import list_caches
 from cache.reader import CacheReader
 from cache.verification import repair_cache, verify_cache
 
-SIZES = {"rows": 12, "chunk_rows": 4, "shard_rows": 8, "tokens": 3}
 COLUMN = "rows/seed/c/1"
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    cache = make_cache(tmp_path_factory.mktemp("root"), **SIZES)
-    fill(cache)
-    return cache
-
-
-@pytest.fixture
-def mine(full: Cache, tmp_path: Path) -> Cache:
-    """A copy to do harm to."""
-    shutil.copytree(full.place.path, tmp_path / full.place.path.name)
-    return make_cache(tmp_path, **SIZES)
 
 
 @contextmanager
@@ -48,15 +34,6 @@ def at_most(size: int) -> Iterator[None]:
         assert tracemalloc.get_traced_memory()[1] < size
     finally:
         tracemalloc.stop()
-
-
-def read_everything(root: Path) -> None:
-    cache = open_cache(root)
-    reader = CacheReader(cache)
-    for shard in reader.shards:
-        reader.read_shard(shard)
-    for name in cache.manifest.attachments:
-        cache.read_attachment(name)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +187,7 @@ def test_rows_behind_a_link_are_checked_as_any_others(mine: Cache) -> None:
 
 
 def test_records_behind_a_link_are_of_this_cache_or_refused(mine: Cache, tmp_path: Path) -> None:
-    stranger = make_cache(tmp_path / "stranger", seed=1, **SIZES)
+    stranger = make_cache(tmp_path / "stranger", seed=1, **SMALL)
     fill(stranger)
     commits = mine.place.path / "commits"
     shutil.rmtree(commits)

@@ -19,7 +19,7 @@ import cache.stores.places
 from cache.format.manifest import Manifest
 from cache.stores.files import LocalFiles
 from cache.stores.places import LocalPlace
-from cache.verification import remove_cache
+from cache.removal import remove_cache
 
 ROOT = "data/cache"
 
@@ -213,7 +213,7 @@ def clear(files: LocalFiles, path: str) -> None:
     ("owner", "name", "stand_in", "operation"),
     [
         (LocalFiles, "_durable_name", lambda files, directory: None, fill),
-        (cache.places, "make_directory", lambda path: path.mkdir(parents=True), fill),
+        (cache.stores.places, "make_directory", lambda path: path.mkdir(parents=True), fill),
         (LocalFiles, "remove", unlink, repair),
         (LocalFiles, "clear", clear, remove),
     ],

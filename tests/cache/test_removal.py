@@ -22,7 +22,8 @@ from cache.errors import (
 from cache.format.documents import seal
 from cache.opening import Cache, list_caches
 from cache.stores.places import parse_place
-from cache.verification import remove_cache, repair_cache, verify_cache
+from cache.removal import remove_cache
+from cache.verification import repair_cache, verify_cache
 
 SMALL = {"rows": 20, "tokens": 3}
 

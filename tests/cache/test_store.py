@@ -12,12 +12,8 @@ import pytest
 import zarr
 from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
 
-from cache.errors import (
-    DamageError,
-    ForeignError,
-    ManifestError,
-)
-from cache.opening import Cache, create_or_open, list_caches, open_cache
+from cache.errors import DamageError, ForeignError, Hint, ManifestError
+from cache.opening import create_or_open, list_caches, open_cache
 from cache.reader import CacheReader
 
 
@@ -31,13 +27,7 @@ def test_a_new_cache_is_empty_and_knows_what_it_is_of(tmp_path: Path) -> None:
     assert (cache.shards, cache.committed(), cache.is_complete) == (10, [], False)
     assert cache.rows_of(9) == range(288, 300)
     assert cache.read_attachment("words.json") == ATTACHMENTS["words.json"]
-    assert inside(cache.place.path) == [
-        "attachments",
-        "claims",
-        "manifest.json",
-        "rows",
-        "tmp",
-    ]
+    assert inside(cache.place.path) == ["attachments", "claims", "manifest.json", "rows", "tmp"]
     assert inside(cache.place.path / "tmp") == []
 
 
@@ -59,10 +49,7 @@ def test_a_full_cache_is_read_by_zarr_alone(tmp_path: Path) -> None:
 
 
 def test_the_same_manifest_opens_and_another_makes_another(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path)
-    fill(cache, 3)
-
-    assert create_or_open(tmp_path, make_manifest(), never).committed() == [0, 1, 2]
+    fill(make_cache(tmp_path), 3)
     assert make_cache(tmp_path, seed=1).committed() == []
     assert create_or_open(tmp_path, make_manifest(), never).committed() == [0, 1, 2]
 
@@ -197,8 +184,9 @@ def test_a_damaged_file_is_not_replaced_unsaid(tmp_path: Path) -> None:
     create_or_open(tmp_path, make_manifest(), never)
     assert (cache.place.path / "attachments" / "table.bin").read_bytes() == b"damaged"
     (cache.place.path / "manifest.json").write_bytes(b"damaged")
-    with pytest.raises(ManifestError, match="run `pipeline cache verify"):
+    with pytest.raises(ManifestError, match="not a sound manifest") as caught:
         create_or_open(tmp_path, make_manifest(), never)
+    assert (caught.value.hint, caught.value.subject) == (Hint.VERIFY, str(cache.place))
     (cache.place.path / "manifest.json").unlink()
     (cache.place.path / "manifest.json").symlink_to("nowhere")
     with pytest.raises(DamageError, match=r"manifest\.json: something that cannot be read"):
@@ -216,14 +204,6 @@ def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
         make_cache(tmp_path)
 
 
-def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path)
-    path = cache.place.path / "manifest.json"
-    path.write_text(path.read_text().replace('"m"', '"n"'))
-    with pytest.raises(ManifestError, match="checksum"):
-        open_cache(cache.place.path)
-
-
 def test_a_link_to_a_cache_is_as_good_as_the_cache(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "root")
     (tmp_path / "mine").symlink_to(cache.place.path)
@@ -234,7 +214,7 @@ def test_a_link_to_a_cache_is_as_good_as_the_cache(tmp_path: Path) -> None:
 def test_a_changed_attachment_is_refused(tmp_path: Path, change: bytes) -> None:
     cache = make_cache(tmp_path)
     (cache.place.path / "attachments" / "table.bin").write_bytes(change)
-    with pytest.raises(DamageError, match=r"table\.bin.*pipeline cache verify") as caught:
+    with pytest.raises(DamageError, match=r"table\.bin") as caught:
         cache.read_attachment("table.bin")
     assert (caught.value.shard, caught.value.file) == (None, "attachments/table.bin")
     (cache.place.path / "attachments" / "table.bin").unlink()
@@ -260,10 +240,8 @@ def test_a_list_names_what_is_no_cache(tmp_path: Path) -> None:
     assert (summary.committed, summary.shards, summary.is_complete) == (2, 2, True)
     assert summary.newest == done.record(1).finished
     assert summary.bytes == sum(p.stat().st_size for p in done.place.path.rglob("*") if p.is_file())
-    assert (found[begun.place.path.name].committed, found[begun.place.path.name].is_complete) == (
-        1,
-        False,
-    )
+    summary = found[begun.place.path.name]
+    assert (summary.committed, summary.is_complete) == (1, False)
     assert not found[broken.place.path.name].is_complete
     assert "000001.json" in (found[broken.place.path.name].error or "")
     assert "not a cache" in (found["stray"].error or "")
@@ -271,7 +249,7 @@ def test_a_list_names_what_is_no_cache(tmp_path: Path) -> None:
 
 
 def test_a_cache_can_be_opened_where_nothing_can_be_written(tmp_path: Path) -> None:
-    cache: Cache = make_cache(tmp_path, rows=40)
+    cache = make_cache(tmp_path, rows=40)
     fill(cache)
     shutil.rmtree(cache.place.path / "claims")
     shutil.rmtree(cache.place.path / "tmp")
