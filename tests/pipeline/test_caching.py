@@ -150,10 +150,7 @@ def test_show_says_what_it_found_damaged(mine: Cache) -> None:
     found = run("show", mine.fingerprint[:6], code=1)
     assert "5 of 7 shards, 136 of 200 rows" in found.out
     assert "shard 2: " in found.err and "shard 4: " in found.err
-    assert (
-        found.err.count(f"run `pipeline cache verify {mine.place.path.relative_to(Path.cwd())}")
-        == 2
-    )
+    assert f"run `pipeline cache verify {mine.place.path.relative_to(Path.cwd())}`" in found.err
     flip(mine.place.path / "rows" / "zarr.json")
     data = json.loads(run("show", mine.fingerprint[:6], "--json", code=1).out)
     assert (len(data["damage"]), data["balance"], data["committed"]) == (2, {}, 6)
