@@ -25,8 +25,9 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
+from cache.directory import Cache
 from cache.format import Layout, Manifest, answer_columns, encode, object_path, record_path
-from cache.opening import Cache, create_or_open
+from cache.opening import create_or_open
 from cache.reader import CacheReader
 
 Columns = dict[str, npt.NDArray[Any]]

@@ -20,8 +20,9 @@ from pathlib import Path
 import zarr
 
 from benchmarks.workers import PATIENCE, Worker, finish
+from cache.directory import Cache
 from cache.format import object_path, record_path
-from cache.opening import Cache, open_cache
+from cache.opening import open_cache
 from cache.reader import CacheReader
 
 POLL_SECONDS = 0.001

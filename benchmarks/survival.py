@@ -21,8 +21,9 @@ import numpy as np
 
 from benchmarks.supervisor import Plan, Supervisor, Tally, compare
 from benchmarks.workers import PATIENCE, Forked, Spawned, Worker, finish
+from cache.directory import Cache
 from cache.format import Layout, Manifest, answer_columns
-from cache.opening import Cache, create_or_open, open_cache
+from cache.opening import create_or_open, open_cache
 
 TEACHER = ("teacher", "--task", "reddit", "--model", "mini", "--chunk-rows", "8")
 TEACHER += ("--sampler", "vocabulary", "--self-generated", "0")

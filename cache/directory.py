@@ -57,29 +57,20 @@ class Cache:
     Attributes:
         place: Where it lies.
         manifest: What the cache is of.
+        fingerprint: The manifest's.
+        layout: The manifest's.
+        shards: Number of shards, committed or not.
         files: The storage below the place.
     """
 
     def __init__(self, place: Place, manifest: Manifest) -> None:
         self.place = place
         self.manifest = manifest
+        self.fingerprint = manifest.fingerprint
+        self.layout: Layout = manifest.layout
+        self.shards = self.layout.shards
         self.files = place.open_files()
         self._claims = place.open_claims()
-
-    @property
-    def fingerprint(self) -> str:
-        """The manifest's fingerprint."""
-        return self.manifest.fingerprint
-
-    @property
-    def layout(self) -> Layout:
-        """The manifest's layout."""
-        return self.manifest.layout
-
-    @property
-    def shards(self) -> int:
-        """Number of shards, committed or not."""
-        return self.layout.shards
 
     def rows_of(self, shard: int) -> range:
         """Return the rows of a shard, as indices into the whole cache."""
@@ -178,7 +169,7 @@ class Cache:
         data = self.files.read(path, info.size)
         fault = info.fault(data)
         if data is None or fault is not None:
-            raise DamageError(self.place, path, fault or MISSING, shard)
+            raise DamageError(self.place, path, str(fault), shard)
         return data
 
     def claim_next(self) -> Claim | None:

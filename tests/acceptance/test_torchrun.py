@@ -17,7 +17,9 @@ from processes import wait_for
 from benchmarks.supervisor import compare
 from benchmarks.survival import Teachers
 from benchmarks.workers import PATIENCE, Spawned, finish, is_alive
-from cache.opening import Cache, Claim, create_or_open
+from cache.directory import Cache
+from cache.opening import create_or_open
+from cache.stores import Claim
 
 SHARDS = 40
 

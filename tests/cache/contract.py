@@ -9,9 +9,10 @@ import numpy as np
 from faulty_files import new_place
 from store_worker import ATTACHMENTS, make_columns
 
+from cache.directory import Cache
 from cache.format.layout import Column, Layout
 from cache.format.manifest import Manifest
-from cache.opening import Cache, create_or_open
+from cache.opening import create_or_open
 from cache.reader import CacheReader
 from cache.stores.interface import Claim
 from cache.stores.places import Place

@@ -13,11 +13,11 @@ from faulty_files import Fuse, new_place
 from hypothesis.stateful import RuleBasedStateMachine
 from store_worker import ATTACHMENTS
 
+from cache.directory import Cache
 from cache.errors import CacheError
 from cache.format.commits import record_path
 from cache.format.manifest import MANIFEST
 from cache.format.shards import metadata, object_path
-from cache.opening import Cache
 from cache.stores.interface import Claim
 
 SHARDS = range(3)

@@ -13,8 +13,9 @@ import pytest
 from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
 
 import cache.stores.claims
+from cache.directory import Cache
 from cache.errors import ClaimError, LostClaimError
-from cache.opening import Cache, create_or_open, open_cache
+from cache.opening import create_or_open, open_cache
 
 WORKER = Path(__file__).with_name("store_worker.py")
 

@@ -22,8 +22,9 @@ from processes import wait_for
 from store_worker import ATTACHMENTS, fill, make_cache, make_columns, make_manifest, tree
 
 import cache.stores.leases
+from cache.directory import Cache
 from cache.errors import ClaimError, LostClaimError, StorageError
-from cache.opening import Cache, create_or_open
+from cache.opening import create_or_open
 from cache.reader import CacheReader
 from cache.stores.bucket import Bucket, Found, open_bucket
 from cache.stores.interface import Files

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from store_worker import fill, inside, make_cache, make_manifest
 
+from cache.directory import Cache
 from cache.errors import (
     CacheError,
     ClaimError,
@@ -20,9 +21,9 @@ from cache.errors import (
     VersionError,
 )
 from cache.format.documents import seal
-from cache.opening import Cache, list_caches
-from cache.stores.places import parse_place
+from cache.opening import list_caches
 from cache.removal import remove_cache
+from cache.stores.places import parse_place
 from cache.verification import repair_cache, verify_cache
 
 SMALL = {"rows": 20, "tokens": 3}
@@ -35,49 +36,39 @@ def full(tmp_path: Path) -> Cache:
     return found
 
 
-def test_nothing_is_left(full: Cache) -> None:
-    remove_cache(str(full.place))
-    assert inside(full.place.path.parent) == []
+def spoil(path: Path) -> None:
+    path.write_bytes(b"{")
 
 
-def spoil_manifest(root: Path) -> None:
-    (root / "manifest.json").write_bytes(b"{")
+def lose(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def lose_manifest(root: Path) -> None:
-    (root / "manifest.json").unlink()
+def put_a_directory_there(path: Path) -> None:
+    path.unlink()
+    (path / "x").mkdir(parents=True)
 
 
-def lose_all_but_rows(root: Path) -> None:
-    for name in ("claims", "commits", "attachments", "tmp"):
-        shutil.rmtree(root / name)
-    lose_manifest(root)
-
-
-def lose_all(root: Path) -> None:
-    lose_all_but_rows(root)
-    shutil.rmtree(root / "rows")
-
-
-def put_directories_in_place_of_files(root: Path) -> None:
-    for name in ("manifest.json", "commits/000001.json"):
-        (root / name).unlink()
-        (root / name / "x").mkdir(parents=True)
+PARTS = ("manifest.json", "claims", "commits", "attachments", "tmp", "rows")
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "names"),
     [
-        spoil_manifest,
-        lose_manifest,
-        lose_all_but_rows,
-        lose_all,
-        put_directories_in_place_of_files,
+        (spoil, ()),
+        (spoil, PARTS[:1]),
+        (lose, PARTS[:1]),
+        (lose, PARTS[:-1]),
+        (lose, PARTS),
+        (put_a_directory_there, ("manifest.json", "commits/000001.json")),
     ],
 )
-def test_a_cache_in_any_state_is_removed(full: Cache, change: Callable[[Path], None]) -> None:
-    change(full.place.path)
-    remove_cache(full.place)
+def test_a_cache_in_any_state_is_removed(
+    full: Cache, change: Callable[[Path], None], names: tuple[str, ...]
+) -> None:
+    for name in names:
+        change(full.place.path / name)
+    remove_cache(str(full.place))
     assert inside(full.place.path.parent) == []
 
 

@@ -76,18 +76,6 @@ def test_of_creators_at_once_one_creates_and_the_others_open(tmp_path: Path) -> 
     open_cache(tmp_path / make_manifest().directory).check_metadata()
 
 
-def test_a_half_created_cache_is_cleared_and_made_again(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path)
-    whole = tree(cache.place.path)
-    (cache.place.path / "manifest.json").unlink()
-    (cache.place.path / "attachments" / "table.bin").write_bytes(b"half")
-    (cache.place.path / "attachments" / "stray").write_bytes(b"")
-    (cache.place.path / "rows" / "seed" / "zarr.json").unlink()
-    (cache.place.path / "tmp" / "x.partial").write_bytes(b"")
-    assert tree(make_cache(tmp_path).place.path) == whole
-    assert inside(cache.place.path / "tmp") == []
-
-
 def test_a_creator_that_fails_leaves_nothing_that_opens(tmp_path: Path) -> None:
     def fails() -> Mapping[str, bytes]:
         raise RuntimeError("no model")

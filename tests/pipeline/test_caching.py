@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from processes import Result, run_here
 
-from cache.opening import Cache, open_cache
+from cache.directory import Cache
+from cache.opening import open_cache
 from cache.reader import CacheReader
 from cache.stores.places import LocalPlace
 from stages.teacher.stage import TeacherResult
@@ -62,15 +63,15 @@ def test_path_prints_what_a_shell_can_use(mine: Cache, here: Path) -> None:
 def test_a_name_must_mean_one_cache(mine: Cache, here: Path) -> None:
     (mine.place.path / "manifest.json").write_bytes(b"{")
     assert run("path", mine.fingerprint[:4]).out == f"{mine.place.path.relative_to(here)}\n"
-    twin = mine.place.path.with_name(mine.fingerprint[:8] + "0" * 24)
-    shutil.copytree(mine.place.path, twin)
+    copy = mine.place.path.with_name(mine.fingerprint[:8] + "0" * 24)
+    shutil.copytree(mine.place.path, copy)
     for command in ("path", "show", "verify", "remove"):
         found = run(command, mine.fingerprint[:8], code=2)
         assert found.out == ""
         assert "2 caches begin with" in found.err
-        assert mine.place.path.name in found.err and twin.name in found.err
+        assert mine.place.path.name in found.err and copy.name in found.err
         found = run(command, "zz", code=2)
-        assert "no cache begins with 'zz'" in found.err and twin.name in found.err
+        assert "no cache begins with 'zz'" in found.err and copy.name in found.err
         assert "an empty name" in run(command, "", code=2).err
         assert "there is no directory" in run(command, "./none", code=2).err
     assert "and there are none" in run("path", "a", "--cache", "elsewhere", code=2).err
@@ -209,11 +210,11 @@ def test_verify_goes_on_to_the_next_cache(mine: Cache, here: Path) -> None:
     assert "OK " in found.out
     assert "error: data/cache/mood/junk is not a cache" in found.err
     (mine.place.path / "manifest.json").write_bytes(b"{")
-    twin = mine.place.path.with_name("0" * 32)
-    shutil.copytree(mine.place.path, twin)
+    copy = mine.place.path.with_name("0" * 32)
+    shutil.copytree(mine.place.path, copy)
     found = run("verify", "--repair", "--json")
     results = {Path(entry["path"]).name: entry for entry in json.loads(found.out)}
-    for name in (twin.name, mine.place.path.name):
+    for name in (copy.name, mine.place.path.name):
         assert results[name]["removed"] == ["manifest.json"]
         assert (results[name]["shards"], results[name]["committed"]) == (None, 7)
     assert "junk" in results["junk"]["error"]
@@ -264,10 +265,10 @@ def test_remove_takes_several_and_refuses_one_in_use(mine: Cache, here: Path) ->
     with mine.claim_next() or pytest.fail("nothing to claim"):
         found = run("remove", mine.fingerprint[:6], "--yes", code=1)
         assert f"is in use: process {os.getpid()} " in found.err
-    twin = mine.place.path.with_name("0" * 32)
-    shutil.copytree(mine.place.path, twin)
-    (twin / "manifest.json").write_bytes(b"{")
-    (twin / "notes.txt").write_text("mine")
+    copy = mine.place.path.with_name("0" * 32)
+    shutil.copytree(mine.place.path, copy)
+    (copy / "manifest.json").write_bytes(b"{")
+    (copy / "notes.txt").write_text("mine")
     assert "not a cache" in run("remove", "data/cache/mood", mine.place, "--yes", code=1).err
     assert mine.place.path.exists()
     found = run("remove", "0000", mine.fingerprint[:6], mine.place, "--yes")
