@@ -94,21 +94,13 @@ def encode(layout: Layout, column: Column, values: Array) -> bytes:
     whole = np.full((chunks * layout.chunk_rows, *column.shape), column.fill_value, dtype)
     whole[: len(values)] = values
     raw = whole.view(np.uint8).reshape(chunks, -1)
+    zstd = Zstd(level=LEVEL)
+    packed = [bytes(zstd.encode(chunk)) if column.compressed else chunk.tobytes() for chunk in raw]
+    body = b"".join(part for chunk in packed for part in (chunk, _crc(chunk)))
+    lengths = np.array([len(chunk) + _CRC for chunk in packed], np.uint64)
     index = np.full((layout.chunks_per_shard, 2), _ABSENT, "<u8")
-    if column.compressed:
-        zstd = Zstd(level=LEVEL)
-        packed = [bytes(zstd.encode(chunk)) for chunk in raw]
-        body = b"".join(piece + _crc(piece) for piece in packed)
-        lengths = np.array([len(piece) + _CRC for piece in packed], np.uint64)
-        index[:chunks, 0] = np.cumsum(lengths) - lengths
-        index[:chunks, 1] = lengths
-    else:
-        framed = np.empty((chunks, raw.shape[1] + _CRC), np.uint8)
-        framed[:, :-_CRC] = raw
-        sums = np.array([google_crc32c.value(chunk) for chunk in raw], "<u4")
-        framed[:, -_CRC:] = sums.view(np.uint8).reshape(chunks, _CRC)
-        body = framed.tobytes()
-        index[:chunks] = _dense(chunks, framed.shape[1])
+    index[:chunks, 0] = np.cumsum(lengths) - lengths
+    index[:chunks, 1] = lengths
     tail = index.tobytes()
     return b"".join((body, tail, _crc(tail)))
 

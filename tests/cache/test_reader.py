@@ -11,8 +11,7 @@ from store_worker import fill, inside, make_cache, make_columns
 from cache.directory import Cache
 from cache.errors import Hint, IncompleteError
 from cache.format.layout import Column, Layout
-from cache.order import cut, shuffled, windows
-from cache.reader import WINDOW_SHARDS, CacheReader, Slice
+from cache.reader import WINDOW_SHARDS, CacheReader, Slice, cut, shuffled, windows
 
 
 @pytest.fixture(scope="module")
