@@ -105,11 +105,19 @@ def find_tuning(
             )
         reporter.say("compile: off (no trial could be made)")
         return Tuning(positions)
+    problem = find_compiling_problem(teacher)
+    if compiling == "on" and problem:
+        raise SettingError(f"--compile on: {problem}; leave it out, or say --compile off")
     seconds = float((lengths + teacher.positions_around).sum()) / rate
-    compiled, faster = _try_compiling(
-        teacher, length, positions, rate, seconds, compiling, reporter
-    )
-    return Tuning(positions, compiled, faster)
+    if compiling == "auto" and (problem or seconds < WORTH_COMPILING):
+        why = problem or f"about {seconds:,.0f} s of work, worth it from {WORTH_COMPILING:,.0f} s"
+        reporter.say(f"compile: off ({why})")
+    elif compiling != "off":
+        asked = compiling == "on"
+        faster = _try_compiling(teacher, length, positions, rate, asked, reporter)
+        if faster is not None:
+            return Tuning(positions, True, faster)
+    return Tuning(positions, False, rate)
 
 
 def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
@@ -195,9 +203,8 @@ def _try_sizes(teacher: Teacher, length: int, total: int, reporter: Reporter) ->
             break
         rates[size] = rate
         known = list(rates.values())
-        if len(known) > 2 and max(known[-2:]) < max(known[:-2]) * GAIN:
-            break
-        if size / rate > LONGEST_BATCH or size >= total:
+        full = len(known) > 2 and max(known[-2:]) < max(known[:-2]) * GAIN
+        if full or size / rate > LONGEST_BATCH or size >= total:
             break
         size *= 2
     return rates
@@ -217,24 +224,9 @@ def _try_size(teacher: Teacher, length: int, size: int, reporter: Reporter) -> f
 
 
 def _try_compiling(
-    teacher: Teacher,
-    length: int,
-    positions: int,
-    rate: float,
-    seconds: float,
-    compiling: str,
-    reporter: Reporter,
-) -> tuple[bool, float]:
-    """Return whether the layers are now compiled, and the rate."""
-    problem = find_compiling_problem(teacher)
-    if compiling == "on" and problem:
-        raise SettingError(f"--compile on: {problem}; leave it out, or say --compile off")
-    if compiling == "off":
-        return False, rate
-    if compiling == "auto" and (problem or seconds < WORTH_COMPILING):
-        why = problem or f"about {seconds:,.0f} s of work, worth it from {WORTH_COMPILING:,.0f} s"
-        reporter.say(f"compile: off ({why})")
-        return False, rate
+    teacher: Teacher, length: int, positions: int, rate: float, asked: bool, reporter: Reporter
+) -> float | None:
+    """Compile the layers and return the rate; None where it is not worth it: they are not then."""
     began = time.perf_counter()
     compile_layers(teacher)
     for size in (positions // 2, positions):  # two sizes, so that no size is taken to be fixed
@@ -243,10 +235,10 @@ def _try_compiling(
     spent = time.perf_counter() - began
     faster = _try_size(teacher, length, positions, reporter) or 0.0
     found = f"{faster / rate:.2f} times the speed, compiled in {spent:.0f} s"
-    if compiling == "on" or faster >= rate * GAIN:
+    if asked or faster >= rate * GAIN:
         reporter.say(f"compile: on ({found})")
-        return True, faster
+        return faster
     for layer in _compilable_layers(teacher):
         layer._compiled_call_impl = None
     reporter.say(f"compile: off ({found}: not worth it)")
-    return False, rate
+    return None

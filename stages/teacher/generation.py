@@ -167,6 +167,7 @@ class _Writer:
     def write(self, seeds: NDArray[np.uint64]) -> NDArray[np.int32]:
         teacher = self._teacher
         tokens = np.full((len(seeds), self._longest), -1, dtype=np.int32)
+        lengths = np.full(len(seeds), self._longest)
         draws = random_integers_numpy(seeds, self._longest, stream=Purpose.WRITING)
         # Every call appends to the cache it is given.
         past: Any = copy.deepcopy(self._past)
@@ -177,7 +178,14 @@ class _Writer:
         for position in range(self._longest):
             ids = self._draw(logits, draws[rows, position], position < self._shortest)
             tokens[rows[running], position] = ids[running]
-            running &= ~self._find_ended(tokens[rows], position)
+            # A text ends in front of the model's end token, or of the suffix.
+            by_model, begin = np.isin(ids, self._ends), position + 1 - len(self._suffix)
+            ended = running & by_model
+            if len(self._suffix) and begin >= self._shortest:
+                found = tokens[rows, begin : position + 1] == self._suffix
+                ended |= running & found.all(axis=1)
+            lengths[rows[ended]] = np.where(by_model[ended], position, begin)
+            running &= ~ended
             if not running.any() or position + 1 == self._longest:
                 break
             if running.mean() < WORTH_COMPACTING:
@@ -188,7 +196,8 @@ class _Writer:
             output = teacher.model(inputs_embeds=inputs, past_key_values=past, use_cache=True)
             logits = output.logits[:, -1]
             self._callbacks.advance(0)
-        return self._cut(tokens)
+        tokens[np.arange(self._longest) >= lengths[:, None]] = -1
+        return tokens
 
     def _draw(
         self, logits: torch.Tensor, draws: NDArray[np.uint32], forbid: bool
@@ -200,28 +209,6 @@ class _Writer:
             logits[:, self._forbidden] = -torch.inf
         uniform = torch.from_numpy(draws.astype(np.float64) * 2.0**-32).to(logits.device)
         return draw_tokens(logits, uniform, self._sampling.top_p).cpu().numpy().astype(np.int32)
-
-    def _find_ended(self, tokens: NDArray[np.int32], position: int) -> NDArray[np.bool_]:
-        """Tell which rows have just been ended, by the model's end or by the suffix."""
-        ended = np.isin(tokens[:, position], self._ends)
-        begin = position + 1 - len(self._suffix)
-        if len(self._suffix) and begin >= self._shortest:
-            ended |= (tokens[:, begin : position + 1] == self._suffix).all(axis=1)
-        return ended
-
-    def _cut(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Take off what ended the texts."""
-        lengths = (tokens >= 0).sum(axis=1)
-        rows = np.arange(len(tokens))
-        lengths -= np.isin(tokens[rows, lengths - 1], self._ends)
-        size = len(self._suffix)
-        if size:
-            begins = np.maximum(lengths - size, 0)
-            columns = np.minimum(begins[:, None] + np.arange(size), tokens.shape[1] - 1)
-            stops = (tokens[rows[:, None], columns] == self._suffix).all(axis=1)
-            lengths -= size * (stops & (begins >= self._shortest))
-        tokens[np.arange(tokens.shape[1]) >= lengths[:, None]] = -1
-        return tokens
 
 
 def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ from tiny import Listener, draw_ids, make_teacher, make_teacher_config
 
 from cache.directory import Cache
 from cache.draw.samplers import VocabularySampler
-from cache.errors import CacheError, NonFiniteError
+from cache.errors import NonFiniteError
 from cache.format.layout import Layout, answer_columns
 from cache.format.manifest import Manifest
 from cache.opening import create_or_open
@@ -139,23 +139,6 @@ class TestShardWriter:
             raise error
         assert cache.committed() == [0]
         assert (writer.rows, held(cache)) == (ROWS, [])
-
-    def test_nothing_put_is_nothing_done(self, cache: Cache) -> None:
-        with ShardWriter(cache, lambda line: None) as writer:
-            writer.settle()
-            writer.settle()
-        assert (writer.rows, cache.committed()) == (0, [])
-
-    def test_no_thread_is_left(self, cache: Cache) -> None:
-        before = threading.active_count()
-        for value in (0.5, np.nan):
-            claim = take(cache)
-            try:
-                with ShardWriter(cache, lambda line: None) as writer:
-                    writer.put(claim, make_columns(cache, claim.shard, value), 0.0)
-            except CacheError:
-                assert value != 0.5
-        assert threading.active_count() == before
 
 
 def test_a_stop_while_a_shard_is_computed_keeps_the_one_before_and_frees_its_claim(

@@ -336,15 +336,6 @@ class TestTexts:
         assert any("texts are cut at 12 tokens" in line for line in reporter.lines)
         assert read_sampler(cache, teacher.table) is None
 
-    def test_the_same_texts_at_other_lines_keep_their_own_lines(
-        self, llm: Path, mood: Path, tmp_path: Path
-    ) -> None:
-        for name, first in (("t.jsonl", 1), ("t.csv", 2)):
-            path = write_texts(tmp_path / name, TEXTS[:8])
-            config = make_teacher_config(mood, llm, tmp_path / "c", texts=path)
-            rows = read_rows(run_teacher(config, SilentReporter()).cache)
-            assert sorted(rows["seed"].tolist()) == list(range(first, first + 8))
-
     def test_other_texts_are_another_cache(self, llm: Path, mood: Path, tmp_path: Path) -> None:
         path = tmp_path / "t.txt"
         found = []
