@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from cache.directory import Cache
-from stages.classify.torch_classifier import load_model
+from stages.classify import load_model
 from stages.export import COMMON, FLOAT32, INT8, check_packages, export_onnx, quantise_onnx
 from stages.inputs import read_table
 from stages.reporter import SilentReporter
@@ -68,11 +68,15 @@ class Trial:
         folder: An empty folder.
         task: Name or path of the task.
         effort: How much.
+        device: Where the teacher answers.
+        lengths: How long its inputs are.
     """
 
     folder: Path
     task: str
     effort: Effort
+    device: str = "cpu"
+    lengths: str = "log-uniform"
 
     @cached_property
     def cache(self) -> Cache:
@@ -82,14 +86,14 @@ class Trial:
             task=self.task,
             model="mini",
             sampler="vocabulary",
-            lengths="log-uniform",
+            lengths=self.lengths,
             self_generated=0,
             rows=self.effort.rows,
             chunk_rows=chunk,
             shard_rows=min(4096, self.effort.rows // 2),
             cache=self.folder / "cache",
-            device="cpu",
-            batch_positions=2048,
+            device=self.device,
+            batch_positions=2048 if self.device == "cpu" else 16384,
         )
         return run_teacher(config, SilentReporter()).cache
 
