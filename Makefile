@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo results paper test test-slow lint format bench clean
+.PHONY: demo results paper test test-slow lint format bench gpu clean
 
 demo: $(STAMP)
 	dvc repro
@@ -41,8 +41,12 @@ format: $(STAMP)
 bench: $(STAMP)
 	python -m benchmarks.philox
 	python -m benchmarks.storage --out benchmarks/storage.md
-	python -m benchmarks.teacher --device cpu --out benchmarks/teacher.md
+	python -m benchmarks.teacher --out benchmarks/teacher.md
 	python -m benchmarks.student --only steps speed --out benchmarks/student.md
+
+# With what the machine has, where a GPU is: nothing is installed.
+gpu:
+	python3 -m benchmarks.gpu --out benchmarks/gpu.md
 
 clean:
 	rm -rf .venv
