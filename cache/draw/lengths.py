@@ -23,7 +23,7 @@ LONGEST = 1_000_000
 
 @dataclass(frozen=True)
 class LengthRule:
-    """How long the inputs are: one length for each chunk of rows, in positions.
+    """A rule that lengths, in positions, are drawn by.
 
     Attributes:
         kind: ``uniform`` draws every length in [minimum, maximum] equally often; ``log-uniform``
@@ -87,7 +87,6 @@ def _length_threshold(minimum: int, maximum: int, length: int) -> int:
     # Cumulative count of the lengths up to this one.  Decimal rounds a logarithm correctly, so
     # that the thresholds are the same everywhere; those of a C library are not.
     context = Context(prec=40, rounding=ROUND_HALF_EVEN)
-
     part = context.ln(context.divide(length + 1, minimum))
     whole = context.ln(context.divide(maximum + 1, minimum))
     count = context.multiply(context.divide(part, whole), 1 << 32)

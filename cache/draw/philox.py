@@ -59,19 +59,10 @@ def mix_seeds(run_seed: int, first_row: int, rows: int) -> NDArray[np.uint64]:
 
 
 def draw_blocks(run_seed: int, first: int, count: int, purpose: Purpose) -> NDArray[np.uint32]:
-    """Return consecutive blocks of four words under the run's own key.
-
-    Args:
-        run_seed: The run's seed, in [0, 2**64).
-        first: Index of the first block.
-        count: Number of blocks.
-        purpose: What they are for.
-
-    Returns:
-        One block a line, shape (count, 4).
+    """Return consecutive blocks of four words under the run's own key, shape (count, 4).
 
     Raises:
-        SamplerError: A number is out of its range.
+        SamplerError: The run's seed is not in [0, 2**64), or a number is out of its range.
     """
     if not 0 <= run_seed < 1 << 64:
         raise SamplerError(f"run seed: got {run_seed}, must be in [0, {(1 << 64) - 1}]")
@@ -128,19 +119,7 @@ def random_integers_numpy(
 def random_integers(
     seeds: NDArray[np.uint64], count: int, *, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Draw a row of 32-bit integers for each seed, computed by torch on a device.
-
-    Args:
-        seeds: One key a row, shape (B,).
-        count: Integers a row.
-        device: Where they are computed.
-
-    Returns:
-        What :func:`random_integers_numpy` returns, as int64, shape (B, count).
-
-    Raises:
-        SamplerError: As there.
-    """
+    """Draw what :func:`random_integers_numpy` draws, as int64, by torch on the given device."""
     return _draw(seeds, count, torch.device(device), None)
 
 

@@ -44,7 +44,6 @@ SLOWEST = 2**19
 ATTEMPTS = 5
 """Times that something is read again because it was replaced or removed meanwhile."""
 
-_PAGE = 1000
 _WRITER = "writer"
 _STORES: dict[str, type[S3Store | GCSStore | AzureStore]] = {
     "s3": S3Store,
@@ -115,18 +114,16 @@ class Bucket:
             return meta["size"], meta["last_modified"]
 
     def create(self, path: str, data: bytes) -> UpdateVersion | None:
-        """Put an object unless there is one; of any number of callers one gets a version.
+        """Put an object and return its version, None where there was one already.
 
-        Returns:
-            The version put, None where there was one already.
+        Of any number of callers one gets a version.
         """
         return self._put(path, data, "create")
 
     def replace(self, path: str, data: bytes, version: UpdateVersion) -> UpdateVersion | None:
-        """Put an object in place of a version; of any number of callers one gets its own.
+        """Put an object in place of a version, None where that is not there any more.
 
-        Returns:
-            The version put, None where that version is not there any more.
+        Of any number of callers one gets its own version.
         """
         return self._put(path, data, version)
 
@@ -137,7 +134,7 @@ class Bucket:
     def walk(self, path: str = "") -> Iterator[tuple[str, int]]:
         """Yield path and size of every object below a prefix ("" for all), page by page."""
         with self._reporting("list", path):
-            for page in obstore.list(self._store, path or None, chunk_size=_PAGE):
+            for page in obstore.list(self._store, path or None, chunk_size=1000):
                 for meta in page:
                     yield meta["path"], meta["size"]
 
@@ -218,13 +215,10 @@ class Bucket:
             )
         try:
             yield
-        except StorageError:
-            raise
-        except (BaseError, OSError, ValueError, NotImplementedError) as error:
-            raise self._refusal(error, action, path) from error
         except BaseException as error:
+            known = isinstance(error, BaseError | OSError | ValueError | NotImplementedError)
             # Where the library trips over a setting, a header that cannot be sent for instance.
-            if type(error).__name__ != "PanicException":
+            if not known and type(error).__name__ != "PanicException":
                 raise
             raise self._refusal(error, action, path) from error
 
@@ -251,13 +245,11 @@ def open_bucket(url: str, seconds: float | None = None) -> Bucket:
         StorageError: The environment's settings cannot be used.
     """
     parts = urlsplit(url)
-    prefix = parts.path.strip("/")
     check_environment(parts.scheme)
-    retries = RETRY_SECONDS if seconds is None else seconds
 
     def open_store(request: float) -> ObjectStore:
         options: dict[str, Any] = {
-            "prefix": prefix or None,
+            "prefix": parts.path.strip("/") or None,
             "client_options": {
                 "allow_http": True,
                 "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
@@ -265,7 +257,7 @@ def open_bucket(url: str, seconds: float | None = None) -> Bucket:
             },
             "retry_config": {
                 "max_retries": RETRIES,
-                "retry_timeout": timedelta(seconds=retries),
+                "retry_timeout": timedelta(seconds=seconds or RETRY_SECONDS),
                 "backoff": {
                     "init_backoff": timedelta(milliseconds=500),
                     "max_backoff": timedelta(seconds=4),

@@ -226,5 +226,4 @@ def _holder(path: Path) -> tuple[str, int]:
         host, pid = data["host"], data["pid"]
     except (OSError, ValueError, KeyError, TypeError):
         return "", 0
-    known = type(host) is str and type(pid) is int
-    return (host, pid) if known else ("", 0)
+    return (host, pid) if type(host) is str and type(pid) is int else ("", 0)

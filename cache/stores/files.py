@@ -117,10 +117,7 @@ class LocalFiles:
         with reporting("remove", path):
             target = self._resolve(path)
             is_directory = target.is_dir() and not target.is_symlink()
-        if is_directory:
-            self.clear(path)
-        else:
-            self.remove(path)
+        (self.clear if is_directory else self.remove)(path)
 
     def clear(self, path: str) -> None:
         """Remove a directory and all that is in it, if it is there; it stays removed likewise."""

@@ -85,8 +85,7 @@ def explain(text: str, url: str, missing: bool = False) -> str:
     """
     parts = urlsplit(url)
     credentials, address = _CREDENTIALS[parts.scheme], _ADDRESS[parts.scheme]
-    code = _find(_CODE, text)
-    status = _find(_STATUS, text)
+    code, status = _find(_CODE, text), _find(_STATUS, text)
     if any(sign in text for sign in _NO_CREDENTIALS):
         return f"there are no credentials; set {credentials}"
     if missing or code in ("NoSuchBucket", "InvalidBucketName"):
