@@ -16,7 +16,7 @@ import torch
 from processes import Forked, wait_for
 from tiny import change_weights, make_student_config, make_teacher_config
 
-from cache.errors import CacheChoiceError, CacheError, IncompleteError
+from cache.errors import CacheChoiceError, CacheError, Hint, IncompleteError
 from cache.lookup import find_cache
 from cache.reader import CacheReader
 from stages.errors import SettingError, TrainingError
@@ -334,7 +334,7 @@ class TestChoiceOfACache:
         root, results = several
         with pytest.raises(CacheChoiceError, match="2 caches of task mood") as found:
             find_cache(root, "mood", None, partial=False)
-        assert found.value.usage
+        assert found.value.hint is Hint.CHOOSE
         for seed, result in enumerate(results):
             line = next(
                 line
@@ -395,7 +395,7 @@ class TestChoiceOfACache:
         with pytest.raises(CacheChoiceError, match="no caches of task mood"):
             find_cache(several[0], "mood", digits, partial=False)
 
-    def test_where_there_is_none_the_teacher_is_named(self, tmp_path: Path) -> None:
+    def test_where_there_is_none_the_hint_is_to_create_one(self, tmp_path: Path) -> None:
         with pytest.raises(CacheChoiceError, match="no complete cache of task mood"):
             find_cache(tmp_path / "nowhere", "mood", None, partial=False)
 
@@ -403,8 +403,9 @@ class TestChoiceOfACache:
         self, partial: Path, mood: Path, tmp_path: Path
     ) -> None:
         config = make_student_config(mood, partial, tmp_path / "out")
-        with pytest.raises(IncompleteError, match=r"4 of 7 shards.*--partial"):
+        with pytest.raises(IncompleteError, match="4 of 7 shards") as found:
             run_student(config, SilentReporter())
+        assert found.value.hint is Hint.FILL_OR_PARTIAL
         reporter = SilentReporter()
         result = run_student(replace(config, partial=True), reporter)
         assert read_record(result.out)["rows"] == 200 - 3 * 32
