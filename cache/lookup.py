@@ -139,7 +139,7 @@ def find_cache(root: str | Path, task: str, source: str | None, partial: bool) -
     )
 
 
-def _matching(places: list[Place], name: str) -> list[Place]:
+def _matching(places: Iterable[Place], name: str) -> list[Place]:
     """Return the caches whose fingerprint begins so, a link and what it leads to once."""
     # Directories are named after the fingerprint's first half, and known by that alone where the
     # manifest cannot be read.

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -53,15 +53,9 @@ def build(kind: type[T], document: object) -> T:
         ManifestError: The values are not to be had together.
     """
     try:
-        built: T = _adapter(kind).validate_json(json.dumps(document), strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
         raise DocumentError(_explain(error)) from error
-    return built
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _explain(error: ValidationError) -> str:
