@@ -66,9 +66,9 @@ def test_a_student_is_measured_on_them(cache: Cache, mood: Path, root: Path) -> 
     assert record["held_out_interval"] == list(result.projection.agreement_share.interval)
     assert "texts that the teacher wrote itself" in (result.out / "README.md").read_text()
     # The written student, read back, does the same, but for rounding.
-    found = measure_held_out(result.out, load_classifier(result.out, "cpu"), root, reporter)
-    assert found.self_generated is not None
-    assert abs(found.self_generated.value - result.self_generated.value) <= 0.02
+    *_, share = measure_held_out(result.out, load_classifier(result.out, "cpu"), root, reporter)
+    assert share is not None
+    assert abs(share.value - result.self_generated.value) <= 0.02
 
 
 def test_texts_that_were_changed_are_refused(mood: Path, llm: Path, tmp_path: Path) -> None:

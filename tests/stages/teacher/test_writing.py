@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import make_student_config, make_teacher_config
+from tiny import load_teacher, make_student_config, make_teacher_config, read_rows
 
 from cache.directory import Cache
 from cache.draw.mixtures import parse_mixture
@@ -15,21 +15,11 @@ from pipeline.hints import format_teacher_command
 from stages.errors import SettingError
 from stages.inputs.attachments import read_sampler, read_table
 from stages.inputs.preparation import MODEL_SAMPLERS
-from stages.lm.model import load_language_model
-from stages.loading import load_tokenizer
 from stages.reporter import SilentReporter
 from stages.student.stage import run_student
-from stages.tasks.task import load_task
 from stages.teacher.stage import run_teacher
-from stages.teacher.teacher import Teacher
 
 MIXED = "self=0.5,vocabulary=0.5"
-
-
-def read_rows(cache: Cache) -> dict[str, np.ndarray]:
-    reader = CacheReader(cache)
-    shards = [reader.read_shard(shard) for shard in reader.shards]
-    return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +34,7 @@ def test_written_tokens_are_kept_and_answered(mixed: Cache, mood: Path, llm: Pat
     ids, lengths = rows["tokens"], rows["length"]
     assert ((ids >= 0) == (np.arange(ids.shape[1]) < lengths[:, None])).all()
     assert lengths.min() >= 1 and ids.shape[1] == 12
-    teacher = Teacher(
-        load_language_model(llm, "cpu", "float32"), load_tokenizer(llm), load_task(str(mood))
-    )
+    teacher = load_teacher(mood, llm)
     for row in range(0, len(ids), 7):
         own = teacher.look_up(ids[row : row + 1, : lengths[row]])
         wanted = teacher.compute_class_logits(own).numpy()
