@@ -132,7 +132,7 @@ def draw_ids(rows: int, length: int, vocabulary: int) -> torch.Tensor:
 
 
 class Listener:
-    """Keeps what a callbacks is told."""
+    """Keeps what callbacks are told."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []

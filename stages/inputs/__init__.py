@@ -1,7 +1,7 @@
 """What the teacher and the student are fed: random inputs from seeds, texts, written texts.
 
 Gives ``Inputs`` for a run, the samplers of a cache, and every read and write of what a cache keeps
-beside its rows.  Knows tasks and vocabularies, never runs a model.
+besides its rows.  Knows tasks and vocabularies, never runs a model.
 """
 
 from stages.inputs.attachments import (

@@ -1,4 +1,4 @@
-"""What a cache keeps beside its rows: the vocabulary, what `unigram` draws by, and written texts.
+"""What a cache keeps besides its rows: the vocabulary, what `unigram` draws by, and texts.
 
 Every read and every write of an attachment is here.  A student needs nothing else of the language
 model.

@@ -1,4 +1,4 @@
-"""What the teacher adds to a cache when it is created: what `unigram` draws by, and own texts.
+"""What the teacher adds to a cache when it is created: what `unigram` draws by, and texts.
 
 Self-generated texts are what a student is measured on where there is no real one.  They are made
 from seeds that no row has, and kept with the teacher's answers.  No row depends on them, so they

@@ -1,4 +1,4 @@
-"""How many positions to run at once, and whether to compile: found by a short trial."""
+"""How many positions to run at once, and whether to compile: measured in seconds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Tuning:
     Attributes:
         batch_positions: Most positions in one forward pass.
         compiled: Whether the layers are compiled.
-        rate: Positions a second in the trial; None where none was made.
+        rate: Positions a second, measured; None where that was not possible.
     """
 
     batch_positions: int
@@ -91,7 +91,8 @@ def find_tuning(
         rate: float | None = rates[positions]
         tried = ", ".join(f"{size:,}: {found:,.0f}" for size, found in rates.items())
         reporter.say(
-            f"batch: {positions:,} positions, found by trial (positions a second by size: {tried})"
+            f"batch: {positions:,} positions, measured to be fastest (positions a second by size: "
+            f"{tried})"
         )
     else:
         positions = batch_positions
@@ -103,7 +104,7 @@ def find_tuning(
                 f"--compile on: {teacher.device} has no memory for {positions:,} positions at "
                 "once; use a smaller --batch-positions, or leave it to be found"
             )
-        reporter.say("compile: off (no trial could be made)")
+        reporter.say("compile: off (no batch could be measured)")
         return Tuning(positions)
     problem = find_compiling_problem(teacher)
     if compiling == "on" and problem:

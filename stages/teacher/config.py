@@ -24,7 +24,7 @@ class TeacherConfig(InputsConfig):
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``all`` for a model split over all GPUs.
         dtype: ``auto`` or a name of :data:`stages.devices.DTYPES`.
         batch_positions: Most positions in one forward pass, unless a single row has more; None:
-            what a short trial finds to be fastest.
+            what is measured to be fastest.
         chat: Whether the prompt goes through the tokenizer's chat template.
         quantise: ``none``, ``int8`` or ``fp8`` weights.
         compile: ``auto``, ``on`` or ``off``: whether torch compiles the model's layers.

@@ -34,7 +34,7 @@ def test_a_dry_run_prints_what_a_run_would_take(llm: Path, mood: Path, tmp_path:
         "verdict: ",
     ):
         assert part in found.out
-    assert "found by trial" in found.err
+    assert "measured to be fastest" in found.err
     assert not root.exists()
 
 

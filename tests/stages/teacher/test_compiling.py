@@ -125,5 +125,5 @@ def test_a_size_that_does_not_fit_cannot_be_compiled_for(compiled: list[nn.Modul
     with pytest.raises(SettingError, match="--compile on: cpu has no memory for 300 positions"):
         find_tuning(teacher, LENGTHS, 300, "on", reporter)
     assert find_tuning(teacher, LENGTHS, 300, "auto", reporter).compiled is False
-    assert "compile: off (no trial could be made)" in reporter.lines
+    assert "compile: off (no batch could be measured)" in reporter.lines
     assert not compiled

@@ -23,7 +23,7 @@ def test_a_dry_run_measures_and_writes_nothing(llm: Path, mood: Path, tmp_path: 
     assert found.rows_per_second > 0
     assert found.seconds == pytest.approx(200 / found.rows_per_second)
     said = "\n".join(reporter.lines)
-    assert f"batch: {found.batch_positions:,} positions, found by trial" in said
+    assert f"batch: {found.batch_positions:,} positions, measured to be fastest" in said
     assert "label bad: Bad → ĠBad, Poor → ĠPoor" in said
     assert "forward pass: the prompt is run once" in said
 

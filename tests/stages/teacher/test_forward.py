@@ -143,7 +143,7 @@ class TestBelief:
         assert isinstance(teacher.forward_pass, PackedPass), teacher.fallbacks
         assert teacher.forward_pass.trims == (family != "gpt2")
 
-    def test_answers_that_are_no_numbers_prove_nothing(self) -> None:
+    def test_answers_that_are_nan_prove_nothing(self) -> None:
         model = make_language_model("llama", len(make_tokenizer()))
         model.lm_head.weight.data.fill_(torch.nan)
         teacher = Teacher(model, make_tokenizer(), make_short_task())

@@ -268,7 +268,7 @@ class TestBadAnswers:
         assert f"row {row}" in str(found.value)
         assert count_commits(tmp_path / "c") == row // 32
 
-    def test_weights_that_are_no_numbers_commit_nothing(
+    def test_infinite_weights_commit_nothing(
         self, llm: Path, mood: Path, tmp_path: Path
     ) -> None:
         broken = change_weights(

@@ -28,11 +28,11 @@ from stages.teacher.plan import prepare_teacher
 from stages.teacher.stage import run_teacher
 
 LENGTHS = np.random.default_rng(0).integers(1, LONGEST + 1, 200)
-FOUND = re.compile(r"batch: ([\d,]+) positions, found by trial \(.* by size: (.*)\)")
+FOUND = re.compile(r"batch: ([\d,]+) positions, measured to be fastest \(.* by size: (.*)\)")
 
 
 def read_rates(reporter: SilentReporter) -> tuple[int, dict[int, int]]:
-    (line,) = [line for line in reporter.lines if "found by trial" in line]
+    (line,) = [line for line in reporter.lines if "measured to be fastest" in line]
     match = FOUND.fullmatch(line)
     assert match, line
     pairs = re.findall(r"([\d,]+): ([\d,]+)(?:, |$)", match[2])
@@ -222,7 +222,7 @@ class TestResumption:
             assert 0 < run_teacher(own, reporter).computed < 200
             wanted = f"batch: {notes['batch_positions']:,} positions, not compiled, as found when"
             assert sum(wanted in line for line in reporter.lines) == 1
-            assert not any("found by trial" in line for line in reporter.lines)
+            assert not any("measured to be fastest" in line for line in reporter.lines)
 
     def test_a_manifest_that_does_not_say_is_no_error(
         self, llm: Path, mood: Path, tmp_path: Path
