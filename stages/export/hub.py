@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 from huggingface_hub import HfApi, ModelInfo, constants, errors
-from huggingface_hub.utils import filter_repo_objects, validate_repo_id
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    filter_repo_objects,
+    validate_repo_id,
+)
 
 from stages.errors import ExportError, HubError, SettingError, StageError
 from stages.loading import one_line

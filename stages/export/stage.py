@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.classify import is_onnx
+from stages.classify import Classifier, is_onnx
 from stages.errors import ExportError, SettingError
 from stages.export.comparison import MOST_ROUNDS, ROUND, ComparedFile, compare, draw_texts
 from stages.export.formats import FORMATS, SavedStudent
@@ -83,7 +83,8 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
     out = config.out or config.model.with_name(f"{config.model.resolve().name}-{ending}")
     _check_place(out, config.model)
     evaluations = [_read_metrics(path, record) for path in config.metrics]
-    student, written = SavedStudent(config.model), {}
+    student = SavedStudent(config.model)
+    written: dict[str, Classifier] = {}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:

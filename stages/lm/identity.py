@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,8 @@ def hash_files(paths: Sequence[Path], reporter: Reporter) -> list[str]:
     unknown = [path for path in paths if path not in hashes]
     latest = time.time_ns() - SETTLED_NS
     settled = [path for path in unknown if max(states[path][1:3]) < latest]
-    total, track = sum(states[path][0] for path in unknown), nullcontext(lambda count: None)
+    total = sum(states[path][0] for path in unknown)
+    track: AbstractContextManager[Callable[[int], None]] = nullcontext(lambda count: None)
     if total >= LARGE:
         then = "remembered from then on" if settled == unknown else "not remembered: just written"
         reporter.say(f"hashing the weights ({total / 1e9:.1f} GB), {then}")

@@ -37,7 +37,7 @@ def measure_free(device: str, root: Path = Path("/")) -> int:
         return sum(torch.cuda.mem_get_info(each)[0] for each in range(torch.cuda.device_count()))
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return min([psutil.virtual_memory().available, *_measure_groups(root)])
+    return min([int(psutil.virtual_memory().available), *_measure_groups(root)])
 
 
 def count_bytes(folder: Path, dtype: str, quantise: str = "none") -> int:

@@ -72,13 +72,12 @@ def _describe_head(
     record: Mapping[str, Any], gold: bool, evaluations: list[Mapping[str, Any]]
 ) -> ModelCardData:
     name = _flatten(f"{record['task']['name']}-{record['arch']}")
-    known = ARCHITECTURES.get(record["arch"])
-    pretrained = record["init"] == "pretrained" and known is not None
+    known = ARCHITECTURES.get(record["arch"]) if record["init"] == "pretrained" else None
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["text-classification", *([] if gold else ["distillation", "functional-projection"])],
-        base_model=known.hub_id if pretrained else None,
+        base_model=known.hub_id if known else None,
         model_name=name if evaluations else None,
         eval_results=[
             EvalResult(

@@ -15,7 +15,7 @@ from processes import Result
 from tiny import ENCODER_NAMES, write_encoder
 from torch import nn
 
-from stages.classify.classifier import Classifier
+from stages.classify import Classifier
 from stages.errors import ExportError
 from stages.export import onnx as onnx_export
 from stages.export.onnx import check_onnx, check_packages, export_onnx, quantise_onnx

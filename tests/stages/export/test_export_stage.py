@@ -11,16 +11,13 @@ import numpy as np
 import pytest
 from processes import Result
 
-from stages.classify.classifier import Classifier
-from stages.classify.loading import load_classifier
+from stages.classify import Classifier, load_classifier
 from stages.errors import ExportError, SettingError
-from stages.export import comparison as comparing
+from stages.export import ExportConfig, comparison, draw_texts, export_student
 from stages.export import onnx as onnx_export
-from stages.export import stage as publishing
-from stages.export.comparison import compare, draw_texts
-from stages.export.stage import ExportConfig, export_student
-from stages.reporter import Interrupted, SilentReporter
+from stages.export.comparison import compare
 from stages.records import RECORD
+from stages.reporter import Interrupted, SilentReporter
 
 PLAIN = ("transformers",)
 
@@ -216,7 +213,7 @@ class TestComparing:
 
         return Classifier(encode, run, ("a", "b"), 9, 0, "")
 
-    def test_agreement_and_difference_are_over_the_same_texts(self) -> None:
+    def test_agreement_and_difference_are_over_the_same_texts(self, tmp_path: Path) -> None:
         texts = [str(k) for k in range(200)]
         original = self.make(lambda text: int(text) % 2)
         others = {
@@ -224,19 +221,24 @@ class TestComparing:
             "surer": self.make(lambda text: int(text) % 2, 0.95),
             "other": self.make(lambda text: int(int(text) % 4 == 1)),
         }
-        found = compare(original, others, texts, SilentReporter())
-        assert [each.rows for each in found.values()] == [200] * 3
-        assert [each.agreement for each in found.values()] == [1.0, 1.0, 0.75]
-        differences = [each.largest_difference for each in found.values()]
+        (tmp_path / "surer").write_bytes(b"12")
+        (tmp_path / "surer.data").write_bytes(b"345")
+        found = compare(original, tmp_path, others, texts, SilentReporter())
+        assert [each.file for each in found] == ["same", "surer", "other"]
+        assert [each.bytes for each in found] == [0, 5, 0]
+        assert [each.rows for each in found] == [200] * 3
+        assert [each.agreement for each in found] == [1.0, 1.0, 0.75]
+        differences = [each.largest_difference for each in found]
         assert differences == pytest.approx([0.0, 0.2, 0.5], abs=1e-6)
 
     def test_it_ends_when_there_was_enough_and_says_after_how_many(
-        self, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(comparing, "ENOUGH_SECONDS", -1.0)
+        monkeypatch.setattr(comparison, "ENOUGH_SECONDS", -1.0)
         original = self.make(len)
-        found = compare(original, {"x": original}, ["a"] * 500, SilentReporter())
-        assert found["x"].rows == comparing.ROUND
+        others = {"x": original}
+        (found,) = compare(original, tmp_path, others, ["a"] * 500, SilentReporter())
+        assert found.rows == comparison.ROUND
 
     def test_random_texts_are_of_every_length_and_the_same_each_time(
         self, exported: tuple[Path, Result]
@@ -248,4 +250,3 @@ class TestComparing:
         encode = load_classifier(exported[0] / "onnx/model.onnx", "cpu").encode
         lengths = {len(ids) - 1 for ids in encode(texts, 1000)}
         assert {1, 2, 5, 11} <= lengths
-        assert publishing.FLOAT32 == "onnx/model.onnx"
