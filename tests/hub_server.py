@@ -87,8 +87,7 @@ class Hub:
     def _validate(self, content: str) -> tuple[int, Any]:
         if "model-index: wrong" in content:
             return 400, {"errors": [{"message": '"model-index" must be an array'}], "warnings": []}
-        warnings = [] if content.startswith("---\n") else [{"message": "empty metadata"}]
-        return 200, {"errors": [], "warnings": warnings}
+        return 200, {"errors": [], "warnings": []}
 
     def _create(self, name: str, organization: str, **own: Any) -> tuple[int, Any]:
         if organization != "me":

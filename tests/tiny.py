@@ -24,7 +24,7 @@ from torch import nn
 
 from cache.directory import Cache
 from cache.reader import CacheReader
-from stages.lm.model import load_language_model
+from stages.lm import load_language_model
 from stages.loading import load_tokenizer
 from stages.student.config import StudentConfig, TrainingConfig
 from stages.tasks.task import Task, list_tasks, load_task, parse_task

@@ -18,7 +18,7 @@ import torch
 from processes import Forked, Result, run_here, start
 from tiny import write_language_model
 
-from stages.lm.model import load_language_model
+from stages.lm import load_language_model
 
 FILL = ("--rows", 200, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
 FILL += ("--dtype", "float32")

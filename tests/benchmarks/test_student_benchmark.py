@@ -17,7 +17,7 @@ from benchmarks.rivals import PromptedTeacher
 from benchmarks.serving import OBVIOUS, Times, format_speed, measure_times
 from benchmarks.stepping import BareLoop
 from benchmarks.trial import QUICK, Trial
-from stages.export.stage import FLOAT32, INT8
+from stages.export import FLOAT32, INT8
 from stages.lm import load_language_model, resolve_model
 from stages.student.model import Student, build_encoder
 from stages.tasks.task import load_task

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.errors import TextDataError
-from stages.lm.model import load_language_model
+from stages.lm import load_language_model
 from stages.loading import load_tokenizer
 from stages.mini import recipe as script
 from stages.mini.batches import (

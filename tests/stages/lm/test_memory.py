@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from stages.devices import ALL, Choice
 from stages.errors import ModelError
-from stages.lm import memory
+from stages.lm import load_language_model, memory
 from stages.lm.memory import GIB, add_margin, check_fit, count_bytes, measure_free, place_model
-from stages.lm.model import load_language_model
 
 AUTO = Choice("cuda", "auto: Some GPU is there")
 V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"

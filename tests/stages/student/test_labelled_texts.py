@@ -14,7 +14,7 @@ from tiny import make_student_config, make_teacher_config, write_language_model
 from cache.lookup import find_cache
 from cache.reader import CacheReader
 from stages.errors import SettingError, TextDataError, TrainingError
-from stages.export.stage import ExportConfig, export_student
+from stages.export import ExportConfig, export_student
 from stages.inputs.attachments import read_table
 from stages.lm.vocabulary import load_vocabulary
 from stages.records import read_record

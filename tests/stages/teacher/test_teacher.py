@@ -23,7 +23,7 @@ from tiny import (
 from torch import nn
 
 from stages.errors import ModelError
-from stages.lm.model import load_language_model
+from stages.lm import load_language_model
 from stages.loading import load_tokenizer
 from stages.tasks.task import load_task
 from stages.tasks.verbaliser import build_verbaliser
