@@ -1,7 +1,7 @@
 """Single checks of a cache: what is wrong with a file, with a shard, and what belongs to nothing.
 
 What is wrong with a file is told apart from a storage that cannot be used at the moment: the one
-is said in words, the other raised, and nothing is ever removed for it.
+is returned as text, the other raised, and nothing is ever removed for it.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def _incomplete(cache: Cache, committed: list[int]) -> IncompleteError:
 
 
 def shuffled(count: int, seed: int, epoch: int, part: int) -> Array:
-    """Return the integers below ``count`` in an order of their own for each (seed, epoch, part).
+    """Return the integers below ``count`` in another order for each (seed, epoch, part).
 
     Args:
         count: How many.

@@ -52,7 +52,7 @@ def remove_cache(place: str | Path | Place) -> None:
     # Who wants to create the cache anew must wait, or would lose the half of it.
     with claims.creating() as may_create, claims.removing() as may_remove:
         for name in _CONTENTS:
-            # Suspended for long, this may wake up beside someone who creates the cache anew.
+            # Suspended for long, this may wake up while someone creates the cache anew.
             if not (may_create() and may_remove()):
                 raise LostClaimError.lapsed(place, "removed in part only")
             erase(place, files, name)

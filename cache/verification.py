@@ -182,6 +182,6 @@ def _repair_shard(cache: Cache, shard: int) -> list[str]:
 
 
 def _check_right(place: Place, is_mine: Callable[[], bool]) -> None:
-    # Suspended for long, this may wake up beside someone who has made the thing anew.
+    # Suspended for long, this may wake up when someone else has made the thing anew.
     if not is_mine():
         raise LostClaimError.lapsed(place, "repaired in part only")

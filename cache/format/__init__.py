@@ -10,7 +10,7 @@ from cache.format.commits import (
     committed_shards,
     record_path,
 )
-from cache.format.documents import DocumentError, build, check_seal, parse, seal
+from cache.format.documents import DocumentError, check_seal, parse, seal
 from cache.format.layout import MOST_SHARDS, Column, Layout, answer_columns
 from cache.format.manifest import (
     ATTACHMENTS,
@@ -37,7 +37,6 @@ __all__ = [
     "Layout",
     "Manifest",
     "answer_columns",
-    "build",
     "check_attachment_name",
     "check_seal",
     "committed_shards",

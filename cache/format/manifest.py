@@ -70,7 +70,7 @@ class FileInfo:
 @checked
 @dataclass(frozen=True, config=STRICT)
 class Manifest:
-    """The identity of a cache and a few words about it.
+    """The identity of a cache and a description of it.
 
     Attributes:
         label: Short name for people.

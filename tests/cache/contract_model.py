@@ -50,7 +50,7 @@ class Worker:
 
 
 class Model(RuleBasedStateMachine):
-    """Workers on one cache, and beside them plainly what must come of all that they do.
+    """Workers on one cache, and plainly what must come of all that they do.
 
     Attributes:
         committed: The shards that are committed.

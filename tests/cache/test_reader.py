@@ -22,11 +22,11 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 
 def rows_of(slices: list[Slice]) -> list[int]:
-    return [row for piece in slices for row in range(piece.first_row, piece.first_row + piece.rows)]
+    return [row for part in slices for row in range(part.first_row, part.first_row + part.rows)]
 
 
 def firsts(slices: list[Slice]) -> list[int]:
-    return [piece.first_row for piece in slices]
+    return [part.first_row for part in slices]
 
 
 def test_rows_come_back_as_they_were_committed(full: Cache) -> None:
@@ -75,12 +75,12 @@ def test_an_epoch_has_every_row_once_and_its_slices_lie_in_one_chunk(full: Cache
         for _ in range(2):
             epoch = list(islice(stream, count))
             assert sorted(rows_of(epoch)) == list(range(300))
-            for piece in epoch:
-                assert piece.first_row // 8 == (piece.first_row + piece.rows - 1) // 8
-                assert len(set(piece.columns["length"].tolist())) == 1
-                rows = np.arange(piece.first_row, piece.first_row + piece.rows)
+            for part in epoch:
+                assert part.first_row // 8 == (part.first_row + part.rows - 1) // 8
+                assert len(set(part.columns["length"].tolist())) == 1
+                rows = np.arange(part.first_row, part.first_row + part.rows)
                 seeds = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-                np.testing.assert_array_equal(piece.columns["seed"], seeds)
+                np.testing.assert_array_equal(part.columns["seed"], seeds)
 
 
 def test_the_order_is_a_function_of_seed_and_epoch(full: Cache) -> None:
@@ -125,7 +125,7 @@ def test_excluded_chunks_are_held_out_and_can_be_read(full: Cache) -> None:
     stream = list(islice(reader.stream_slices(8, 7, exclude_chunks=out), 38 - 11))
     held = reader.read_chunks([37, 5, 16])
     assert firsts(held) == [296, 40, 128]
-    assert [piece.rows for piece in held] == [4, 8, 8]
+    assert [part.rows for part in held] == [4, 8, 8]
     everything = rows_of(stream) + rows_of(reader.read_chunks(out))
     assert sorted(everything) == list(range(300))
     np.testing.assert_array_equal(held[1].columns["logits"], make_columns(full, 1)["logits"][8:16])

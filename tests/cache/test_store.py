@@ -192,12 +192,6 @@ def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
         make_cache(tmp_path)
 
 
-def test_a_link_to_a_cache_is_as_good_as_the_cache(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path / "root")
-    (tmp_path / "mine").symlink_to(cache.place.path)
-    assert open_cache(tmp_path / "mine").fingerprint == cache.fingerprint
-
-
 @pytest.mark.parametrize("change", [b"", b"x", bytes(range(255)), bytes(256), bytes(257)])
 def test_a_changed_attachment_is_refused(tmp_path: Path, change: bytes) -> None:
     cache = make_cache(tmp_path)

@@ -25,7 +25,7 @@ from stages.teacher.stage import TeacherResult
 
 @pytest.fixture
 def mine(filled: tuple[Path, TeacherResult], mood: Path, tmp_path: Path) -> Cache:
-    """A copy of a full cache where the commands look by default, with its task beside."""
+    """A copy of a full cache where the commands look by default, with its task."""
     shutil.copytree(filled[0], tmp_path / "data" / "cache")
     shutil.copy(mood, tmp_path)
     place = filled[1].cache.place
@@ -87,7 +87,7 @@ def test_a_link_is_as_good_as_the_cache_but_is_not_removed(mine: Cache, here: Pa
 
 
 def test_show_says_all_there_is(mine: Cache) -> None:
-    words = run("show", mine.fingerprint[:6]).out
+    shown = run("show", mine.fingerprint[:6]).out
     for part in (
         mine.fingerprint,
         "mood, 200 vocabulary",
@@ -106,7 +106,7 @@ def test_show_says_all_there_is(mine: Cache) -> None:
         "bad: most probable in ",
         mine.manifest.created,
     ):
-        assert part in words
+        assert part in shown
     data = json.loads(run("show", mine.fingerprint[:6], "--json").out)
     assert (data["fingerprint"], data["complete"], data["rows"]) == (mine.fingerprint, True, 200)
     assert data["inputs"] == mine.manifest.inputs
@@ -137,9 +137,9 @@ def test_rate_counts_work_side_by_side_once_and_pauses_not_at_all(mine: Cache) -
     assert data["seconds_left"] == pytest.approx(104 * 25 / 96 / 2)
     assert [worker["shard"] for worker in data["workers"]] == [3, 4]
     assert {worker["pid"] for worker in data["workers"]} == {os.getpid()}
-    words = run("show", mine.fingerprint[:6]).out
-    assert "time left    0 min 14 s" in words
-    assert f"{os.uname().nodename}, process {os.getpid()}, shard 4" in words
+    shown = run("show", mine.fingerprint[:6]).out
+    assert "time left    0 min 14 s" in shown
+    assert f"{os.uname().nodename}, process {os.getpid()}, shard 4" in shown
     for claim in claims:
         assert claim is not None
         claim.release()
