@@ -2,12 +2,10 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lease_worker import go, read_until, worker
 from object_server import ask
 from obstore.store import MemoryStore
 from processes import wait_for
@@ -31,35 +30,7 @@ from cache.stores.interface import Files
 from cache.stores.leases import LEASE_SECONDS, LONGEST_SECONDS, Lease, LeasedClaims, Terms
 
 WORKER = Path(__file__).with_name("lease_worker.py")
-PATH = os.pathsep.join([str(Path(cache.stores.leases.__file__).parents[2]), str(WORKER.parent)])
 LAPSED = Terms("somebody", "elsewhere", 1, 0.0)
-
-
-@contextmanager
-def worker(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": PATH},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def go(process: subprocess.Popen[str], until: str) -> None:
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    for line in process.stdout:
-        if line == until + "\n":
-            return
-    raise AssertionError(f"ended before {until}: {process.communicate()[1]}")
 
 
 def claim_of(held: Cache, shard: int) -> Lease:
@@ -175,56 +146,6 @@ def jump(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let this machine's clock run on, as it does while the machine sleeps."""
     real = cache.stores.leases.boot_time
     monkeypatch.setattr("cache.stores.leases.boot_time", lambda: real() + seconds)
-
-
-def test_claims_go_from_the_lowest_and_come_back(s3: str) -> None:
-    one, other = make_cache(s3), make_cache(s3)
-    fill(one, 1)
-    first, second = one.claim_next(), other.claim_next()
-    assert first is not None and second is not None
-    assert (first.shard, second.shard) == (1, 2)
-    live = one.live_claims()
-    assert [(claim.shard, claim.pid, claim.host) for claim in live] == [
-        (shard, os.getpid(), os.uname().nodename) for shard in (1, 2)
-    ]
-    with pytest.raises(LostClaimError, match="no claim on it"):
-        make_cache(s3, seed=1).commit(first, make_columns(one, 1), 1.0)
-    first.release()
-    first.release()
-    with pytest.raises(LostClaimError, match="no claim on it"):
-        one.commit(first, make_columns(one, 1), 1.0)
-    with one.claim_next() or pytest.fail("nothing to claim") as again:
-        assert again.shard == 1
-    with pytest.raises(RuntimeError), one.claim_next() or pytest.fail("nothing to claim"):
-        raise RuntimeError
-    assert [claim.shard for claim in one.live_claims()] == [2]
-    second.release()
-
-
-def test_a_shard_finished_meanwhile_is_not_claimed() -> None:
-    one, other = itertools.islice(in_memory(), 2)
-    with take(one, 3, done=(0, 1)) or pytest.fail("nothing to claim") as claim:
-        assert claim.shard == 2
-        assert [live.shard for live in other.live()] == [2]
-    assert take(one, 2, done=(0, 1)) is None
-    assert other.live() == []
-
-
-def test_a_forked_child_can_neither_use_nor_give_back_a_claim(s3: str) -> None:
-    cache = make_cache(s3)
-    claim = cache.claim_next()
-    assert claim is not None
-    child = os.fork()
-    if child == 0:
-        try:
-            claim.release()
-            os._exit(0 if not claim.is_held_in(cache._claims) else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-    assert [live.shard for live in cache.live_claims()] == [0]
-    cache.commit(claim, make_columns(cache, 0), 1.0)
-    claim.release()
 
 
 def test_a_lease_is_renewed_and_outlives_its_length(s3: str) -> None:
@@ -383,11 +304,13 @@ def test_of_a_worker_and_a_remover_at_once_at_most_one_has_its_way(turns: list[b
 
 def test_a_killed_workers_shard_is_free_when_its_lease_has_lapsed(s3: str, tmp_path: Path) -> None:
     with worker(WORKER, 2, "-", s3, 0, 2) as orphan:
-        go(orphan, "hanging")
+        go(orphan)
+        read_until(orphan, "hanging")
         held = make_cache(s3)
         wait_for(lambda: [live.pid for live in held.live_claims()] == [orphan.pid])
         with worker(WORKER, 12, "-", s3, 0) as other:
-            go(other, "3")
+            go(other)
+            read_until(other, "3")
             orphan.kill()
             assert other.wait(120) == 0
     assert held.is_complete
@@ -415,7 +338,8 @@ def test_who_wakes_up_in_a_write_leaves_its_successors_shard_as_it_is(
     if part.startswith("replace"):
         held.files.write({"rows/logits/c/0/0": b"somebody's who was killed"})
     with worker(WORKER, 0.5, part, s3, 0) as sleeper:
-        go(sleeper, "stopping")
+        go(sleeper)
+        read_until(sleeper, "stopping")
         wait_for(lambda: os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED | os.WNOHANG) is not None)
         # Rows that can be told from the sleeper's, as another kind of device might give them.
         columns = make_columns(held, 0)
@@ -433,24 +357,6 @@ def test_who_wakes_up_in_a_write_leaves_its_successors_shard_as_it_is(
     assert held.committed() == [0]
     found = CacheReader(held, partial=True).read_shard(0)
     assert (found["logits"] == columns["logits"]).all()
-
-
-def test_a_creator_killed_while_creating_is_replaced(s3: str) -> None:
-    script = (
-        "import sys, time; from store_worker import *; import cache.stores.leases\n"
-        "cache.stores.leases.LEASE_SECONDS = 0.5\n"
-        "def attachments():\n    print('ready', flush=True); time.sleep(600)\n"
-        "create_or_open(sys.argv[1], make_manifest(), attachments)"
-    )
-    opened: list[Cache] = []
-    with worker("-c", script, s3) as creator:
-        assert creator.stdout is not None
-        assert creator.stdout.readline() == "ready\n"
-        waiting = threading.Thread(target=lambda: opened.append(make_cache(s3)))
-        waiting.start()
-        creator.kill()
-        waiting.join(120)
-    assert opened[0].read_attachment("table.bin") == ATTACHMENTS["table.bin"]
 
 
 def test_a_creator_that_lost_its_right_publishes_nothing(
