@@ -7,6 +7,8 @@ besides its rows.  Knows tasks and vocabularies, never runs a model.
 from stages.inputs.attachments import (
     SELF_GENERATED,
     SELF_GENERATED_FILE,
+    SelfGenerated,
+    describe_agreement,
     describe_difference,
     pack_attachments,
     read_sampler,
@@ -26,7 +28,6 @@ from stages.inputs.preparation import (
     mix_parts,
     prepare_inputs,
 )
-from stages.inputs.self_generated import SelfGenerated, describe_agreement
 
 __all__ = [
     "MODEL_SAMPLERS",

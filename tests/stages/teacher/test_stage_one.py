@@ -268,9 +268,7 @@ class TestBadAnswers:
         assert f"row {row}" in str(found.value)
         assert count_commits(tmp_path / "c") == row // 32
 
-    def test_infinite_weights_commit_nothing(
-        self, llm: Path, mood: Path, tmp_path: Path
-    ) -> None:
+    def test_infinite_weights_commit_nothing(self, llm: Path, mood: Path, tmp_path: Path) -> None:
         broken = change_weights(
             llm, tmp_path / "m", lambda model: model.model.norm.weight.fill_(np.inf)
         )
