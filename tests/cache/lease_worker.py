@@ -5,6 +5,7 @@ about to put an object whose path holds PART, on condition that it is new or sti
 says "stopping" and stops, as a suspended machine does; "-" for never.
 """
 
+import itertools
 import os
 import signal
 import subprocess
@@ -16,10 +17,26 @@ from typing import Any
 
 import obstore
 import store_worker
+from obstore.store import MemoryStore
 
 import cache.stores.leases
+from cache.stores.bucket import Bucket
+from cache.stores.leases import Lease, LeasedClaims, Terms
 
 PATH = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+
+LAPSED = Terms("somebody", "elsewhere", 1, 0.0)
+
+
+def in_memory(seconds: float = 60.0) -> Iterator[LeasedClaims]:
+    """Claims as any number of processes have them."""
+    store = MemoryStore()
+    for _ in itertools.count():
+        yield LeasedClaims(Bucket("s3://memory/here/claims", lambda seconds: store), seconds)
+
+
+def take(claims: LeasedClaims, shards: int = 1, done: tuple[int, ...] = ()) -> Lease | None:
+    return claims.take_first(range(shards), lambda shard: shard in done)
 
 
 @contextmanager

@@ -2,21 +2,14 @@ import itertools
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from lease_worker import go, read_until, worker
+from lease_worker import LAPSED, go, in_memory, read_until, take, worker
 from object_server import ask
-from obstore.store import MemoryStore
 from processes import wait_for
 from store_worker import ATTACHMENTS, fill, make_cache, make_columns, make_manifest, tree
 
@@ -25,12 +18,11 @@ from cache.directory import Cache
 from cache.errors import ClaimError, LostClaimError, StorageError
 from cache.opening import create_or_open
 from cache.reader import CacheReader
-from cache.stores.bucket import Bucket, Found, open_bucket
+from cache.stores.bucket import open_bucket
 from cache.stores.interface import Files
 from cache.stores.leases import LEASE_SECONDS, LONGEST_SECONDS, Lease, LeasedClaims, Terms
 
 WORKER = Path(__file__).with_name("lease_worker.py")
-LAPSED = Terms("somebody", "elsewhere", 1, 0.0)
 
 
 def claim_of(held: Cache, shard: int) -> Lease:
@@ -47,99 +39,9 @@ def claim_of(held: Cache, shard: int) -> Lease:
     return found[0]
 
 
-def at_once(*tasks: Callable[[], None]) -> None:
-    barrier = threading.Barrier(len(tasks))
-
-    def run(task: Callable[[], None]) -> None:
-        barrier.wait()
-        task()
-
-    threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 def rows_of(files: Files) -> dict[str, bytes | None]:
     found = sorted(path for path, _ in files.walk() if path.startswith(("rows/", "attachments/")))
     return {path: files.read(path, 10**6) for path in found}
-
-
-def in_memory(seconds: float = 60.0) -> Iterator[LeasedClaims]:
-    """Claims as any number of processes have them."""
-    store = MemoryStore()
-    for _ in itertools.count():
-        yield LeasedClaims(Bucket("s3://memory/here/claims", lambda seconds: store), seconds)
-
-
-def take(claims: LeasedClaims, shards: int = 1, done: tuple[int, ...] = ()) -> Lease | None:
-    return claims.take_first(range(shards), lambda shard: shard in done)
-
-
-def try_once(mine: LeasedClaims, won: list[Lease | None]) -> None:
-    won.append(take(mine))
-
-
-class Order:
-    """Which of two threads makes the next call of a store, for as long as both make some."""
-
-    def __init__(self, turns: list[bool]) -> None:
-        self.is_on = False
-        self._turns = turns
-        self._ended: set[bool] = set()
-        self._changed = threading.Condition()
-
-    def step(self, me: bool) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_turn_of(me))
-            del self._turns[:1]
-            self._changed.notify_all()
-
-    def follow(self, me: bool, task: Callable[[], None]) -> None:
-        task()
-        with self._changed:
-            self._ended.add(me)
-            self._changed.notify_all()
-
-    def _is_turn_of(self, me: bool) -> bool:
-        return not self._turns or self._turns[0] == me or bool(self._ended)
-
-
-class Ordered(Bucket):
-    def __init__(self, store: MemoryStore, order: Order, me: bool) -> None:
-        super().__init__("s3://memory/here/claims", lambda seconds: store)
-        self._order, self._me = order, me
-
-    def get(self, path: str, limit: int) -> Found | None:
-        self._step()
-        return super().get(path, limit)
-
-    def create(self, path: str, data: bytes) -> Any:
-        self._step()
-        return super().create(path, data)
-
-    def walk(self, path: str = "") -> Iterator[tuple[str, int]]:
-        self._step()
-        return super().walk(path)
-
-    def _step(self) -> None:
-        if self._order.is_on:
-            self._order.step(self._me)
-
-
-def work(mine: LeasedClaims, held: ExitStack, having: list[str]) -> None:
-    with suppress(ClaimError):
-        claim = take(mine)
-        assert claim is not None
-        held.enter_context(claim)
-        having.append("a shard")
-
-
-def remove(mine: LeasedClaims, held: ExitStack, having: list[str]) -> None:
-    with suppress(ClaimError):
-        held.enter_context(mine.removing())
-        having.append("the cache")
 
 
 def jump(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -165,17 +67,6 @@ def test_a_lease_is_renewed_and_outlives_its_length(s3: str) -> None:
     wait_for(lambda: claim.is_held_in(LeasedClaims(bucket)))
     claim.release()
     assert other.live() == []
-
-
-def test_a_lapsed_lease_is_taken_over_by_one() -> None:
-    claims = list(itertools.islice(in_memory(), 8))
-    claims[0].bucket.create("000000.json", json.dumps(vars(LAPSED)).encode())
-    wait_for(lambda: claims[0].live() == [])
-    won: list[Lease | None] = []
-    at_once(*(partial(try_once, mine, won) for mine in claims))
-    (winner,) = [claim for claim in won if claim is not None]
-    assert winner.is_held_in(claims[0])
-    winner.release()
 
 
 def test_a_renewed_lease_is_not_taken_over_by_who_saw_it_before(
@@ -267,39 +158,6 @@ def test_a_lease_with_anything_in_it_is_a_lease_that_lapses(content: bytes) -> N
     assert (live.shard, live.host, live.pid) in [(0, "", 0), (0, "", -1)]
     assert take(claims) is None
     assert Terms.read(content).seconds in (LEASE_SECONDS, LONGEST_SECONDS)
-
-
-def test_nobody_claims_while_the_cache_is_removed_and_the_other_way_round() -> None:
-    one, other = itertools.islice(in_memory(), 2)
-    with take(one) or pytest.fail("nothing to claim") as claim:
-        with pytest.raises(ClaimError, match=rf"process {os.getpid()} on .*shards: 0\)"):
-            other.removing().__enter__()
-        assert claim.is_held_in(one)
-    with one.removing():
-        with pytest.raises(ClaimError, match="being removed"):
-            take(other)
-        with pytest.raises(ClaimError, match="being removed"):
-            other.removing().__enter__()
-        assert other.live() == []
-    with take(other) or pytest.fail("nothing to claim"):
-        pass
-
-
-@given(st.lists(st.booleans(), max_size=20))
-@settings(max_examples=150, deadline=None)
-def test_of_a_worker_and_a_remover_at_once_at_most_one_has_its_way(turns: list[bool]) -> None:
-    order, store = Order(turns), MemoryStore()
-    one, other = (LeasedClaims(Ordered(store, order, me)) for me in (True, False))
-    order.is_on = True
-    having: list[str] = []
-    # Nobody gives back what he has before both have tried.
-    with ExitStack() as held:
-        at_once(
-            partial(order.follow, True, partial(work, one, held, having)),
-            partial(order.follow, False, partial(remove, other, held, having)),
-        )
-        order.is_on = False
-        assert len(having) < 2
 
 
 def test_a_killed_workers_shard_is_free_when_its_lease_has_lapsed(s3: str, tmp_path: Path) -> None:
