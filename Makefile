@@ -8,14 +8,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo results paper test test-slow lint format bench gpu clean
+.PHONY: demo paper test test-slow lint format bench gpu clean
 
 demo: $(STAMP)
 	dvc repro
 	python -m benchmarks.demo
-
-results: $(STAMP)
-	python -m benchmarks.results --data "$(DATA)"
 
 # Steps beside each other where JOBS is given, which DVC cannot do.
 paper: $(STAMP)
