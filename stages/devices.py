@@ -115,9 +115,20 @@ def choose_dtype(dtype: str, device: str) -> Choice:
         return Choice(dtype, "as asked")
     if torch.device(find_main_device(device)).type != "cuda":
         return _choose_cpu_dtype()
-    if torch.cuda.is_bf16_supported():
+    if has_bfloat16():
         return Choice("bfloat16", "auto: the GPU computes it natively")
-    return Choice("float16", "auto: the GPU has no bfloat16")
+    return Choice("float16", "auto: the GPU does not compute bfloat16 natively")
+
+
+def has_bfloat16() -> bool:
+    """Whether the CUDA device multiplies bfloat16 itself.
+
+    Older ones only emulate it, several times slower than float16, and torch counts that too where
+    it is not told otherwise.
+    """
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _choose_cpu_dtype() -> Choice:

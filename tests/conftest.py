@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--gpu-device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="where the tests marked gpu run; cpu stands in, so that they are run at all",
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _float32() -> Iterator[None]:
     """Where ``auto`` would be bfloat16 on this processor, tests that compare still get float32."""

@@ -68,6 +68,14 @@ class _Run:
     losses: list[torch.Tensor] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def device(self) -> torch.device:
+        return self.student.start.device
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
     def state(self, identity: str) -> dict[str, Any]:
         return {
             "identity": identity,
@@ -79,6 +87,8 @@ class _Run:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            # A student on a GPU draws its dropout there.
+            "device_random": torch.cuda.get_rng_state(self.device) if self.on_gpu else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -87,8 +97,10 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
         self.seconds = state["seconds"]
-        self.losses = [loss.to(self.student.start.device) for loss in state["losses"]]
+        self.losses = [loss.to(self.device) for loss in state["losses"]]
         torch.set_rng_state(state["random"])
+        if self.on_gpu and state.get("device_random") is not None:
+            torch.cuda.set_rng_state(state["device_random"], self.device)
 
 
 def train_student(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cache.directory import Cache
-from stages.devices import choose_device
+from stages.devices import choose_device, has_bfloat16
 from stages.inputs import describe_agreement, read_self_generated
 from stages.locking import hold_lock
 from stages.machine import describe_machine
@@ -119,7 +119,10 @@ def _train(
     device = choose_device(config.device)
     reporter.say(f"device: {device.value} ({device.reason})")
     on_cpu = torch.device(device.value).type == "cpu"
-    precision = "no" if on_cpu else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if not on_cpu:
+        # accelerate takes the current device, whatever index was asked for.
+        torch.cuda.set_device(device.value)
+    precision = "no" if on_cpu else "bf16" if has_bfloat16() else "fp16"
     reporter.say(f"precision: {'float32' if precision == 'no' else precision + ' mixed'}")
     init, why = _choose_init(config)
     reporter.say(f"student: {config.arch}, {init} start ({why})")
