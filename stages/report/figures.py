@@ -7,14 +7,14 @@ import re
 import warnings
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
 from stages.report.collect import Findings
-from stages.report.runs import APPROACHES, Run
+from stages.report.runs import APPROACHES
 from stages.report.tables import ESTIMATES, correlate
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b08800", "#7f6ee0")
@@ -90,46 +90,36 @@ def _draw_curves(found: Findings, task: str) -> Figure | None:
     The paper's recipe to the letter stands on the left, on the right that recipe without text
     which has the most students.
     """
-    sides = []
+    shown = []
     for approach in ("algorithm-1", "projection"):
-        groups = [group for group in found.groups if group.approach == approach]
-        curves = [[run for run in group.runs.get(task, ()) if run.curve] for group in groups]
-        sides.append(max(curves, key=len, default=[]))
-    shown = [runs for runs in sides if runs]
+        groups = [group.runs.get(task, ()) for group in found.groups if group.approach == approach]
+        curves = [[run for run in runs if run.curve] for runs in groups]
+        shown += [runs for runs in [max(curves, key=len, default=[])] if runs]
     if not shown:
         return None
     figure = Figure((3.7 * len(shown), 5.8), layout="constrained")
     axes = figure.subplots(len(PANELS), len(shown), squeeze=False, sharex="col", sharey="row")
+    for panel, label in zip(axes[:, 0], PANELS, strict=True):
+        panel.set_ylabel(label)
     for column, runs in zip(axes.T, shown, strict=True):
-        for panel, (label, series) in zip(column, PANELS.items(), strict=True):
-            for colour, (key, name) in zip(SERIES, series.items(), strict=False):
-                _draw_lines(panel, runs, key, name, colour)
-            axes[list(column).index(panel), 0].set_ylabel(label)
-            if panel.lines:
-                panel.legend(loc="best")
-        recipe = runs[0].recipe.removesuffix(", no text")
-        objective = runs[0].objective if runs[0].approach == "projection" else None
-        column[0].set_title(f"{recipe}, {objective}" if objective else recipe)
+        column[0].set_title(runs[0].recipe)
         column[-1].set_xlabel("optimiser steps")
+        for panel, series in zip(column, PANELS.values(), strict=True):
+            for colour, (key, name) in zip(SERIES, series.items(), strict=False):
+                # An empty row parts the lines.
+                rows = [row for run in runs for row in (*(run.curve or ()), {})]
+                points = np.array([(row.get("step"), row.get(key)) for row in rows], dtype=float)
+                if np.isfinite(points).all(axis=1).any():
+                    panel.plot(*points.T, color=colour, alpha=0.85, label=name)
+                    panel.legend(loc="best")
     figure.align_ylabels()
     return figure
 
 
-def _draw_lines(panel: Any, runs: Sequence[Run], key: str, name: str, colour: str) -> None:
-    label: str | None = name
-    for run in runs:
-        points = np.array([(row.get("step"), row.get(key)) for row in run.curve or ()], dtype=float)
-        points = points[np.isfinite(points).all(axis=1)]
-        if len(points):
-            marker = "o" if len(points) == 1 else None
-            panel.plot(*points.T, color=colour, alpha=0.85, label=label, marker=marker)
-            label = None
-
-
 def _draw_estimates(found: Findings) -> Figure | None:
     """Draw what is known without labels against accuracy on the test texts, a row for each task."""
-    known = [run for run in found.runs if run.score("accuracy") is not None]
-    known = [run for run in known if run.approach != "direct"]
+    known = [run for run in found.runs if run.approach != "direct"]
+    known = [run for run in known if run.score("accuracy") is not None]
     tasks = sorted({run.task for run in known})
     if len(known) < 2:
         return None
@@ -140,13 +130,12 @@ def _draw_estimates(found: Findings) -> Figure | None:
         runs = [run for run in known if run.task == task]
         for panel, (estimate, name) in zip(row, ESTIMATES.items(), strict=True):
             for approach, colour, marker in zip(APPROACHES, SERIES, "osD^vP", strict=True):
-                drawn = [run for run in runs if run.approach == approach]
-                x = np.array([getattr(run, estimate) for run in drawn], dtype=float)
-                y = np.array([run.score("accuracy") for run in drawn], dtype=float)
-                label = (
-                    APPROACHES[approach] if any(run.approach == approach for run in known) else None
-                )
-                panel.scatter(100 * x, 100 * y, s=26, color=colour, marker=marker, label=label)
+                points = [(getattr(run, estimate), run.score("accuracy"))
+                          for run in runs if run.approach == approach]  # fmt: skip
+                x, y = 100 * np.array(points, dtype=float).reshape(-1, 2).T
+                there = any(run.approach == approach for run in known)
+                label = APPROACHES[approach] if there else None
+                panel.scatter(x, y, s=26, color=colour, marker=marker, label=label)
             rank = correlate(runs, estimate, "accuracy")
             panel.set_title(f"{task}, ρ = {rank[0]:.2f}" if rank else task)
             panel.set_xlabel(f"agreement on {name}, %")
