@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -32,12 +33,14 @@ class DocumentError(ValueError):
 
 def checked(cls: type[T]) -> type[T]:
     """Have a pydantic dataclass that code makes raise ManifestError for types and bounds."""
-    make = cls.__init__
+    make, names = cls.__init__, [field.name for field in fields(cls)]  # type: ignore[arg-type]
 
     @wraps(make)
     def init(self: T, *arguments: Any, **settings: Any) -> None:
+        # By name, so that messages name the field.
+        named = dict(zip(names, arguments, strict=False))
         try:
-            make(self, *arguments, **settings)
+            make(self, *arguments[len(names) :], **named, **settings)
         except ValidationError as error:
             raise ManifestError(f"{cls.__name__.lower()}: {_explain(error)}") from error
 
