@@ -110,8 +110,10 @@ class Run(Strict):
         """The way to this student."""
         if self.labels == "gold":
             return "direct"
-        if self.sampler == "texts" or self.sampler == "self" or self.sampler == "self-labelled":
-            return self.sampler
+        on_texts: tuple[Approach, ...] = ("texts", "self", "self-labelled")
+        for approach in on_texts:
+            if self.sampler == approach:
+                return approach
         literal = (self.sampler, self.objective) == ("uniform", "algorithm-1")
         return "algorithm-1" if literal else "projection"
 
