@@ -6,7 +6,7 @@ Nothing but click is imported before a command runs, so that help answers at onc
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,9 +20,6 @@ from pipeline.commands.tag import tag
 from pipeline.commands.task import task
 from pipeline.commands.teacher import teacher
 from pipeline.params import read_params
-
-if TYPE_CHECKING:
-    from cache.errors import CacheError
 
 
 class Group(click.Group):
@@ -40,7 +37,9 @@ class Group(click.Group):
         return super().make_context(info_name, args, parent, **extra)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(package_name="functional-projection", prog_name="pipeline")
 def cli() -> None:
     """Turn a language model, a prompt and label words into a small text classifier.
@@ -79,7 +78,9 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> int:
+    """Print a failure as one sentence, with the command that helps, and return the exit code."""
     from cache.errors import CacheError
+    from pipeline.hints import format_hint
     from stages.errors import StageError
     from stages.reporter import Interrupted
 
@@ -87,25 +88,10 @@ def _explain(error: Exception) -> int:
         click.echo(str(error), err=True)
         return 130
     if isinstance(error, StageError | CacheError):
-        hint = _format_hint(error) if isinstance(error, CacheError) else ""
-        click.echo(f"error: {error}{hint}", err=True)
+        click.echo(f"error: {error}{format_hint(error)}", err=True)
         return 2 if getattr(error, "usage", False) else 1
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"error: {where}{error.strerror or error}", err=True)
         return 1
     raise error
-
-
-def _format_hint(error: CacheError) -> str:
-    from cache.errors import Hint
-
-    finish = "`pipeline teacher` with the same settings finishes it"
-    hints = {
-        Hint.VERIFY: f"; run `pipeline cache verify {error.subject}`",
-        Hint.FILL: f"; {finish}, there is nothing to read yet",
-        Hint.FILL_OR_PARTIAL: f"; {finish}, `--partial` trains on what is there",
-        Hint.CREATE: f"; run `pipeline teacher --task {error.subject}` first",
-        Hint.CHOOSE: "\nname one with --from and its first digits",
-    }
-    return hints[error.hint] if error.hint else ""

@@ -1,9 +1,9 @@
-"""What is found out about a cache, in words and as data."""
+"""What is found out about a cache, as lines and as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ def report_lines(report: Report, removed: list[str] | None) -> Iterator[str]:
     if report.strays:
         some = ", ".join(report.strays[:MOST_STRAYS])
         rest = len(report.strays) - MOST_STRAYS
-        yield (f"  strays, which nothing reads: {some}{f' and {rest:,} more' if rest > 0 else ''}")
+        yield f"  strays, which nothing reads: {some}{f' and {rest:,} more' if rest > 0 else ''}"
 
 
 def report_data(report: Report, removed: list[str] | None) -> dict[str, Any]:
@@ -62,24 +62,24 @@ def report_data(report: Report, removed: list[str] | None) -> dict[str, Any]:
         "shards": cache.shards if cache else None,
         "committed": report.committed,
         "bytes": report.bytes,
-        "faults": [
-            {"file": fault.file, "fault": fault.fault, "shard": fault.shard}
-            for fault in report.faults
-        ],
-        "strays": list(report.strays),
+        "faults": [asdict(fault) for fault in report.faults],
+        "strays": report.strays,
         "removed": removed,
     }
 
 
 def format_overview(found: CacheOverview) -> Iterator[tuple[str, str]]:
     """Yield what there is to say about a cache as titles and values."""
-    cache = found.cache
-    manifest, layout = cache.manifest, cache.layout
+    cache, manifest, layout = found.cache, found.cache.manifest, found.cache.layout
     yield "fingerprint", cache.fingerprint
     yield "label", manifest.label
     yield "path", str(cache.place)
     yield "created", manifest.created
-    yield from _format_inputs(manifest)
+    try:
+        yield from list(_format_inputs(manifest))
+    except (KeyError, TypeError, AttributeError):
+        # Not one of the teacher's: shown as it is.
+        yield from ((name, json.dumps(value)) for name, value in manifest.inputs.items())
     columns = ", ".join(
         f"{name} {column.dtype}{list(column.shape) or ''}"
         for name, column in layout.columns.items()
@@ -98,10 +98,9 @@ def format_overview(found: CacheOverview) -> Iterator[tuple[str, str]]:
         yield "rate", f"{found.rate:,.1f} rows a second while it was being filled"
     if found.seconds_left is not None:
         yield "time left", format_duration(found.seconds_left)
-    if found.workers:
-        for claim in found.workers:
-            yield "worker", f"{claim.host or '?'}, process {claim.pid or '?'}, shard {claim.shard}"
-    else:
+    for claim in found.workers or ():
+        yield "worker", f"{claim.host or '?'}, process {claim.pid or '?'}, shard {claim.shard}"
+    if not found.workers:
         yield "workers", "none" if found.workers is not None else "unknown"
     row_bytes = f", {found.row_bytes:,.1f} a row" if found.row_bytes is not None else ""
     yield "bytes", f"{found.bytes:,}{row_bytes}"
@@ -115,79 +114,52 @@ def format_overview(found: CacheOverview) -> Iterator[tuple[str, str]]:
 
 def overview_data(found: CacheOverview) -> dict[str, Any]:
     """Return what there is to know about a cache for JSON."""
-    cache = found.cache
-    workers = found.workers
+    cache, manifest = found.cache, found.cache.manifest
+    figures = ("committed", "rows", "rate", "seconds_left", "bytes", "row_bytes", "damage")
     return {
         "fingerprint": cache.fingerprint,
-        "label": cache.manifest.label,
+        "label": manifest.label,
         "path": str(cache.place),
-        "created": cache.manifest.created,
-        "inputs": cache.manifest.inputs,
-        "notes": cache.manifest.notes,
+        "created": manifest.created,
+        "inputs": manifest.inputs,
+        "notes": manifest.notes,
         "layout": asdict(cache.layout),
         "shards": cache.shards,
-        "committed": found.committed,
-        "rows": found.rows,
         "complete": found.is_complete,
-        "rate": found.rate,
-        "seconds_left": found.seconds_left,
-        "workers": None
-        if workers is None
-        else [{"shard": w.shard, "host": w.host, "pid": w.pid} for w in workers],
-        "bytes": found.bytes,
-        "row_bytes": found.row_bytes,
+        **{name: getattr(found, name) for name in figures},
+        "workers": None if found.workers is None else [asdict(worker) for worker in found.workers],
         "balance": {
             name: {"rows": rows, "probability": probability}
             for name, (rows, probability) in found.balance.items()
         },
-        "damage": list(found.damage),
     }
 
 
 def _format_inputs(manifest: Manifest) -> Iterator[tuple[str, str]]:
     inputs, notes = manifest.inputs, manifest.notes
-    try:
-        task, sampler, compute = inputs["task"], inputs["sampler"], inputs["compute"]
-        labels = ", ".join(label["name"] for label in task["labels"])
-        weights = inputs["model"]["weights"][:12]
-        words = [
-            ("task", f"{task['name']}: {labels}"),
-            ("prompt", json.dumps(task["prompt"], ensure_ascii=False)),
-            ("suffix", json.dumps(task["suffix"], ensure_ascii=False)),
-            ("model", f"{notes['model']}, weights {weights}…"),
-        ]
-        if "lengths" in sampler:
-            rule = sampler["lengths"]
-            words += [
-                ("sampler", f"{sampler['name']}, seed {sampler['seed']}"),
-                ("lengths", f"{rule['kind']}, {rule['minimum']} to {rule['maximum']} tokens"),
-            ]
-            words += [
-                (name.replace("_", "-"), value)
-                for name, value in sampler.get("writing", {}).items()
-            ]
-        else:
-            words += [("texts", notes["source"])]
-        if notes.get("self_generated"):
-            words += [
-                ("self-generated texts", f"{notes['self_generated']}, written by the model itself")
-            ]
-        words += [
-            (
-                "computed",
-                f"{compute['device']}, {compute['dtype']}, attention {compute['attention']}, "
-                + _format_batch(compute, notes),
-            )
-        ]
-    except (KeyError, TypeError, AttributeError):
-        # Not one of the teacher's: shown as it is.
-        words = [(name, json.dumps(value)) for name, value in inputs.items()]
-    yield from words
-
-
-def _format_batch(compute: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+    task, sampler, compute = inputs["task"], inputs["sampler"], inputs["compute"]
+    yield "task", f"{task['name']}: {', '.join(label['name'] for label in task['labels'])}"
+    for key in ("prompt", "suffix"):
+        yield key, json.dumps(task[key], ensure_ascii=False)
+    yield "model", f"{notes['model']}, weights {inputs['model']['weights'][:12]}…"
+    if "lengths" in sampler:
+        rule = sampler["lengths"]
+        yield "sampler", f"{sampler['name']}, seed {sampler['seed']}"
+        yield "lengths", f"{rule['kind']}, {rule['minimum']} to {rule['maximum']} tokens"
+        for name, value in sampler.get("writing", {}).items():
+            yield name.replace("_", "-"), value
+    else:
+        yield "texts", notes["source"]
+    # The note keeps the name that it had when the first caches were written.
+    if notes.get("own_texts"):
+        yield "self-generated texts", f"{notes['own_texts']}, written by the model itself"
     tuning = notes.get("tuning", {})
-    words = f"{tuning.get('batch_positions', compute['batch_positions'])} positions a batch"
-    if compute["batch_positions"] == "auto" and tuning:
-        words += f" (found on {tuning['found_on']})"
-    return words + (", compiled" if tuning.get("compiled") else "")
+    positions = tuning.get("batch_positions", compute["batch_positions"])
+    is_found = tuning and compute["batch_positions"] == "auto"
+    yield (
+        "computed",
+        f"{compute['device']}, {compute['dtype']}, attention {compute['attention']}, "
+        f"{positions} positions a batch"
+        + (f" (found on {tuning['found_on']})" if is_found else "")
+        + (", compiled" if tuning.get("compiled") else ""),
+    )

@@ -1,4 +1,7 @@
-"""Command lines that do again what was done: a hint of a stage or a cache as a command."""
+"""Hints of errors, and what caches and records say was done, as commands to type.
+
+This is the one place that knows the commands for them: stages and caches name none.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,31 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cache.stores import LocalPlace
-from stages.tasks import list_tasks
+from cache import errors as cache_errors
+from stages import errors as stage_errors
 
 if TYPE_CHECKING:
     from cache.directory import Cache
     from cache.stores import Place
     from stages.report import Run
+
+FINISH = "`pipeline teacher` with the same settings finishes it"
+HINTS: Mapping[cache_errors.Hint | stage_errors.Hint, str] = {
+    cache_errors.Hint.VERIFY: "; run `pipeline cache verify {subject}`",
+    cache_errors.Hint.FILL: f"; {FINISH}, there is nothing to read yet",
+    cache_errors.Hint.FILL_OR_PARTIAL: f"; {FINISH}, `--partial` trains on what is there",
+    cache_errors.Hint.CREATE: "; run `pipeline teacher --task {subject}` first",
+    cache_errors.Hint.CHOOSE: "\nname one with --from and its first digits",
+    stage_errors.Hint.TRAIN: "; `pipeline student` makes one",
+    stage_errors.Hint.EXPORT: "; `pipeline export` makes it",
+}
+
+
+def format_hint(error: cache_errors.CacheError | stage_errors.StageError) -> str:
+    """Return what helps against an error, to stand behind its message; empty without a hint."""
+    if error.hint is None:
+        return ""
+    return HINTS[error.hint].format(subject=shlex.quote(getattr(error, "subject", "")))
 
 
 def format_teacher_command(cache: Cache) -> str:
@@ -95,11 +116,15 @@ def format_command(command: str, options: Mapping[str, Any]) -> str:
 
 
 def _name_task(task: str) -> str:
+    from stages.tasks import list_tasks
+
     # A user's task is known by name only, not where its file lies.
     return task if task in list_tasks() else f"{task}.yaml"
 
 
 def _find_root(place: Place, task: str) -> str:
+    from cache.stores import LocalPlace
+
     # A cache that was moved away from where the teacher puts them has no root.
     if isinstance(place, LocalPlace):
         here = place.path.absolute().parent.name == task

@@ -67,11 +67,11 @@ def read_params(group: click.Group) -> dict[str, Any]:
                     f"{FILE}: {section}: unknown option {key!r}{suggest(key, options)}"
                 )
             option = options[key]
-            several = value if isinstance(value, list) and option.multiple else [value]
-            if any(isinstance(each, list | dict) for each in several):
+            given = value if isinstance(value, list) and option.multiple else [value]
+            if any(isinstance(each, list | dict) for each in given):
                 raise click.UsageError(f"{FILE}: {section}: {key} must be a single value")
             if value is not None:
                 # As typed, so that the option's own type judges it: int() would cut 1.5 to 1.
-                typed = [str(each) for each in several]
+                typed = [str(each) for each in given]
                 defaults[section][option.name] = typed if option.multiple else typed[0]
     return defaults

@@ -1,14 +1,28 @@
 """Typed errors of the stages; only the command line turns them into messages."""
 
+from enum import Enum
+
+
+class Hint(Enum):
+    """What a person can do about an error; only the command line knows the command for it."""
+
+    TRAIN = "train a student"
+    EXPORT = "export a student"
+
 
 class StageError(Exception):
     """Anything a stage refuses or cannot do, as one sentence for the person who ran it.
 
     Attributes:
         usage: Whether what was asked for is at fault, rather than how it went.
+        hint: What helps; None where the message says it.
     """
 
     usage = False
+
+    def __init__(self, message: str, hint: Hint | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class SettingError(StageError):

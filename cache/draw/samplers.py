@@ -5,7 +5,7 @@ order and for any length of the row, so a longer draw extends a shorter one.  On
 exact arithmetic are used, so it is also the same on every device.
 
 A new sampler is one class here and its entry in :data:`SAMPLERS`; its name on the command line is
-one word in ``SamplerMixture.known`` of ``pipeline/options.py``.  The tests in
+one word in ``SAMPLERS`` of ``pipeline/options.py``.  The tests in
 ``tests/cache/test_samplers.py`` run over all entries.
 """
 

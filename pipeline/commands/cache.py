@@ -15,19 +15,17 @@ from pipeline.format_cache import (
     report_data,
     report_lines,
 )
-from pipeline.options import CACHE
+from pipeline.options import CACHE, JSON
 
 if TYPE_CHECKING:
     from cache.stores import Place
     from cache.verification import Report
     from pipeline.console import Console
 
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.group()
 def cache() -> None:
-    """Caches: the teacher's recorded answers.
+    """List, show, check and remove caches of a teacher's answers.
 
     NAME is the first digits of a fingerprint, or the path or URL of a cache's directory.
     """
@@ -90,9 +88,9 @@ def path(name: str, cache: str) -> None:
 @CACHE
 @JSON
 def show(name: str, cache: str, as_json: bool) -> None:
-    """Show what a cache is of, how far it is, who works on it and what it holds.
+    """Show what a cache holds, how far it is and who works on it.
 
-    All rows are read for that; what is damaged is said, and ends in exit code 1.
+    All rows are read for that.  What is damaged is said and makes the exit code 1.
 
     Example: pipeline cache show 1a2b
     """
@@ -100,7 +98,7 @@ def show(name: str, cache: str, as_json: bool) -> None:
     from cache.opening import open_cache
     from cache.overview import describe_cache
     from pipeline.console import Console
-    from pipeline.files import format_json
+    from pipeline.formats import format_json
 
     console = Console()
     with console.catch_signals():
@@ -126,11 +124,11 @@ def show(name: str, cache: str, as_json: bool) -> None:
 
 @cache.command("verify")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--repair", is_flag=True, help="Remove what is damaged, for the teacher to redo.")
+@click.option("--repair", is_flag=True, help="Remove what is damaged, to be computed again.")
 @CACHE
 @JSON
 def verify(names: tuple[str, ...], repair: bool, cache: str, as_json: bool) -> None:
-    """Check every byte of caches; without NAME, of all below the root.
+    """Check every byte of caches, by default of all below the root.
 
     Exit code 1 where anything is damaged, with --repair only where it could not be removed.
     Shards that are not computed yet, and files that a killed process has left, are no damage.
@@ -171,7 +169,7 @@ def verify(names: tuple[str, ...], repair: bool, cache: str, as_json: bool) -> N
 
 @cache.command("remove")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Remove without asking.")
 @CACHE
 def remove(names: tuple[str, ...], yes: bool, cache: str) -> None:
     """Remove caches, after asking; one that a process is filling stays.

@@ -8,38 +8,30 @@ from pathlib import Path
 
 import click
 
+from pipeline import options
 from pipeline.formats import format_size
 
 
 @click.command()
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="A student's directory.",
-)
+@options.path("--model", "Directory of the student.", required=True)
 @click.option(
     "--format",
     "formats",
     type=click.Choice(("onnx", "transformers")),
     multiple=True,
     default=("onnx",),
-    show_default=True,
-    help="Format of the weights; may be given more than once.",
+    help="Format of the weights; can be repeated.",
 )
 @click.option("--int8", is_flag=True, help="Also write an ONNX file with weights in 8 bits.")
-@click.option(
+@options.path(
     "--out",
-    type=click.Path(path_type=Path),
-    help="Directory to write.  [default: the student's name with -onnx, or with -export where "
-    "there is no ONNX file in it]",
+    "Directory to write.",
+    show_default="the student's name with -onnx, or with -export where no ONNX file is written",
 )
-@click.option(
+@options.path(
     "--metrics",
-    type=click.Path(path_type=Path),
+    "JSON file that `pipeline evaluate --metrics` wrote, for the model card; can be repeated.",
     multiple=True,
-    help="Metrics that 'pipeline evaluate --metrics' wrote, for the model card; may be given more "
-    "than once.",
 )
 @click.option(
     "--push-to-hub", metavar="REPO", help="Also upload the export to this model repository."
@@ -54,7 +46,7 @@ def export(
     push_to_hub: str | None,
     private: bool,
 ) -> None:
-    """Write a student for others to use: ONNX, 8 bits, a model card, a place on a hub.
+    """Export a student: ONNX files, a model card, a model hub.
 
     Every ONNX file is compared with the student before anything is kept.  It is run by
     'pipeline tag --model OUT/onnx/model.onnx' with onnxruntime and tokenizers alone.

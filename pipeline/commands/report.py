@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.options import CACHE
+from pipeline import options
 
 if TYPE_CHECKING:
     from stages.report import Findings
@@ -20,33 +20,27 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     "--students",
     type=FOLDER,
     multiple=True,
-    help="Directory with students anywhere below; can be repeated.  [default: data/students]",
+    show_default="data/students",
+    help="Directory with students anywhere below; can be repeated.",
 )
 @click.option(
     "--evaluations",
     type=FOLDER,
     multiple=True,
-    help="Directory with what `evaluate --metrics` wrote; can be repeated.  [default: "
-    "reports/evaluations, if it is there]",
+    show_default="reports/evaluations, if it is there",
+    help="Directory with what `evaluate --metrics` wrote; can be repeated.",
 )
-@CACHE
+@options.CACHE
 @click.option(
     "--published",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="YAML file of figures to compare with, such as benchmarks/paper/published.yaml.",
 )
-@click.option(
-    "--title",
-    default="Functional projection: a report",
-    show_default=True,
-    help="Title of the page.",
-)
-@click.option(
+@click.option("--title", default="Functional projection: a report", help="Title of the page.")
+@options.path(
     "--out",
-    type=click.Path(path_type=Path),
+    "Directory to write; an earlier report there is replaced.",
     default=Path("reports/report"),
-    show_default=True,
-    help="Directory to write; an earlier report there is replaced.",
 )
 def report(
     students: tuple[Path, ...],

@@ -2,90 +2,87 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.files import write_json
-from pipeline.options import CACHE
+from pipeline import options
+from pipeline.formats import write_json
 
 if TYPE_CHECKING:
     from stages.student import StudentResult
 
-OBJECTIVES = ("kl", "generalised-kl", "l2", "algorithm-1")
-COUNT = click.IntRange(min=1)
-SEED = click.IntRange(min=0, max=2**63 - 1)
+FILES = ("out", "curve", "metrics")
 
 
 @click.command()
-@click.option("--task", required=True, help="A bundled task's name, or a task file.")
+@options.TASK
 @click.option(
     "--arch",
     "archs",
     multiple=True,
     required=True,
-    help="Short name, hub id or directory of an encoder; may be given several times.",
+    help="Encoder: a short name, a hub id or a directory; can be repeated.",
 )
 @click.option(
     "--init",
-    type=click.Choice(["pretrained", "random"]),
-    help="Start of the encoder.  [default: pretrained where there is such]",
+    type=click.Choice(("pretrained", "random")),
+    show_default="pretrained, where there are such weights",
+    help="Weights that the encoder starts with.",
 )
-@CACHE
+@options.CACHE
 @click.option(
     "--from",
     "source",
-    help="First digits of a fingerprint, a cache's directory, or a teacher's --summary file.  "
-    "[default: the task's only complete cache]",
+    show_default="the task's only complete cache",
+    help="Cache to train on: first digits of its fingerprint, its directory, or the file that the "
+    "teacher wrote with --summary.",
 )
-@click.option("--partial", is_flag=True, help="Train on what is there of an incomplete cache.")
-@click.option(
+@click.option("--partial", is_flag=True, help="Train on the rows of an incomplete cache.")
+@options.choice(
     "--labels",
-    type=click.Choice(("teacher", "gold")),
-    default="teacher",
-    show_default=True,
-    help="Learn a cache's answers, or the labels that the texts come with.",
+    ("teacher", "gold"),
+    "Train on the teacher's cached answers, or on the labels of --texts.",
 )
-@click.option("--texts", type=click.Path(path_type=Path), help="Labelled texts, for gold labels.")
-@click.option("--text-column", default="text", show_default=True)
-@click.option("--label-column", default="label", show_default=True)
+@options.path("--texts", "File of labelled texts for --labels gold.")
+@options.TEXT_COLUMN
+@options.LABEL_COLUMN
 @click.option(
     "--model",
     default="auto",
-    show_default=True,
-    help="Whose tokens and embeddings gold-labelled texts are read with, if not those of --from.",
+    help="Language model whose tokenizer and embeddings --labels gold uses, without --from.",
 )
-@click.option("--objective", type=click.Choice(OBJECTIVES), default="kl", show_default=True)
-@click.option("--steps", type=COUNT, default=500, show_default=True)
-@click.option(
-    "--batch-size", type=COUNT, default=64, show_default=True, help="Cached rows in one step."
+@options.choice(
+    "--objective", ("kl", "generalised-kl", "l2", "algorithm-1"), "What the training minimises."
 )
+@options.count("--steps", 500, "Number of training steps.")
+@options.count("--batch-size", 64, "Cached rows in one step.")
+@options.count("--lengths-per-batch", 4, "Input lengths in one step.")
 @click.option(
-    "--lengths-per-batch", type=COUNT, default=4, show_default=True, help="Lengths a step."
+    "--learning-rate",
+    type=float,
+    show_default="by the encoder's size and start",
+    help="Highest learning rate.",
 )
-@click.option("--learning-rate", type=float, help="Peak.  [default: by size and start]")
-@click.option("--held-out-rows", type=COUNT, default=1024, show_default=True)
-@click.option("--log-every", type=COUNT, default=100, show_default=True, help="In steps.")
-@click.option("--checkpoint-every", type=COUNT, default=250, show_default=True, help="In steps.")
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
-@click.option(
+@options.count("--held-out-rows", 1024, "Rows kept out of the training.")
+@options.count("--log-every", 100, "Steps between two lines of the log.")
+@options.count("--checkpoint-every", 250, "Steps between two checkpoints.")
+@options.seed("Seed of the order of the rows and of random weights.")
+@options.DEVICE
+@options.path(
     "--out",
-    type=click.Path(path_type=Path),
-    help="Directory to write; {arch} in it is the encoder's name.  "
-    "[default: data/students/<task>-<arch>]",
+    "Directory to write the student to; {arch} in it is the encoder's name.",
+    show_default="data/students/<task>-<arch>",
 )
-@click.option(
-    "--curve", type=click.Path(path_type=Path), help="CSV of c, norms and angles; likewise."
-)
-@click.option(
-    "--metrics", type=click.Path(path_type=Path), help="JSON of the held-out figures; likewise."
-)
-def student(archs: tuple[str, ...], **options: Any) -> None:
-    """Stage two: train a classifier on a cache and write it as a transformers directory.
+@options.path("--curve", "CSV file of c, norms and angles; can hold {arch}.")
+@options.path("--metrics", "JSON file of the held-out metrics; can hold {arch}.")
+def student(archs: tuple[str, ...], **settings: Any) -> None:
+    """Stage two: train a small classifier on a cache.
 
-    With --labels gold it is trained on labelled texts instead, and no teacher is asked.
+    It is written as a transformers directory.  With --labels gold it is trained on labelled texts
+    instead, and no teacher is asked.
 
     A killed run continues from its checkpoint when the same command is typed again.  Several
     --arch are trained one after the other, each into a directory of its own.
@@ -99,57 +96,44 @@ def student(archs: tuple[str, ...], **options: Any) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise click.UsageError(f"--arch: {twice} is given twice; one directory holds one student")
-    if len(archs) > 1:
-        for key in ("out", "curve", "metrics"):
-            if options[key] is not None and "{arch}" not in str(options[key]):
-                raise click.UsageError(
-                    f"--{key}: got {options[key]} for {len(archs)} students; put {{arch}} into it"
-                )
+    files = {key: settings.pop(key) for key in FILES}
+    for key, path in files.items():
+        if len(archs) > 1 and path is not None and "{arch}" not in str(path):
+            raise click.UsageError(
+                f"--{key}: got {path} for {len(archs)} students; put {{arch}} into it"
+            )
     quieten_libraries()
     console = Console(resumable=True)
-    fields = (
-        "objective",
-        "steps",
-        "batch_size",
-        "lengths_per_batch",
-        "log_every",
-        "checkpoint_every",
-        "seed",
-    )
-    training = TrainingConfig(**{name: options.pop(name) for name in fields})
-    places = {key: options.pop(key) for key in ("out", "curve", "metrics")}
+    # Not the learning rate, which by default depends on the student.
+    shared = {field.name for field in fields(TrainingConfig)} & settings.keys() - {"learning_rate"}
+    training = TrainingConfig(**{name: settings.pop(name) for name in shared})
     configs, targets = [], []
     for arch, name in zip(archs, names, strict=True):
-        own: dict[str, Any] = {
-            key: Path(str(path).replace("{arch}", name)) if path is not None else None
-            for key, path in places.items()
+        paths: dict[str, Any] = {
+            key: path and Path(str(path).replace("{arch}", name)) for key, path in files.items()
         }
-        targets.append(own.pop("metrics"))
-        configs.append(StudentConfig(arch=arch, training=training, **options, **own))
+        targets.append(paths.pop("metrics"))
+        configs.append(StudentConfig(arch=arch, training=training, **settings, **paths))
     with console.catch_signals():
         # What is wrong with the last one shows before hours go into the first.
         check_students(configs)
         for config, target in zip(configs, targets, strict=True):
-            _write_metrics(run_student(config, console), target)
+            result = run_student(config, console)
+            if target is not None:
+                write_json(target, _collect_metrics(result))
 
 
-def _write_metrics(result: StudentResult, metrics: Path | None) -> None:
-    if metrics is not None:
-        found = result.projection
-        write_json(
-            metrics,
-            {
-                "fingerprint": result.fingerprint,
-                "held_out_rows": found.rows,
-                "agreement": found.agreement,
-                "agreement_interval": result.projection.agreement_share.interval,
-                "self_generated": None
-                if result.self_generated is None
-                else result.self_generated.to_record(),
-                "angle": found.angle,
-                "centred_angle": found.centred_angle,
-                "c_closed_form": found.c,
-                "norm_g": found.norm_g,
-                "norm_h": found.norm_h,
-            },
-        )
+def _collect_metrics(result: StudentResult) -> dict[str, Any]:
+    found, self_generated = result.projection, result.self_generated
+    return {
+        "fingerprint": result.fingerprint,
+        "held_out_rows": found.rows,
+        "agreement": found.agreement,
+        "agreement_interval": found.agreement_share.interval,
+        "self_generated": None if self_generated is None else self_generated.to_record(),
+        "angle": found.angle,
+        "centred_angle": found.centred_angle,
+        "c_closed_form": found.c,
+        "norm_g": found.norm_g,
+        "norm_h": found.norm_h,
+    }

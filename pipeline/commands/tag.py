@@ -7,11 +7,14 @@ import os
 import select
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from pipeline.options import Share
+from pipeline import options
+
+if TYPE_CHECKING:
+    from pipeline.console import Console
 
 BATCH = 256
 """Most lines that are answered together; fewer where no more are waiting."""
@@ -33,35 +36,31 @@ class Input(click.File):
 
 
 @click.command()
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="A student's directory, or an ONNX file of it.",
+@options.path(
+    "--model", "Student to tag with: its directory, or an ONNX file of it.", required=True
 )
-@click.option("--all", "every", is_flag=True, help="Give the scores of all labels.")
-@click.option("--threshold", type=Share(), help="Least score of a tag; below it there is none.")
+@click.option("--all", "all_scores", is_flag=True, help="Give the scores of all labels.")
+@options.threshold("Lowest score of a label, from 0 to 1; a text below it gets none.")
 @click.option(
     "--format",
-    "form",
-    type=click.Choice(["auto", "text", "jsonl"]),
+    "input_format",
+    type=click.Choice(("auto", "text", "jsonl")),
     default="auto",
-    show_default=True,
-    help="Of the input.",
+    help="Format of the input: lines of plain text or JSON; auto goes by the first line.",
 )
-@click.option("--text-column", default="text", show_default=True, help="Key of a JSON line's text.")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--text-column", default="text", help="Key of a JSON line that holds the text.")
+@options.DEVICE
 @click.argument("file", type=Input("rb"), default="-")
 def tag(
     model: Path,
-    every: bool,
+    all_scores: bool,
     threshold: float | None,
-    form: str,
+    input_format: str,
     text_column: str,
     device: str,
     file: BinaryIO,
 ) -> None:
-    """Tag texts: a line in, a JSON line out, as a stream.
+    """Tag texts as a stream: a line in, a JSON line out.
 
     Reads FILE, or standard input where it is '-' or absent.  A JSON line keeps its other keys.
     A line that holds no text has the label null; one that cannot be read has an "error" and makes
@@ -71,15 +70,7 @@ def tag(
     Example: echo "What a film!" | pipeline tag --model data/students/imdb-mini
     """
     from pipeline.console import Console, quieten_libraries
-    from stages.classify import (
-        format_answer,
-        is_onnx,
-        load_classifier,
-        model_directory,
-        read_line,
-        tag_lines,
-    )
-    from stages.records import find_record, read_temperature
+    from stages.classify import format_answer, is_onnx, load_classifier, read_line, tag_lines
 
     # An ONNX file is tagged with where there is no transformers to quieten.
     if not is_onnx(model):
@@ -88,41 +79,47 @@ def tag(
     classifier = load_classifier(model, device)
     console.say(f"device: {classifier.device}")
     if threshold is not None:
-        temperature = read_temperature(find_record(model_directory(model)))
-        if temperature is None:
-            console.warn(
-                f"threshold: {threshold:g}, of scores as they come: {model} has no record of a "
-                "temperature in it, so they may be far from how often they are right"
-            )
-        else:
-            console.say(f"threshold: {threshold:g}, of scores at the temperature {temperature:.2f}")
-    bad = 0
-    is_json = None if form == "auto" else form == "jsonl"
-    number = 0
+        _report_threshold(threshold, model, console)
+    is_json = None if input_format == "auto" else input_format == "jsonl"
+    count = errors = 0
     with console.catch_signals():
-        for batch in _gather(file, console):
+        for batch in _read_batches(file, console):
             lines = []
             for raw in batch:
-                number += 1
-                shown = raw.removeprefix(codecs.BOM_UTF8).strip()
-                if is_json is None and shown:
-                    is_json = shown.startswith(b"{")
+                count += 1
+                text = raw.removeprefix(codecs.BOM_UTF8).strip()
+                if is_json is None and text:
+                    is_json = text.startswith(b"{")
                     kind = "JSON lines" if is_json else "plain text"
                     console.say(f"input: {kind} (auto: by its first line)")
-                lines.append(read_line(raw, number, bool(is_json), text_column))
-            for answer in tag_lines(lines, classifier, every, threshold):
-                bad += "error" in answer
+                lines.append(read_line(raw, count, bool(is_json), text_column))
+            for answer in tag_lines(lines, classifier, all_scores, threshold):
+                errors += "error" in answer
                 click.echo(format_answer(answer))
-    if bad:
-        raise click.ClickException(f"{bad:,} of {number:,} lines could not be read")
+    if errors:
+        raise click.ClickException(f"{errors:,} of {count:,} lines could not be read")
 
 
-def _gather(file: BinaryIO, console: Any) -> Iterator[list[bytes]]:
+def _report_threshold(threshold: float, model: Path, console: Console) -> None:
+    from stages.classify import model_directory
+    from stages.records import find_record, read_temperature
+
+    temperature = read_temperature(find_record(model_directory(model)))
+    if temperature is not None:
+        console.say(f"threshold: {threshold:g}, of scores at the temperature {temperature:.2f}")
+        return
+    console.warn(
+        f"threshold: {threshold:g}, of scores as they come: {model} has no record of a "
+        "temperature in it, so they may be far from how often they are right"
+    )
+
+
+def _read_batches(file: BinaryIO, console: Console) -> Iterator[list[bytes]]:
     """Yield what is waiting, at most a batch, as soon as there is a line."""
     # From the descriptor, past Python's buffer: select sees nothing of what a buffer holds, and a
     # thread that waits inside one would break the interpreter's end.
     descriptor = file.fileno()
-    begun: list[bytes] = []
+    unfinished: list[bytes] = []
     while True:
         console.check_stop()
         # Wake now and then to see a signal.
@@ -131,13 +128,13 @@ def _gather(file: BinaryIO, console: Any) -> Iterator[list[bytes]]:
         data = os.read(descriptor, READ_BYTES)
         if not data:
             break
-        begun.append(data)
+        unfinished.append(data)
         if b"\n" not in data:
             continue
-        *lines, rest = b"".join(begun).split(b"\n")
-        begun = [rest] if rest else []
+        *lines, rest = b"".join(unfinished).split(b"\n")
+        unfinished = [rest] if rest else []
         for first in range(0, len(lines), BATCH):
             console.check_stop()
             yield lines[first : first + BATCH]
-    if begun:
-        yield [b"".join(begun)]
+    if unfinished:
+        yield [b"".join(unfinished)]

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from pipeline import options
+
+if TYPE_CHECKING:
+    from stages.tasks import Task
 
 
 @click.group()
 def task() -> None:
-    """Tasks: what is asked, and which words answer it."""
+    """List, show and check tasks: prompts and label words."""
 
 
 @task.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.JSON
 def list_tasks_command(as_json: bool) -> None:
     """List the tasks that come with the project.
 
@@ -24,7 +29,7 @@ def list_tasks_command(as_json: bool) -> None:
 
     tasks = [load_task(name) for name in list_tasks()]
     if as_json:
-        click.echo(json.dumps([_task_data(entry) for entry in tasks], indent=2))
+        click.echo(json.dumps([_describe(entry) for entry in tasks], indent=2))
         return
     for entry in tasks:
         click.echo(f"{entry.name:<12} {', '.join(entry.label_names):<40} {entry.prompt.strip()}")
@@ -32,32 +37,36 @@ def list_tasks_command(as_json: bool) -> None:
 
 @task.command("show")
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.JSON
 def show_task(name: str, as_json: bool) -> None:
-    """Show a task, bundled or of a file.
+    """Show a task: its name, or the path of its YAML file.
 
     Example: pipeline task show imdb
     """
     from stages.tasks import load_task
 
-    entry = load_task(name)
+    data = _describe(load_task(name))
     if as_json:
-        click.echo(json.dumps(_task_data(entry), indent=2))
+        click.echo(json.dumps(data, indent=2))
         return
-    click.echo(f"name:       {entry.name}")
-    click.echo(f"prompt:     {json.dumps(entry.prompt, ensure_ascii=False)}")
-    click.echo(f"suffix:     {json.dumps(entry.suffix, ensure_ascii=False)}")
-    click.echo(f"max_length: {entry.max_length} tokens")
-    for label in entry.labels:
-        click.echo(f"label:      {label.name}: {', '.join(label.words)}")
+    click.echo(f"name:       {data['name']}")
+    for key in ("prompt", "suffix"):
+        click.echo(f"{key}:     {json.dumps(data[key], ensure_ascii=False)}")
+    click.echo(f"max_length: {data['max_length']} tokens")
+    for label, words in data["labels"].items():
+        click.echo(f"label:      {label}: {', '.join(words)}")
 
 
 @task.command("check")
 @click.argument("name")
-@click.option("--model", default="mini", show_default=True, help="mini, hub id or directory.")
-@click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
+@click.option(
+    "--model", default="mini", help="Model with the tokenizer: mini, a hub id or a directory."
+)
+@options.CHAT
 def check_task(name: str, model: str, chat: bool) -> None:
-    """Check a task against a model's tokenizer, and show the prompt as the model sees it.
+    """Check a task against a model's tokenizer.
+
+    Shows the prompt as the model sees it, and the token that stands for each label word.
 
     Example: pipeline task check mine.yaml --model meta-llama/Llama-2-7b-hf
     """
@@ -81,11 +90,5 @@ def check_task(name: str, model: str, chat: bool) -> None:
     click.echo(f"task {entry.name} can be used with {model}{' --chat' if chat else ''}")
 
 
-def _task_data(entry: Any) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "prompt": entry.prompt,
-        "suffix": entry.suffix,
-        "max_length": entry.max_length,
-        "labels": {label.name: list(label.words) for label in entry.labels},
-    }
+def _describe(entry: Task) -> dict[str, Any]:
+    return entry.describe() | {"labels": {label.name: list(label.words) for label in entry.labels}}

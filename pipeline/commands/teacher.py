@@ -7,84 +7,74 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.files import write_json
-from pipeline.formats import format_duration, format_size
-from pipeline.options import CACHE, CHAT, QUANTISE, AutoCount, SamplerMixture
+from pipeline import options
+from pipeline.formats import format_duration, format_size, write_json
 
 if TYPE_CHECKING:
     from stages.teacher import Estimate
 
-OBJECTIVES = ("kl", "generalised-kl", "l2", "algorithm-1")
-COUNT = click.IntRange(min=1)
-SEED = click.IntRange(min=0, max=2**63 - 1)
-
 
 @click.command()
-@click.option("--task", required=True, help="A bundled task's name, or a task file.")
-@click.option("--model", default="auto", show_default=True, help="auto, mini, hub id or directory.")
+@options.TASK
+@click.option(
+    "--model",
+    default="auto",
+    help="Language model: mini, a hub id, a directory, or auto, which takes Llama-2-7b where a "
+    "CUDA device has room for it and mini otherwise.",
+)
 @click.option(
     "--sampler",
-    type=SamplerMixture(),
+    type=options.parse_samplers,
     default="unigram",
-    show_default=True,
-    help="unigram, vocabulary, uniform, self, self-labelled, or shares: vocabulary=0.5,self=0.5.",
+    metavar="SAMPLER",
+    help="unigram, vocabulary, uniform, self or self-labelled, or a mixture of them with shares, "
+    "such as vocabulary=0.5,self=0.5.",
 )
-@click.option("--rows", type=COUNT, default=32768, show_default=True, help="Random inputs.")
-@click.option("--texts", type=click.Path(path_type=Path), help="Answer these texts instead.")
-@click.option("--text-column", default="text", show_default=True)
+@options.count("--rows", 32768, "Number of random inputs.")
+@options.path("--texts", "File of texts to answer instead of random inputs.")
+@options.TEXT_COLUMN
+@options.choice("--lengths", ("uniform", "log-uniform"), "Distribution of the lengths of inputs.")
+@options.count("--min-length", 1, "Tokens in the shortest random input.")
 @click.option(
-    "--lengths",
-    type=click.Choice(("uniform", "log-uniform")),
-    default="uniform",
-    show_default=True,
-    help="Of random inputs, up to the task's longest.",
+    "--temperature", type=float, default=1.0, help="Sampling temperature of the self samplers."
 )
-@click.option("--min-length", type=COUNT, default=1, show_default=True, help="In tokens.")
 @click.option(
-    "--temperature", type=float, default=1.0, show_default=True, help="Of texts that it writes."
+    "--top-p", type=float, default=1.0, help="Nucleus (top-p) that the self samplers draw from."
 )
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Likewise.")
 @click.option(
     "--self-generated",
     type=click.IntRange(min=0),
     default=1024,
-    show_default=True,
-    help="Texts that the model writes itself for students to be measured on.",
+    help="Texts that the model generates for students to be measured on.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@CACHE
+@options.seed("Seed of the random inputs.")
+@options.CACHE
 @click.option(
     "--device",
     default="auto",
-    show_default=True,
-    help="auto, cpu, cuda, cuda:N; all: the model split over all GPUs.",
+    help="Device to compute on: auto, cpu, cuda, cuda:N, or all, which splits the model over all "
+    "GPUs.",
 )
-@click.option(
-    "--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16."
-)
-@click.option("--chunk-rows", type=COUNT, default=64, show_default=True, help="Of one length.")
-@click.option("--shard-rows", type=COUNT, default=4096, show_default=True, help="Written at once.")
+@options.DTYPE
+@options.count("--chunk-rows", 64, "Rows of one input length per chunk.")
+@options.count("--shard-rows", 4096, "Rows written as one shard.")
 @click.option(
     "--batch-positions",
-    type=AutoCount(),
+    type=options.parse_positions,
     default="auto",
-    show_default=True,
-    help="Most positions in a forward pass; auto: found by a short trial.",
+    metavar="[auto|INTEGER]",
+    help="Most positions in one forward pass; auto measures which number is the fastest.",
 )
-@click.option(
+@options.choice(
     "--compile",
-    type=click.Choice(("auto", "on", "off")),
-    default="auto",
-    show_default=True,
-    help="Have torch compile the layers; auto: for long runs, if it pays.",
+    ("auto", "on", "off"),
+    "Compile the layers with torch; auto does so for long runs if it is faster.",
 )
-@CHAT
-@QUANTISE
+@options.CHAT
+@options.QUANTISE
 @click.option("--dry-run", is_flag=True, help="Say what the run would take, and write nothing.")
-@click.option(
-    "--summary", type=click.Path(path_type=Path), help="Write what was found to this JSON file."
-)
-def teacher(summary: Path | None, dry_run: bool, **options: Any) -> None:
+@options.path("--summary", "JSON file to write the fingerprint and the balance of the answers to.")
+def teacher(summary: Path | None, dry_run: bool, **settings: Any) -> None:
     """Stage one: record a language model's answers to random inputs.
 
     The same command again continues where it stopped, and several at once share the work.
@@ -96,17 +86,16 @@ def teacher(summary: Path | None, dry_run: bool, **options: Any) -> None:
 
     quieten_libraries()
     console = Console(resumable=True)
-    if dry_run:
-        with console.catch_signals():
-            _show_estimate(estimate_teacher(TeacherConfig(**options), console))
-        return
     with console.catch_signals():
-        result = run_teacher(TeacherConfig(**options), console)
+        config = TeacherConfig(**settings)
+        if dry_run:
+            _show_estimate(estimate_teacher(config, console))
+            return
+        result = run_teacher(config, console)
     if summary is None:
         return
     # Nothing that differs between runs over the same cache: DVC compares this file.
-    answers = result.verdict.answers
-    manifest = result.cache.manifest
+    manifest, verdict = result.cache.manifest, result.verdict
     task = manifest.inputs["task"]
     labels = [label["name"] for label in task["labels"]]
     write_json(
@@ -114,11 +103,11 @@ def teacher(summary: Path | None, dry_run: bool, **options: Any) -> None:
         {
             "fingerprint": manifest.fingerprint,
             "directory": f"{task['name']}/{manifest.directory}",
-            "rows": answers.rows,
-            "norm_g": answers.norm_g,
-            "spread": answers.spread,
-            "balance": dict(zip(labels, answers.balance, strict=True)),
-            "verdict": {"level": result.verdict.level, "reason": result.verdict.reason},
+            "rows": verdict.answers.rows,
+            "norm_g": verdict.answers.norm_g,
+            "spread": verdict.answers.spread,
+            "balance": dict(zip(labels, verdict.answers.balance, strict=True)),
+            "verdict": {"level": verdict.level, "reason": verdict.reason},
         },
     )
 

@@ -1,8 +1,4 @@
-"""A written student in use: texts to class probabilities, whatever computes them.
-
-What is the same for torch and onnxruntime, in numpy alone: an ONNX file is run where there is no
-torch.
-"""
+"""Texts to class probabilities, in numpy alone, whatever computes the logits."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-LONGEST = 100_000
+MAX_TOKENS = 100_000
 """Most tokens that are read where a tokenizer states no limit."""
 
 
@@ -38,9 +34,9 @@ class Classifier:
         run: Ids and mask, both (B, T) int64, to logits, (B, K) float32.
         labels: The classes' names in column order.
         max_length: Longest input in tokens, the start token included.
-        pad_id: Id that stands behind shorter inputs.
+        pad_id: Id that pads shorter inputs.
         device: What computes, and why that does, for the log.
-        batch_rows: Texts a forward pass.
+        batch_rows: Texts per forward pass.
     """
 
     encode: Callable[[list[str], int], Sequence[Sequence[int]]]
@@ -52,7 +48,7 @@ class Classifier:
     batch_rows: int = 64
 
     def classify(self, texts: Sequence[str]) -> Answers:
-        """Classify texts; those of like length share a batch.
+        """Classify texts; those of similar length share a batch.
 
         Args:
             texts: Any texts, empty ones included; longer ones than ``max_length`` are cut.
@@ -66,19 +62,19 @@ class Classifier:
         limit = self.max_length + 1
         ids = [tokens[:limit] for tokens in self.encode(list(texts), limit)]
         cut = np.array([len(tokens) > self.max_length for tokens in ids], dtype=bool)
-        order = sorted(range(len(ids)), key=lambda k: len(ids[k]))
-        found = np.empty((len(ids), len(self.labels)), dtype=np.float32)
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        probabilities = np.empty((len(ids), len(self.labels)), dtype=np.float32)
         for begin in range(0, len(order), self.batch_rows):
             rows = order[begin : begin + self.batch_rows]
-            tokens = [ids[row][: self.max_length] for row in rows]
+            batch = [ids[row][: self.max_length] for row in rows]
             # Another tokenizer than a student's may give an empty text no token at all.
-            inputs = np.full((len(rows), max(1, *map(len, tokens))), self.pad_id, dtype=np.int64)
+            inputs = np.full((len(rows), max(1, *map(len, batch))), self.pad_id, dtype=np.int64)
             mask = np.zeros_like(inputs)
-            for index, own in enumerate(tokens):
-                inputs[index, : len(own)] = own
-                mask[index, : len(own)] = 1
-            found[rows] = self.answer(inputs, mask)
-        return Answers(found, cut)
+            for index, tokens in enumerate(batch):
+                inputs[index, : len(tokens)] = tokens
+                mask[index, : len(tokens)] = 1
+            probabilities[rows] = self.answer(inputs, mask)
+        return Answers(probabilities, cut)
 
     def answer(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Answer token ids.
@@ -91,8 +87,8 @@ class Classifier:
             Probabilities, shape (B, K), float32.
         """
         logits = self.run(ids, np.ones_like(ids) if mask is None else mask)
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
         return probabilities
 
 
@@ -105,10 +101,10 @@ def model_directory(model: Path) -> Path:
     """Return the directory with a model's configuration, tokenizer and record.
 
     Args:
-        model: A model's directory, which is its own folder, or an ONNX file, whose folder is its
-            folder or the one above, as in the layout ``onnx/model.onnx`` of model hubs.
+        model: A model's directory, which is returned, or an ONNX file: its folder or the one
+            above, as in the layout ``onnx/model.onnx`` of model hubs.
     """
     if not is_onnx(model):
         return model
-    beside = model.absolute().parent
-    return beside if (beside / "config.json").is_file() else beside.parent
+    folder = model.absolute().parent
+    return folder if (folder / "config.json").is_file() else folder.parent

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.classify.classifier import LONGEST, Classifier, model_directory
-from stages.devices import Choice
-from stages.errors import ModelError, SettingError
+from stages.classify.classifier import MAX_TOKENS, Classifier, model_directory
+from stages.errors import Hint, ModelError, SettingError
+from stages.loading import one_line
 
 INPUTS = ("input_ids", "attention_mask")
 """What a file must take, both (batch, length) int64."""
@@ -25,10 +25,10 @@ INSTALL = "pip install -c constraints.txt -e '.[onnx]'"
 
 
 def load_onnx_classifier(file: Path, device: str, threads: int | None = None) -> Classifier:
-    """Load an ONNX file; tokenizer and configuration lie beside it or one folder up.
+    """Load an ONNX file, with the tokenizer and configuration of its folder or the one above.
 
     Args:
-        file: The file, as `pipeline export` writes it.
+        file: The file, as ``pipeline export`` writes it.
         device: ``auto`` (the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Of onnxruntime; None: as many as OMP_NUM_THREADS says, or as there are cores.
 
@@ -37,27 +37,29 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
         ModelError: A file or onnxruntime is missing, or a file is damaged or another kind of model.
     """
     if not file.is_file():
-        raise ModelError(f"{file} is not there; 'pipeline export' makes it")
+        raise ModelError(f"{file} is not there", Hint.EXPORT)
     folder = model_directory(file)
-    labels, limit, pad = _read_settings(file, folder)
-    tokenizer = _load_tokenizer(file, folder)
-    auto = device == "auto"
-    chosen = Choice("cpu", "auto: ONNX files") if auto else Choice(device, "as asked")
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{file}: no {name} beside it or one folder up")
+    labels, limit, pad = _read_settings(folder)
+    tokenizer = _load_tokenizer(folder / "tokenizer.json")
+    device, why = ("cpu", "auto: ONNX files") if device == "auto" else (device, "as asked")
     threads = threads or _count_threads()
-    session = _open_session(file, chosen.value, threads)
+    session = _open_session(file, device, threads)
     _check_signature(file, session, len(labels))
 
-    def encode(texts: list[str], most: int) -> Sequence[Sequence[int]]:
-        tokenizer.enable_truncation(most)
-        return [found.ids for found in tokenizer.encode_batch_fast(texts)]
+    def encode(texts: list[str], limit: int) -> Sequence[Sequence[int]]:
+        tokenizer.enable_truncation(limit)
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
 
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         try:
             (logits,) = session.run([OUTPUT], dict(zip(INPUTS, (ids, mask), strict=True)))
         except Exception as error:  # onnxruntime raises a dozen types
-            raise ModelError(f"{file} failed: {_one_line(error)}") from error
-        found: np.ndarray = logits
-        return found
+            raise ModelError(f"{file} failed: {one_line(error)}") from error
+        result: np.ndarray = logits
+        return result
 
     return Classifier(
         encode,
@@ -65,43 +67,37 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
         labels=labels,
         max_length=limit,
         pad_id=(tokenizer.token_to_id(pad) if pad else None) or 0,
-        device=f"{chosen.value} ({chosen.reason}), {threads} thread{'s' * (threads > 1)}",
+        device=f"{device} ({why}), {threads} thread{'s' * (threads > 1)}",
     )
 
 
-def _read_settings(file: Path, folder: Path) -> tuple[tuple[str, ...], int, str | None]:
+def _read_settings(folder: Path) -> tuple[tuple[str, ...], int, str | None]:
     """Return the labels, the longest input and the padding token."""
-    read: dict[str, Any] = {}
+    read: list[Any] = []
     for name in ("config.json", "tokenizer_config.json"):
         try:
-            read[name] = json.loads((folder / name).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ModelError(f"{file}: no {name} beside it or one folder up") from error
+            read.append(json.loads((folder / name).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot read {folder / name}: {error}") from error
-    config, settings = read.values()
+    config, settings = read
     try:
         names = {int(column): str(label) for column, label in config["id2label"].items()}
         labels = tuple(names[column] for column in range(len(names)))
-        limit = min(int(settings.get("model_max_length", LONGEST)), LONGEST)
+        limit = min(int(settings.get("model_max_length", MAX_TOKENS)), MAX_TOKENS)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'} or tokenizer_config.json beside it is no classifier's: {error}"
-        ) from error
+        files = f"{folder / 'config.json'} or tokenizer_config.json"
+        raise ModelError(f"{files} is no classifier's: {error}") from error
     pad = settings.get("pad_token")
     return labels, limit, pad["content"] if isinstance(pad, dict) else pad
 
 
-def _load_tokenizer(file: Path, folder: Path) -> Any:
+def _load_tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelError(f"{file}: no tokenizer.json beside it or one folder up")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare ones
-        raise ModelError(f"cannot load the tokenizer {path}: {_one_line(error)}") from error
+        raise ModelError(f"cannot load the tokenizer {path}: {one_line(error)}") from error
     tokenizer.no_padding()
     return tokenizer
 
@@ -121,25 +117,26 @@ def _open_session(file: Path, device: str, threads: int) -> Any:
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise SettingError(f"device {device!r}: use auto, cpu, cuda or cuda:N")
+    cuda = "CUDAExecutionProvider"
     providers: list[Any] = ["CPUExecutionProvider"]
     if kind == "cuda":
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        if cuda not in onnxruntime.get_available_providers():
             raise SettingError(
                 f"device {device!r}: this onnxruntime has no CUDA; install onnxruntime-gpu in its "
                 "place, or use --device cpu"
             )
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number or "0"}))
+        providers.insert(0, (cuda, {"device_id": number or "0"}))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that wait for the next text without using the cores meanwhile.
+    # Threads that wait for the next text leave the cores to others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(file, options, providers=providers)
     except Exception as error:  # onnxruntime raises a dozen types
-        raise ModelError(f"cannot load {file}: {_one_line(error)}") from error
+        raise ModelError(f"cannot load {file}: {one_line(error)}") from error
     # onnxruntime would go on without the device.
-    if kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+    if kind == "cuda" and cuda not in session.get_providers():
         raise SettingError(f"device {device!r}: onnxruntime cannot use it; use --device cpu")
     return session
 
@@ -156,7 +153,3 @@ def _check_signature(file: Path, session: Any, classes: int) -> None:
     if shape is None or len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != classes):
         there = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
         raise ModelError(f"{file} gives {there}; the classifier's {OUTPUT} are (batch, {classes})")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

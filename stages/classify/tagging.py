@@ -1,4 +1,4 @@
-"""Lines of a stream to tags: what each line holds, and what is said of it."""
+"""Lines of a stream to tags: what each line holds, and what is answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stages.errors import TextDataError
 from stages.texts import parse_json_row
 
 KEYS = ("label", "score", "scores", "cut", "below_threshold")
-"""What answers say; where a line has such a key, that one moves aside."""
+"""Keys of an answer; a line's key of such a name is renamed."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Line:
 
     Attributes:
         text: Its text, or None where it cannot be read.
-        fields: What goes into the answer beside the tag.
+        fields: What the answer holds besides the tag.
         error: Why it cannot be read.
     """
 
@@ -43,9 +43,9 @@ def read_line(raw: bytes, number: int, is_json: bool, text_column: str) -> Line:
         The line.  Bytes that are not UTF-8 become U+FFFD and are marked ``invalid_utf8``.
     """
     raw = raw.rstrip(b"\r\n")
+    marks: dict[str, Any] = {}
     try:
         text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        marks: dict[str, Any] = {}
     except UnicodeDecodeError:
         text, marks = raw.decode("utf-8", errors="replace"), {"invalid_utf8": True}
     if not is_json:
@@ -60,42 +60,40 @@ def read_line(raw: bytes, number: int, is_json: bool, text_column: str) -> Line:
 
 
 def tag_lines(
-    lines: Sequence[Line], classifier: Classifier, every: bool, threshold: float | None = None
+    lines: Sequence[Line], classifier: Classifier, all_scores: bool, threshold: float | None = None
 ) -> Iterator[dict[str, Any]]:
     """Answer lines in their order.
 
     Args:
         lines: The lines.
         classifier: The student.
-        every: Whether to give the scores of all labels.
+        all_scores: Whether to give the scores of all labels.
         threshold: Least score of a tag; below it the label is None and ``below_threshold`` is set.
 
     Yields:
         The line's own keys and ``label``, ``score`` and ``scores``; a key of the line that has
-        a name of :data:`KEYS` moves to ``input_<name>``.
+        a name of :data:`KEYS` becomes ``input_<name>``.
     """
-    texts = [line.text for line in lines if line.text is not None and line.text.strip()]
-    answers = classifier.classify(texts) if texts else None
-    at = 0
+    answers = classifier.classify([line.text for line in lines if line.text and line.text.strip()])
+    rows = zip(answers.probabilities, answers.cut, strict=True)
     for line in lines:
-        kept = {f"input_{key}" if key in KEYS else key: value for key, value in line.fields.items()}
+        answer = {f"input_{key}" if key in KEYS else key: line.fields[key] for key in line.fields}
         if line.text is None:
-            yield kept | {"error": line.error}
+            yield answer | {"error": line.error}
             continue
-        if not line.text.strip() or answers is None:
-            yield kept | {"label": None, "score": None}
+        if not line.text.strip():
+            yield answer | {"label": None, "score": None}
             continue
-        row = answers.probabilities[at]
-        best = int(row.argmax())
-        tag: dict[str, Any] = {"label": classifier.labels[best], "score": float(row[best])}
-        if threshold is not None and tag["score"] < threshold:
-            tag |= {"label": None, "below_threshold": True}
-        if every:
-            tag["scores"] = dict(zip(classifier.labels, map(float, row), strict=True))
-        if answers.cut[at]:
-            tag["cut"] = True
-        at += 1
-        yield kept | tag
+        probabilities, cut = next(rows)
+        best = int(probabilities.argmax())
+        answer |= {"label": classifier.labels[best], "score": float(probabilities[best])}
+        if threshold is not None and answer["score"] < threshold:
+            answer |= {"label": None, "below_threshold": True}
+        if all_scores:
+            answer["scores"] = dict(zip(classifier.labels, map(float, probabilities), strict=True))
+        if cut:
+            answer["cut"] = True
+        yield answer
 
 
 def format_answer(answer: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stages.classify.classifier import LONGEST, Classifier
+from stages.classify.classifier import MAX_TOKENS, Classifier
 from stages.devices import choose_device
 from stages.loading import load_tokenizer, load_weights
 
@@ -29,8 +29,7 @@ def load_torch_classifier(folder: Path, device: str) -> Classifier:
         ModelError: It is no such directory.
     """
     chosen = choose_device(device)
-    model = load_model(folder)
-    model.to(chosen.value)
+    model = load_model(folder).to(chosen.value)
     return wrap_model(model, load_tokenizer(folder), f"{chosen.value} ({chosen.reason})")
 
 
@@ -58,24 +57,22 @@ def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
     """
 
     def encode(texts: list[str], limit: int) -> Sequence[Sequence[int]]:
-        found: Sequence[Sequence[int]] = tokenizer(texts, truncation=True, max_length=limit)[
-            "input_ids"
-        ]
-        return found
+        encoded = tokenizer(texts, truncation=True, max_length=limit)
+        ids: Sequence[Sequence[int]] = encoded["input_ids"]
+        return ids
 
     @torch.inference_mode()
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        inputs, seen = (torch.from_numpy(part).to(model.device) for part in (ids, mask))
-        logits: np.ndarray = (
-            model(input_ids=inputs, attention_mask=seen).logits.float().cpu().numpy()
-        )
+        inputs, attended = (torch.from_numpy(part).to(model.device) for part in (ids, mask))
+        output = model(input_ids=inputs, attention_mask=attended)
+        logits: np.ndarray = output.logits.float().cpu().numpy()
         return logits
 
     return Classifier(
         encode,
         run,
         labels=tuple(str(model.config.id2label[k]) for k in range(model.config.num_labels)),
-        max_length=min(int(tokenizer.model_max_length), LONGEST),
+        max_length=min(int(tokenizer.model_max_length), MAX_TOKENS),
         pad_id=tokenizer.pad_token_id or 0,
         device=device,
     )

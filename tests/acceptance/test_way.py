@@ -130,7 +130,7 @@ def test_an_incomplete_cache_is_used_only_when_asked_to(place: Path, llm: Path, 
     assert run_here(*student, "--partial").code == 0
 
 
-def test_answers_that_are_no_numbers_end_with_the_row(place: Path, mood: Path) -> None:
+def test_answers_that_are_nan_end_with_the_row(place: Path, mood: Path) -> None:
     folder = write_language_model(place / "model")
     model = load_language_model(folder, "cpu", "float32")
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_answers_that_are_no_numbers_end_with_the_row(place: Path, mood: Path) -
     found = run_here(*command, "vocabulary")
     assert found.code == 1
     assert found.err.splitlines()[-1].startswith("error: ")
-    assert "no texts of the model's own: LlamaForCausalLM cannot write" in found.err
+    assert "no self-generated texts: LlamaForCausalLM cannot write" in found.err
     assert "the teacher's answers are NaN or infinite" in found.err
     assert "shard 0" in found.err
     assert "row 0" in found.err

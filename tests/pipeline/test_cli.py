@@ -26,32 +26,39 @@ def all_commands(
     group: click.Group, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     for name, command in group.commands.items():
+        yield (*path, name), command
         if isinstance(command, click.Group):
             yield from all_commands(command, (*path, name))
-        else:
-            yield (*path, name), command
 
 
-COMMANDS = [path for path, _ in all_commands(cli)]
+COMMANDS = dict(all_commands(cli))
+GROUPS = [(), *(path for path, command in COMMANDS.items() if isinstance(command, click.Group))]
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path not in GROUPS], ids=" ".join)
 def test_every_command_has_help_with_an_example_of_itself(path: tuple[str, ...]) -> None:
     for flag in ("--help", "-h"):
         found = run_here(*path, flag)
-        assert found.code == 0
-        assert found.err == ""
+        assert (found.code, found.err) == (0, "")
         example = found.out.split("Example:")[1].split("\n\n")[0]
         assert f"pipeline {' '.join(path)}" in " ".join(example.split())
+        options = {name for option in COMMANDS[path].params for name in option.opts}
+        assert {word for word in example.split() if word.startswith("--")} <= options
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_the_options_of_every_example_exist(path: tuple[str, ...]) -> None:
-    found = run_here(*path, "--help").out
-    example = found.split("Example:")[1].split("\n\n")[0]
-    command = dict(all_commands(cli))[path]
-    options = {name for option in command.params for name in option.opts}
-    assert {word for word in example.split() if word.startswith("--")} <= options
+def test_every_option_has_help_in_a_full_phrase(path: tuple[str, ...]) -> None:
+    for option in COMMANDS[path].params:
+        if isinstance(option, click.Option):
+            text = option.help or ""
+            assert text.endswith(".") and len(text.split()) > 2, f"{option.name}: {text}"
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=" ".join)
+def test_no_command_s_summary_is_cut(path: tuple[str, ...]) -> None:
+    found = run_here(*path, "--help")
+    assert found.code == 0
+    assert "..." not in found.out.split("Commands:")[1]
 
 
 def test_the_verbs_of_the_design_are_there() -> None:
@@ -135,8 +142,12 @@ def test_what_cannot_be_is_said_and_ends_with_2(arguments: list[str], named: lis
         (["teacher", "--task", "imdb", "--model", "no-such-model"], ["hub cannot be reached"]),
         (["teacher", "--task", "imdb", "--texts", "none.txt"], ["cannot read none.txt"]),
         (["tag", "--model", "none", "."], ["directory"]),
-        (["tag", "--model", "none"], ["none is no model directory", "pipeline student"]),
+        (
+            ["tag", "--model", "none"],
+            ["none is no model directory (it has no config.json); `pipeline student`"],
+        ),
         (["tag", "--model", "."], [". is no model directory"]),
+        (["tag", "--model", "a.onnx"], ["a.onnx is not there; `pipeline export` makes it"]),
         (["evaluate", "--model", "none", "--data", "x.txt"], ["none is no student"]),
         (["task", "check", "imdb", "--model", "./none"], ["model directory './none'"]),
         (["task", "check", "imdb", "--model", "."], ["cannot load the tokenizer"]),

@@ -8,7 +8,7 @@ from processes import run_here
 from tiny import make_tokenizer, write_language_model
 
 from cache.draw.samplers import SAMPLERS
-from pipeline.options import SamplerMixture
+from pipeline import options
 from stages.inputs.preparation import MODEL_SAMPLERS
 
 SMALL = ("--rows", 96, "--chunk-rows", 8, "--shard-rows", 32)
@@ -52,7 +52,7 @@ def test_what_is_found_by_trial_is_kept_with_the_cache(
     assert tuning["found_on"].startswith("cpu")
     shown = run_here("cache", "show", manifest.parent.name[:8], "--cache", root)
     assert f"{tuning['batch_positions']} positions a batch (found on cpu" in shown.out
-    assert written["notes"]["self_generated"] == 1024
+    assert written["notes"]["own_texts"] == 1024
     assert "1024, written by the model itself" in shown.out
     # One shard less: who continues does as the first one did.
     (manifest.parent / "commits" / "000001.json").unlink()
@@ -104,4 +104,4 @@ def test_a_prompt_goes_through_the_chat_template_when_asked(mood: Path, tmp_path
 
 def test_the_samplers_that_a_command_takes_are_those_that_there_are() -> None:
     # They are named twice so that `pipeline --help` need not import what knows them.
-    assert set(SamplerMixture.known) == {*SAMPLERS, *MODEL_SAMPLERS}
+    assert set(options.SAMPLERS) == {*SAMPLERS, *MODEL_SAMPLERS}

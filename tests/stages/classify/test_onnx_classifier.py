@@ -47,7 +47,7 @@ def write_graph(
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
-        ("onnx/model.onnx", None, r"model\.onnx is not there; 'pipeline export' makes it"),
+        ("onnx/model.onnx", None, r"model\.onnx is not there"),
         ("onnx/model.onnx", b"", r"cannot load .*model\.onnx"),
         ("onnx/model.onnx", b"\x08\x0anonsense", r"cannot load .*model\.onnx"),
         ("config.json", None, r"no config\.json beside it or one folder up"),
@@ -61,7 +61,7 @@ def write_graph(
         ("tokenizer.json", None, r"no tokenizer\.json beside it or one folder up"),
         ("tokenizer.json", b"{}", r"cannot load the tokenizer .*tokenizer\.json"),
         ("tokenizer_config.json", None, r"no tokenizer_config\.json beside it"),
-        ("tokenizer_config.json", b"[]", r"tokenizer_config\.json beside it is no classifier's"),
+        ("tokenizer_config.json", b"[]", r"tokenizer_config\.json is no classifier's"),
     ],
 )
 def test_a_file_that_is_lost_or_damaged_is_named(

@@ -83,7 +83,7 @@ class TestTags:
     ) -> None:
         texts = [" ".join(["Good", "Bad", "Poor", "Great"][k % 3 :] * (k % 5)) for k in range(40)]
         lines = [read_line(text.encode(), k + 2, False, "text") for k, text in enumerate(texts)]
-        found = list(tag_lines(lines, classifier, every=True))
+        found = list(tag_lines(lines, classifier, all_scores=True))
         assert [answer["text"] for answer in found] == texts
         for text, answer in zip(texts, found, strict=True):
             if not text:
@@ -100,7 +100,7 @@ class TestTags:
     def test_keys_that_the_answer_needs_move_aside(self, classifier: Classifier) -> None:
         raw = b'{"text": "Good", "label": "x", "score": 1, "scores": [], "cut": 0, "id": 5, '
         raw += b'"below_threshold": 2}'
-        (found,) = tag_lines([read_line(raw, 1, True, "text")], classifier, every=False)
+        (found,) = tag_lines([read_line(raw, 1, True, "text")], classifier, all_scores=False)
         label = found.pop("label")
         score = found.pop("score")
         assert label in classifier.labels
@@ -118,9 +118,9 @@ class TestTags:
     def test_below_a_threshold_there_is_no_tag(self, classifier: Classifier) -> None:
         texts = ["Good", "", "Bad film", "Great " * 50]
         lines = [read_line(text.encode(), 1, False, "text") for text in texts]
-        plain = list(tag_lines(lines, classifier, every=True))
+        plain = list(tag_lines(lines, classifier, all_scores=True))
         threshold = sorted(answer["score"] for answer in plain if answer["score"] is not None)[1]
-        found = list(tag_lines(lines, classifier, every=True, threshold=threshold))
+        found = list(tag_lines(lines, classifier, all_scores=True, threshold=threshold))
         below = 0
         for answer, before in zip(found, plain, strict=True):
             if before["score"] is None or before["score"] >= threshold:
@@ -131,7 +131,7 @@ class TestTags:
         assert below == 1
 
     def test_no_text_at_all(self, classifier: Classifier) -> None:
-        assert list(tag_lines([], classifier, every=True)) == []
+        assert list(tag_lines([], classifier, all_scores=True)) == []
         assert classifier.classify([]).probabilities.shape == (0, 2)
 
     def test_like_lengths_share_a_batch_and_nothing_is_mixed_up(
@@ -238,8 +238,18 @@ class TestCommand:
         assert "no record of a temperature" in found.err
         assert answers[0]["label"] in ("bad", "good")
 
-    @pytest.mark.parametrize("threshold", ["1.5", "-0.1", "nan", "high"])
-    def test_a_threshold_out_of_range_is_named(self, threshold: str, student: Path) -> None:
+    @pytest.mark.parametrize(
+        ("threshold", "named"),
+        [
+            ("1.5", "got 1.5, must be in [0, 1]"),
+            ("-0.1", "got -0.1, must be in [0, 1]"),
+            ("nan", "got nan, must be in [0, 1]"),
+            ("high", "'high' is not a valid float"),
+        ],
+    )
+    def test_a_threshold_out_of_range_is_named(
+        self, threshold: str, named: str, student: Path
+    ) -> None:
         found, answers = tag(student, "Good\n", "--threshold", threshold)
         assert (found.code, answers) == (2, [])
-        assert f"got {threshold}, must be in [0, 1]" in found.err
+        assert named in found.err
