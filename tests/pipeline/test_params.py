@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 from processes import run_here
 
 from pipeline.cli import cli
@@ -138,3 +139,13 @@ def test_the_project_s_own_file_is_understood(
     # The first command on a machine with a GPU asks no hub for a gated model.
     assert (kept[0]["model"], kept[0]["sampler"]) == ("mini", "unigram")
     assert json.dumps(read_params(cli))
+
+
+def test_dvc_yaml_gives_options_that_there_are() -> None:
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert set(stages) == {"teacher", "student", "evaluate"}
+    for name, stage in stages.items():
+        words = stage["cmd"].split()
+        assert words[:2] == ["pipeline", name]
+        known = {name for option in cli.commands[name].params for name in option.opts}
+        assert {word for word in words if word.startswith("--")} <= known
