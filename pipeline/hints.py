@@ -28,11 +28,17 @@ HINTS: Mapping[cache_errors.Hint | stage_errors.Hint, str] = {
     stage_errors.Hint.EXPORT: "; `pipeline export` makes it",
 }
 
+OPTIONS = {"formats": "format", "source": "from"}
+"""Settings whose option has another name."""
+
 
 def format_hint(error: cache_errors.CacheError | stage_errors.StageError) -> str:
     """Return what helps against an error, to stand behind its message; empty without a hint."""
     if error.hint is None:
         return ""
+    if isinstance(error.hint, stage_errors.Settings):
+        options = (OPTIONS.get(name, name).replace("_", "-") for name in error.hint.names)
+        return f" ({', '.join(f'--{option}' for option in options)})"
     return HINTS[error.hint].format(subject=shlex.quote(getattr(error, "subject", "")))
 
 

@@ -1,6 +1,14 @@
 """Typed errors of the stages; only the command line turns them into messages."""
 
+from dataclasses import dataclass
 from enum import Enum
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that an error is about, by their names in a stage's config."""
+
+    names: tuple[str, ...]
 
 
 class Hint(Enum):
@@ -15,12 +23,12 @@ class StageError(Exception):
 
     Attributes:
         usage: Whether what was asked for is at fault, rather than how it went.
-        hint: What helps; None where the message says it.
+        hint: What helps, or the settings to look at; None where the message says it.
     """
 
     usage = False
 
-    def __init__(self, message: str, hint: Hint | None = None) -> None:
+    def __init__(self, message: str, hint: Hint | Settings | None = None) -> None:
         super().__init__(message)
         self.hint = hint
 

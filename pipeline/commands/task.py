@@ -85,8 +85,8 @@ def check_task(name: str, model: str, chat: bool) -> None:
         click.echo(f"{word.label:<16} {word.word:<16} {word.token_id:>7}  {' '.join(word.tokens)}")
     for line in verbaliser.describe_splits():
         click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
-    if hint := describe_chat(tokenizer, chat):
-        click.echo(hint, err=True)
+    if note := describe_chat(tokenizer, chat):
+        click.echo(note if chat else f"{note}; --chat turns it on", err=True)
     click.echo(f"task {entry.name} can be used with {model}{' --chat' if chat else ''}")
 
 

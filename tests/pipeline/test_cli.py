@@ -119,7 +119,7 @@ assert not heavy, heavy
             ["student", "--task", "imdb", "--arch", "mini", "--batch-size", "9"],
             ["9", "multiple of 4"],
         ),
-        (["evaluate", "--data", "x.jsonl"], ["--model DIR", "--teacher MODEL"]),
+        (["evaluate", "--data", "x.jsonl"], ["nothing to measure", "(--model, --teacher, --task)"]),
         (["tag"], ["Missing option '--model'"]),
         (["task", "show", "redit"], ["unknown task 'redit'", "'reddit'"]),
         ([], ["Usage: ", "teacher", "doctor"]),
@@ -151,7 +151,7 @@ def test_what_cannot_be_is_said_and_ends_with_2(arguments: list[str], named: lis
         (["evaluate", "--model", "none", "--data", "x.txt"], ["none is no student"]),
         (["task", "check", "imdb", "--model", "./none"], ["model directory './none'"]),
         (["task", "check", "imdb", "--model", "."], ["cannot load the tokenizer"]),
-        (["task", "check", "imdb", "--chat"], ["has no chat template", "leave --chat out"]),
+        (["task", "check", "imdb", "--chat"], ["has no chat template", "turn the template off"]),
     ],
 )
 def test_what_fails_is_said_in_one_line_and_ends_with_1(
@@ -202,7 +202,7 @@ class TestTasks:
         plain = run_here("task", "check", mood, "--model", "talker")
         assert plain.code == 0
         assert r"'<s>Is this good or bad?\n' <input> '\nAnswer:'" in plain.out.splitlines()
-        assert "--chat would put the prompt through it" in plain.err
+        assert "the prompt is not put through it" in plain.err
         found = run_here("task", "check", mood, "--model", "talker", "--chat")
         assert found.code == 0
         shown, sizes, *words, last = found.out.splitlines()

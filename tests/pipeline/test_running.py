@@ -82,13 +82,13 @@ def test_a_prompt_goes_through_the_chat_template_when_asked(mood: Path, tmp_path
     command = ("teacher", "--task", mood, "--model", model, "--cache", root, *SMALL)
     refused = run_here(*command, "--chat")
     assert refused.code == 1
-    assert "has no chat template; leave --chat out" in refused.err
+    assert "has no chat template; turn the template off" in refused.err
     tokenizer = make_tokenizer()
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(model)
     plain, chat = run_here(*command), run_here(*command, "--chat")
     assert (plain.code, chat.code) == (0, 0), chat.err
-    assert "the tokenizer has a chat template; --chat would" in plain.err
+    assert "the tokenizer has a chat template, which is off" in plain.err
     found = [json.loads(path.read_text())["inputs"] for path in root.glob("mood/*/manifest.json")]
     assert len(found) == 2
     (framed,) = [inputs["chat"] for inputs in found if "chat" in inputs]
