@@ -26,10 +26,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder} is no student: {RECORD} is missing or damaged") from error
-    lost = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
-    if lost:
+    found: dict[str, Any] = record if isinstance(record, dict) else {}
+    if lost := [key for key in NEEDED if key not in found]:
         raise ExportError(f"{folder} is no student: {RECORD} does not say its {', '.join(lost)}")
-    found: dict[str, Any] = record
     return found
 
 
@@ -54,22 +53,19 @@ def read_temperature(record: Mapping[str, Any]) -> float | None:
     found = record.get("calibration")
     if found is None:
         return None
-    if not isinstance(found, dict) or "temperature" not in found:
-        raise ModelError("the student's record is damaged: its calibration names no temperature")
-    if not found.get("folded"):
-        return None
-    value = found["temperature"]
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ModelError(f"the student's record is damaged: its temperature is {value!r}")
-    return float(value)
+    if isinstance(found, dict) and "temperature" in found:
+        if not found.get("folded"):
+            return None
+        value = found["temperature"]
+        if isinstance(value, int | float) and 0 < value < math.inf:
+            return float(value)
+    raise ModelError(f"the student's record is damaged: its calibration is {found!r:.80}")
 
 
 def publish_directory(folder: Path, out: Path) -> None:
-    """Sync a finished directory and rename it to its place.
+    """Sync a finished directory, in a temporary one beside its place, and rename it to its place.
 
-    Args:
-        folder: What was written, in a temporary directory beside ``out``.
-        out: Its place; what is there already goes into the temporary directory.
+    What is there already goes into the temporary directory.
 
     Raises:
         OSError: It cannot be synced or renamed.

@@ -72,6 +72,9 @@ class Hub:
             files = [{"rfilename": each} for each in repository.files]
             own = {"private": repository.private, "sha": repository.sha, "siblings": files}
             return 200, {"id": name, **own}
+        if rest == "tree/main":
+            kind = {"type": "file", "oid": ""}
+            return 200, [kind | {"path": p, "size": len(d)} for p, d in repository.files.items()]
         if rest.startswith("resolve/"):
             return 200, repository.files[rest.split("/", 2)[2]]
         if rest == "preupload/main":

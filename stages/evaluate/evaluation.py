@@ -6,35 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from stages import lm, metrics
 from stages.classify import Classifier, is_onnx, load_classifier, model_directory
 from stages.devices import ALL, Choice, choose_device, choose_dtype, choose_model, find_main_device
-from stages.errors import SettingError
+from stages.errors import SettingError, Settings
 from stages.evaluate.held_out import measure_held_out
-from stages.lm import (
-    check_quantisation,
-    keep_freed_memory,
-    load_language_model,
-    place_model,
-    resolve_model,
-)
 from stages.loading import load_tokenizer
-from stages.metrics import (
-    Confidence,
-    Projection,
-    Scores,
-    Selection,
-    Share,
-    compute_scores,
-    count_share,
-    expected_calibration_error,
-    measure_calibration,
-    select,
-)
 from stages.records import find_record, read_record, read_temperature
 from stages.tasks import Task, describe_chat, load_task, parse_task
 from stages.teacher import Callbacks, Teacher, find_tuning, report_forward_pass
@@ -85,12 +67,15 @@ class EvaluationConfig:
         if not 0 <= self.threshold <= 1:
             raise SettingError(f"threshold: got {self.threshold:g}, must be in [0, 1]")
         if self.data is None or self.model is None:
-            raise SettingError("a threshold is for a student on texts: give --model and --data")
+            raise SettingError(
+                "threshold: give a student and texts, nothing else has a threshold",
+                Settings(("model", "data")),
+            )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """What was found; None where it was not measured.
 
     Attributes:
         rows: Texts, or held-out rows.
@@ -112,92 +97,42 @@ class Evaluation:
 
     rows: int
     data: str | None = None
-    student: Scores | None = None
-    teacher: Scores | None = None
+    student: metrics.Scores | None = None
+    teacher: metrics.Scores | None = None
     agreement: float | None = None
-    held_out: Projection | None = None
-    calibration: Confidence | None = None
-    selection: Selection | None = None
+    held_out: metrics.Projection | None = None
+    calibration: metrics.Confidence | None = None
+    selection: metrics.Selection | None = None
     task: str | None = None
     model: str | None = None
     teacher_name: str | None = None
     agreement_interval: tuple[float, float] | None = None
-    self_generated: Share | None = None
+    self_generated: metrics.Share | None = None
     identity: str | None = None
 
 
 def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
-    """Measure a student, a teacher, or both on the texts of a file.
+    """Measure a student, a teacher, or both on the texts of a file, or a student on held-out rows.
 
     Raises:
-        SettingError: Neither a student nor a teacher with a task is given.
+        SettingError: What is to be measured does not go together.
         StageError: A model, the task or the file is not usable.
         Interrupted: A stop was asked for.
     """
     if config.model is None and (config.teacher is None or config.task is None):
-        raise SettingError("give --model DIR, or --teacher MODEL and --task TASK, or all three")
+        raise SettingError(
+            "nothing to measure: give a student, or a teacher and a task",
+            Settings(("model", "teacher", "task")),
+        )
     device = choose_device(config.device, several=True)
     reporter.say(f"device: {device.value} ({device.reason})")
-    if config.data is None:
-        return _evaluate_held_out(config, device, reporter)
-    task = load_task(config.task) if config.task else _read_task(config.model)
-    data = Path(str(config.data).replace("{task}", task.name))
-    rows = read_texts(data, config.text_column, config.label_column)
-    names = task.label_names
-    gold = number_labels(rows, names, data)
-
-    def score(answer: Callable[[], np.ndarray]) -> tuple[np.ndarray, Scores]:
-        began = time.monotonic()
-        probabilities = answer()
-        speed = len(rows) / (time.monotonic() - began)
-        return probabilities, compute_scores(gold, probabilities.argmax(axis=1), names, speed)
-
-    student = teacher = selection = agreement = temperature = identity = None
-    ours = theirs = None
-    if config.model is not None:
-        classifier = _load_student(config.model, config.device, device, reporter)
-        if classifier.labels != names:
-            raise SettingError(
-                f"the student's labels are {', '.join(classifier.labels)}, the task's "
-                f"{', '.join(names)}"
-            )
-        texts = [row.text for row in rows]
-        ours, student = score(lambda: _ask_student(classifier, texts, reporter))
-        if config.threshold is not None:
-            selection = select(ours, gold, config.threshold)
-        record = find_record(model_directory(config.model))
-        identity, temperature = record.get("identity"), read_temperature(record)
-    if config.teacher is not None:
-        theirs, teacher = score(lambda: _ask_teacher(config, rows, task, device, reporter))
-    if ours is not None and theirs is not None:
-        same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
-        agreement = count_share(same, len(rows))
-    calibration = Confidence(
-        temperature,
-        None if ours is None else measure_calibration(ours, gold, temperature),
-        None if ours is None or theirs is None else measure_calibration(ours, theirs, temperature),
-        None if theirs is None else expected_calibration_error(theirs, gold),
-    )
-    return Evaluation(
-        len(rows),
-        str(data),
-        student,
-        teacher,
-        None if agreement is None else agreement.value,
-        calibration=calibration,
-        selection=selection,
-        task=task.name,
-        model=None if config.model is None else str(config.model),
-        teacher_name=config.teacher,
-        agreement_interval=None if agreement is None else agreement.interval,
-        identity=identity,
-    )
-
-
-def _evaluate_held_out(config: EvaluationConfig, device: Choice, reporter: Reporter) -> Evaluation:
-    """Measure a student alone, on the rows held out from its training."""
+    if config.data is not None:
+        return _evaluate_texts(config, config.data, device, reporter)
     if config.model is None or config.teacher is not None:
-        raise SettingError("without --data only a student is measured: give --model and no teacher")
+        raise SettingError(
+            "without texts only a student is measured: give one, and no teacher",
+            Settings(("data", "model", "teacher")),
+        )
     classifier = _load_student(config.model, config.device, device, reporter)
     projection, calibration, self_generated = measure_held_out(
         config.model, classifier, config.cache, reporter
@@ -214,30 +149,86 @@ def _evaluate_held_out(config: EvaluationConfig, device: Choice, reporter: Repor
     )
 
 
+def _evaluate_texts(
+    config: EvaluationConfig, path: Path, device: Choice, reporter: Reporter
+) -> Evaluation:
+    record = {} if config.model is None else find_record(model_directory(config.model))
+    task = _find_task(config)
+    path = Path(str(path).replace("{task}", task.name))
+    rows = read_texts(path, config.text_column, config.label_column)
+    names = task.label_names
+    gold = number_labels(rows, names, path)
+
+    def score(answer: Callable[[], np.ndarray]) -> tuple[np.ndarray, metrics.Scores]:
+        began = time.monotonic()
+        probabilities = answer()
+        speed = len(rows) / (time.monotonic() - began)
+        return probabilities, metrics.compute_scores(
+            gold, probabilities.argmax(axis=1), names, speed
+        )
+
+    student = teacher = selection = agreement = against_teacher = ours = theirs = None
+    temperature = read_temperature(record)
+    if config.model is not None:
+        classifier = _load_student(config.model, config.device, device, reporter)
+        if classifier.labels != names:
+            raise SettingError(
+                f"the student's labels are {', '.join(classifier.labels)}, the task's "
+                f"{', '.join(names)}"
+            )
+        ours, student = score(lambda: _ask_student(classifier, rows, reporter))
+        if config.threshold is not None:
+            selection = metrics.select(ours, gold, config.threshold)
+    if config.teacher is not None:
+        theirs, teacher = score(lambda: _ask_teacher(config, rows, task, device, reporter))
+    if ours is not None and theirs is not None:
+        same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+        agreement = metrics.count_share(same, len(rows))
+        against_teacher = metrics.measure_calibration(ours, theirs, temperature)
+    return Evaluation(
+        len(rows),
+        str(path),
+        student,
+        teacher,
+        None if agreement is None else agreement.value,
+        calibration=metrics.Confidence(
+            temperature,
+            None if ours is None else metrics.measure_calibration(ours, gold, temperature),
+            against_teacher,
+            None if theirs is None else metrics.expected_calibration_error(theirs, gold),
+        ),
+        selection=selection,
+        task=task.name,
+        model=None if config.model is None else str(config.model),
+        teacher_name=config.teacher,
+        agreement_interval=None if agreement is None else agreement.interval,
+        identity=record.get("identity"),
+    )
+
+
 def _load_student(model: Path, asked: str, device: Choice, reporter: Reporter) -> Classifier:
     # Where nobody chose, torch's device is not onnxruntime's.
-    if not is_onnx(model):
-        return load_classifier(model, find_main_device(device.value))
-    unchosen = asked in ("auto", ALL)
+    unchosen = is_onnx(model) and asked in ("auto", ALL)
     classifier = load_classifier(model, "auto" if unchosen else find_main_device(device.value))
-    reporter.say(f"student: onnxruntime on {classifier.device}")
+    if is_onnx(model):
+        reporter.say(f"student: onnxruntime on {classifier.device}")
     return classifier
 
 
-def _ask_student(classifier: Classifier, texts: list[str], reporter: Reporter) -> np.ndarray:
+def _ask_student(classifier: Classifier, rows: list[TextRow], reporter: Reporter) -> np.ndarray:
     """Return the student's probabilities, shape (N, K)."""
     parts, cut = [], 0
-    with reporter.track("student", len(texts), 0, "text") as advance:
+    with reporter.track("student", len(rows), 0, "text") as advance:
         # Large parts, so that like lengths meet; small enough to stop between them.
-        for begin in range(0, len(texts), 2048):
+        for begin in range(0, len(rows), 2048):
             reporter.check_stop()
-            answers = classifier.classify(texts[begin : begin + 2048])
+            answers = classifier.classify([row.text for row in rows[begin : begin + 2048]])
             parts.append(answers.probabilities)
             cut += int(answers.cut.sum())
             advance(len(answers.cut))
     if cut:
         longest = classifier.max_length - 1
-        reporter.say(f"{cut:,} of {len(texts):,} texts are cut at {longest} tokens")
+        reporter.say(f"{cut:,} of {len(rows):,} texts are cut at {longest} tokens")
     return np.concatenate(parts)
 
 
@@ -247,9 +238,9 @@ def _ask_teacher(
     """Load the teacher and return its probabilities, shape (N, K)."""
     choice = choose_model(config.teacher or "auto", device.value)
     dtype = choose_dtype(config.dtype, device.value)
-    check_quantisation(config.quantise, device.value, dtype.value)
-    folder = resolve_model(choice.value)
-    device = place_model(folder, config.device, device, dtype.value, config.quantise)
+    lm.check_quantisation(config.quantise, device.value, dtype.value)
+    folder = lm.resolve_model(choice.value)
+    device = lm.place_model(folder, config.device, device, dtype.value, config.quantise)
     reporter.say(
         f"teacher: {choice.value} ({choice.reason}) on {device.value}, {dtype.value} "
         f"({dtype.reason})"
@@ -257,8 +248,8 @@ def _ask_teacher(
     tokenizer = load_tokenizer(folder)
     if line := describe_chat(tokenizer, config.chat):
         reporter.say(line)
-    reporter.say(keep_freed_memory(device.value))
-    model = load_language_model(folder, device.value, dtype.value, config.quantise)
+    reporter.say(lm.keep_freed_memory(device.value))
+    model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
     teacher = Teacher(model, tokenizer, task, config.chat)
     report_forward_pass(teacher, reporter)
     texts = encode_texts(rows, tokenizer, task.max_length, reporter)
@@ -278,10 +269,10 @@ def _ask_teacher(
     return torch.from_numpy(logits).softmax(dim=1).numpy()
 
 
-def _read_task(model: Path | None) -> Task:
-    """Read the task that a student was trained for."""
-    if model is None:
-        raise SettingError("give --task")
-    recorded: dict[str, Any] = read_record(model_directory(model))["task"]
+def _find_task(config: EvaluationConfig) -> Task:
+    """Return the task that was asked for, or that a student was trained for."""
+    if config.task is not None or config.model is None:
+        return load_task(config.task or "")
+    recorded = read_record(model_directory(config.model))["task"]
     labels = {label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]}
-    return parse_task(recorded | {"labels": labels}, str(model), recorded["name"])
+    return parse_task(recorded | {"labels": labels}, str(config.model), recorded["name"])

@@ -10,17 +10,10 @@ import numpy as np
 from cache.draw import TokenSampler
 from cache.lookup import open_named_cache
 from cache.reader import CacheReader
+from stages import metrics
 from stages.classify import Classifier, model_directory
-from stages.errors import SettingError
+from stages.errors import SettingError, Settings
 from stages.inputs import read_sampler, read_self_generated, read_table
-from stages.metrics import (
-    Confidence,
-    Projection,
-    Share,
-    compute_projection,
-    measure_calibration,
-    measured_rows,
-)
 from stages.records import read_record, read_temperature
 from stages.student import GOLD, TokenRemap, choose_held_out
 
@@ -30,38 +23,27 @@ if TYPE_CHECKING:
 
 def measure_held_out(
     model: Path, classifier: Classifier, root: str | Path, reporter: Reporter
-) -> tuple[Projection, Confidence, Share | None]:
-    """Compare a written student with the held-out cached rows.
+) -> tuple[metrics.Projection, metrics.Confidence, metrics.Share | None]:
+    """Compare a student, given by its directory or ONNX file and loaded, with the held-out rows.
 
-    Args:
-        model: The student's directory or ONNX file.
-        classifier: The same, loaded.
-        root: Where its cache lies.
-        reporter: Told which cache it is.
-
-    Returns:
-        Agreement and angles on all held-out rows; the calibration on those of them that no
-        temperature was fitted on; and the agreement on self-generated texts, None where there are
-        none.
-
-    Raises:
-        SettingError: It has no cache, or the cache's inputs are not tokens.
-        CacheChoiceError: Its cache is not below the root.
-        CacheError: The cache is incomplete or damaged.
+    Returns agreement and angles on all held-out rows; the calibration on those of them that no
+    temperature was fitted on; and the agreement on self-generated texts, if there are any.
     """
     record = read_record(model_directory(model))
     if record.get("labels") == GOLD:
         raise SettingError(
             f"{model} was trained on labelled texts and has no cache to be compared with; give "
-            "--data FILE"
+            "labelled texts",
+            Settings(("data",)),
         )
     cache = open_named_cache(root, record["task"]["name"], record["fingerprint"])
-    reporter.say(f"no --data: the rows held out of {cache.place} ({cache.manifest.label})")
+    reporter.say(f"no texts given: the rows held out of {cache.place} ({cache.manifest.label})")
     sampler = read_sampler(cache, read_table(cache))
     if sampler is not None and not isinstance(sampler, TokenSampler):
         raise SettingError(
             f"the sampler {sampler.name} draws embeddings of no tokens, and the written student "
-            "reads tokens; give --data FILE"
+            "reads tokens; give labelled texts",
+            Settings(("data",)),
         )
     # The very shards of the training: more of them since would mean other rows held out.
     reader = CacheReader(cache, shards=record.get("shards"))
@@ -87,11 +69,11 @@ def measure_held_out(
         teacher.append(probabilities)
     g, h = np.concatenate(teacher), np.concatenate(student)
     temperature = read_temperature(record)
-    rows = measured_rows(len(h)) if record.get("calibration") else np.arange(len(h))
-    errors = measure_calibration(h[rows], g[rows], temperature)
+    rows = metrics.measured_rows(len(h)) if record.get("calibration") else np.arange(len(h))
+    errors = metrics.measure_calibration(h[rows], g[rows], temperature)
     texts = read_self_generated(cache)
     return (
-        compute_projection(g, h),
-        Confidence(temperature, against_teacher=errors),
+        metrics.compute_projection(g, h),
+        metrics.Confidence(temperature, against_teacher=errors),
         None if texts is None else texts.measure(answer),
     )

@@ -28,16 +28,10 @@ ENOUGH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ComparedFile:
-    """A file of a student, compared with the student in torch on the same texts.
+    """A file of a student, compared with the student in torch on the same random texts.
 
-    Attributes:
-        file: Its path below the export's directory.
-        bytes: Its size, with that of weights in a file of their own.
-        agreement: Share of texts that both give the same label.
-        largest_difference: In probability.
-        rows: Texts.
-        texts_per_second: Speed on one core, tokenizer included.
-        original_texts_per_second: The student's, measured in turns with it.
+    Its path is one below the export's directory, its size includes weights in a file of their own,
+    and speeds are on one core, tokenizer included.
     """
 
     file: str
@@ -50,16 +44,13 @@ class ComparedFile:
 
 
 def draw_texts(tokenizer_file: Path, rows: int, longest: int) -> list[str]:
-    """Draw texts of random tokens of a vocabulary.
+    """Draw texts of random tokens of a vocabulary, the same ones each time.
 
     Args:
         tokenizer_file: A ``tokenizer.json``.
         rows: How many.
         longest: Most tokens that are drawn for a text; lengths are log-uniform from 1.  Read
             again, a text may have others, and a few more or less.
-
-    Returns:
-        The texts, the same ones each time.
     """
     from tokenizers import Tokenizer
 
@@ -79,45 +70,36 @@ def compare(
     texts: list[str],
     reporter: Reporter,
 ) -> list[ComparedFile]:
-    """Compare files with the student on texts, in turns, until time or texts run out.
+    """Compare files with the student, on the CPU, in turns, until time or texts run out.
 
-    Args:
-        original: The student, on the CPU.
-        folder: Where the files are.
-        others: What was loaded from each, on one thread, by its path below the folder.
-        texts: At least one.
-        reporter: Asked between rounds whether to stop.
+    ``others`` holds what was loaded from each file, on one thread, by its path below the folder.
     """
     each = {"": original, **others}
     seconds = dict.fromkeys(each, 0.0)
-    same = dict.fromkeys(others, 0)
-    worst = dict.fromkeys(others, 0.0)
-    rows = 0
+    answers: dict[str, list[np.ndarray]] = {name: [] for name in each}
     with _one_core():
         for classifier in each.values():
             classifier.classify(texts[:ROUND])  # the first pass allocates
         began = time.monotonic()
         for begin in range(0, len(texts), ROUND):
             reporter.check_stop()
-            if rows and time.monotonic() - began > ENOUGH_SECONDS:
+            if begin and time.monotonic() - began > ENOUGH_SECONDS:
                 break
-            part = texts[begin : begin + ROUND]
-            found = {}
             for name, classifier in each.items():
                 start = time.perf_counter()
-                found[name] = classifier.classify(part).probabilities
+                answers[name].append(
+                    classifier.classify(texts[begin : begin + ROUND]).probabilities
+                )
                 seconds[name] += time.perf_counter() - start
-            rows += len(part)
-            for name in others:
-                same[name] += int((found[name].argmax(1) == found[""].argmax(1)).sum())
-                worst[name] = max(worst[name], float(np.abs(found[name] - found[""]).max()))
+    found = {name: np.concatenate(parts) for name, parts in answers.items()}
+    rows = len(found[""])
     return [
         ComparedFile(
             name,
             # Weights that do not fit into it have its name as well.
-            sum(each.stat().st_size for each in (folder / name).parent.glob(f"{Path(name).name}*")),
-            same[name] / rows,
-            worst[name],
+            sum(part.stat().st_size for part in folder.glob(f"{name}*")),
+            float((found[name].argmax(1) == found[""].argmax(1)).mean()),
+            float(np.abs(found[name] - found[""]).max()),
             rows,
             rows / seconds[name],
             rows / seconds[""],

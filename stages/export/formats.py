@@ -24,11 +24,7 @@ FLOAT32, INT8 = "onnx/model.onnx", "onnx/model_int8.onnx"
 
 
 class SavedStudent:
-    """A student's directory; what is read of it is loaded once, when it is asked for.
-
-    Attributes:
-        folder: The directory.
-    """
+    """A student's directory; what is read of it is loaded once, when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,11 +41,7 @@ class SavedStudent:
 
 
 class Format(Protocol):
-    """A form of a student's weights.
-
-    Attributes:
-        name: What it is asked for by.
-    """
+    """A form of a student's weights, asked for by its name."""
 
     name: str
 
@@ -66,9 +58,6 @@ class Format(Protocol):
 
         Returns:
             What is to be compared with the student, by its file's path below the folder.
-
-        Raises:
-            ExportError: The student cannot be written so.
         """
 
 

@@ -1,17 +1,17 @@
-"""Exports on a model hub; what is said to it is huggingface_hub's business.
+"""Exports on a model hub, uploaded by huggingface_hub.
 
-A repository is looked at before it is written to, and written to in one commit on what was seen, so
-that nobody else's model, nor a change made meanwhile, is overwritten.
+A repository is looked at before it is written to, and written to on what was seen, so that nobody
+else's model, nor a change made meanwhile, is overwritten.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 from huggingface_hub import HfApi, ModelInfo, constants, errors
@@ -28,18 +28,12 @@ from stages.reporter import Interrupted
 if TYPE_CHECKING:
     from stages.reporter import Reporter
 
+HIDDEN = [".*", "*/.*"]
 NO_MODEL = [".gitattributes", "README.md", "LICENSE*"]
 """What a repository may hold, as one made by hand does, without holding somebody's model."""
 
-OURS = [
-    RECORD,
-    "README.md",
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "model*.safetensors*",
-    "onnx/model*.onnx*",
-]
+WEIGHTS = ["model*.safetensors*", "onnx/model*.onnx*"]
+OURS = [RECORD, "README.md", "config.json", "tokenizer.json", "tokenizer_config.json", *WEIGHTS]
 """What exports consist of, and so what of an older one does not stay with a newer one."""
 
 SECONDS = 60.0
@@ -88,7 +82,7 @@ def check_push(repo: str) -> None:
 
 
 def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> str:
-    """Upload an export to a model repository, in one commit.
+    """Upload an export to a model repository.
 
     Args:
         folder: What :func:`stages.export.export_student` wrote; hidden files stay here.
@@ -106,41 +100,41 @@ def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> s
         Interrupted: A stop was asked for before the upload.
     """
     check_push(repo)
-    record = read_record(folder)
-    files = _list_files(folder, reporter)
+    task = one_line(read_record(folder)["task"]["name"])
+    every = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = list(filter_repo_objects(every, ignore_patterns=HIDDEN))
+    if len(files) < len(every):
+        hidden = ", ".join(filter_repo_objects(every, allow_patterns=HIDDEN))
+        reporter.warn(f"hidden files are not uploaded: {hidden}")
     api = HfApi()
     with _explain(repo, api.endpoint):
         # A bare name alone would also find repositories of no owner, which are others'.
         name = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
         address = f"{api.endpoint}/{name}"
-        info = _find_repository(api, name, private, reporter)
+        # Where it need not be private, an organisation may still have settled that new ones are.
+        api.create_repo(name, private=private or None, exist_ok=True)
+        info = api.model_info(name, timeout=SECONDS)
+        reporter.say(f"repository: {name} ({'private' if info.private else 'public'})")
         if private and not info.private:
             raise SettingError(
                 f"{name} is there and public; make it private at {address}/settings first, or "
                 "choose another name"
             )
-        there = sorted(each.rfilename for each in info.siblings or ())
-        _check_contents(api, info, there, address, reporter)
-        old = [
-            each for each in filter_repo_objects(there, allow_patterns=OURS) if each not in files
-        ]
+        _check_contents(api, info, address, reporter)
         reporter.say(f"uploading {len(files)} files to {name}: {', '.join(files)}")
-        if old:
-            reporter.say(f"removing what the older student has besides: {', '.join(old)}")
         if not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None:
             reporter.say(
                 "large files go by xet to a server of their own, which is tried for many minutes "
                 "where it cannot be reached; HF_HUB_DISABLE_XET=1 sends them without it"
             )
         reporter.check_stop()
-        # Not upload_folder, which makes several commits of slow uploads, only the first of them
-        # on the parent that was looked at.
-        commit = api.create_commit(
-            name,
-            [huggingface_hub.CommitOperationDelete(each) for each in old]
-            + [huggingface_hub.CommitOperationAdd(each, path) for each, path in files.items()],
-            commit_message=f"Upload a student of the task {one_line(record['task']['name'])}",
+        commit = api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message=f"Upload a student of the task {task}",
             parent_commit=info.sha,
+            ignore_patterns=list(HIDDEN),
+            delete_patterns=OURS,
         )
     if commit.oid == info.sha:
         reporter.say(f"{name} holds these very files already; nothing was changed")
@@ -149,46 +143,23 @@ def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> s
     return address
 
 
-def _list_files(folder: Path, reporter: Reporter) -> dict[str, Path]:
-    """Return a folder's files by their paths below it."""
-    every = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    hidden = [name for name in every if any(part.startswith(".") for part in name.split("/"))]
-    if hidden:
-        reporter.warn(f"hidden files are not uploaded: {', '.join(hidden)}")
-    return {name: path for name, path in every.items() if name not in hidden}
-
-
-def _find_repository(api: HfApi, name: str, private: bool, reporter: Reporter) -> ModelInfo:
-    """Return what a repository holds, which is made where there is none."""
-    try:
-        return api.model_info(name, timeout=SECONDS)
-    except errors.RepositoryNotFoundError as error:
-        # 401 is also what is said to those whose token is none.
-        if isinstance(error, errors.GatedRepoError) or error.response.status_code != 404:
-            raise
-    # Where it need not be private, an organisation may still have settled that new ones are.
-    api.create_repo(name, private=True if private else None, exist_ok=True)
-    info = api.model_info(name, timeout=SECONDS)
-    reporter.say(f"made the repository {name} ({'private' if info.private else 'public'})")
-    return info
-
-
-def _check_contents(
-    api: HfApi, info: ModelInfo, there: list[str], address: str, reporter: Reporter
-) -> None:
+def _check_contents(api: HfApi, info: ModelInfo, address: str, reporter: Reporter) -> None:
     """Check that what a repository holds is an older student, or no model."""
-    older = _read_remote_record(api, info) if RECORD in there else None
-    if older is not None:
-        reporter.say(
-            f"{info.id} holds a student of the task {one_line(older['task'].get('name'))} (cache "
-            f"{one_line(older['fingerprint'])[:12]}), which this one replaces; it stays in the "
-            "repository's history"
-        )
-        return
+    there = sorted(each.rfilename for each in info.siblings or ())
+    if RECORD in there:
+        with TemporaryDirectory() as folder:
+            api.hf_hub_download(info.id, RECORD, revision=info.sha, local_dir=folder)
+            try:
+                older = read_record(Path(folder))
+                task, cache = older["task"]["name"], one_line(older["fingerprint"])[:12]
+            except (ExportError, TypeError, KeyError):
+                pass  # a record, but of something else
+            else:
+                reporter.say(
+                    f"{info.id} holds a student of the task {one_line(task)} (cache {cache}), "
+                    "whose files this one replaces; they stay in the repository's history"
+                )
+                return
     others = list(filter_repo_objects(there, ignore_patterns=NO_MODEL))
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
@@ -204,17 +175,6 @@ def _check_contents(
         )
 
 
-def _read_remote_record(api: HfApi, info: ModelInfo) -> dict[str, Any] | None:
-    """Return the record of the student that a repository holds, or None where it is none."""
-    with tempfile.TemporaryDirectory() as folder:
-        api.hf_hub_download(info.id, RECORD, revision=info.sha, local_dir=folder)
-        try:
-            record = read_record(Path(folder))
-        except ExportError:
-            return None
-    return record if isinstance(record["task"], dict) else None
-
-
 @contextmanager
 def _explain(repo: str, endpoint: str) -> Iterator[None]:
     """Have failures of the upload say what to do."""
@@ -223,21 +183,19 @@ def _explain(repo: str, endpoint: str) -> Iterator[None]:
     except (StageError, Interrupted):
         raise
     except Exception as error:  # huggingface_hub, its HTTP client and hf_xet raise dozens of types
-        raise HubError(f"cannot upload to {repo} at {endpoint}: {_find_reason(error)}") from error
-
-
-def _find_reason(error: BaseException) -> str:
-    if isinstance(error, ValueError):  # of the model card, or of what the hub answered
-        return one_line(error)
-    # The upload of a file wraps what stopped it.
-    causes = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    for each in causes:
-        if isinstance(each, errors.HfHubHTTPError):
-            status = each.response.status_code
-            said = f" ({one_line(each.server_message)})" if each.server_message else ""
-            return f"the hub answered {status}{said}: {WHAT_TO_DO.get(status, 'try again later')}"
-    # What it was in the end is in the last one, unless that has no words.
-    words = next((one_line(each) for each in reversed(causes) if str(each)), one_line(error))
-    return f"{words}; check the network, and HF_ENDPOINT where it is set, and try again"
+        # The upload of a file wraps what stopped it; the last cause says it, unless without words.
+        causes: list[BaseException] = [error]
+        while causes[-1].__cause__ is not None:
+            causes.append(causes[-1].__cause__)
+        reason = next((one_line(each) for each in reversed(causes) if str(each)), one_line(error))
+        answered = next((each for each in causes if isinstance(each, errors.HfHubHTTPError)), None)
+        if isinstance(error, ValueError):  # of the model card, or of what the hub answered
+            reason = one_line(error)
+        elif answered is not None:
+            status = answered.response.status_code
+            said = f" ({one_line(answered.server_message)})" if answered.server_message else ""
+            what = WHAT_TO_DO.get(status, "try again later")
+            reason = f"the hub answered {status}{said}: {what}"
+        else:
+            reason += "; check the network, and HF_ENDPOINT where it is set, and try again"
+        raise HubError(f"cannot upload to {repo} at {endpoint}: {reason}") from error

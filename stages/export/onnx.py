@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,24 +146,22 @@ def quantise_onnx(source: Path, file: Path) -> None:
 
 
 def check_onnx(original: Classifier, exported: Classifier, ids: int) -> float:
-    """Compare an exported student with the original on random ids, padded and unpadded.
-
-    Args:
-        original: The student.
-        exported: What was written.
-        ids: Size of the vocabulary.
-
-    Returns:
-        The largest difference in probability.
+    """Return the largest difference in probability on random ids, padded and unpadded.
 
     Raises:
         ExportError: It is larger than :data:`TOLERANCE`.
     """
-    worst = 0.0
-    for inputs, mask in _draw_inputs(ids, original.max_length):
-        difference = original.answer(inputs, mask) - exported.answer(inputs, mask)
-        # Not Python's max(), which passes a NaN over.
-        worst = float(np.maximum(worst, np.abs(difference).max()))
+    generator = np.random.default_rng(0)
+    longest, worst = original.max_length, 0.0
+    short = min(7, longest)
+    for batch, length in ((1, 1), (1, short), (64, short), (3, longest), (1, longest)):
+        inputs = generator.integers(ids, size=(batch, length))
+        ends = generator.integers(1, length + 1, size=(batch, 1))
+        ends[0] = length
+        for mask in (np.ones_like(inputs), (np.arange(length) < ends).astype(np.int64)):
+            difference = original.answer(inputs, mask) - exported.answer(inputs, mask)
+            # Not Python's max(), which passes a NaN over.
+            worst = float(np.maximum(worst, np.abs(difference).max()))
     if not worst <= TOLERANCE:
         raise ExportError(
             f"the ONNX file differs from the student by {worst:.2g} in probability, more than "
@@ -173,20 +170,13 @@ def check_onnx(original: Classifier, exported: Classifier, ids: int) -> float:
     return worst
 
 
-def _draw_inputs(ids: int, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    generator = np.random.default_rng(0)
-    short = min(7, longest)
-    for batch, length in ((1, 1), (1, short), (64, short), (3, longest), (1, longest)):
-        inputs = generator.integers(ids, size=(batch, length))
-        ends = generator.integers(1, length + 1, size=(batch, 1))
-        ends[0] = length
-        yield inputs, np.ones_like(inputs)
-        yield inputs, (np.arange(length) < ends).astype(np.int64)
-
-
 def _quantise_tables(model: Any) -> None:
     """Replace tables that rows are looked up of by 8 bits and a scale for each row."""
     from onnx import TensorProto, helper, numpy_helper
+
+    def looks_rows_up(node: Any) -> bool:
+        axes = [int(each.i) for each in node.attribute if each.name == "axis"]
+        return bool(node.op_type == "Gather" and axes in ([], [0]))
 
     graph = model.graph
     readers: dict[str, list[Any]] = {}
@@ -194,24 +184,23 @@ def _quantise_tables(model: Any) -> None:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     tables = {
-        each.name: each
+        each.name
         for each in graph.initializer
         if each.data_type == TensorProto.FLOAT
         and len(each.dims) == 2
         and each.name in readers
-        and all(map(_looks_rows_up, readers[each.name]))
+        and all(looks_rows_up(node) for node in readers[each.name])
     }
-    for name, table in tables.items():
+    for table in [each for each in graph.initializer if each.name in tables]:
         rows = numpy_helper.to_array(table)
         scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-30) / 127
         whole = np.rint(rows / scale).astype(np.int8)
         graph.initializer.remove(table)
         for part, ending in ((whole, "_int8"), (scale.astype(np.float32), "_scale")):
-            graph.initializer.append(numpy_helper.from_array(part, name + ending))
+            graph.initializer.append(numpy_helper.from_array(part, table.name + ending))
     nodes: list[Any] = []
     for node in graph.node:
-        name = node.input[0] if node.input else ""
-        if name not in tables:
+        if not node.input or (name := node.input[0]) not in tables:
             nodes.append(node)
             continue
         out = node.output[0]
@@ -223,8 +212,3 @@ def _quantise_tables(model: Any) -> None:
         nodes.append(helper.make_node("Mul", [wide, out + "_scale"], [out], out + "_rows"))
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def _looks_rows_up(node: Any) -> bool:
-    axis = next((int(each.i) for each in node.attribute if each.name == "axis"), 0)
-    return bool(node.op_type == "Gather" and axis == 0)

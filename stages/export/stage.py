@@ -6,12 +6,13 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.classify import Classifier, is_onnx
-from stages.errors import ExportError, SettingError
+from stages.errors import ExportError, SettingError, Settings
 from stages.export.comparison import MOST_ROUNDS, ROUND, ComparedFile, compare, draw_texts
 from stages.export.formats import FORMATS, SavedStudent
 from stages.records import RECORD, publish_directory, read_record
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 COMMON = ("config.json", "tokenizer.json", "tokenizer_config.json")
 """What belongs to every format."""
-
 
 SCORES, CLASS_SCORES = ("accuracy", "macro_f1"), ("precision", "recall", "f1")
 
@@ -49,12 +49,7 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class Export:
-    """A written export.
-
-    Attributes:
-        out: Its directory.
-        files: Its files that were compared with the student.
-    """
+    """A written export: its directory, and its files that were compared with the student."""
 
     out: Path
     files: tuple[ComparedFile, ...]
@@ -75,7 +70,9 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
             raise SettingError(f"format {name!r}: must be one of {', '.join(FORMATS)}")
     formats = [FORMATS[name] for name in dict.fromkeys(config.formats)]
     if config.int8 and "onnx" not in config.formats:
-        raise SettingError("--int8 is of an ONNX file; give --format onnx as well")
+        raise SettingError(
+            "8 bits are of an ONNX file; ask for the format onnx as well", Settings(("formats",))
+        )
     if is_onnx(config.model):
         raise SettingError(f"{config.model} is an export; give the student's directory")
     record = read_record(config.model)
@@ -119,26 +116,27 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
 
 def _check_place(out: Path, model: Path) -> None:
     here, source = out.resolve(), model.resolve()
-    if here == source or source in here.parents or here in source.parents:
-        raise ExportError(f"{out} is the student's own place; choose another --out")
+    if here.is_relative_to(source) or source.is_relative_to(here):
+        raise ExportError(
+            f"{out} is the student's own place; choose another directory", Settings(("out",))
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    try:
-        older = "exports" in read_record(out)
-    except ExportError:
-        older = False
-    if not older:
-        raise ExportError(f"{out} is there and is no export; remove it or choose another --out")
+    with suppress(ExportError):
+        if "exports" in read_record(out):
+            return
+    raise ExportError(
+        f"{out} is there and is no export; remove it, or choose another", Settings(("out",))
+    )
 
 
 def _read_metrics(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError(f"cannot read the metrics {path}: {error}") from error
-    if not _is_evaluation(found):
+    if not _is_evaluation(read):
         raise SettingError(f"{path} holds no metrics of an evaluation")
-    read: dict[str, Any] = found
     for key, wanted in (("task", record["task"]["name"]), ("identity", record.get("identity"))):
         if None not in (read.get(key), wanted) and read[key] != wanted:
             raise SettingError(

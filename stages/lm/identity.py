@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -80,26 +80,15 @@ def hash_files(paths: Sequence[Path], reporter: Reporter) -> list[str]:
     """Return the SHA-256 of each file in hexadecimal, from memory where it is known to hold.
 
     A memory that cannot be used costs the time of hashing and a warning, never the run.
-
-    Args:
-        paths: The files.
-        reporter: Told what takes long and what is wrong with the memory.
-
-    Raises:
-        ModelError: A file cannot be read, or is being written.
-        Interrupted: A stop was asked for.
     """
     states = {path: _read_state(path) for path in paths}
     large = {path: os.path.realpath(path) for path in paths if states[path][0] >= REMEMBERED_BYTES}
     known: dict[str, list[Any]] = {}
     if large:
         with _doing_without(reporter, "hashing the weights anew, remembered hashes are not usable"):
-            known = _read_memory()
-    hashes = {
-        path: known[name][0]
-        for path, name in large.items()
-        if known.get(name, [])[1:] == states[path]
-    }
+            known = _read_memory(_open_memory())
+    entries = {path: known.get(name, [""]) for path, name in large.items()}
+    hashes = {path: each[0] for path, each in entries.items() if each[1:] == states[path]}
     unknown = [path for path in paths if path not in hashes]
     latest = time.time_ns() - SETTLED_NS
     settled = [path for path in unknown if max(states[path][1:3]) < latest]
@@ -118,7 +107,13 @@ def hash_files(paths: Sequence[Path], reporter: Reporter) -> list[str]:
     kept = [path for path in settled if path in large and _read_state(path) == states[path]]
     if kept:
         with _doing_without(reporter, "the next start hashes the weights again, not remembered"):
-            _write_memory({large[path]: [hashes[path], *states[path]] for path in kept})
+            memory = _open_memory()
+            with suppress(StorageError, DocumentError):  # said when it was first read
+                known = _read_memory(memory)  # again, since others may have written meanwhile
+            known |= {large[path]: [hashes[path], *states[path]] for path in kept}
+            files = {path: entry for path, entry in known.items() if Path(path).exists()}
+            # Of two writers at once the last one wins.
+            memory.write({MEMORY: seal({"version": VERSION, "files": files})})
     return [hashes[path] for path in paths]
 
 
@@ -166,23 +161,13 @@ def _open_memory() -> LocalFiles:
     return LocalFiles((given if given.is_absolute() else Path.home() / ".cache") / FOLDER)
 
 
-def _read_memory() -> dict[str, list[Any]]:
+def _read_memory(memory: LocalFiles) -> dict[str, list[Any]]:
     """Return hash and state by real path."""
-    data = _open_memory().read(MEMORY, LARGEST_MEMORY)
+    data = memory.read(MEMORY, LARGEST_MEMORY)
     if data is None:
         return {}
-    document = parse(data, LARGEST_MEMORY)
-    check_seal(document, data)
+    document = check_seal(parse(data, LARGEST_MEMORY), data)
     if document.get("version") != VERSION:
         raise DocumentError("of another version")
     files: dict[str, list[Any]] = document["files"]
     return files
-
-
-def _write_memory(fresh: Mapping[str, list[Any]]) -> None:
-    """Add to the memory, without files that are gone; of two writers at once the last one wins."""
-    known: dict[str, list[Any]] = {}
-    with suppress(StorageError, DocumentError):  # said when it was first read, and replaced now
-        known = _read_memory()  # again, since others may have written while this process hashed
-    files = {path: entry for path, entry in {**known, **fresh}.items() if Path(path).exists()}
-    _open_memory().write({MEMORY: seal({"version": VERSION, "files": files})})

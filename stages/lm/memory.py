@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from stages.devices import ALL, Choice
@@ -23,12 +24,10 @@ V1 = ("sys/fs/cgroup/memory", "limit_in_bytes", "usage_in_bytes", "total_inactiv
 
 
 def measure_free(device: str, root: Path = Path("/")) -> int:
-    """Return the bytes that can still be allocated on a device.
+    """Return the bytes that can still be allocated on a device, or on all CUDA devices together.
 
-    Args:
-        device: ``cpu``, a CUDA device, or ``all`` for what every CUDA device has together.
-        root: Where the system's files lie, for ``cpu``: what the system says is available, or
-            what a control group (version 1 or 2) leaves of it.
+    For ``cpu`` it is what the system says is available, or what a control group (version 1 or 2)
+    leaves of it; their files are found below ``root``.
     """
     import psutil
     import torch
@@ -43,11 +42,7 @@ def measure_free(device: str, root: Path = Path("/")) -> int:
 def count_bytes(folder: Path, dtype: str, quantise: str = "none") -> int:
     """Return the bytes that a model's weights take once they are loaded, from their headers alone.
 
-    A quantised layer takes a byte a weight and a float32 scale a row.  The arguments are those of
-    :func:`stages.lm.load_language_model`.
-
-    Raises:
-        ModelError: A file is damaged, or cannot be quantised.
+    A quantised layer takes a byte a weight and a float32 scale a row.
     """
     from huggingface_hub import get_local_safetensors_metadata
 
@@ -85,9 +80,6 @@ def place_model(folder: Path, asked: str, device: Choice, dtype: str, quantise: 
         dtype: The number format of the weights, as they are loaded.
         quantise: ``none``, ``int8`` or ``fp8``.
 
-    Returns:
-        The device, or ``all``.
-
     Raises:
         ModelError: The weights are damaged, or cannot be quantised.
     """
@@ -112,49 +104,37 @@ def share_memory() -> dict[int, int]:
 def check_fit(
     folder: Path, device: str, dtype: str, quantise: str = "none", ran_out: bool = False
 ) -> None:
-    """Refuse a model that has no room on a device.
+    """Refuse a model that has no room on a device, and say what would fit.
 
-    The arguments are those of :func:`stages.lm.load_language_model`, and ``ran_out``: whether what
-    seemed enough was not, since another process took it, or no cut through the model's layers
-    suits the devices.  Then it is always refused.
-
-    Raises:
-        ModelError: It does not fit; the message says how much is missing and what would fit.
+    ``ran_out`` refuses it whatever is free: another process took what seemed enough, or no cut
+    through the model's layers suits the devices.
     """
     free = 0 if ran_out else measure_free(device)
     weights = count_bytes(folder, dtype, quantise)
     needed = add_margin(weights)
     if needed <= free:
         return
+    fitting = []
+    if dtype == "float32" and add_margin(count_bytes(folder, "bfloat16", quantise)) <= free:
+        fitting.append("dtype bfloat16")
+    if quantise == "none":
+        with suppress(ModelError):  # not of a kind that can be quantised, so nothing to offer
+            if add_margin(count_bytes(folder, dtype, "int8")) <= free:
+                fitting.append("quantise int8")
+    if device not in (ALL, "cpu") and _count_devices() > 1 and needed <= measure_free(ALL):
+        together = f"{_count_devices()} CUDA devices, {measure_free(ALL) / GIB:.1f} GiB free"
+        fitting.append(f"device all ({together} together)")
+    if device != "cpu" and quantise != "fp8" and needed <= measure_free("cpu"):
+        fitting.append(f"device cpu ({measure_free('cpu') / GIB:.1f} GiB available)")
     kind = dtype if quantise == "none" else f"{dtype} with {quantise} weights"
     where = "the CUDA devices together" if device == ALL else device
     found = f"{free / GIB:.2f} GiB are free, {(needed - free) / GIB:.2f} GiB are missing"
     found = "and its memory ran out while it was loaded" if ran_out else found
-    fitting = _find_fitting(folder, device, dtype, quantise, free)
     raise ModelError(
         f"{folder} does not fit on {where}: it needs {needed / GIB:.2f} GiB in {kind} "
         f"({weights / GIB:.2f} GiB of weights, the rest for a batch), {found}; "
         + (f"what would fit: {', '.join(fitting)}" if fitting else "use a smaller model")
     )
-
-
-def _find_fitting(folder: Path, device: str, dtype: str, quantise: str, free: int) -> list[str]:
-    needed = add_margin(count_bytes(folder, dtype, quantise))
-    fitting = []
-    if dtype == "float32" and add_margin(count_bytes(folder, "bfloat16", quantise)) <= free:
-        fitting.append("--dtype bfloat16")
-    if quantise == "none":
-        try:
-            if add_margin(count_bytes(folder, dtype, "int8")) <= free:
-                fitting.append("--quantise int8")
-        except ModelError:
-            pass  # not of a kind that can be quantised, so nothing to offer
-    if device not in (ALL, "cpu") and _count_devices() > 1 and needed <= measure_free(ALL):
-        together = f"{_count_devices()} CUDA devices, {measure_free(ALL) / GIB:.1f} GiB free"
-        fitting.append(f"--device all ({together} together)")
-    if device != "cpu" and quantise != "fp8" and needed <= measure_free("cpu"):
-        fitting.append(f"--device cpu ({measure_free('cpu') / GIB:.1f} GiB available)")
-    return fitting
 
 
 def _count_devices() -> int:
@@ -180,18 +160,14 @@ def _measure_groups(root: Path) -> list[int]:
         # A limit on any group above holds too; in a container the path may be the host's, and
         # only the top of it is there.
         inside = PurePosixPath(inner.lstrip("/"))
-        for group in {inside, *inside.parents}:
-            free += _measure_group(root / mount / group, *names)
+        for group in (root / mount / each for each in {inside, *inside.parents}):
+            try:
+                most, used = ((group / f"memory.{name}").read_text().strip() for name in names[:2])
+                stat = (group / "memory.stat").read_text().splitlines()
+            except FileNotFoundError:  # the root group of version 2 has none of them
+                continue
+            if most != "max":
+                # Pages of files count as used, and are given back when memory is asked for.
+                cached = dict(map(str.split, stat)).get(names[2], "0")
+                free.append(max(int(most) - int(used) + int(cached), 0))
     return free
-
-
-def _measure_group(group: Path, limit: str, usage: str, reclaimable: str) -> list[int]:
-    try:
-        most, used = ((group / f"memory.{name}").read_text().strip() for name in (limit, usage))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except FileNotFoundError:  # the root group of version 2 has none of them
-        return []
-    if most == "max":
-        return []
-    # Pages of files count as used, and are given back when memory is asked for.
-    return [max(int(most) - int(used) + int(stat.get(reclaimable, 0)), 0)]

@@ -53,8 +53,15 @@ def load_language_model(
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import is_kernels_available
 
-    _refuse_kernels()
+    # With this package transformers fetches kernels: for the attention or the experts that a
+    # model's configuration names, for some quantised checkpoints, and for some families always.
+    if is_kernels_available():
+        raise ModelError(
+            "the package kernels is installed, with which transformers fetches code from a hub and "
+            "runs it, where a model asks for it: pip uninstall kernels"
+        )
     check_quantisation(quantise, device, dtype)
     attention = choose_attention(folder)
     check_fit(folder, device, dtype, quantise)
@@ -92,18 +99,3 @@ def _choose_placement(device: str) -> dict[str, Any]:
     if device == ALL:
         return {"device_map": "auto", "max_memory": share_memory()}
     return {"device_map": {"": torch.device(device)}}
-
-
-def _refuse_kernels() -> None:
-    """Refuse to load a model where that could run code from a hub.
-
-    Only with this package does transformers fetch kernels: for the attention or the experts that a
-    model's own configuration names, for some quantised checkpoints, and for some families always.
-    """
-    from transformers.utils import is_kernels_available
-
-    if is_kernels_available():
-        raise ModelError(
-            "the package kernels is installed, with which transformers fetches code from a hub and "
-            "runs it, where a model asks for it: pip uninstall kernels"
-        )

@@ -45,7 +45,7 @@ def check_quantisation(quantise: str, device: str, dtype: str) -> None:
         return
     if find_spec("torchao") is None:
         raise SettingError(
-            f"--quantise {quantise} needs torchao, which is not installed: "
+            f"quantise {quantise}: needs torchao, which is not installed: "
             "pip install -c constraints.txt -e '.[quantised]'"
         )
     if quantise == "fp8":
@@ -53,11 +53,7 @@ def check_quantisation(quantise: str, device: str, dtype: str) -> None:
 
 
 def divide_layers(folder: Path, quantise: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Find the linear layers of a language model that are quantised, without reading its weights.
-
-    Args:
-        folder: A directory from :func:`stages.lm.resolve_model`.
-        quantise: ``int8`` or ``fp8``.
+    """Find the linear layers that are quantised as ``int8`` or ``fp8``, without reading weights.
 
     Returns:
         The names of those that are, with (outputs, inputs) of each, and the names of the others.
@@ -66,9 +62,20 @@ def divide_layers(folder: Path, quantise: str) -> tuple[dict[str, tuple[int, int
         ModelError: It is no causal language model, is quantised already, or less than half of its
             weights are in such layers.
     """
+    import torch
     from torch import nn
+    from transformers import AutoModelForCausalLM
 
-    model = _build_empty(folder)
+    config = read_config(folder)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(f"{folder} is quantised already; leave quantise out")
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=False, attn_implementation="eager"
+            )
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        raise ModelError(f"{folder} is no causal LM: {one_line(error)}") from error
     head, embed = model.get_output_embeddings(), model.get_input_embeddings()
     layers, others = {}, []
     for name, module in model.named_modules():
@@ -86,7 +93,7 @@ def divide_layers(folder: Path, quantise: str) -> tuple[dict[str, tuple[int, int
     if share < 0.5:
         raise ModelError(
             f"{folder}: {type(model).__name__} has {share:.0%} of its weights in linear layers "
-            f"that {quantise} can quantise; leave --quantise out"
+            f"that {quantise} can quantise; leave quantise out"
         )
     return layers, others
 
@@ -108,11 +115,7 @@ def make_quantisation(folder: Path, quantise: str) -> Any:
 
 
 def try_quantised(model: PreTrainedModel, quantise: str) -> None:
-    """Run a quantised model once: some families reach into their layers for the weight itself.
-
-    Raises:
-        ModelError: It cannot be run.
-    """
+    """Run a quantised model once: some families reach into their layers for the weight itself."""
     import torch
 
     device = model.get_input_embeddings().weight.device
@@ -122,7 +125,7 @@ def try_quantised(model: PreTrainedModel, quantise: str) -> None:
     except (NotImplementedError, RuntimeError, TypeError, AssertionError) as error:
         raise ModelError(
             f"{type(model).__name__} cannot be run with {quantise} weights ({one_line(error)}); "
-            "leave --quantise out"
+            "leave quantise out"
         ) from error
 
 
@@ -131,35 +134,16 @@ def _check_fp8(device: str, dtype: str) -> None:
 
     if torch.device(find_main_device(device)).type != "cuda":
         raise SettingError(
-            f"--quantise fp8 needs a CUDA device that multiplies eight-bit floats, the device is "
-            f"{device}; use --quantise int8"
+            f"quantise fp8: needs a CUDA device that multiplies eight-bit floats, the device is "
+            f"{device}; use int8"
         )
     every = range(torch.cuda.device_count()) if device == ALL else (torch.device(device),)
     for each in every:
         found = torch.cuda.get_device_capability(each)
         if found < FP8_CAPABILITY:
             raise SettingError(
-                f"--quantise fp8 needs CUDA devices of compute capability 8.9 or more, "
-                f"{torch.cuda.get_device_name(each)} has {found[0]}.{found[1]}; use --quantise int8"
+                f"quantise fp8: needs CUDA devices of compute capability 8.9 or more, "
+                f"{torch.cuda.get_device_name(each)} has {found[0]}.{found[1]}; use int8"
             )
     if dtype != "bfloat16":
-        raise SettingError(
-            f"--quantise fp8 computes in bfloat16, got {dtype}: use --dtype bfloat16"
-        )
-
-
-def _build_empty(folder: Path) -> PreTrainedModel:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = read_config(folder)
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{folder} is quantised already; leave --quantise out")
-    try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, trust_remote_code=False, attn_implementation="eager"
-            )
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        raise ModelError(f"{folder} is no causal LM: {one_line(error)}") from error
-    return model
+        raise SettingError(f"quantise fp8: computes in bfloat16, got {dtype}; use dtype bfloat16")

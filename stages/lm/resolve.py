@@ -97,5 +97,5 @@ def _find_folder(model: str, patterns: tuple[str, ...]) -> Path:
     except Exception as error:  # network failures come in as many types as there are layers
         raise ModelError(
             f"{model!r} is no local directory, and the hub cannot be reached "
-            f"({one_line(error)}); give a local directory, or --model mini"
+            f"({one_line(error)}); give a local directory, or the bundled mini"
         ) from error

@@ -50,12 +50,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibrationErrors:
-    """Expected calibration errors of a student.
+    """Expected calibration errors on so many rows.
 
-    Attributes:
-        ece_before: With the temperature undone; None: none is known to be in the student.
-        ece_after: As the student answers.
-        rows: Texts or rows that they were measured on.
+    ``ece_before`` is with the temperature undone, None where none is known to be in the student.
     """
 
     ece_before: float | None
@@ -77,16 +74,13 @@ def calibrate(logits: np.ndarray, teacher: np.ndarray) -> Calibration:
         raise TrainingError("calibration: got one row, must be one to fit on and one to try")
     if not np.isfinite(logits).all():
         raise TrainingError("calibration: the student's logits are NaN or infinite")
-    fitted, rest = slice(0, None, 2), measured_rows(len(logits))
-    temperature = fit_temperature(logits[fitted], teacher[fitted])
+    rest = measured_rows(len(logits))
+    temperature = fit_temperature(logits[::2], teacher[::2])
     plain, true = logits[rest].astype(np.float64), teacher[rest]
-    return Calibration(
-        temperature,
-        len(logits[fitted]),
-        expected_calibration_error(_softmax(plain), true),
-        expected_calibration_error(_softmax(plain / temperature), true),
-        len(true),
+    before, after = (
+        expected_calibration_error(_softmax(each), true) for each in (plain, plain / temperature)
     )
+    return Calibration(temperature, len(logits[::2]), before, after, len(true))
 
 
 def measured_rows(rows: int) -> np.ndarray:
@@ -95,18 +89,10 @@ def measured_rows(rows: int) -> np.ndarray:
 
 
 def fit_temperature(logits: np.ndarray, teacher: np.ndarray) -> float:
-    """Find the T that makes the mean KL(g ‖ softmax(z/T)) smallest.
+    """Find the T that makes the mean KL(g ‖ softmax(z/T)) smallest, for z and g of shape (N, K).
 
     The divergence is convex in 1/T and its derivative is known, so halving an interval finds the
-    one minimum, whatever the start, in float64 and the same each time.
-
-    Args:
-        logits: z, shape (N, K), finite.
-        teacher: g, shape (N, K); its rows are probabilities.
-
-    Returns:
-        T within [:data:`COLDEST`, :data:`HOTTEST`]; 1 where it makes no difference, since every
-        row's logits are alike.
+    one minimum, whatever the start.  It is 1 where T makes no difference.
     """
     z = logits.astype(np.float64)
     z -= z.max(axis=1, keepdims=True)
@@ -164,7 +150,7 @@ def measure_calibration(
 
     Args:
         probabilities: What the student answers, shape (N, K).
-        truth: Right columns, shape (N,), int, or the teacher's probabilities, shape (N, K).
+        truth: As for :func:`expected_calibration_error`.
         temperature: What is in these probabilities; None: nothing known.
 
     Raises:
@@ -178,15 +164,7 @@ def measure_calibration(
 
 
 def undo_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the probabilities that a calibrated student would give without its temperature.
-
-    Args:
-        probabilities: softmax(z/T), shape (N, K).
-        temperature: T.
-
-    Returns:
-        softmax(z), shape (N, K), float64; where a probability has become 0 it stays 0.
-    """
+    """Return softmax(z) for softmax(z/T), shape (N, K); what has become 0 stays 0."""
     with np.errstate(divide="ignore"):
         logs = np.log(probabilities.astype(np.float64))
     return _softmax(temperature * logs)

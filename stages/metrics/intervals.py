@@ -15,14 +15,7 @@ Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Share:
-    """A share of rows, with what is to be known of it.
-
-    Attributes:
-        rows: Rows that it was counted on.
-        value: The share.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-    """
+    """A share of so many rows, with the ends of its 95 % interval."""
 
     rows: int
     value: float

@@ -12,14 +12,10 @@ from stages.metrics.calibration import CalibrationErrors
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracy and F1 of one set of answers.
+    """Accuracy, mean F1 and speed, tokenizer included, of one set of answers.
 
-    Attributes:
-        accuracy: Share of right answers.
-        macro_f1: Mean of the classes' F1.
-        classes: Precision, recall, F1 and rows by class name; a class without a right or given
-            answer has F1 0.
-        texts_per_second: Speed, tokenizer included.
+    ``classes`` holds precision, recall, F1 and rows by class name; a class without a right or
+    given answer has F1 0.
     """
 
     accuracy: float
@@ -30,13 +26,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Confidence:
-    """How far probabilities mean what they say.
+    """How far a student's probabilities mean what they say, and the teacher's against the labels.
 
-    Attributes:
-        temperature: What the student's last layer was divided by; None: nothing known.
-        against_labels: The student against the texts' labels.
-        against_teacher: The student against the teacher's probabilities.
-        teacher_ece: The teacher against the texts' labels.
+    ``temperature`` is what the student's last layer was divided by, None where nothing is known.
     """
 
     temperature: float | None = None
@@ -63,14 +55,7 @@ class Selection:
 def compute_scores(
     gold: np.ndarray, given: np.ndarray, names: Sequence[str], texts_per_second: float
 ) -> Scores:
-    """Compute accuracy, macro-F1 and each class's figures.
-
-    Args:
-        gold: Right columns, shape (N,), int.
-        given: Answered columns, shape (N,), int.
-        names: The classes' names.
-        texts_per_second: Passed through.
-    """
+    """Compute the scores of answered columns against the right ones, both of shape (N,), int."""
     classes = {}
     for column, name in enumerate(names):
         right = int(((gold == column) & (given == column)).sum())
@@ -90,12 +75,9 @@ def compute_scores(
 
 
 def select(probabilities: np.ndarray, gold: np.ndarray, threshold: float) -> Selection:
-    """Measure what is left where answers below a threshold are no tags.
+    """Measure what is left of probabilities, shape (N, K), above a threshold in [0, 1].
 
-    Args:
-        probabilities: Shape (N, K), N at least 1.
-        gold: Right columns, shape (N,), int.
-        threshold: In [0, 1].
+    ``gold`` are the right columns, shape (N,), int.
     """
     tagged = probabilities.max(axis=1).astype(np.float64) >= threshold
     right = probabilities.argmax(axis=1) == gold

@@ -1,4 +1,4 @@
-"""What ``--arch`` can name in short, each as its makers published it."""
+"""Encoders that have a short name, each as its makers published it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a short name of ``--arch`` stands for.
+    """Where an encoder's weights are, if there are pretrained ones, and its configuration.
 
-    Attributes:
-        hub_id: Where the pretrained weights are, or None where there are none.
-        model_type: The configuration's type in transformers.
-        settings: What differs from that type's defaults.
+    The configuration is its type in transformers, and what differs from that type's defaults.
     """
 
     hub_id: str | None

@@ -63,22 +63,14 @@ def write_card(record: Mapping[str, Any], weights: bool = True) -> str:
         "self_generated": read_share(record.get("self_generated")),
         "weights": weights,
     }
-    head = _describe_head(record, gold, evaluations)
-    card = ModelCard.from_template(head, template_path=str(TEMPLATE), **values)
-    return f"{card}\n"
-
-
-def _describe_head(
-    record: Mapping[str, Any], gold: bool, evaluations: list[Mapping[str, Any]]
-) -> ModelCardData:
-    name = _flatten(f"{record['task']['name']}-{record['arch']}")
-    known = ARCHITECTURES.get(record["arch"]) if record["init"] == "pretrained" else None
-    return ModelCardData(
+    known = ARCHITECTURES.get(record["arch"])
+    model_name = _flatten(f"{task['name']}-{record['arch']}") if evaluations else None
+    head = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["text-classification", *([] if gold else ["distillation", "functional-projection"])],
-        base_model=known.hub_id if known else None,
-        model_name=name if evaluations else None,
+        base_model=known.hub_id if known and record["init"] == "pretrained" else None,
+        model_name=model_name,
         eval_results=[
             EvalResult(
                 task_type="text-classification",
@@ -93,6 +85,8 @@ def _describe_head(
         ]
         or None,
     )
+    card = ModelCard.from_template(head, template_path=str(TEMPLATE), **values)
+    return f"{card}\n"
 
 
 def _name_data(found: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.errors import SettingError
+from stages.errors import SettingError, Settings
 
 TEACHER, GOLD = "teacher", "gold"
 LABELS = (TEACHER, GOLD)
@@ -112,21 +112,25 @@ class StudentConfig:
             raise SettingError(f"labels: got {self.labels!r}, must be {' or '.join(LABELS)}")
         gold = self.labels == GOLD
         if gold and self.texts is None:
-            raise SettingError("labels gold: name the labelled texts with --texts FILE")
+            raise SettingError("labels gold: name the file of labelled texts", Settings(("texts",)))
         if gold and self.partial:
-            raise SettingError("labels gold: no cached rows are read; leave --partial out")
+            raise SettingError(
+                "labels gold: no cached rows are read, partial or not; leave partial out"
+            )
         if gold and self.source is not None and self.model != "auto":
             raise SettingError(
                 f"labels gold: the tokens come from the cache {self.source} or from the model "
-                f"{self.model}; give --from or --model, not both"
+                f"{self.model}; give one of them",
+                Settings(("source", "model")),
             )
         if not gold and self.texts is not None:
             raise SettingError(
                 f"{self.texts}: with the teacher's labels a cache is trained on; let the teacher "
-                "answer the texts first and give its cache by --from, or say --labels gold"
+                "answer the texts first and give its cache, or ask for the labels gold",
+                Settings(("source", "labels")),
             )
         if not gold and self.model != "auto":
             raise SettingError(
-                f"model: got {self.model!r}, but a cache knows its own; --model is for "
-                "--labels gold"
+                f"model: got {self.model!r}, but a cache knows its own; it is for labels gold",
+                Settings(("model", "labels")),
             )

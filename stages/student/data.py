@@ -12,10 +12,10 @@ import torch
 
 from cache.lookup import find_cache
 from cache.reader import CacheReader, Slice
-from stages.errors import SettingError, TrainingError
+from stages.errors import SettingError, Settings, TrainingError
 from stages.inputs import read_sampler, read_vocabulary
 from stages.lm import Vocabulary
-from stages.student.config import TEACHER, StudentConfig, TrainingConfig
+from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as the loop sees them.
-
-    Attributes:
-        embeddings: Input embeddings, shape (B, T, d_T).
-        probabilities: The teacher's, shape (B, K), float32.
-        mask: 1 at inputs and 0 at padding, shape (B, T), or None where nothing is padded.
-    """
+    """Embeddings (B, T, d_T), probabilities (B, K), and a mask (B, T) where something is padded."""
 
     embeddings: torch.Tensor
     probabilities: torch.Tensor
@@ -58,41 +52,40 @@ class TrainingData:
     Attributes:
         identity: What the rows depend on.
         record: What the student's record says of them.
-        fingerprint: The cache's whose answers are learned; empty for labelled texts.
-        answered_by: Who gave the rows their probabilities, ``the teacher`` or ``the labels``.
         load_vocabulary: Loads the language model's vocabulary.
         open_reader: Takes the vocabulary and a directory for temporary files; gives the rows.
     """
 
     identity: tuple[object, ...]
     record: Mapping[str, Any]
-    fingerprint: str
-    answered_by: str
     load_vocabulary: Callable[[], Vocabulary]
     open_reader: Callable[[Vocabulary, Path], CacheReader]
 
+    @property
+    def answered_by(self) -> str:
+        """Who gave the rows their probabilities."""
+        return "the labels" if self.record["labels"] == GOLD else "the teacher"
+
 
 def open_cached_answers(config: StudentConfig, task: str, reporter: Reporter) -> TrainingData:
-    """Open a cache to train on.
-
-    Raises:
-        CacheChoiceError: No cache fits, or several do.
-        CacheError: The cache is incomplete or damaged.
-        SettingError: It is of another task.
-    """
+    """Open a cache to train on; as for :func:`cache.lookup.find_cache`, and of this task."""
     cache = find_cache(config.cache, task, config.source, config.partial)
     if (found := cache.manifest.inputs["task"]["name"]) != task:
         raise SettingError(
             f"the cache {cache.place} is of the task {found}, the student is to be of {task}; give "
-            f"--task {found}, or another cache by --from"
+            "that task, or another cache",
+            Settings(("task", "source")),
         )
     reporter.say(f"cache: {cache.place} ({cache.manifest.label})")
     reader = CacheReader(cache, partial=config.partial)
     if reader.rows < cache.layout.rows:
-        reporter.warn(f"training on {reader.rows:,} of {cache.layout.rows:,} rows (--partial)")
+        reporter.warn(
+            f"training on {reader.rows:,} of {cache.layout.rows:,} rows: the cache is partial"
+        )
     return TrainingData(
         (cache.fingerprint, reader.shards),
         {
+            "fingerprint": cache.fingerprint,
             "labels": TEACHER,
             "texts": "",
             "cache": cache.manifest.label,
@@ -103,8 +96,6 @@ def open_cached_answers(config: StudentConfig, task: str, reporter: Reporter) ->
             "partial": reader.rows < cache.layout.rows,
             "preparation": {"seconds": sum_seconds(reader), "rows": reader.rows},
         },
-        cache.fingerprint,
-        "the teacher",
         lambda: read_vocabulary(cache),
         lambda vocabulary, temporary: reader,
     )

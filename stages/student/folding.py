@@ -29,12 +29,7 @@ NOISE = 1e-3
 
 
 def find_remap(encoder: PreTrainedModel, rows: int) -> TokenRemap | None:
-    """Return which id an encoder's folded table has elsewhere than the language model, or None.
-
-    Args:
-        encoder: The student's encoder.
-        rows: Rows of the language model's embedding table.
-    """
+    """Return which id an encoder has elsewhere than a language model of so many rows, or None."""
     reserved = find_reserved_id(encoder.config)
     return None if reserved is None else TokenRemap(reserved, rows)
 
@@ -43,14 +38,9 @@ def find_remap(encoder: PreTrainedModel, rows: int) -> TokenRemap | None:
 def fold_student(student: Student, table: torch.Tensor, pad_id: int) -> PreTrainedModel:
     """Return a stock model over token ids that computes what the student does on embeddings.
 
-    Args:
-        student: The trained student.
-        table: The language model's embedding table, shape (V, d_T).
-        pad_id: Id of the tokenizer's padding token, for the configuration.
-
-    Returns:
-        A copy of the encoder, in float32 on the CPU, whose word embeddings are the table under
-        the adapter, with the row moved that :func:`find_remap` says.
+    It is a copy of the encoder, in float32 on the CPU, whose word embeddings are the language
+    model's table, shape (V, d_T), under the adapter, with the row moved that :func:`find_remap`
+    says.
     """
     encoder = copy.deepcopy(student.encoder).cpu().float().eval()
     adapter = copy.deepcopy(student.adapter).cpu().float()
@@ -77,13 +67,6 @@ def compare_with_stock(
     student: Student, table: torch.Tensor, stock: PreTrainedModel, start_id: int, max_length: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ask a student and what was folded from it about random ids of several lengths.
-
-    Args:
-        student: The student in memory; left in evaluation mode.
-        table: The language model's embedding table, shape (V, d_T).
-        stock: A stock model over token ids, on the CPU.
-        start_id: Id that every input begins with.
-        max_length: Longest input in tokens, without the start token.
 
     Returns:
         The logits of the student, of the stock model, and of that with padding behind the inputs
@@ -115,10 +98,6 @@ def check_foldable(student: Student, max_length: int) -> None:
 
     A made-up table is folded into it, a stock model is made from the result's configuration and
     weights alone, and both answer some inputs, padded and unpadded.
-
-    Args:
-        student: The untrained student; left in evaluation mode.
-        max_length: Longest input in tokens, without the start token.
 
     Raises:
         ModelError: The encoder cannot read embeddings, or answers token ids otherwise than their

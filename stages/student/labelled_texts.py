@@ -20,16 +20,10 @@ from cache.format import Layout, Manifest, answer_columns
 from cache.lookup import find_cache
 from cache.opening import create_or_open
 from cache.reader import CacheReader
+from stages import lm
 from stages.devices import choose_device, choose_dtype, choose_model
 from stages.errors import SettingError, TextDataError, TrainingError
 from stages.inputs import TEXTS, InputsConfig, read_vocabulary
-from stages.lm import (
-    Vocabulary,
-    describe_identity,
-    load_vocabulary,
-    resolve_model,
-    unpack_tokenizer,
-)
 from stages.student.config import GOLD, StudentConfig
 from stages.student.data import TrainingData
 from stages.tasks import Task
@@ -45,11 +39,9 @@ def open_labelled_texts(
     """Open a file of labelled texts to train on.
 
     Raises:
-        SettingError: A text has no label of the task, or all have the same one.
-        TextDataError: The file cannot be read.
-        TrainingError: There are too few texts to hold some out.
-        StageError: The language model or the cache of its vocabulary is not usable.
-        CacheError: Likewise.
+        StageError: The file, its labels, the language model or the settings are not usable, or
+            there are too few texts to hold some out.
+        CacheError: The cache of the vocabulary is not usable.
     """
     texts = read_texts(path, config.text_column, config.label_column)
     try:
@@ -72,7 +64,7 @@ def open_labelled_texts(
             )
         where, model = str(cache.place), str(cache.manifest.notes.get("model", ""))
         identity = cache.fingerprint
-        load: Callable[[], Vocabulary] = partial(read_vocabulary, cache)
+        load: Callable[[], lm.Vocabulary] = partial(read_vocabulary, cache)
     else:
         device = choose_device(config.device).value
         chosen = choose_model(config.model, device)
@@ -80,23 +72,24 @@ def open_labelled_texts(
         reporter.say(
             f"model: {chosen.value} ({chosen.reason}), for its tokens and their embeddings"
         )
-        folder = resolve_model(chosen.value)
+        folder = lm.resolve_model(chosen.value)
         where = model = chosen.value
-        weights = sorted(describe_identity(folder, reporter).items())
+        weights = sorted(lm.describe_identity(folder, reporter).items())
         identity = repr((weights, dtype, asdict(task)))
-        load = partial(load_vocabulary, folder, device, dtype, task.describe())
+        load = partial(lm.load_vocabulary, folder, device, dtype, task.describe())
     reporter.say(f"texts: {path} ({len(texts):,} with labels, no teacher); tokens of {where}")
 
-    def open_reader(vocabulary: Vocabulary, temporary: Path) -> CacheReader:
-        tokenizer, longest = unpack_tokenizer(vocabulary.files), vocabulary.task["max_length"]
+    def open_reader(vocabulary: lm.Vocabulary, temporary: Path) -> CacheReader:
+        tokenizer, longest = lm.unpack_tokenizer(vocabulary.files), vocabulary.task["max_length"]
         encoded = encode_texts(texts, tokenizer, longest, reporter)
-        return CacheReader(write_cache(encoded, labels, len(task.labels), temporary))
+        return CacheReader(_write_cache(encoded, labels, len(task.labels), temporary))
 
     content = "".join(f"{len(row.text)} {row.text} {row.label}\n" for row in texts)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return TrainingData(
         (GOLD, digest, identity),
         {
+            "fingerprint": "",
             "labels": GOLD,
             "texts": str(path),
             "texts_sha256": digest,
@@ -107,22 +100,13 @@ def open_labelled_texts(
             "rows": len(texts),
             "preparation": {"seconds": 0.0, "rows": len(texts)},
         },
-        "",
-        "the labels",
         load,
         open_reader,
     )
 
 
-def write_cache(texts: EncodedTexts, labels: np.ndarray, classes: int, root: Path) -> Cache:
-    """Write labelled texts as a cache whose probabilities are one-hot.
-
-    Args:
-        texts: The texts as tokens.
-        labels: The class of each, shape (N,).
-        classes: K.
-        root: Directory below which the cache is written.
-    """
+def _write_cache(texts: EncodedTexts, labels: np.ndarray, classes: int, root: Path) -> Cache:
+    """Write texts with their classes, shape (N,), as a cache whose probabilities are one-hot."""
     # In the order and in chunks as `prepare_inputs` has texts answered.
     usual = InputsConfig()
     order = np.argsort(texts.lengths, kind="stable")

@@ -44,12 +44,10 @@ CURVE = ("step", "loss", "c_learned", "c_closed_form", *MEASURED)
 
 @dataclass(frozen=True)
 class Training:
-    """How a training ended.
+    """The curve of a training, and its wall time.
 
-    Attributes:
-        history: The curve.
-        seconds: Wall time of the steps and of what the curve shows, summed over the parts of a run
-            that was ended and continued; steps that a kill lost are not in it.
+    The time is that of the steps and of what the curve shows, summed over the parts of a run that
+    was ended and continued; steps that a kill lost are not in it.
     """
 
     history: list[Point]
@@ -63,6 +61,7 @@ class _Run:
     student: Student
     objective: Objective
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None  # with fp16 alone
     step: int = 0
     history: list[Point] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
@@ -89,6 +88,7 @@ class _Run:
             "random": torch.get_rng_state(),
             # A student on a GPU draws its dropout there.
             "device_random": torch.cuda.get_rng_state(self.device) if self.on_gpu else None,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -101,6 +101,8 @@ class _Run:
         torch.set_rng_state(state["random"])
         if self.on_gpu and state.get("device_random") is not None:
             torch.cuda.set_rng_state(state["device_random"], self.device)
+        if self.scaler is not None and state.get("scaler") is not None:
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def train_student(
@@ -135,7 +137,7 @@ def train_student(
     objective = Objective(config.objective)
     optimizer = torch.optim.AdamW(group_parameters(student, objective, config), betas=(0.9, 0.98))
     prepared, objective, optimizer = accelerator.prepare(student, objective, optimizer)
-    run = _Run(student, objective, optimizer)
+    run = _Run(student, objective, optimizer, accelerator.scaler)
     _continue_run(run, checkpoint, identity, reporter)
     stream = source.open_stream(run.step * config.lengths_per_batch)
     since = time.monotonic() - run.seconds
@@ -169,14 +171,9 @@ def train_student(
 def answer_held_out(
     student: torch.nn.Module, source: RowSource
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what student and teacher answer to the held-out rows.
+    """Return a student's logits and the teacher's probabilities on the held-out rows.
 
-    Args:
-        student: From embeddings to class logits; left in evaluation mode.
-        source: Where the rows come from.
-
-    Returns:
-        The student's logits and the teacher's probabilities, both of shape (N, K), on the CPU.
+    Both have shape (N, K) and are on the CPU; the student is left in evaluation mode.
     """
     student.eval()
     logits, teacher = [], []
@@ -244,14 +241,7 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def make_point(step: int, loss: float, c: torch.Tensor | None, found: Projection) -> Point:
-    """Return one point of the curve.
-
-    Args:
-        step: Steps that were taken.
-        loss: Mean over the steps since the last point.
-        c: The objective's coefficient, a scalar, where it has one.
-        found: The student against the held-out rows.
-    """
+    """Return one point of the curve; ``loss`` is the mean over the steps since the last one."""
     learned = None if c is None else c.item()
     values = (float(step), loss, learned, found.c, *(getattr(found, name) for name in MEASURED))
     return dict(zip(CURVE, values, strict=True))

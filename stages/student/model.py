@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from stages.errors import ModelError, SettingError
+from stages.errors import ModelError, SettingError, Settings
 from stages.loading import load_weights, one_line
 from stages.student.architectures import ARCHITECTURES
 from stages.student.positions import find_longest_input
@@ -31,10 +31,7 @@ HIDDEN = 512
 
 
 class DeepAdapter(nn.Module):
-    """A map d_T → d_S of one token at a time: a linear one, and one with a hidden layer, added.
-
-    It folds into an embedding table as a linear one does, whatever it costs to compute.
-    """
+    """A map d_T → d_S of one token at a time: a linear one, and one with a hidden layer, added."""
 
     def __init__(self, given: int, width: int, table_std: float, word_std: float) -> None:
         super().__init__()
@@ -82,14 +79,9 @@ class Student(nn.Module):
         self.register_buffer("start", start.float())
 
     def forward(self, embeddings: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Classify a batch of inputs.
+        """Return the class logits, shape (B, K), of embeddings, shape (B, T, d_T), T may be 0.
 
-        Args:
-            embeddings: Input embeddings, shape (B, T, d_T), any float type, T may be 0.
-            mask: 1 at inputs and 0 at padding behind them, shape (B, T); None: no padding.
-
-        Returns:
-            Class logits, shape (B, K).
+        The mask, shape (B, T), is 1 at inputs and 0 at padding behind them; None: no padding.
         """
         start = self.start.expand(len(embeddings), 1, -1)
         inputs = self.adapter(torch.cat([start, embeddings.to(start)], dim=1))
@@ -125,8 +117,7 @@ def build_encoder(
         The model in float32.
 
     Raises:
-        SettingError: As for :func:`configure_encoder`.
-        ModelError: Likewise, or the weights cannot be loaded.
+        StageError: As for :func:`configure_encoder`, or the weights cannot be loaded.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -156,17 +147,22 @@ def build_encoder(
             )
         except Exception as error:  # transformers raises a dozen types, some of them bare
             raise ModelError(f"cannot build the encoder {arch}: {one_line(error)}") from error
-    _check_embedding(encoder, arch)
+    # The adapter stands in for a table that tokens are looked up in.
+    try:
+        words = encoder.get_input_embeddings()
+    except NotImplementedError:
+        words = None
+    if not isinstance(words, nn.Embedding):
+        raise ModelError(f"{arch} has no table of word embeddings; use another encoder")
+    if any(getattr(module, "is_causal", False) for module in encoder.modules()):
+        raise ModelError(f"{arch} is a decoder; students are encoders with a classification head")
     return encoder
 
 
 def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig:
     """Find an encoder's configuration, without its weights, and check that it can be a student.
 
-    Args:
-        arch: A short name of :data:`ARCHITECTURES`, a hub id, or a directory.
-        init: ``pretrained`` or ``random``.
-        max_length: Longest input in tokens, without the start token.
+    The arguments are those of :func:`build_encoder`.
 
     Raises:
         SettingError: The start asked for does not exist.
@@ -178,7 +174,24 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
     config = _load_config(arch, init)
     if not _is_encoder(config):
         raise ModelError(f"{arch} is no encoder; students are encoders with a classification head")
-    _fit_config(config, arch, init, max_length)
+    try:
+        if init == "random":
+            # The word embeddings are never read: few rows save their initialisation, and the
+            # special ids that point beyond them go.
+            config.vocab_size, config.pad_token_id = 1024, 0
+            for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+                if hasattr(config, name):
+                    setattr(config, name, None)
+        room = find_longest_input(config)
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        raise ModelError(f"cannot build the encoder {arch}: {one_line(error)}") from error
+    if room is not None and max_length + 1 > room:
+        if init == "pretrained":
+            raise ModelError(
+                f"{arch} reads at most {room - 1} tokens behind the start token, the task's "
+                f"inputs have up to {max_length}; lower the task's max_length"
+            )
+        config.max_position_embeddings += max_length + 1 - room
     return config
 
 
@@ -189,13 +202,15 @@ def _load_config(arch: str, init: str) -> PretrainedConfig:
     if known is not None and init == "random":
         return AutoConfig.for_model(known.model_type, **known.settings)
     if known is not None and known.hub_id is None:
-        raise SettingError(f"{arch} has no pretrained weights; use --init random")
+        raise SettingError(
+            f"{arch} has no pretrained weights; start it at random", Settings(("init",))
+        )
     try:
         return AutoConfig.from_pretrained(known.hub_id if known else arch, trust_remote_code=False)
     except Exception as error:  # transformers raises a dozen types, some of them bare
         names = f" (short names are {', '.join(ARCHITECTURES)})"
         where = "" if known or Path(arch).is_dir() else names
-        hint = "use --init random, or " if known else ""
+        hint = "start it at random, or " if known else ""
         raise ModelError(
             f"cannot load the encoder {arch}{where}: {hint}give the directory of a model that is "
             f"here: {one_line(error)}"
@@ -217,37 +232,3 @@ def _is_encoder(config: PretrainedConfig) -> bool:
 def _is_head(model: PreTrainedModel, key: str) -> bool:
     """Whether a weight belongs to what stands on the encoder, which begins anew anyway."""
     return not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key
-
-
-def _check_embedding(encoder: PreTrainedModel, arch: str) -> None:
-    """Check that an encoder looks tokens up in a table, which the adapter can stand in for."""
-    try:
-        words = encoder.get_input_embeddings()
-    except NotImplementedError:
-        words = None
-    if not isinstance(words, nn.Embedding):
-        raise ModelError(f"{arch} has no table of word embeddings; use another encoder")
-    if any(getattr(module, "is_causal", False) for module in encoder.modules()):
-        raise ModelError(f"{arch} is a decoder; students are encoders with a classification head")
-
-
-def _fit_config(config: PretrainedConfig, arch: str, init: str, max_length: int) -> None:
-    """Let an encoder of random start fit its use; a pretrained one does, or is refused."""
-    try:
-        if init == "random":
-            # The word embeddings are never read: few rows save their initialisation, and the
-            # special ids that point beyond them go.
-            config.vocab_size, config.pad_token_id = 1024, 0
-            for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
-                if hasattr(config, name):
-                    setattr(config, name, None)
-        room = find_longest_input(config)
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        raise ModelError(f"cannot build the encoder {arch}: {one_line(error)}") from error
-    if room is not None and max_length + 1 > room:
-        if init == "pretrained":
-            raise ModelError(
-                f"{arch} reads at most {room - 1} tokens behind the start token, the task's "
-                f"inputs have up to {max_length}; lower the task's max_length"
-            )
-        config.max_position_embeddings += max_length + 1 - room

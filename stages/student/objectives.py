@@ -43,12 +43,7 @@ OBJECTIVES: dict[str, tuple[Callable[..., torch.Tensor], bool]] = {
 
 
 class Objective(nn.Module):
-    """What stage two minimises, with the coefficient c where it is learned.
-
-    Attributes:
-        c: The learned coefficient, shape (), from ½ (Algorithm 1, line 1); None where it is not
-            learned.
-    """
+    """What stage two minimises; c, where it is learned, begins at ½ (Algorithm 1, line 1)."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -58,14 +53,6 @@ class Objective(nn.Module):
         self.c = nn.Parameter(torch.tensor(0.5)) if learns_c else None
 
     def forward(self, g: torch.Tensor, log_h: torch.Tensor) -> torch.Tensor:
-        """Compute the objective, as the mean over the batch's rows.
-
-        Args:
-            g: The teacher's probabilities, shape (B, K).
-            log_h: The student's log-probabilities, shape (B, K).
-
-        Returns:
-            A scalar.
-        """
+        """Return the mean over rows, for the teacher's g and the student's log h, shape (B, K)."""
         learned = () if self.c is None else (self.c,)
         return self._terms(g, log_h, *learned).sum() / len(g)

@@ -41,13 +41,7 @@ class Rates(NamedTuple):
 
 
 def choose_rates(asked: float | None, init: str, student: Student) -> Rates:
-    """Settle how fast a student learns.
-
-    Args:
-        asked: The peak asked for; None: by size and start.
-        init: ``pretrained`` or ``random``.
-        student: The untrained student.
-    """
+    """Settle how fast an untrained student learns: as asked, or by its size and start."""
     width = student.adapter.out_features
     pretrained = init == "pretrained"
     share = next(s for widest, s in ENCODER_SHARES if width <= widest) if pretrained else 1.0

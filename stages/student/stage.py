@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from cache.directory import Cache
 from stages.devices import choose_device, has_bfloat16
 from stages.inputs import describe_agreement, read_self_generated
 from stages.locking import hold_lock
@@ -71,27 +71,37 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     check_place(out)
     # An orphan of a killed `dvc repro` may still be training this very student.
     with hold_lock(out.parent / f".{out.name}.lock", reporter) as waited:
-        record = find_record(out)
-        if record.get("identity") == _identify(config, data):
+        record, identity = find_record(out), _identify(config, data)
+        if record.get("identity") == identity:
             who = "the process waited for" if waited else "an earlier run"
             reporter.say(
                 f"{who} has trained {out} with these very settings; remove it to train it again"
             )
         else:
-            record = _train(config, data, out, reporter)
+            record = _train(config, data, identity, out, reporter)
     if config.curve is not None:
         config.curve.parent.mkdir(parents=True, exist_ok=True)
         config.curve.write_text(format_curve(record["curve"]))
     projection = Projection(
         **record["held_out"] | {"balance": tuple(record["held_out"]["balance"])}
     )
-    _report(projection, data.answered_by, reporter)
+    reporter.say(
+        f"held out: {projection.rows:,} rows, agreement with {data.answered_by} "
+        f"{projection.agreement_share}, "
+        f"α {projection.angle:.3f} rad, centred α {projection.centred_angle:.3f} rad, "
+        f"c* {projection.c:.3f} (closed form)"
+    )
+    if data.record["fingerprint"] and projection.constant_angle < DOUBTFUL_ANGLE:
+        reporter.warn(
+            f"a constant has an angle of {projection.constant_angle:.3f} rad to the teacher on "
+            "these inputs already: a small α says nothing about the student"
+        )
     self_generated = read_share(record.get("self_generated"))
     if self_generated is not None:
         largest = record["self_generated"].get("largest_class")
         reporter.say(describe_agreement(self_generated, largest))
     reporter.say(f"student: {out}")
-    return StudentResult(out, projection, data.fingerprint, self_generated)
+    return StudentResult(out, projection, data.record["fingerprint"], self_generated)
 
 
 def check_students(configs: Sequence[StudentConfig]) -> None:
@@ -111,7 +121,7 @@ def _find_place(config: StudentConfig, task: str) -> Path:
 
 
 def _train(
-    config: StudentConfig, data: TrainingData, out: Path, reporter: Reporter
+    config: StudentConfig, data: TrainingData, identity: str, out: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Train the student, write it, and return what was recorded of it."""
     from accelerate import Accelerator
@@ -139,7 +149,6 @@ def _train(
     rates = choose_rates(config.learning_rate, init, student)
     reporter.say(f"learning rate: {rates}")
     training = replace(config.training, learning_rate=rates.rate, encoder_share=rates.encoder_share)
-    identity = _identify(config, data)
     checkpoint = out.parent / f".{out.name}.checkpoint"
     device_table = table.to(accelerator.device)
     with tempfile.TemporaryDirectory() as temporary:
@@ -149,6 +158,17 @@ def _train(
     # What is written computes in float32, and that is what is fitted and measured.
     accelerator.unwrap_model(student, keep_fp32_wrapper=False)
     calibration, projection = calibrate_student(student, source, reporter, data.answered_by)
+    self_generated = None
+    if (texts := read_self_generated(reader.cache)) is not None:
+
+        @torch.no_grad()
+        def answer(ids: np.ndarray) -> np.ndarray:
+            found = student(device_table[torch.from_numpy(ids).to(device_table.device)])
+            logits: np.ndarray = found.float().cpu().numpy()
+            return logits
+
+        self_generated = texts.measure(answer).to_record()
+        self_generated["largest_class"] = texts.largest_class
     record = {
         "identity": identity,
         "task": vocabulary.task,
@@ -156,14 +176,13 @@ def _train(
         "remapped_id": None if remap is None else (remap.source, remap.target),
         "arch": config.arch,
         "init": init,
-        "fingerprint": data.fingerprint,
         **data.record,
         "training": asdict(training),
         "seconds": {"training": done.seconds},
         "versions": describe_machine(device.value),
         "held_out": asdict(projection),
         "held_out_interval": projection.agreement_share.interval,
-        "self_generated": _measure_self_generated(student, device_table, reader.cache),
+        "self_generated": self_generated,
         "calibration": None if calibration is None else asdict(calibration),
         "curve": done.history,
     }
@@ -192,32 +211,3 @@ def _choose_init(config: StudentConfig) -> tuple[str, str]:
     if known is not None and known.hub_id is None:
         return "random", f"{config.arch} has no pretrained weights"
     return "pretrained", "the default where there are pretrained weights"
-
-
-def _report(projection: Projection, answered_by: str, reporter: Reporter) -> None:
-    reporter.say(
-        f"held out: {projection.rows:,} rows, agreement with {answered_by} "
-        f"{projection.agreement_share}, "
-        f"α {projection.angle:.3f} rad, centred α {projection.centred_angle:.3f} rad, "
-        f"c* {projection.c:.3f} (closed form)"
-    )
-    if answered_by == "the teacher" and projection.constant_angle < DOUBTFUL_ANGLE:
-        reporter.warn(
-            f"a constant has an angle of {projection.constant_angle:.3f} rad to the teacher on "
-            "these inputs already: a small α says nothing about the student"
-        )
-
-
-@torch.no_grad()
-def _measure_self_generated(
-    student: Student, table: torch.Tensor, cache: Cache
-) -> dict[str, Any] | None:
-    """Measure how often a student answers a cache's self-generated texts as the teacher did."""
-    texts = read_self_generated(cache)
-    if texts is None:
-        return None
-    student.eval()
-    share = texts.measure(
-        lambda ids: student(table[torch.from_numpy(ids).to(table.device)]).float().cpu().numpy()
-    )
-    return share.to_record() | {"largest_class": texts.largest_class}

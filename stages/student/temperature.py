@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from stages import metrics
 from stages.errors import TrainingError
-from stages.metrics import (
-    COLDEST,
-    HOTTEST,
-    Calibration,
-    Projection,
-    calibrate,
-    compute_projection,
-)
 from stages.student.loop import answer_held_out
 
 if TYPE_CHECKING:
@@ -37,48 +30,56 @@ TRIED_ROWS = 8
 
 def calibrate_student(
     student: Student, source: RowSource, reporter: Reporter, answered_by: str = "the teacher"
-) -> tuple[Calibration | None, Projection]:
+) -> tuple[metrics.Calibration | None, metrics.Projection]:
     """Fit a student's temperature on half of the held-out rows and divide its last layer by it.
-
-    Args:
-        student: The trained student; changed in place, and left in evaluation mode.
-        source: Cached rows.
-        reporter: Told what was found, and warned where nothing could be done.
-        answered_by: Who gave the rows their probabilities.
 
     Returns:
         The temperature with its figures, None where none could be fitted; and the student as it is
-        now against the teacher on all held-out rows.
+        now, in evaluation mode, against the teacher on all held-out rows.
     """
     logits, teacher = (each.numpy() for each in answer_held_out(student, source))
     temperature, found = 1.0, None
     try:
-        found = calibrate(logits, teacher)
+        found = metrics.calibrate(logits, teacher)
     except TrainingError as error:
         reporter.warn(f"no temperature, the student's probabilities stay as they are: {error}")
     if found is not None:
         rows = next(iter(source.held_out()))
         found = replace(found, folded=fold_temperature(student, found.temperature, rows))
         temperature = found.temperature if found.folded else 1.0
-        _report(found, student.encoder.config.model_type, answered_by, reporter)
+        if not found.folded:
+            kind = student.encoder.config.model_type
+            reporter.warn(
+                f"the layer that gives this encoder's logits ({kind}) was not found: the "
+                f"temperature {found.temperature:.2f} is not in the written student, whose "
+                "probabilities stay as they are"
+            )
+        else:
+            reporter.say(
+                f"temperature: {found.temperature:.2f} (fitted on {found.rows:,} held-out rows), "
+                f"expected calibration error against {answered_by} {found.ece_before:.2%} -> "
+                f"{found.ece_after:.2%} on {found.measured_rows:,} others"
+            )
+        if found.folded and found.at_bound:
+            reporter.warn(
+                f"the temperature {found.temperature:.2f} is at the end of what is allowed "
+                f"([{metrics.COLDEST:g}, {metrics.HOTTEST:g}]): the student hardly follows "
+                f"{answered_by}, or there are too few held-out rows"
+            )
     calibrated = torch.from_numpy(logits).double() / temperature
-    return found, compute_projection(teacher, calibrated.softmax(dim=1).numpy())
+    return found, metrics.compute_projection(teacher, calibrated.softmax(dim=1).numpy())
 
 
 @torch.no_grad()
 def fold_temperature(student: Student, temperature: float, rows: Rows) -> bool:
     """Divide the weights of the layer that gives the logits, found by trying the last ones first.
 
-    Args:
-        student: The student; changed in place, or left as it is; left in evaluation mode.
-        temperature: T, positive.
-        rows: Rows to try it on.
-
-    Returns:
-        Whether the student's logits are divided by T now.
+    Returns whether the student's logits are divided by T now, which is tried on some rows; it is
+    left in evaluation mode.
     """
+    mask = None if rows.mask is None else rows.mask[:TRIED_ROWS]
     student.eval()
-    before = _answer(student, rows)
+    before: torch.Tensor = student(rows.embeddings[:TRIED_ROWS], mask)
     wanted = before / temperature
     allowed = TOLERANCE * max(1.0, float(wanted.abs().max()))
     layers = [each for each in student.encoder.modules() if isinstance(each, nn.Linear)]
@@ -89,35 +90,8 @@ def fold_temperature(student: Student, temperature: float, rows: Rows) -> bool:
         kept = [each.clone() for each in weights]
         for each in weights:
             each.div_(temperature)
-        if float((_answer(student, rows) - wanted).abs().max()) <= allowed:
+        if float((student(rows.embeddings[:TRIED_ROWS], mask) - wanted).abs().max()) <= allowed:
             return True
         for each, old in zip(weights, kept, strict=True):
             each.copy_(old)
     return False
-
-
-def _answer(student: Student, rows: Rows) -> torch.Tensor:
-    mask = None if rows.mask is None else rows.mask[:TRIED_ROWS]
-    logits: torch.Tensor = student(rows.embeddings[:TRIED_ROWS], mask)
-    return logits
-
-
-def _report(found: Calibration, kind: str, answered_by: str, reporter: Reporter) -> None:
-    if not found.folded:
-        reporter.warn(
-            f"the layer that gives this encoder's logits ({kind}) was not found: the temperature "
-            f"{found.temperature:.2f} is not in the written student, whose probabilities stay as "
-            "they are"
-        )
-        return
-    reporter.say(
-        f"temperature: {found.temperature:.2f} (fitted on {found.rows:,} held-out rows), expected "
-        f"calibration error against {answered_by} {found.ece_before:.2%} -> "
-        f"{found.ece_after:.2%} on {found.measured_rows:,} others"
-    )
-    if found.at_bound:
-        reporter.warn(
-            f"the temperature {found.temperature:.2f} is at the end of what is allowed "
-            f"([{COLDEST:g}, {HOTTEST:g}]): the student hardly follows {answered_by}, or there are "
-            "too few held-out rows"
-        )

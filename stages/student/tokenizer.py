@@ -47,14 +47,8 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Return the language model's tokenizer as the student needs it.
 
-    Args:
-        files: The tokenizer's own files by name, among them ``tokenizer.json``.
-        start_id: Id that every input begins with.
-        max_length: Longest input in tokens, without the start token.
-        remap: The id that the student's encoder has elsewhere, if there is one.
-
-    Returns:
-        The tokenizer: start token first and nothing else added, padded and cut on the right.
+    It puts the start token first, adds nothing else, and pads and cuts on the right, at
+    ``max_length`` tokens behind the start token.
 
     Raises:
         ExportError: The language model's tokenizer has no fast form, or its ids cannot be moved.
@@ -98,18 +92,7 @@ def build_tokenizer(
 
 
 def remap_tokenizer(tokenizer: Tokenizer, remap: TokenRemap) -> Tokenizer:
-    """Return a tokenizer that cuts as another does, with one id moved and freed for padding.
-
-    Args:
-        tokenizer: The language model's tokenizer.
-        remap: Which id goes where.
-
-    Returns:
-        A tokenizer whose padding token is :data:`PADDING` with the id ``remap.source``.
-
-    Raises:
-        ExportError: The tokenizer is of a kind whose ids cannot be moved.
-    """
+    """Return a tokenizer that cuts as another does, with one id moved and freed for padding."""
     from tokenizers import Tokenizer
 
     state = json.loads(tokenizer.to_str())
@@ -132,18 +115,16 @@ def remap_tokenizer(tokenizer: Tokenizer, remap: TokenRemap) -> Tokenizer:
     padding = {"id": remap.source, "content": PADDING, "special": True, **flags}
     state["added_tokens"] = sorted([*state["added_tokens"], padding], key=lambda token: token["id"])
     remapped = Tokenizer.from_str(json.dumps(state))
-    _compare(tokenizer, remapped, remap)
-    return remapped
-
-
-def _compare(before: Tokenizer, after: Tokenizer, remap: TokenRemap) -> None:
-    """Cut texts with both: every added token between words, and the texts of the first tokens."""
-    added = [token.content for token in before.get_added_tokens_decoder().values()]
-    tokens = [before.decode([id_]) for id_ in range(min(TRIED_TOKENS, before.get_vocab_size()))]
+    # Cut texts with both: every added token between words, and the texts of the first tokens.
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    count = min(TRIED_TOKENS, tokenizer.get_vocab_size())
+    tokens = [tokenizer.decode([id_]) for id_ in range(count)]
     for text in [f"a{token} b {token}" for token in added] + tokens + ["".join(tokens)]:
-        wanted, found = (one.encode(text, add_special_tokens=False).ids for one in (before, after))
+        wanted = tokenizer.encode(text, add_special_tokens=False).ids
+        found = remapped.encode(text, add_special_tokens=False).ids
         if [remap.target if id_ == remap.source else id_ for id_ in wanted] != found:
             raise ExportError(
                 f"the encoder reserves the token id {remap.source}, and with that id freed the "
                 f"language model's tokenizer cuts {text[:40]!r} otherwise; use another encoder"
             )
+    return remapped

@@ -120,7 +120,7 @@ class TestTexts:
     ) -> None:
         with pytest.raises(SettingError, match=r"threshold: got .*, must be in \[0, 1\]"):
             run(data=rows, model=student, threshold=threshold)
-        with pytest.raises(SettingError, match="give --model and --data"):
+        with pytest.raises(SettingError, match="give a student and texts"):
             run(model=student, threshold=0.5)
 
     def test_a_teacher_is_measured_without_a_student(

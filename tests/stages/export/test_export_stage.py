@@ -143,7 +143,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("own", "named"),
         [
-            ({"formats": PLAIN, "int8": True}, "give --format onnx as well"),
+            ({"formats": PLAIN, "int8": True}, "ask for the format onnx as well"),
             ({"formats": ("gguf",)}, "'gguf': must be one of onnx, transformers"),
             ({"metrics": (Path("nowhere.json"),)}, r"cannot read the metrics nowhere\.json"),
         ],

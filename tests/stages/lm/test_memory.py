@@ -150,11 +150,11 @@ class TestFit:
     @pytest.mark.parametrize(
         ("free", "device", "dtype", "offers"),
         [
-            ((20,), "cuda", "float32", "--dtype bfloat16, --quantise int8, --device cpu (40.0 GiB"),
-            ((12,), "cuda", "bfloat16", "--quantise int8, --device cpu"),
-            ((12, 12), "cuda:1", "bfloat16", "--quantise int8, --device all (2 CUDA devices, 24.0"),
-            ((3, 3), "cuda", "bfloat16", "what would fit: --device cpu"),
-            ((3, 3), ALL, "bfloat16", "what would fit: --device cpu"),
+            ((20,), "cuda", "float32", "dtype bfloat16, quantise int8, device cpu (40.0 GiB"),
+            ((12,), "cuda", "bfloat16", "quantise int8, device cpu"),
+            ((12, 12), "cuda:1", "bfloat16", "quantise int8, device all (2 CUDA devices, 24.0"),
+            ((3, 3), "cuda", "bfloat16", "what would fit: device cpu"),
+            ((3, 3), ALL, "bfloat16", "what would fit: device cpu"),
         ],
     )
     def test_the_message_says_how_much_is_missing_and_what_would_fit(
@@ -232,4 +232,4 @@ class TestFit:
         monkeypatch.setenv("LOCAL_RANK", "0")
         with pytest.raises(ModelError) as caught:
             check_fit(Path("big"), "cuda:0", "bfloat16")
-        assert "--device all" not in str(caught.value)
+        assert "device all" not in str(caught.value)

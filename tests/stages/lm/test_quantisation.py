@@ -53,7 +53,7 @@ def test_a_family_that_cannot_be_quantised_is_refused(
     family: str, named: str, tmp_path: Path
 ) -> None:
     folder = write_language_model(tmp_path, family)
-    with pytest.raises(ModelError, match=f"{named}.*leave --quantise out"):
+    with pytest.raises(ModelError, match=f"{named}.*leave quantise out"):
         load_language_model(folder, "cpu", "float32", "int8")
 
 
@@ -88,7 +88,7 @@ class TestChecks:
     def test_fp8_needs_a_device_that_multiplies_it(
         self, monkeypatch: pytest.MonkeyPatch, llm: Path
     ) -> None:
-        with pytest.raises(SettingError, match="the device is cpu; use --quantise int8"):
+        with pytest.raises(SettingError, match="the device is cpu; use int8"):
             load_language_model(llm, "cpu", "bfloat16", "fp8")
         pretend_gpus(monkeypatch, free=(80, 80), capability=(8, 0))
         for device in ("cuda:1", ALL):

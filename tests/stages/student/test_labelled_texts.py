@@ -103,7 +103,7 @@ class TestDirectTraining:
         assert found.code == 2
         assert found.err.splitlines()[-1] == (
             f"error: {direct} was trained on labelled texts and has no cache to be compared with; "
-            "give --data FILE"
+            "give labelled texts"
         )
 
     def test_its_rows_come_as_those_of_a_cache_of_the_same_texts(
@@ -205,11 +205,11 @@ class TestRefusals:
         ("changes", "named"),
         [
             ({"labels": "silver"}, "labels: got 'silver', must be teacher or gold"),
-            ({"texts": None}, "name the labelled texts with --texts FILE"),
-            ({"partial": True}, "leave --partial out"),
-            ({"source": "abc"}, "give --from or --model, not both"),
+            ({"texts": None}, "name the file of labelled texts"),
+            ({"partial": True}, "leave partial out"),
+            ({"source": "abc"}, "give one of them"),
             ({"labels": "teacher"}, "let the teacher answer the texts first"),
-            ({"labels": "teacher", "texts": None}, "--model is for --labels gold"),
+            ({"labels": "teacher", "texts": None}, "it is for labels gold"),
         ],
     )
     def test_settings_that_do_not_go_together(

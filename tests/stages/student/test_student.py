@@ -169,7 +169,7 @@ def test_an_unknown_architecture_is_answered_with_the_short_names() -> None:
 
 
 def test_pretrained_weights_out_of_reach_point_to_a_random_start() -> None:
-    with pytest.raises(ModelError, match="distilbert: use --init random"):
+    with pytest.raises(ModelError, match="distilbert: start it at random"):
         build_encoder("distilbert", "pretrained", LABELS, 12)
 
 
