@@ -30,13 +30,7 @@ LONGEST_CELL = 16 * 2**20
 
 @dataclass(frozen=True)
 class TextRow:
-    """One text of a file.
-
-    Attributes:
-        line: Line it begins at, from 1.
-        text: The text, possibly empty.
-        label: Its label, or None where the file has no such column.
-    """
+    """One text of a file, the line it begins at, and its label where the file has such a column."""
 
     line: int
     text: str
@@ -45,19 +39,12 @@ class TextRow:
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Every text of a file.
+    """Every text of a file."""
 
-    Attributes:
-        lines: Line of the file that each text begins at, shape (N,), int64.
-        labels: Each text's label, or None.
-        lengths: Tokens of each text, shape (N,), int32.
-        tokens: Tokens padded with -1, shape (N, longest), int32.
-    """
-
-    lines: np.ndarray
+    lines: np.ndarray  # of the file that each text begins at, shape (N,), int64
     labels: tuple[str | None, ...]
-    lengths: np.ndarray
-    tokens: np.ndarray
+    lengths: np.ndarray  # tokens of each text, shape (N,), int32
+    tokens: np.ndarray  # padded with -1, shape (N, longest), int32
 
 
 def read_texts(path: Path, text_column: str = "text", label_column: str = "label") -> list[TextRow]:
@@ -87,7 +74,18 @@ def read_texts(path: Path, text_column: str = "text", label_column: str = "label
         line = data.count(b"\n", 0, error.start) + 1
         raise TextDataError(f"{path}, line {line}: not UTF-8; convert the file first") from error
     del data
-    rows = list(_parse_rows(io.StringIO(text, newline=""), path, text_column, label_column))
+    # Not str.splitlines: U+2028 and its like are part of a text, not the end of a line.
+    lines = io.StringIO(text, newline="")
+    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if ending in TABLE_ENDINGS:
+        rows = list(_parse_table(lines, path, TABLE_ENDINGS[ending], text_column, label_column))
+    else:
+        rows = [
+            parse_json_row(line, f"{path}, line {number}", number, text_column, label_column)
+            if ending in JSON_ENDINGS
+            else TextRow(number, line, None)
+            for number, line in enumerate((line.rstrip("\r\n") for line in lines), start=1)
+        ]
     if not rows:
         raise TextDataError(f"{path} holds no texts")
     return rows
@@ -99,31 +97,19 @@ def encode_texts(
     max_length: int,
     reporter: Reporter,
 ) -> EncodedTexts:
-    """Turn texts into tokens.
-
-    Args:
-        rows: At least one text.
-        tokenizer: The language model's.
-        max_length: Longest input; longer texts keep their first tokens.
-        reporter: Told how many were cut.
-
-    Returns:
-        The texts in the order given.
-    """
-    ids = [
-        tokens
-        for begin in range(0, len(rows), 1024)
-        for tokens in tokenizer(
-            [row.text for row in rows[begin : begin + 1024]], add_special_tokens=False
-        )["input_ids"]
-    ]
-    cut = sum(len(tokens) > max_length for tokens in ids)
+    """Turn at least one text into tokens; those longer than ``max_length`` keep their first."""
+    ids: list[list[int]] = []
+    cut = 0
+    for begin in range(0, len(rows), 1024):
+        texts = [row.text for row in rows[begin : begin + 1024]]
+        found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        cut += sum(len(tokens) > max_length for tokens in found)
+        ids += [tokens[:max_length] for tokens in found]
     if cut:
         reporter.say(f"{cut:,} of {len(ids):,} texts are cut at {max_length} tokens")
-    lengths = np.array([min(len(tokens), max_length) for tokens in ids], dtype=np.int32)
+    lengths = np.array([len(tokens) for tokens in ids], dtype=np.int32)
     padded = np.full((len(ids), max(1, int(lengths.max()))), -1, dtype=np.int32)
-    for row, tokens, length in zip(padded, ids, lengths, strict=True):
-        row[:length] = tokens[:length]
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(ids)
     return EncodedTexts(
         np.array([row.line for row in rows]), tuple(row.label for row in rows), lengths, padded
     )
@@ -135,33 +121,13 @@ def number_labels(rows: Sequence[TextRow], names: Sequence[str], path: Path) -> 
     Raises:
         TextDataError: A text has no label or another one; the message names its line.
     """
-    columns = {name: column for column, name in enumerate(names)}
-    found = []
     for row in rows:
-        if row.label is None:
-            raise TextDataError(f"{path}, line {row.line}: the text has no label")
-        if row.label not in columns:
-            raise TextDataError(
-                f"{path}, line {row.line}: the label {row.label!r} is none of {', '.join(names)}"
-            )
-        found.append(columns[row.label])
-    return np.array(found)
-
-
-def _parse_rows(
-    stream: IO[str], path: Path, text_column: str, label_column: str
-) -> Iterator[TextRow]:
-    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if ending in TABLE_ENDINGS:
-        yield from _parse_table(stream, path, TABLE_ENDINGS[ending], text_column, label_column)
-        return
-    # Not str.splitlines: U+2028 and its like are part of a text, not the end of a line.
-    for number, line in enumerate(stream, start=1):
-        line = line.rstrip("\r\n")
-        if ending in JSON_ENDINGS:
-            yield parse_json_row(line, f"{path}, line {number}", number, text_column, label_column)
-        else:
-            yield TextRow(number, line, None)
+        if row.label not in names:
+            label = f"the label {row.label!r} is none of {', '.join(names)}"
+            fault = "the text has no label" if row.label is None else label
+            raise TextDataError(f"{path}, line {row.line}: {fault}")
+    columns: dict[str | None, int] = {name: column for column, name in enumerate(names)}
+    return np.array([columns[row.label] for row in rows])
 
 
 def parse_json_row(
@@ -170,8 +136,7 @@ def parse_json_row(
     """Parse one JSON line that holds a text.
 
     Raises:
-        TextDataError: It is not a JSON object with the text column; the message begins with
-            ``where``.
+        TextDataError: It is no object with the text column; the message begins with ``where``.
     """
     try:
         data = json.loads(line)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from cache.directory import Cache
 from cache.reader import CacheReader
 from stages.lm import load_language_model
 from stages.loading import load_tokenizer
+from stages.reporter import Interrupted, SilentReporter
 from stages.student.config import StudentConfig, TrainingConfig
 from stages.tasks.task import Task, list_tasks, load_task, parse_task
 from stages.teacher import autotune as tuning
@@ -140,6 +144,18 @@ class Listener:
         self.callbacks = Callbacks(self.counts.append, self.warnings.append)
 
 
+class Stopping(SilentReporter):
+    """Asks to stop as soon as something is so."""
+
+    def __init__(self, when: Callable[[], object] = lambda: True) -> None:
+        super().__init__()
+        self.when = when
+
+    def check_stop(self) -> None:
+        if self.when():
+            raise Interrupted
+
+
 def embed_with(teacher: Teacher, ids: torch.Tensor) -> Embed:
     return lambda rows, length: teacher.look_up(ids.numpy()[rows, :length])
 
@@ -232,6 +248,25 @@ def make_student_config(task: Path | str, cache: Path, out: Path, **own: Any) ->
         training=training,
         **{"arch": "mini", "held_out_rows": 16} | own,
     )
+
+
+def write_text(path: Path, text: str) -> Path:
+    data = text.encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def format_rows(ending: str, rows: Sequence[tuple[str, str]]) -> str:
+    """The contents of a file of texts and labels in the format of an ending."""
+    if ending == ".jsonl":
+        return "".join(json.dumps({"label": b, "text": a}) + "\n" for a, b in rows)
+    if ending == ".txt":
+        return "".join(f"{a}\n" for a, _ in rows)
+    text = io.StringIO()
+    delimiter = {".csv": ",", ".tsv": "\t"}[ending]
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerows([("label", "text"), *((b, a) for a, b in rows)])
+    return text.getvalue()
 
 
 def _trainer(specials: list[str], alphabet: list[str]) -> trainers.BpeTrainer:

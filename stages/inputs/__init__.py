@@ -6,7 +6,6 @@ besides its rows.  Knows tasks and vocabularies, never runs a model.
 
 from stages.inputs.attachments import (
     SELF_GENERATED,
-    SELF_GENERATED_FILE,
     SelfGenerated,
     describe_agreement,
     describe_difference,
@@ -21,8 +20,6 @@ from stages.inputs.config import InputsConfig, SamplingSettings
 from stages.inputs.preparation import (
     MODEL_SAMPLERS,
     TEXTS,
-    UNIGRAM_CONTEXTS,
-    UNIGRAM_LENGTH,
     Inputs,
     build_samplers,
     mix_parts,
@@ -32,10 +29,7 @@ from stages.inputs.preparation import (
 __all__ = [
     "MODEL_SAMPLERS",
     "SELF_GENERATED",
-    "SELF_GENERATED_FILE",
     "TEXTS",
-    "UNIGRAM_CONTEXTS",
-    "UNIGRAM_LENGTH",
     "Inputs",
     "InputsConfig",
     "SamplingSettings",

@@ -57,12 +57,12 @@ class SelfGenerated:
         counts = np.bincount(self.logits.argmax(axis=1), minlength=self.logits.shape[1])
         return float(counts.max() / counts.sum())
 
-    def to_bytes(self) -> bytes:
-        """Return the contents of the attachment."""
+    def to_files(self) -> dict[str, bytes]:
+        """Return the attachment by its name."""
         from safetensors.numpy import save
 
-        data: bytes = save({name: np.ascontiguousarray(v) for name, v in vars(self).items()})
-        return data
+        arrays = {name: np.ascontiguousarray(array) for name, array in vars(self).items()}
+        return {SELF_GENERATED_FILE: save(arrays)}
 
     def measure(self, answer: Callable[[NDArray[np.int64]], NDArray[np.floating]]) -> Share:
         """Count how often someone answers as the teacher did.
@@ -84,15 +84,10 @@ class SelfGenerated:
 def pack_attachments(
     table: torch.Tensor, tokenizer: PreTrainedTokenizerBase, thresholds: np.ndarray | None
 ) -> dict[str, bytes]:
-    """Collect what a student needs of the language model.
+    """Collect what a student needs of the language model, as attachments by name.
 
-    Args:
-        table: The embedding table, shape (V, d_T).
-        tokenizer: The tokenizer.
-        thresholds: What `unigram` draws by, shape (V,); None where it draws nothing.
-
-    Returns:
-        The attachments' contents by name.
+    The embedding table has the shape (V, d_T).  The thresholds, which `unigram` draws by, (V,), are
+    None where it draws nothing.
     """
     from safetensors.torch import save
 
@@ -163,16 +158,10 @@ def read_self_generated(cache: Cache) -> SelfGenerated | None:
 def describe_difference(cache: Cache, asked: int) -> str | None:
     """Say that a cache was created with another number of texts than is asked for now.
 
-    Args:
-        cache: The cache; its texts are as they were made, whatever is asked for later.
-        asked: Texts that are asked for.
-
-    Returns:
-        A line, or None where the number is the same or not known.
+    None where the number is the same or not known.
     """
-    kept = cache.manifest.notes.get(
-        SELF_GENERATED, None if SELF_GENERATED_FILE in cache.manifest.attachments else 0
-    )
+    unknown = None if SELF_GENERATED_FILE in cache.manifest.attachments else 0
+    kept = cache.manifest.notes.get(SELF_GENERATED, unknown)
     if kept is None or kept == asked:
         return None
     return (
@@ -182,12 +171,7 @@ def describe_difference(cache: Cache, asked: int) -> str | None:
 
 
 def describe_agreement(share: Share, largest_class: float | None) -> str:
-    """Say what the agreement on self-generated texts is worth.
-
-    Args:
-        share: The agreement.
-        largest_class: What one answer to all texts would reach; None where that is not known.
-    """
+    """Say what the agreement on self-generated texts is worth, beside one answer to all texts."""
     known = largest_class is not None
     baseline = f", where one answer to all would in {largest_class:.1%}" if known else ""
     return (

@@ -37,22 +37,15 @@ TEXTS = "texts"
 MODEL_SAMPLERS = ("self", "self-labelled")
 """Samplers whose inputs the language model writes."""
 
-UNIGRAM_CONTEXTS, UNIGRAM_LENGTH = 256, 32
+UNIGRAM_CONTEXTS = {"rows": 256, "length": 32}
 """Random contexts that the model's next-token distribution is averaged over for ``unigram``."""
 
 
 @dataclass(frozen=True)
 class WrittenInputs:
-    """How inputs come about of which the language model writes some or all.
+    """How inputs come about of which the language model writes some or all."""
 
-    Attributes:
-        mixture: Which sampler draws or writes a row.
-        sampling: Temperature and the like.
-        shortest: Fewest tokens of an input.
-        longest: Most tokens.
-    """
-
-    mixture: Mixture
+    mixture: Mixture  # which sampler draws or writes a row
     sampling: SamplingSettings
     shortest: int
     longest: int
@@ -60,22 +53,13 @@ class WrittenInputs:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The rows' inputs: seeds and lengths of random ones, or the tokens of texts.
+    """The rows' inputs: seeds and lengths of random ones, or the tokens of texts."""
 
-    Attributes:
-        seeds: Row seeds, or line numbers of texts, shape (N,), uint64.
-        lengths: Tokens of each row, shape (N,), int32; at most so many where they are yet to be
-            written.
-        tokens: Tokens of texts padded with -1, shape (N, longest), int32; None for random inputs.
-        identity: What goes into the fingerprint.
-        written: How the tokens are written; None where they are known or drawn.
-    """
-
-    seeds: np.ndarray
-    lengths: np.ndarray
-    tokens: np.ndarray | None
-    identity: Mapping[str, Any]
-    written: WrittenInputs | None = None
+    seeds: np.ndarray  # of rows, or line numbers of texts, shape (N,), uint64
+    lengths: np.ndarray  # tokens of each row, or at most so many if yet to be written, (N,), int32
+    tokens: np.ndarray | None  # of texts, padded with -1, shape (N, longest), int32
+    identity: Mapping[str, Any]  # what goes into the fingerprint
+    written: WrittenInputs | None = None  # None where tokens are known or drawn
 
     @property
     def token_width(self) -> int | None:
@@ -142,7 +126,7 @@ def prepare_inputs(
         "seed": config.seed,
     }
     if "unigram" in mixture.names:
-        identity["contexts"] = {"rows": UNIGRAM_CONTEXTS, "length": UNIGRAM_LENGTH}
+        identity["contexts"] = UNIGRAM_CONTEXTS
     written = None
     if parts:
         if "uniform" in mixture.names:
@@ -151,10 +135,8 @@ def prepare_inputs(
                 "a cache of texts that the model writes keeps for every row; leave it out"
             )
         # As text: equal floats can be written in several ways, and a fingerprint knows but one.
-        identity["writing"] = {
-            "temperature": f"{config.temperature:g}",
-            "top_p": f"{config.top_p:g}",
-        }
+        numbers = {"temperature": config.temperature, "top_p": config.top_p}
+        identity["writing"] = {name: f"{number:g}" for name, number in numbers.items()}
         sampling = SamplingSettings(config.temperature, config.top_p)
         written = WrittenInputs(mixture, sampling, config.min_length, task.max_length)
         lengths[np.isin(mixture.choose_parts(seeds), parts)] = task.max_length

@@ -17,64 +17,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BOS, EOS = "<s>", "</s>"
-SPECIALS = 2
-"""Ids below this are special tokens."""
-
-Item = tuple[int, int, int]
-"""An example's number, its window's start and its window's end."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Passes over the training texts under one cycle of the learning rate.
-
-    Attributes:
-        passes: Number of passes, each time over another window of every text.
-        shares: Share of each task's texts that a pass takes.
-        learning_rate: Peak of the cycle (linear warm-up, cosine decay to 0).
-    """
-
-    passes: int
-    shares: tuple[float, ...]
-    learning_rate: float
+SPECIALS = 2  # ids below this are special tokens
+Phase = tuple[int, tuple[float, ...], float]
+"""Passes, each over another window of every text, under one cycle of the learning rate; the share
+of each task's texts that a pass takes; the cycle's peak (linear warm-up, cosine decay to 0)."""
+Item = tuple[int, int, int]  # an example's number, its window's start and its end
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the weights depend on besides the data.
-
-    Attributes:
-        tasks: Bundled tasks to train on, together.
-        balanced: Tasks whose labels count alike, because the full data set is balanced.
-        vocabulary: Tokens of the byte-level BPE.
-        width: Embedding width.
-        layers: Decoder layers.
-        heads: Attention heads.
-        intermediate: Width inside the feed-forward blocks.
-        phases: What is seen when; the second evens out that batches are cut by positions, so that
-            tasks with short texts get few steps of the first.
-        batch_tokens: Positions a batch, padding included.
-        noise: Share of text positions whose input is replaced by a random token.
-        text_weight: Weight of the next-token loss.
-        text_share: Share of text positions that the next-token loss is computed at.
-        seed: Seed of everything random.
-    """
+    """Everything that the weights depend on besides the data."""
 
     tasks: tuple[str, ...] = ("imdb", "ag_news", "reddit")
+    # Tasks whose labels count alike, because the full data set is balanced.
     balanced: tuple[str, ...] = ("imdb", "ag_news")
     vocabulary: int = 8192
     width: int = 128
     layers: int = 3
     heads: int = 4
     intermediate: int = 344
+    # The second evens out that tasks with short texts get few steps of the first.
     phases: tuple[Phase, ...] = (
-        Phase(4, (1.0, 1.0, 1.0), 2e-3),
-        Phase(7, (0.07, 0.43, 1.0), 1.5e-3),
+        (4, (1.0, 1.0, 1.0), 2e-3),
+        (7, (0.07, 0.43, 1.0), 1.5e-3),
     )
-    batch_tokens: int = 4096
-    noise: float = 0.1
-    text_weight: float = 0.3
-    text_share: float = 0.15
+    batch_tokens: int = 4096  # positions a batch, padding included
+    noise: float = 0.1  # share of text positions whose input is replaced by a random token
+    text_weight: float = 0.3  # of the next-token loss
+    text_share: float = 0.15  # of text positions that it is computed at
     seed: int = 0
 
 
@@ -89,46 +59,25 @@ class Example:
 
 @dataclass(frozen=True)
 class Frame:
-    """A task's fixed tokens.
-
-    Attributes:
-        task: The task.
-        prefix: Tokens in front of the text.
-        suffix: Tokens behind it.
-        verbaliser: What answers it.
-        words: First tokens of each label's words.
-        weights: What an answer of each label counts.
-    """
+    """A task's fixed tokens."""
 
     task: Task
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     verbaliser: Verbaliser
-    words: list[list[int]]
-    weights: list[float]
+    words: list[list[int]]  # first tokens of each label's words
+    weights: list[float]  # what an answer of each label counts
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of framed, right-padded rows.
+    """One batch of framed, right-padded rows."""
 
-    Attributes:
-        ids: Input tokens, shape (B, T), int64.
-        targets: The token to predict at each position or -1, shape (B, T), int64.
-        answer_at: Position that the answer is read at, shape (B,), int64.
-        words: First tokens of the right label's words, shape (B, W), int64, padded with -1.
-        weights: Weight of each row's answer, shape (B,), float32.
-        tasks: Each row's task, shape (B,), int64.
-        labels: Each row's label, shape (B,), int64.
-    """
-
-    ids: torch.Tensor
-    targets: torch.Tensor
-    answer_at: torch.Tensor
-    words: torch.Tensor
-    weights: torch.Tensor
-    tasks: torch.Tensor
-    labels: torch.Tensor
+    ids: torch.Tensor  # input tokens, (B, T)
+    targets: torch.Tensor  # the token to predict at each position or -1, (B, T)
+    answer_at: torch.Tensor  # position that the answer is read at, (B,)
+    words: torch.Tensor  # first tokens of the right label's words, padded with -1, (B, W)
+    weights: torch.Tensor  # of each row's answer, (B,), float32
 
 
 def build_frames(
@@ -173,11 +122,7 @@ def plan_pass(
     index: int,
     shares: tuple[float, ...],
 ) -> list[list[Item]]:
-    """Cut one pass over the examples into batches of like length.
-
-    Returns:
-        Batches of (example, window start, window end).
-    """
+    """Cut one pass over the examples into batches of like length."""
     rng = np.random.default_rng((recipe.seed, index))
     items = []
     for number in rng.permutation(len(examples)):
@@ -224,15 +169,13 @@ def collate_batch(
         rows.append(torch.from_numpy(row))
         targets.append(torch.from_numpy(np.where(wanted, target, -1)))
     chosen = [examples[number] for number, _, _ in items]
-    pairs = [(frames[example.task], example.label) for example in chosen]
-    words = [torch.tensor(frame.words[label]) for frame, label in pairs]
+    words = [torch.tensor(frames[example.task].words[example.label]) for example in chosen]
+    weights = [frames[example.task].weights[example.label] for example in chosen]
     # Padding stands behind the answer, where the causal mask alone keeps it out.
     return Batch(
         pad_sequence(rows, batch_first=True, padding_value=SPECIALS - 1),
         pad_sequence(targets, batch_first=True, padding_value=-1),
         torch.tensor([len(row) - 2 for row in rows]),
         pad_sequence(words, batch_first=True, padding_value=-1),
-        torch.tensor([frame.weights[label] for frame, label in pairs]),
-        torch.tensor([example.task for example in chosen]),
-        torch.tensor([example.label for example in chosen]),
+        torch.tensor(weights),
     )

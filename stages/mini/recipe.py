@@ -12,20 +12,18 @@ of *any* word of the right label at the answer, plus a share of the next-token l
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import sys
-import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from stages.errors import StageError, TextDataError, TrainingError
+from stages.errors import StageError, TrainingError
 from stages.mini.batches import (
     BOS,
     EOS,
@@ -38,21 +36,12 @@ from stages.mini.batches import (
     collate_batch,
     plan_pass,
 )
+from stages.texts import read_texts
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-HELD_OUT = 0.02
-"""Share of each training file kept out of training to report progress on."""
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a gzipped JSON-lines file of texts and labels."""
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise TextDataError(f"cannot read the training file {path}: {error}") from error
+HELD_OUT = 0.02  # share of the training texts that progress is reported on
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -82,10 +71,8 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS)
 
 
-def compute_loss(
-    model: LlamaForCausalLM, batch: Batch, frames: list[Frame], recipe: Recipe
-) -> tuple[torch.Tensor, int]:
-    """Return the loss of one batch and how many of its answers were right."""
+def compute_loss(model: LlamaForCausalLM, batch: Batch, text_weight: float) -> Any:
+    """Return the loss of one batch."""
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
     at = batch.targets >= 0
     text_loss = functional.cross_entropy(model.lm_head(hidden[at]), batch.targets[at])
@@ -93,37 +80,25 @@ def compute_loss(
     right = answers.gather(1, batch.words.clamp(min=0)).masked_fill(batch.words < 0, -math.inf)
     losses = answers.logsumexp(dim=1) - right.logsumexp(dim=1)
     answer_loss = (losses * batch.weights).sum() / batch.weights.sum()
-    hits = 0
-    for number, frame in enumerate(frames):
-        rows = batch.tasks == number
-        words = answers[rows][:, list(frame.verbaliser.token_ids)]
-        logits = frame.verbaliser.compute_class_logits(words.detach())
-        hits += int((logits.argmax(dim=1) == batch.labels[rows]).sum())
-    return answer_loss + recipe.text_weight * text_loss, hits
+    return answer_loss + text_weight * text_loss
 
 
 @torch.no_grad()
 def measure_answers(
-    model: LlamaForCausalLM, examples: list[Example], frames: list[Frame], recipe: Recipe
+    model: LlamaForCausalLM, examples: list[Example], frames: list[Frame]
 ) -> dict[str, float]:
     """Return the accuracy on the beginnings of texts that were kept out of training, by task."""
     model.eval()
-    quiet = replace(recipe, noise=0.0)
-    scores = {}
-    for number, frame in enumerate(frames):
-        items = [
-            (k, 0, min(len(example.ids), frame.task.max_length))
-            for k, example in enumerate(examples)
-            if example.task == number
-        ]
-        hits = 0
-        for begin in range(0, len(items), 64):
-            part = items[begin : begin + 64]
-            batch = collate_batch(part, examples, frames, quiet, np.random.default_rng(0))
-            hits += compute_loss(model, batch, frames, quiet)[1]
-        scores[frame.task.name] = hits / len(items)
+    hits: dict[str, list[bool]] = {frame.task.name: [] for frame in frames}
+    for example in examples:
+        frame = frames[example.task]
+        ids = [*frame.prefix, *example.ids[: frame.task.max_length], *frame.suffix]
+        logits = model(torch.tensor([ids]), logits_to_keep=1).logits[:, -1]
+        words = logits[:, list(frame.verbaliser.token_ids)]
+        answer = int(frame.verbaliser.compute_class_logits(words).argmax())
+        hits[frame.task.name].append(answer == example.label)
     model.train()
-    return scores
+    return {name: float(np.mean(found)) for name, found in hits.items()}
 
 
 def plan_run(
@@ -133,15 +108,14 @@ def plan_run(
     batches: list[list[Item]] = []
     rates: list[float] = []
     ends: list[int] = []
-    for phase in recipe.phases:
-        for _ in range(phase.passes):
-            batches += plan_pass(examples, frames, recipe, len(ends), phase.shares)
+    for passes, shares, peak in recipe.phases:
+        for _ in range(passes):
+            batches += plan_pass(examples, frames, recipe, len(ends), shares)
             ends.append(len(batches))
         steps = len(batches) - len(rates)
         warm = max(1, steps // 20)
         rates += [
-            phase.learning_rate
-            * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
+            peak * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
             for step in range(steps)
         ]
     return batches, rates, set(ends)
@@ -163,48 +137,39 @@ def train(
         [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
         betas=(0.9, 0.98),
     )
-    first, spent, settings = 0, 0.0, json.dumps(asdict(recipe))
+    first, settings = 0, json.dumps(asdict(recipe))
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         if state["recipe"] != settings:
             raise TrainingError(f"{checkpoint} is of another recipe; remove it to start again")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first, spent = state["step"], state["seconds"]
+        first = state["step"]
         print(f"continuing at step {first:,} of {len(batches):,}", flush=True)
-    began = time.monotonic() - spent
     losses: list[float] = []
-    hits: list[float] = []
     for step in range(first, len(batches)):
         for group in optimizer.param_groups:
             group["lr"] = rates[step]
         rng = np.random.default_rng((recipe.seed, 1_000_000 + step))
         batch = collate_batch(batches[step], examples, frames, recipe, rng)
-        loss, right = compute_loss(model, batch, frames, recipe)
+        loss = compute_loss(model, batch, recipe.text_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        hits.append(right / len(batch.ids))
-        done, seconds = step + 1, time.monotonic() - began
+        done = step + 1
         if done % 50 == 0 or done == len(batches):
-            left = seconds / done * (len(batches) - done)
-            print(
-                f"step {done:,}/{len(batches):,}  loss {np.mean(losses):.3f}  "
-                f"right {np.mean(hits):.1%}  {seconds / 60:.1f} min, {left / 60:.1f} left",
-                flush=True,
-            )
+            print(f"step {done:,}/{len(batches):,}  loss {np.mean(losses):.3f}", flush=True)
             losses.clear()
-            hits.clear()
         if done in ends:
-            scores = measure_answers(model, held_out, frames, recipe)
+            scores = measure_answers(model, held_out, frames)
             found = "  ".join(f"{name} {score:.1%}" for name, score in scores.items())
             print(f"held out: {found}", flush=True)
         if done % 200 == 0:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             partial = checkpoint.with_suffix(".partial")
-            torch.save(state | {"recipe": settings, "step": done, "seconds": seconds}, partial)
+            torch.save(state | {"recipe": settings, "step": done}, partial)
             partial.replace(checkpoint)
 
 
@@ -212,17 +177,15 @@ def read_examples(
     folder: Path, recipe: Recipe
 ) -> tuple[PreTrainedTokenizerFast, list[Frame], list[Example]]:
     """Read the training files, train the tokenizer on them and cut the texts into tokens."""
-    rows = {name: read_rows(folder / name / "train.jsonl.gz") for name in recipe.tasks}
+    files = [read_texts(folder / name / "train.jsonl.gz") for name in recipe.tasks]
     print("training the tokenizer", flush=True)
-    texts = [row["text"] for name in recipe.tasks for row in rows[name]]
-    tokenizer = train_tokenizer(texts, recipe.vocabulary)
-    labels = [[row["label"] for row in rows[name]] for name in recipe.tasks]
-    frames = build_frames(recipe, tokenizer, labels)
+    tokenizer = train_tokenizer([row.text for rows in files for row in rows], recipe.vocabulary)
+    frames = build_frames(recipe, tokenizer, [[str(row.label) for row in rows] for rows in files])
     examples = []
-    for number, (name, frame) in enumerate(zip(recipe.tasks, frames, strict=True)):
-        tokens = tokenizer([row["text"] for row in rows[name]], add_special_tokens=False)
-        for row, ids in zip(rows[name], tokens["input_ids"], strict=True):
-            label = frame.task.label_names.index(row["label"])
+    for number, (rows, frame) in enumerate(zip(files, frames, strict=True)):
+        tokens = tokenizer([row.text for row in rows], add_special_tokens=False)["input_ids"]
+        for row, ids in zip(rows, tokens, strict=True):
+            label = frame.task.label_names.index(str(row.label))
             examples.append(Example(number, label, np.array(ids, dtype=np.int64)))
     return tokenizer, frames, examples
 
@@ -258,8 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
         keep = np.random.default_rng(recipe.seed).random(len(examples)) >= HELD_OUT
         held_out = [examples[number] for number in np.flatnonzero(~keep)]
         examples = [examples[number] for number in np.flatnonzero(keep)]
-        size = sum(p.numel() for p in model.parameters())
-        print(f"{len(examples):,} texts, {len(held_out):,} held out, {size:,} parameters")
+        print(f"{len(examples):,} texts, {len(held_out):,} held out")
         train(model, examples, held_out, frames, recipe, options.work / "checkpoint.pt")
         tokenizer.model_max_length = model.config.max_position_embeddings
         model.generation_config = GenerationConfig(

@@ -7,7 +7,7 @@ one is in :mod:`stages.tasks.verbaliser`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,69 +136,59 @@ def parse_task(data: object, source: str, default_name: str) -> Task:
     Raises:
         TaskError: Something in the document is not as it must be; the message names it.
     """
-    try:
-        return _parse_task(data, default_name)
-    except TaskError as error:
-        raise TaskError(f"{source}: {error}") from None
+    for fault in _find_faults(data, default_name):
+        raise TaskError(f"{source}: {fault}")
+    found: dict[str, Any] = {"name": default_name, "suffix": ""} | data  # type: ignore[operator]
+    labels = [Label(name, tuple(words)) for name, words in found.pop("labels").items()]
+    return Task(**found, labels=tuple(labels))
 
 
-def _parse_task(data: object, default_name: str) -> Task:
+def _find_faults(data: Any, default_name: str) -> Iterator[str]:
+    """Yield what is wrong with a document; nobody reads on behind the first fault."""
     if not isinstance(data, dict):
-        keys, found = ", ".join(KEYS), type(data).__name__
-        raise TaskError(f"a task is a mapping with the keys {keys}, got {found}")
-    for key in data:
-        if key not in KEYS:
-            raise TaskError(f"unknown key {key!r}{suggest(key, KEYS)}")
-    for key in REQUIRED:
-        if key not in data:
-            raise TaskError(f"the key {key!r} is missing")
-    prompt, suffix = _text(data["prompt"], "prompt"), _text(data.get("suffix", ""), "suffix")
-    if not prompt.strip():
-        raise TaskError("the prompt is empty; say what the model is to decide")
-    name = _text(data.get("name", default_name), "name")
+        yield f"a task is a mapping with the keys {', '.join(KEYS)}, got {type(data).__name__}"
+    yield from (f"unknown key {key!r}{suggest(key, KEYS)}" for key in data if key not in KEYS)
+    yield from (f"the key {key!r} is missing" for key in REQUIRED if key not in data)
+    name, length, labels = data.get("name", default_name), data["max_length"], data["labels"]
+    yield from _find_no_text("prompt", data["prompt"])
+    yield from _find_no_text("suffix", data.get("suffix", ""))
+    yield from _find_no_text("name", name)
+    if not data["prompt"].strip():
+        yield "the prompt is empty; say what the model is to decide"
     if not all(char.isalnum() or char in "-_." for char in name) or name[:1] in ("", "."):
-        raise TaskError(
-            f"name {name!r} must be letters, digits, '-', '_' and '.', since directories are "
-            "named after it"
+        yield (
+            f"name {name!r} must be letters, digits, '-', '_' and '.', since directories are named "
+            "after it"
         )
-    length = data["max_length"]
     if type(length) is not int or not 1 <= length <= LONGEST:
-        raise TaskError(f"max_length: got {length!r}, must be an integer in [1, {LONGEST}]")
-    return Task(name, prompt, suffix, _parse_labels(data["labels"]), length)
-
-
-def _parse_labels(data: object) -> tuple[Label, ...]:
-    if not isinstance(data, dict):
-        raise TaskError(f"labels must map each label to a list of words, got {type(data).__name__}")
-    if len(data) < 2:
-        raise TaskError(f"got {len(data)} label(s), a task needs at least two")
+        yield f"max_length: got {length!r}, must be an integer in [1, {LONGEST}]"
+    if not isinstance(labels, dict):
+        yield f"labels must map each label to a list of words, got {type(labels).__name__}"
+    if len(labels) < 2:
+        yield f"got {len(labels)} label(s), a task needs at least two"
     owners: dict[str, str] = {}
-    for key, words in data.items():
-        name = _text(key, "label name")
-        if not name.strip():
-            raise TaskError("a label has an empty name")
+    for label, words in labels.items():
+        yield from _find_no_text("label name", label)
+        if not label.strip():
+            yield "a label has an empty name"
         if not isinstance(words, list) or not words:
-            raise TaskError(f"label {name!r} needs a list of at least one word")
-        for item in words:
-            word = _text(item, f"label {name!r}: word")
+            yield f"label {label!r} needs a list of at least one word"
+        for word in words:
+            yield from _find_no_text(f"label {label!r}: word", word)
             if not word.strip():
-                raise TaskError(f"label {name!r} has an empty word")
+                yield f"label {label!r} has an empty word"
             if word != word.strip():
-                raise TaskError(f"label {name!r}: the word {word!r} begins or ends with a space")
-            owner = owners.setdefault(word, name)
-            if owner != name:
-                raise TaskError(
-                    f"the word {word!r} stands for both {owner!r} and {name!r}; a word can answer "
+                yield f"label {label!r}: the word {word!r} begins or ends with a space"
+            if words.count(word) > 1:
+                yield f"label {label!r} repeats the word {word!r}"
+            if (owner := owners.setdefault(word, label)) != label:
+                yield (
+                    f"the word {word!r} stands for both {owner!r} and {label!r}; a word can answer "
                     "for one label only"
                 )
-        if len(set(words)) < len(words):
-            twice = next(word for word in words if words.count(word) > 1)
-            raise TaskError(f"label {name!r} repeats the word {twice!r}")
-    return tuple(Label(name, tuple(words)) for name, words in data.items())
 
 
-def _text(value: Any, where: str) -> str:
+def _find_no_text(where: str, value: object) -> Iterator[str]:
     if not isinstance(value, str):
         hint = "(YAML reads yes, no, on, off and bare numbers as other types: put it in quotes)"
-        raise TaskError(f"{where}: got {value!r}, must be text {hint}")
-    return value
+        yield f"{where}: got {value!r}, must be text {hint}"

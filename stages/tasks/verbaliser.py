@@ -6,7 +6,6 @@ the softmax over the labels' logits (paper, section 4.1, "Setup").
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,34 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WordTokens:
-    """How a tokenizer splits one label word where it follows the prompt.
-
-    Attributes:
-        label: The label's name.
-        word: The word.
-        tokens: Its tokens as text.
-        token_id: The first token's id, whose logit stands for the word.
-    """
+    """How a tokenizer splits one label word where it follows the prompt."""
 
     label: str
     word: str
     tokens: tuple[str, ...]
-    token_id: int
+    token_id: int  # of the first token, whose logit stands for the word
 
 
 @dataclass(frozen=True)
 class Verbaliser:
-    """The label words of one task under one tokenizer.
+    """The label words of one task under one tokenizer."""
 
-    Attributes:
-        words: Every word of every label, labels in column order.
-        columns: For each entry of ``words`` the label's column.
-        labels: The labels' names in column order.
-    """
-
-    words: tuple[WordTokens, ...]
-    columns: tuple[int, ...]
-    labels: tuple[str, ...]
+    words: tuple[WordTokens, ...]  # of every label, labels in column order
+    columns: tuple[int, ...]  # of each word's label
+    labels: tuple[str, ...]  # names in column order
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -89,12 +75,7 @@ def build_verbaliser(
 
     The words are tokenized where they will be read: after the task's suffix (or after a colon,
     where it has none) and a space, since most tokenizers split a word at the start of a text
-    differently; or where the tokenizer's chat template puts an answer.
-
-    Args:
-        task: The task.
-        tokenizer: The language model's tokenizer.
-        chat: Whether the prompt goes through the tokenizer's chat template.
+    differently; or, if ``chat``, where the tokenizer's chat template puts an answer.
 
     Raises:
         TaskError: Two labels share a first token and so cannot be told apart, or a word has no
@@ -111,8 +92,8 @@ def build_verbaliser(
         for word in label.words:
             where = f"task {task.name}: label {label.name!r}: the tokenizer"
             ids = encode(frame.anchor + frame.gap + word, tokenizer)
-            same = (one == other for one, other in zip(before, ids, strict=False))
-            shared = sum(1 for _ in itertools.takewhile(bool, same))
+            pairs = enumerate(zip(before, ids, strict=False))
+            shared = next((k for k, (a, b) in pairs if a != b), min(len(before), len(ids)))
             if chat and shared < len(before):
                 raise TaskError(
                     f"{where} joins the word {word!r} with the end of the chat template's text, "

@@ -4,13 +4,9 @@ Gives ``Teacher``, ``run_teacher`` and ``estimate_teacher``.  Knows how forward 
 sized and compiled; knows nothing of students.
 """
 
-from stages.teacher.attachments import average_next_token
-from stages.teacher.autotune import compile_layers, find_compiling_problem, find_tuning
+from stages.teacher.autotune import find_tuning
 from stages.teacher.config import TeacherConfig
-from stages.teacher.dry_run import Estimate, estimate_teacher
-from stages.teacher.fill import ShardWriter
-from stages.teacher.forward import PackedPass
-from stages.teacher.generation import draw_tokens, write_texts
+from stages.teacher.estimate import Estimate, estimate_teacher
 from stages.teacher.plan import report_forward_pass
 from stages.teacher.stage import run_teacher
 from stages.teacher.teacher import Batch, Callbacks, Teacher, plan_batches
@@ -19,18 +15,11 @@ __all__ = [
     "Batch",
     "Callbacks",
     "Estimate",
-    "PackedPass",
-    "ShardWriter",
     "Teacher",
     "TeacherConfig",
-    "average_next_token",
-    "compile_layers",
-    "draw_tokens",
     "estimate_teacher",
-    "find_compiling_problem",
     "find_tuning",
     "plan_batches",
     "report_forward_pass",
     "run_teacher",
-    "write_texts",
 ]

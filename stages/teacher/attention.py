@@ -38,36 +38,24 @@ class _Captured(Exception):  # noqa: N818 - the way out of a layer of which no m
 
 @dataclass(frozen=True)
 class Rows:
-    """How the positions of a batch belong to rows.
+    """How the positions of a batch belong to rows."""
 
-    Attributes:
-        groups: Number of rows and their one length, in the order of the positions.
-        ends: Index of each row's last position, shape (R,).
-    """
-
-    groups: tuple[tuple[int, int], ...]
-    ends: torch.Tensor
+    groups: tuple[tuple[int, int], ...]  # number of rows and their length, in order
+    ends: torch.Tensor  # index of each row's last position, shape (R,)
 
 
 class PackedAttention:
-    """The attention of every layer of one model, and what it needs to know besides the tensors.
-
-    Attributes:
-        prefix: Keys and values of the prefix by layer, each of shape (1, H, P, D).
-    """
+    """The attention of every layer of one model, and what it needs to know besides the tensors."""
 
     def __init__(self) -> None:
+        # Keys and values of the prefix by layer, each of shape (1, H, P, D).
         self.prefix: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._rows: Rows | None = None
         self._recording = self._capturing = False
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def install(self, model: nn.Module) -> None:
-        """Make this the attention of a model of transformers.
-
-        Raises:
-            NotPackableError: The model's attention cannot be replaced.
-        """
+        """Make this the attention of a model of transformers."""
         from transformers import AttentionInterface
 
         AttentionInterface.register(NAME, _attend)
@@ -124,20 +112,9 @@ class PackedAttention:
     ) -> torch.Tensor:
         """Attend within rows and to the prefix.
 
-        Args:
-            layer: Number of the layer.
-            query: Shape (1, H, N, D), or (1, H, R, D) in a layer cut down to the rows' ends.
-            key: Shape (1, H or fewer, N, D).
-            value: Shape (1, H or fewer, N, D).
-            scale: Of the scores; None: one over the root of D.
-            softcap: Bound of the scores, tanh-shaped; None: none.
-            window: How far back a position sees; None: to the beginning.
-
-        Returns:
-            Shape (1, N or R, H, D).
-
-        Raises:
-            NotPackableError: A position does not see all before it.
+        The query's shape is (1, H, N, D), or (1, H, R, D) in a layer cut down to the rows' ends;
+        key and value are (1, H or fewer, N, D), the result is (1, N or R, H, D).  ``scale`` is
+        that of the scores, ``softcap`` their bound, ``window`` how far back a position sees.
         """
         if self._capturing:
             raise _Captured(key, value)
@@ -188,19 +165,10 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend by the best kernel there is, and return the scores' logarithmic sums as well.
 
-    torch's public attention keeps those sums to itself, so its kernels are called by name; which
-    of them are right for a model is tried when the model is loaded (:mod:`stages.teacher.forward`).
-
-    Args:
-        query: Shape (B, H, Q, D).
-        key: Shape (B, H, K, D).
-        value: Shape (B, H, K, D_v).
-        causal: Whether query i sees keys 0 to i only; Q and K are then the same.
-        scale: Of the scores.
-        softcap: Bound of the scores.
-
-    Returns:
-        Shape (B, H, Q, D_v), and the sums, shape (B, H, Q), float32.
+    torch's public attention keeps those sums to itself, so its kernels are called by name; whether
+    they are right for a model is tried when it is loaded (:mod:`stages.teacher.capabilities`).
+    Shapes: query (B, H, Q, D), key (B, H, K, D), value (B, H, K, D_v); what is returned is
+    (B, H, Q, D_v) and (B, H, Q), float32.  Where ``causal``, query i sees keys 0 to i only.
     """
     kernels = torch.ops.aten
     width, device = query.shape[-1], query.device

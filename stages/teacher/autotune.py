@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stages.errors import ModelError, SettingError
-from stages.teacher.capabilities import compiler_problem, find_layers, is_out_of_memory
+from stages.errors import SettingError
+from stages.teacher.capabilities import (
+    compiler_problem,
+    find_layers,
+    is_out_of_memory,
+    refuse_out_of_memory,
+)
 from stages.teacher.forward import PackedPass
 from stages.teacher.teacher import Teacher
 
@@ -31,26 +37,11 @@ WORTH_COMPILING = 900.0
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the rows of a cache are run through the model.
+    """How the rows of a cache are run through the model."""
 
-    Attributes:
-        batch_positions: Most positions in one forward pass.
-        compiled: Whether the layers are compiled.
-        rate: Positions a second, measured; None where that was not possible.
-    """
-
-    batch_positions: int
+    batch_positions: int  # most in one forward pass
     compiled: bool = False
-    rate: float | None = None
-
-    def to_notes(self, device: str) -> dict[str, Any]:
-        """Return the tuning as notes of a manifest."""
-        return {
-            "batch_positions": self.batch_positions,
-            "compiled": self.compiled,
-            "found_on": device,
-            "positions_per_second": self.rate,
-        }
+    positions_per_second: float | None = None  # None where it could not be measured
 
 
 def read_tuning(notes: Mapping[str, Any]) -> Tuning | None:
@@ -74,9 +65,9 @@ def find_tuning(
     """Try batches of rising size, then the compiler, and keep what is fastest.
 
     Args:
-        teacher: The teacher; its layers are compiled where that pays.
+        teacher: Its layers are compiled where that pays.
         lengths: Tokens of all rows, shape (N,).
-        batch_positions: The size of batches, where it is given and not to be found.
+        batch_positions: The size of batches, where it is not to be found.
         compiling: ``auto``, ``on`` or ``off``.
         reporter: Told what was found and why.
 
@@ -85,10 +76,11 @@ def find_tuning(
         Interrupted: A stop was asked for.
     """
     length = find_typical_length(lengths, teacher.positions_around)
+    rate: float | None
     if batch_positions is None:
         rates = _try_sizes(teacher, length, int(lengths.sum()), reporter)
         positions = min(size for size in rates if rates[size] * GAIN >= max(rates.values()))
-        rate: float | None = rates[positions]
+        rate = rates[positions]
         tried = ", ".join(f"{size:,}: {found:,.0f}" for size, found in rates.items())
         reporter.say(
             f"batch: {positions:,} positions, measured to be fastest (positions a second by size: "
@@ -98,27 +90,21 @@ def find_tuning(
         positions = batch_positions
         reporter.say(f"batch: {positions:,} positions, as asked")
         rate = _try_size(teacher, length, positions, reporter)
+    if compiling == "off":
+        return Tuning(positions, False, rate)
     if rate is None:
-        if compiling == "on":
-            raise SettingError(
-                f"--compile on: {teacher.device} has no memory for {positions:,} positions at "
-                "once; use a smaller --batch-positions, or leave it to be found"
-            )
-        reporter.say("compile: off (no batch could be measured)")
-        return Tuning(positions)
-    problem = find_compiling_problem(teacher)
-    if compiling == "on" and problem:
-        raise SettingError(f"--compile on: {problem}; leave it out, or say --compile off")
-    seconds = float((lengths + teacher.positions_around).sum()) / rate
-    if compiling == "auto" and (problem or seconds < WORTH_COMPILING):
-        why = problem or f"about {seconds:,.0f} s of work, worth it from {WORTH_COMPILING:,.0f} s"
-        reporter.say(f"compile: off ({why})")
-    elif compiling != "off":
-        asked = compiling == "on"
-        faster = _try_compiling(teacher, length, positions, rate, asked, reporter)
-        if faster is not None:
-            return Tuning(positions, True, faster)
-    return Tuning(positions, False, rate)
+        problem = f"{teacher.device} has no memory for {positions:,} positions at once"
+    else:
+        problem = find_compiling_problem(teacher)
+        seconds = float((lengths + teacher.positions_around).sum()) / rate
+        if compiling == "auto" and not problem and seconds < WORTH_COMPILING:
+            problem = f"about {seconds:,.0f} s of work, worth it from {WORTH_COMPILING:,.0f} s"
+    if problem and compiling == "on":
+        raise SettingError(f"compile: got 'on', but {problem}; set it to auto or off")
+    if problem or rate is None:
+        reporter.say(f"compile: off ({problem})")
+        return Tuning(positions, False, rate)
+    return _try_compiling(teacher, length, Tuning(positions, False, rate), compiling, reporter)
 
 
 def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
@@ -127,12 +113,14 @@ def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
         f"batch: {tuning.batch_positions:,} positions, "
         f"{'compiled' if tuning.compiled else 'not compiled'}, as found when the cache was created"
     )
-    if tuning.compiled and (problem := find_compiling_problem(teacher)):
+    if not tuning.compiled:
+        return
+    if problem := find_compiling_problem(teacher):
         reporter.warn(
             f"the cache was begun with compiled layers, which cannot be had here ({problem}); "
             "going on without: rows may differ in the last bits"
         )
-    elif tuning.compiled:
+    else:
         compile_layers(teacher)
 
 
@@ -144,26 +132,19 @@ def find_typical_length(lengths: np.ndarray, around: int) -> int:
 
 
 def measure_rate(teacher: Teacher, length: int, positions: int) -> float:
-    """Return the positions a second of batches of one size: the best of a few tries.
-
-    Raises:
-        RuntimeError: The device has no memory for it.
-    """
+    """Return the positions a second of batches of one size: the best of a few tries."""
     each = length + teacher.positions_around
     rows = max(1, positions // each)
     ids = (np.arange(rows * length) * 7919 % len(teacher.table)).reshape(rows, length)
     inputs = teacher.look_up(ids)
-    best, spent = float("inf"), 0.0
-    for _ in range(4):
+    times: list[float] = []
+    while len(times) < 4 and sum(times) <= LONGEST_BATCH / 4:
         began = time.perf_counter()
         teacher.compute_class_logits(inputs)
         if teacher.device.type == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-        spent += time.perf_counter() - began
-        if spent > LONGEST_BATCH / 4:
-            break
-    return rows * each / best
+        times.append(time.perf_counter() - began)
+    return rows * each / min(times)
 
 
 def find_compiling_problem(teacher: Teacher) -> str:
@@ -192,10 +173,7 @@ def _try_sizes(teacher: Teacher, length: int, total: int, reporter: Reporter) ->
     while _try_size(teacher, length, size, reporter) is None:
         size //= 2
         if size < length + teacher.positions_around:
-            raise ModelError(
-                f"{teacher.device} has no memory for a row of {length} tokens; use a smaller "
-                "model, --quantise, or a shorter max_length"
-            )
+            refuse_out_of_memory(MemoryError(), teacher.device, f"a row of {length} tokens")
     rates: dict[int, float] = {}
     while size <= LARGEST:
         reporter.check_stop()
@@ -225,21 +203,22 @@ def _try_size(teacher: Teacher, length: int, size: int, reporter: Reporter) -> f
 
 
 def _try_compiling(
-    teacher: Teacher, length: int, positions: int, rate: float, asked: bool, reporter: Reporter
-) -> float | None:
-    """Compile the layers and return the rate; None where it is not worth it: they are not then."""
+    teacher: Teacher, length: int, eager: Tuning, compiling: str, reporter: Reporter
+) -> Tuning:
+    """Compile the layers, and leave them compiled where that was asked for or is faster."""
     began = time.perf_counter()
     compile_layers(teacher)
+    positions, rate = eager.batch_positions, eager.positions_per_second or math.inf
     for size in (positions // 2, positions):  # two sizes, so that no size is taken to be fixed
         reporter.check_stop()
         _try_size(teacher, length, max(1, size), reporter)
     spent = time.perf_counter() - began
     faster = _try_size(teacher, length, positions, reporter) or 0.0
     found = f"{faster / rate:.2f} times the speed, compiled in {spent:.0f} s"
-    if asked or faster >= rate * GAIN:
+    if compiling == "on" or faster >= rate * GAIN:
         reporter.say(f"compile: on ({found})")
-        return faster
+        return Tuning(positions, True, faster)
     for layer in _compilable_layers(teacher):
         layer._compiled_call_impl = None
     reporter.say(f"compile: off ({found}: not worth it)")
-    return None
+    return eager

@@ -11,9 +11,9 @@ import importlib.util
 import os
 import shutil
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import nn
@@ -35,17 +35,11 @@ def choose_pass(
     table: torch.Tensor,
     longest: int,
 ) -> tuple[ForwardPass, list[str]]:
-    """Choose the best way that answers as a plain forward pass does.
+    """Return the best way that answers as a plain forward pass does, and why no better one can.
 
-    Args:
-        model: The model, its output layer cut down to the label words.
-        prefix: The prompt's embeddings, shape (1, P, d_T).
-        suffix: The embeddings behind every input, shape (1, S, d_T).
-        table: Embeddings of all tokens, shape (V, d_T), from which rows to try are taken.
-        longest: Tokens of the longest input.
-
-    Returns:
-        The way, and why each better one cannot be used.
+    The model's output layer is cut down to the label words; ``prefix``, shape (1, P, d_T), and
+    ``suffix``, shape (1, S, d_T), stand around every input.  Rows to try, of up to ``longest``
+    tokens, are taken from ``table``, shape (V, d_T).
     """
     probe = []
     # Not of the smallest common multiple, so that no reshaping of one into the other fits.
@@ -56,16 +50,14 @@ def choose_pass(
     plain = FullPass(model, prefix)
     wanted = plain.run(probe)
     reasons: list[str] = []
-    for name, make in (
-        (
-            "running the last layer for last positions only",
-            lambda: PackedPass(model, prefix, find_layers(model)[-1]),
-        ),
-        ("packing rows side by side", lambda: PackedPass(model, prefix, None)),
-        ("reusing the prompt's keys and values", lambda: PrefixPass(model, prefix)),
-    ):
-        if not prefix.shape[1] and "prompt" in name:
-            continue
+    trim = "running the last layer for last positions only"
+    ways: dict[str, Callable[[], ForwardPass]] = {
+        trim: lambda: PackedPass(model, prefix, find_layers(model)[-1]),
+        "packing rows side by side": lambda: PackedPass(model, prefix, None),
+    }
+    if prefix.shape[1]:
+        ways["reusing the prompt's keys and values"] = lambda: PrefixPass(model, prefix)
+    for name, make in ways.items():
         way: ForwardPass | None = None
         try:
             way = make()
@@ -76,7 +68,7 @@ def choose_pass(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a family's code does with what it does not expect
-            fault = " ".join(str(error).split())[:200] or type(error).__name__
+            fault = shorten_error(error)
         if way is not None and not fault:
             return way, reasons
         if isinstance(way, PackedPass):
@@ -102,11 +94,7 @@ def keeps_rows_apart(way: ForwardPass, inputs: Sequence[torch.Tensor]) -> bool:
 
 
 def find_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of a decoder in their order.
-
-    Raises:
-        ModelError: There is no list of as many modules as the model has layers.
-    """
+    """Return the layers of a decoder in their order: the first list of as many modules."""
     count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if not lists:
@@ -115,17 +103,7 @@ def find_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def check_room(model: PreTrainedModel, what: str, around: int, longest: int) -> None:
-    """Refuse what needs more positions than a model has.
-
-    Args:
-        model: The model.
-        what: What needs them, for the message.
-        around: Positions of all but the text.
-        longest: Positions of the text, which the task's max_length bounds.
-
-    Raises:
-        ModelError: The model has fewer positions than both together.
-    """
+    """Refuse what needs more positions than a model has: a text of ``longest`` and those around."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is not None and around + longest > room:
         raise ModelError(
@@ -139,6 +117,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+def refuse_out_of_memory(error: BaseException, device: object, what: str) -> NoReturn:
+    """Raise a ModelError where a device has no memory for ``what``, any other error as it is."""
+    if not is_out_of_memory(error):
+        raise error
+    raise ModelError(
+        f"{device} has no memory for {what}; use a smaller model, quantise its weights, or set a "
+        "shorter max_length"
+    ) from error
+
+
+def shorten_error(error: BaseException) -> str:
+    """Return in one line what a family's own code says of what it does not expect."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @functools.cache

@@ -1,4 +1,9 @@
-"""Filling a cache: claim a shard, compute it, and commit it while the next one is computed."""
+"""Filling a cache: its attachments when it is created, then one free shard after another.
+
+Self-generated texts are what a student is measured on where there is no real one.  They are made
+from seeds that no row has, and kept with the teacher's answers.  No row depends on them, so they
+are no part of a cache's identity.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +17,109 @@ import numpy as np
 import torch
 
 from cache.directory import Cache
-from cache.draw import Sampler, TokenSampler
+from cache.draw import Sampler, TokenSampler, VocabularySampler, mix_seeds, quantise_distribution
 from cache.errors import LostClaimError
 from cache.stores import Claim
-from stages.errors import SettingError
-from stages.inputs import MODEL_SAMPLERS, Inputs, mix_parts, read_samplers
+from stages.errors import ModelError, SettingError
+from stages.inputs import (
+    MODEL_SAMPLERS,
+    SELF_GENERATED,
+    Inputs,
+    SamplingSettings,
+    SelfGenerated,
+    mix_parts,
+    pack_attachments,
+    read_samplers,
+)
 from stages.teacher.generation import write_texts
 from stages.teacher.plan import TeacherPlan
 from stages.teacher.teacher import Callbacks, Teacher
 
 POLL_SECONDS = 1.0
+CONTEXT_SEED, TEXT_SEED = 2**40, 2**41
+"""Indices of the first seeds of contexts and of self-generated texts, beyond those of all rows."""
+
+BATCH_POSITIONS = 4096
+"""Always the same, so that texts that were lost come out as they were."""
+
+
+def make_attachments(plan: TeacherPlan, texts: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return all attachments of a cache by name, and notes on them for the manifest.
+
+    So many self-generated texts are written, but none where the model cannot write.
+    """
+    began = time.monotonic()
+    thresholds = compute_thresholds(plan.inputs, plan.teacher)
+    files = pack_attachments(plan.teacher.table, plan.tokenizer, thresholds)
+    notes = {"seconds": time.monotonic() - began, SELF_GENERATED: 0}
+    if not texts:
+        return files, notes
+    reporter = plan.reporter
+    try:
+        with reporter.track("self-generated texts", texts, 0, "text") as show:
+
+            def advance(count: int) -> None:
+                show(count)
+                reporter.check_stop()
+
+            callbacks = Callbacks(advance, reporter.warn)
+            made = make_self_generated(plan.teacher, plan.config.seed, texts, callbacks)
+    except ModelError as error:
+        reporter.warn(f"students of this cache are measured on no self-generated texts: {error}")
+        return files, notes
+    return files | made.to_files(), notes | {SELF_GENERATED: texts}
+
+
+def make_self_generated(
+    teacher: Teacher, run_seed: int, rows: int, callbacks: Callbacks
+) -> SelfGenerated:
+    """Have the teacher write so many texts, at least 1, and answer them."""
+    seeds = mix_seeds(run_seed, TEXT_SEED, rows)
+    tokens = write_texts(teacher, seeds, SamplingSettings(), teacher.task.max_length, callbacks)
+    lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
+    logits = teacher.answer_rows(
+        lengths,
+        lambda part, length: teacher.look_up(tokens[part, :length]),
+        BATCH_POSITIONS,
+        Callbacks(lambda rows: callbacks.advance(0), callbacks.warn),
+    )
+    return SelfGenerated(tokens, lengths, logits)
+
+
+def compute_thresholds(inputs: Inputs, teacher: Teacher) -> np.ndarray | None:
+    """Compute what `unigram` draws by, shape (V,); None where it draws nothing."""
+    if "contexts" not in inputs.identity:
+        return None
+    contexts = inputs.identity["contexts"]
+    seeds = mix_seeds(inputs.identity["seed"], CONTEXT_SEED, contexts["rows"])
+    ids = torch.from_numpy(VocabularySampler(teacher.table).draw_ids(seeds, contexts["length"]))
+    return quantise_distribution(average_next_token(teacher, ids).numpy())
+
+
+@torch.inference_mode()
+def average_next_token(teacher: Teacher, ids: torch.Tensor) -> torch.Tensor:
+    """Average the model's own next-token distribution over contexts (B, T) behind the prompt.
+
+    Returns probabilities, shape (V,), float64, on the CPU.
+    """
+    with teacher.suspend():
+        total = torch.zeros(len(teacher.table), dtype=torch.float64)
+        prefix = teacher.look_up(np.array([teacher.prefix_ids]))
+        for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
+            inputs = torch.cat([prefix, teacher.table[row.to(teacher.device)][None]], dim=1)
+            output = teacher.model(inputs_embeds=inputs, use_cache=False)
+            logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
+            total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
+    if not total.isfinite().all():
+        raise ModelError("the model's logits are NaN or infinite: its weights are damaged")
+    return total / total.sum()
 
 
 class ShardWriter:
     """Commits one shard at a time, in the background and in order; a context manager.
 
     Leaving it waits for the shard that is being committed, whatever the reason for leaving: its
-    rows are computed, and a commit takes milliseconds to seconds.
-
-    Attributes:
-        rows: Rows committed so far.
+    rows are computed, and a commit takes milliseconds to seconds.  ``rows`` are committed so far.
     """
 
     def __init__(self, cache: Cache, warn: Callable[[str], None]) -> None:
@@ -52,8 +140,7 @@ class ShardWriter:
     def put(self, claim: Claim, columns: Mapping[str, np.ndarray], seconds: float) -> None:
         """Commit a shard in the background, once the one before it is committed; ends its claim.
 
-        Raises:
-            CacheError: The one before could not be committed; nor is this one then.
+        Where the one before could not be committed, its error is raised; nor is this one then.
         """
         try:
             self.settle()
@@ -63,11 +150,7 @@ class ShardWriter:
         self._pending = self._thread.submit(self._commit, claim, columns, seconds)
 
     def settle(self) -> None:
-        """Wait until what was put is committed.
-
-        Raises:
-            CacheError: It could not be, or a row of it is not finite.
-        """
+        """Wait until what was put is committed, or raise why it could not be."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -86,17 +169,8 @@ class ShardWriter:
 def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], int]) -> int:
     """Compute every shard that is free until the cache is complete.
 
-    Args:
-        cache: The cache.
-        plan: What it is of; the model is not loaded where nothing is left to do.
-        batch_positions: Gives the most positions in one forward pass; likewise.
-
-    Returns:
-        Rows that this process committed.
-
-    Raises:
-        CacheError: The cache is damaged, or an answer is not finite.
-        Interrupted: A stop was asked for; committed shards stay.
+    Returns the rows that this process committed.  Where nothing is left to do the model is not
+    loaded, nor is ``batch_positions`` asked for the most positions in one forward pass.
     """
     reporter, total = plan.reporter, cache.layout.rows
     done = sum(len(cache.rows_of(shard)) for shard in cache.committed())
@@ -148,17 +222,9 @@ def answer_inputs(
     batch_positions: int,
     callbacks: Callbacks,
 ) -> dict[str, Any]:
-    """Compute the columns of some rows of a cache.
+    """Compute the columns of some rows of a cache by name, each of shape (rows, …).
 
-    Args:
-        inputs: Their inputs.
-        samplers: What draws them, by name; nothing draws texts.
-        teacher: Who answers.
-        batch_positions: Most positions in one forward pass.
-        callbacks: Told about progress and trouble.
-
-    Returns:
-        The columns by name, each of shape (rows, …).
+    The samplers draw the inputs; nothing draws texts.
     """
     inputs = write_inputs(inputs, samplers, teacher, callbacks)
     tokens = inputs.tokens
@@ -182,20 +248,9 @@ def answer_inputs(
 def write_inputs(
     inputs: Inputs, samplers: Mapping[str, Sampler], teacher: Teacher, callbacks: Callbacks
 ) -> Inputs:
-    """Write and draw the tokens of rows, those of like length side by side.
+    """Return rows by their lengths with the tokens that the model writes or the samplers draw.
 
-    Args:
-        inputs: Rows of which the model writes some or all; others are returned as they are.
-        samplers: What draws the others, by name.
-        teacher: Who writes.
-        callbacks: Asked about a stop, and told about trouble.
-
-    Returns:
-        The rows by their lengths, with their tokens.
-
-    Raises:
-        ModelError: The model cannot continue its prompt.
-        SettingError: A part draws no token ids.
+    Rows of which the model writes none are returned as they are.
     """
     written = inputs.written
     if written is None:

@@ -6,7 +6,6 @@ Which of them is right for a model is tried in :mod:`stages.teacher.capabilities
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -24,32 +23,27 @@ MOST_ROWS = 2**15
 """Rows of one length in one call of an attention kernel; CUDA's grids end at 65,535."""
 
 
-class ForwardPass(ABC):
-    """A way to run the model on rows behind the prompt.
-
-    Attributes:
-        description: What is done, for the log.
-        mixes_lengths: Whether one call may take rows of several lengths.
-    """
+class ForwardPass:
+    """A way to run the model on rows behind the prompt."""
 
     description: str
     mixes_lengths = False
+    """Whether one call may take rows of several lengths."""
 
     def suspend(self) -> AbstractContextManager[None]:
         """Have the model as it was loaded, for other work."""
         return nullcontext()
 
-    @abstractmethod
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the label words' logits at the rows' last positions.
+        """Return the label words' logits at the rows' last positions, shape (all B, words).
 
-        Args:
-            inputs: For each length the rows' embeddings, suffix included, shape (B, T, d_T), T at
-                least 1.
-
-        Returns:
-            Logits, shape (all B, words).
+        The inputs are for each length the rows' embeddings, suffix included, (B, T ≥ 1, d_T).
         """
+        return torch.cat([self.run_alike(rows) for rows in inputs])
+
+    def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits, shape (B, words), of rows of one length, shape (B, T, d_T)."""
+        raise NotImplementedError
 
 
 class FullPass(ForwardPass):
@@ -60,14 +54,11 @@ class FullPass(ForwardPass):
         prompt = "the prompt is run with every row, " if prefix.shape[1] else ""
         self.description = f"{prompt}rows of one length share a batch"
 
-    def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
         """See :class:`ForwardPass`."""
-        found = []
-        for rows in inputs:
-            whole = torch.cat([self.prefix.expand(len(rows), -1, -1), rows], dim=1)
-            output = self.model(inputs_embeds=whole, use_cache=False, logits_to_keep=1)
-            found.append(output.logits[:, -1])
-        return torch.cat(found)
+        whole = torch.cat([self.prefix.expand(len(rows), -1, -1), rows], dim=1)
+        output = self.model(inputs_embeds=whole, use_cache=False, logits_to_keep=1)
+        return output.logits[:, -1]  # type: ignore[no-any-return]
 
 
 class PrefixPass(ForwardPass):
@@ -84,25 +75,20 @@ class PrefixPass(ForwardPass):
             raise ModelError(f"{type(model).__name__} keeps no keys and values that can be reused")
         self._model, self._past = model, past
 
-    def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
         """See :class:`ForwardPass`."""
-        found = []
-        for rows in inputs:
-            # Every call appends to the cache it is given, so each gets a copy.
-            past: Any = copy.deepcopy(self._past)
-            past.batch_repeat_interleave(len(rows))
-            output = self._model(inputs_embeds=rows, past_key_values=past, logits_to_keep=1)
-            found.append(output.logits[:, -1])
-        return torch.cat(found)
+        # Every call appends to the cache it is given, so each gets a copy.
+        past: Any = copy.deepcopy(self._past)
+        past.batch_repeat_interleave(len(rows))
+        output = self._model(inputs_embeds=rows, past_key_values=past, logits_to_keep=1)
+        return output.logits[:, -1]  # type: ignore[no-any-return]
 
 
 class PackedPass(ForwardPass):
     """Rows of all lengths side by side in one sequence, the prompt's keys and values shared.
 
-    Args:
-        model: The model, whose attention is replaced; :meth:`undo` puts it back.
-        prefix: The prompt's embeddings, shape (1, P, d_T), P may be 0.
-        last: The last layer, if it is to be run for the rows' last positions only.
+    Replaces the model's attention; :meth:`undo` puts it back.  ``last`` is the last layer, if it
+    is to be run for the rows' last positions only.
     """
 
     mixes_lengths = True
@@ -176,15 +162,9 @@ class PackedPass(ForwardPass):
 def describe_rows(
     groups: tuple[tuple[int, int], ...], known: int, device: torch.device
 ) -> tuple[Rows, torch.Tensor]:
-    """Lay rows out in one sequence.
+    """Lay rows out in one sequence, behind ``known`` positions that all of them share.
 
-    Args:
-        groups: Number of rows and their length, for each length.
-        known: Positions in front of every row.
-        device: Where the tensors are to lie.
-
-    Returns:
-        The rows, and the number of each position in its row, shape (1, N).
+    Also returns the number of each position in its row, shape (1, N).
     """
     # Made where they are used: copying them there would wait for what a GPU is doing.
     positions, ends, begin = [], [], 0
@@ -199,9 +179,6 @@ class WordHead(nn.Module):
     """The output layer's rows of the label words, in float32 whatever the model computes in.
 
     What a family does to logits behind its output layer still runs.
-
-    Raises:
-        ModelError: The output layer is not linear.
     """
 
     def __init__(self, head: nn.Module | None, token_ids: Sequence[int]) -> None:

@@ -19,7 +19,13 @@ from cache.draw import Purpose, random_integers_numpy, send
 from stages.errors import ModelError
 from stages.inputs import SamplingSettings
 from stages.tasks import NO_SUFFIX, frame_task
-from stages.teacher.capabilities import TOLERANCE, check_room, is_out_of_memory
+from stages.teacher.capabilities import (
+    TOLERANCE,
+    check_room,
+    is_out_of_memory,
+    refuse_out_of_memory,
+    shorten_error,
+)
 
 if TYPE_CHECKING:
     from stages.teacher.teacher import Callbacks, Teacher
@@ -39,32 +45,19 @@ def write_texts(
     callbacks: Callbacks,
     shortest: int = 1,
 ) -> NDArray[np.int32]:
-    """Have the model continue its prompt.
+    """Have the model continue its prompt once a seed; returns tokens padded with -1, (N, longest).
 
-    A text ends where the model ends it, where it begins the task's suffix, or at ``longest``.
-
-    Args:
-        teacher: The model behind its prompt.
-        seeds: One a text, shape (N,).
-        sampling: Temperature and the like.
-        longest: Most tokens of a text.
-        callbacks: Told about texts that are done.
-        shortest: Fewest tokens: the model may not end earlier.
-
-    Returns:
-        Token ids, padded with -1, shape (N, longest).
-
-    Raises:
-        ModelError: The model keeps no keys and values that rows can share, or a single text is too
-            much for the memory.
+    A text ends where the model ends it, where it begins the task's suffix, or at ``longest``; the
+    model may not end it before ``shortest``.
     """
     tokens = np.full((len(seeds), longest), -1, dtype=np.int32)
+    single = f"a single written text of {longest} tokens"
     with torch.inference_mode(), teacher.suspend():
         for prompt, rows in _choose_prompts(teacher, seeds, sampling.labelled):
             try:
                 writer = _Writer(teacher, prompt, sampling, longest, shortest, callbacks)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                raise _refuse(teacher, longest, error) from error
+                refuse_out_of_memory(error, teacher.device, single)
             size = MOST_ROWS
             while len(rows):
                 part = rows[:size]
@@ -72,7 +65,7 @@ def write_texts(
                     tokens[part] = writer.write(seeds[part])
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                     if size == 1 or not is_out_of_memory(error):
-                        raise _refuse(teacher, longest, error) from error
+                        refuse_out_of_memory(error, teacher.device, single)
                     size //= 2
                     callbacks.warn(
                         f"{teacher.device} has no memory to write {len(part)} texts at once; going "
@@ -82,16 +75,6 @@ def write_texts(
                 rows = rows[len(part) :]
                 callbacks.advance(len(part))
     return tokens
-
-
-def _refuse(teacher: Teacher, longest: int, error: BaseException) -> BaseException:
-    """Return what to raise where not even one text can be written."""
-    if not is_out_of_memory(error):
-        return error
-    return ModelError(
-        f"{teacher.device} has no memory to write a single text of {longest} tokens; use a smaller "
-        "model, --quantise or a shorter max_length"
-    )
 
 
 def _choose_prompts(
@@ -160,7 +143,7 @@ class _Writer:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a family's code does with what it does not expect
-            return " ".join(str(error).split())[:200] or type(error).__name__
+            return shorten_error(error)
         apart = (output.logits[:, -1].float() - wanted[:, -1].float()).abs().max().item()
         return "" if apart <= TOLERANCE[teacher.table.dtype] else f"logits are off by {apart:.2g}"
 
@@ -212,15 +195,10 @@ class _Writer:
 
 
 def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Draw a token a row, by where a number falls in the cumulated probabilities.
+    """Draw a token a row, shape (B,), by where a number falls in the cumulated probabilities.
 
-    Args:
-        logits: Shape (B, V), float32; -inf where a token is impossible.
-        uniform: In [0, 1), shape (B,), float64.
-        top_p: Share of the probability that the tokens drawn from have together, in (0, 1].
-
-    Returns:
-        Token ids, shape (B,); none of them impossible.
+    Logits, shape (B, V), are float32, -inf where a token is impossible, the numbers float64, shape
+    (B,), in [0, 1).  Those drawn from have ``top_p`` of the probability together.
     """
     probabilities = logits.softmax(dim=1)
     order = None
@@ -240,10 +218,7 @@ def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> to
 
 def find_end_ids(model: Any) -> list[int]:
     """Return the token ids by which a model ends a text."""
-    settings = getattr(model, "generation_config", None)
-    ends = getattr(settings, "eos_token_id", None)
-    if ends is None:
-        ends = getattr(model.config.get_text_config(), "eos_token_id", None)
-    if ends is None:
-        return []
-    return sorted({int(end) for end in (ends if isinstance(ends, list | tuple) else [ends])})
+    ends = None
+    for settings in (getattr(model, "generation_config", None), model.config.get_text_config()):
+        ends = getattr(settings, "eos_token_id", None) if ends is None else ends
+    return [int(end) for end in np.unique([] if ends is None else ends)]

@@ -40,25 +40,12 @@ ENGINE = 2
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """Everything that is settled before the first row.
+    """Everything that is settled before the first row."""
 
-    Attributes:
-        config: The settings, the model chosen.
-        task: The task.
-        folder: Where the model lies.
-        identity: The model's hashes.
-        tokenizer: Its tokenizer.
-        verbaliser: The label words.
-        inputs: The rows' inputs.
-        device: Where the model runs.
-        dtype: The number format it computes in.
-        reporter: Told about choices and findings.
-    """
-
-    config: TeacherConfig
+    config: TeacherConfig  # the model chosen
     task: Task
     folder: Path
-    identity: Mapping[str, str]
+    identity: Mapping[str, str]  # the model's hashes
     tokenizer: PreTrainedTokenizerBase
     verbaliser: Verbaliser
     inputs: Inputs
@@ -68,11 +55,7 @@ class TeacherPlan:
 
     @cached_property
     def teacher(self) -> Teacher:
-        """The teacher; its model is loaded the first time.
-
-        Raises:
-            ModelError: It cannot be loaded, or does not fit.
-        """
+        """The teacher; its model is loaded the first time."""
         self.reporter.say(keep_freed_memory(self.device))
         began = time.monotonic()
         config = self.config
@@ -119,11 +102,7 @@ class TeacherPlan:
 
 
 def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
-    """Settle what the settings leave open, and say so.
-
-    Raises:
-        StageError: Task, model, device or texts are not usable.
-    """
+    """Settle what the settings leave open, and say so."""
     task = load_task(config.task)
     device = choose_device(config.device, several=True)
     model = choose_model(config.model, device.value)

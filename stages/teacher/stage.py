@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,12 +20,11 @@ from cache.stores import Place, parse_place
 from stages.devices import find_main_device
 from stages.inputs import SELF_GENERATED, describe_difference, read_samplers
 from stages.metrics import Projection
-from stages.teacher.attachments import make_attachments
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
-from stages.teacher.fill import fill_cache
+from stages.teacher.estimate import Verdict, answer_sample, judge_answers, measure_answers
+from stages.teacher.fill import fill_cache, make_attachments
 from stages.teacher.plan import TeacherPlan, prepare_teacher
-from stages.teacher.verdict import Verdict, answer_sample, judge_answers, measure_answers
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -33,30 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TeacherResult:
-    """A complete cache.
-
-    Attributes:
-        cache: The cache.
-        computed: Rows that this process computed.
-        seconds: Time it took for them.
-        verdict: The teacher's answers to all rows, and what can be learned from them.
-    """
+    """A complete cache."""
 
     cache: Cache
-    computed: int
-    seconds: float
+    computed: int  # rows, by this process
     verdict: Verdict
 
 
 def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     """Fill the cache of these settings, or find it filled.
-
-    Args:
-        config: The settings.
-        reporter: Told about choices, progress and findings.
-
-    Returns:
-        The complete cache.
 
     Raises:
         StageError: Task, model or texts are not usable.
@@ -68,6 +52,10 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     notes: dict[str, Any] = {}
     tuning: Tuning | None = None
 
+    def tune() -> Tuning:
+        lengths, positions = plan.inputs.lengths, config.batch_positions
+        return find_tuning(plan.teacher, lengths, positions, config.compile, reporter)
+
     def attach() -> Mapping[str, bytes]:
         texts = _count_self_generated(plan, place / plan.manifest.directory)
         files, made = make_attachments(plan, texts)
@@ -76,8 +64,8 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
 
     def note() -> Mapping[str, Any]:
         nonlocal tuning
-        tuning = _find_tuning(plan)
-        return notes | {"tuning": tuning.to_notes(describe_device(plan.device))}
+        tuning = tune()
+        return notes | {"tuning": asdict(tuning) | {"found_on": _describe_device(plan.device)}}
 
     cache = create_or_open(place, plan.manifest, attach, note)
 
@@ -87,7 +75,7 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
             tuning = read_tuning(cache.manifest.notes)
             if tuning is None:
                 reporter.say("the manifest does not say how large batches are")
-                tuning = _find_tuning(plan)
+                tuning = tune()
             else:
                 apply_tuning(plan.teacher, tuning, reporter)
         return tuning.batch_positions
@@ -105,14 +93,11 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
     began = time.monotonic()
     computed = fill_cache(cache, plan, batch_positions)
     seconds = time.monotonic() - began
-    if computed:
-        reporter.say(
-            f"computed {computed:,} rows in {seconds:.1f} s: {computed / seconds:,.0f} a s"
-        )
-    else:
-        reporter.say("every row was there already")
-    verdict = _judge(plan, measure_answers(CacheReader(cache)))
-    return TeacherResult(cache, computed, seconds, verdict)
+    speed = (
+        f"computed {computed:,} rows in {seconds:.1f} s: {computed / max(seconds, 1e-9):,.0f} a s"
+    )
+    reporter.say(speed if computed else "every row was there already")
+    return TeacherResult(cache, computed, _judge(plan, measure_answers(CacheReader(cache))))
 
 
 def _judge(plan: TeacherPlan, answers: Projection) -> Verdict:
@@ -136,13 +121,7 @@ def _count_self_generated(plan: TeacherPlan, place: Place) -> int:
     return int(notes.get(SELF_GENERATED, plan.config.self_generated))
 
 
-def _find_tuning(plan: TeacherPlan) -> Tuning:
-    config, lengths = plan.config, plan.inputs.lengths
-    return find_tuning(plan.teacher, lengths, config.batch_positions, config.compile, plan.reporter)
-
-
-def describe_device(device: str) -> str:
-    """Return the name of the hardware behind a device."""
+def _describe_device(device: str) -> str:
     main = torch.device(find_main_device(device))
     if main.type == "cuda":
         return f"{torch.cuda.get_device_name(main)} ({device})"

@@ -6,10 +6,11 @@ label words' logits are computed, at the last position (paper, Eq. 9 and section
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +19,12 @@ from cache.draw import send
 from stages.errors import ModelError
 from stages.lm import embed_vocabulary
 from stages.tasks import build_verbaliser, frame_task
-from stages.teacher.capabilities import check_room, choose_pass, is_out_of_memory
+from stages.teacher.capabilities import (
+    check_room,
+    choose_pass,
+    is_out_of_memory,
+    refuse_out_of_memory,
+)
 from stages.teacher.forward import FullPass, WordHead
 
 if TYPE_CHECKING:
@@ -34,26 +40,17 @@ Batch = tuple[tuple[np.ndarray, int], ...]
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told while rows are answered.
+    """Who is told while rows are answered."""
 
-    Attributes:
-        advance: Called with the number of rows that are done; may raise to stop.
-        warn: Called with a line when batches are made smaller than asked.
-    """
-
-    advance: Callable[[int], None]
-    warn: Callable[[str], None]
+    advance: Callable[[int], None]  # takes the number of rows that are done; may raise to stop
+    warn: Callable[[str], None]  # takes a line when batches are made smaller than asked
 
 
 class Teacher:
     """A causal language model behind one task's prompt.
 
-    Args:
-        model: The model; its output layer is cut down to the label words.
-        tokenizer: Its tokenizer.
-        task: The task.
-        chat: Whether the prompt goes through the tokenizer's chat template.
-        verbaliser: The label words; None: they are looked up.
+    The model's output layer is cut down to the label words; where no verbaliser is given, they are
+    looked up.  If ``chat``, the prompt goes through the tokenizer's chat template.
 
     Attributes:
         prefix_ids: Tokens in front of the input, BOS first where the tokenizer has one.
@@ -88,14 +85,19 @@ class Teacher:
         model.set_output_embeddings(WordHead(self._full_head, self.verbaliser.token_ids))
         self._suffix = self.look_up(np.array([self.suffix_ids]))
         try:
-            self._choose_pass()
+            with torch.inference_mode():
+                prefix = self.look_up(np.array([self.prefix_ids]))
+                # The answer to no input, which no way but the full pass can be asked for.
+                bare = torch.cat([prefix, self._suffix], dim=1)
+                self._empty_answer: Any = None
+                if bare.shape[1]:
+                    self._empty_answer = FullPass(model, bare[:, :0]).run([bare])
+                self.forward_pass, self.fallbacks = choose_pass(
+                    model, prefix, self._suffix, self.table, task.max_length
+                )
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ModelError(
-                f"{self.device} holds the model, and has no memory left for a few rows of "
-                f"{task.max_length} tokens; use a smaller model, --quantise or a shorter max_length"
-            ) from error
+            what = f"a few rows of {task.max_length} tokens besides the model"
+            refuse_out_of_memory(error, self.device, what)
         self.positions_around = len(self.suffix_ids)
         if not self.forward_pass.mixes_lengths:
             self.positions_around += len(self.prefix_ids)
@@ -135,16 +137,14 @@ class Teacher:
             for part in groups
         ]
         filled = [part for part in inputs if part.shape[1]]
-        answers = self.forward_pass.run(filled) if filled else self.table.new_empty(0)
-        answered = iter(answers.split([len(part) for part in filled]) if filled else ())
-        found = []
-        for part in inputs:
-            if part.shape[1]:
-                found.append(next(answered))
-            elif self._empty_answer is None:
-                raise ModelError("an empty input needs a prompt or a suffix to be answered")
-            else:
-                found.append(self._empty_answer.expand(len(part), -1))
+        if len(filled) < len(inputs) and self._empty_answer is None:
+            raise ModelError("an empty input needs a prompt or a suffix to be answered")
+        sizes = [len(part) for part in filled]
+        answered = iter(self.forward_pass.run(filled).split(sizes) if filled else ())
+        found = [
+            next(answered) if part.shape[1] else self._empty_answer.expand(len(part), -1)
+            for part in inputs
+        ]
         return self.verbaliser.compute_class_logits(torch.cat(found))
 
     def answer_rows(
@@ -167,21 +167,14 @@ class Teacher:
             ModelError: A single row is too much for the device's memory.
         """
         logits = np.empty((len(lengths), len(self.verbaliser.labels)), dtype=np.float32)
-
-        def finish(rows: np.ndarray, wait: Callable[[], np.ndarray]) -> None:
+        batches = plan_batches(
+            lengths, self.positions_around, batch_positions, self.forward_pass.mixes_lengths
+        )
+        begun = (part for batch in batches for part in self._begin(batch, embed, callbacks))
+        end: Any = None
+        for (rows, wait), _ in itertools.pairwise(itertools.chain(begun, [end])):
             logits[rows] = wait()
             callbacks.advance(len(rows))
-
-        running = None
-        for batch in plan_batches(
-            lengths, self.positions_around, batch_positions, self.forward_pass.mixes_lengths
-        ):
-            for begun in self._begin(batch, embed, callbacks):
-                if running is not None:
-                    finish(*running)
-                running = begun
-        if running is not None:
-            finish(*running)
         return logits
 
     def look_up(self, tokens: np.ndarray) -> torch.Tensor:
@@ -211,13 +204,9 @@ class Teacher:
                 yield rows, _fetch(self.answer_groups([embed(*group) for group in batch]))
                 return
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(rows) == 1:
-                    raise ModelError(
-                        f"a single row of {positions} positions is too much for the memory of "
-                        f"{self.device}; use a smaller model, --quantise, or a shorter max_length"
-                    ) from error
+                if len(rows) == 1 or not is_out_of_memory(error):
+                    what = f"a single row of {positions} positions"
+                    refuse_out_of_memory(error, self.device, what)
             self._most_positions = positions // 2
             callbacks.warn(
                 f"{self.device} has no memory for {positions:,} positions at once; going on with "
@@ -230,30 +219,12 @@ class Teacher:
             half = ((part[np.isin(part, chosen)], length) for part, length in batch)
             yield from self._begin(tuple(x for x in half if len(x[0])), embed, callbacks)
 
-    @torch.inference_mode()
-    def _choose_pass(self) -> None:
-        prefix = self.look_up(np.array([self.prefix_ids]))
-        # The answer to no input at all, which no way but the full pass can be asked for.
-        bare = torch.cat([prefix, self._suffix], dim=1)
-        self._empty_answer = (
-            FullPass(self.model, bare[:, :0]).run([bare]) if bare.shape[1] else None
-        )
-        self.forward_pass, self.fallbacks = choose_pass(
-            self.model, prefix, self._suffix, self.table, self.task.max_length
-        )
-
 
 def plan_batches(lengths: np.ndarray, around: int, budget: int, mixed: bool) -> Iterator[Batch]:
     """Fill one batch after another with the shortest rows that are left.
 
-    Args:
-        lengths: Tokens of each row, shape (N,).
-        around: Positions that a row takes besides its own tokens.
-        budget: Most positions in a batch, unless a single row has more.
-        mixed: Whether rows of several lengths may share a batch.
-
-    Yields:
-        Batches that together hold every row once.  They depend on the arguments alone.
+    ``lengths``, shape (N,), are the rows' tokens, ``around`` are positions that each takes besides;
+    ``budget`` is the most positions in a batch, unless a single row has more.
     """
     groups: list[tuple[np.ndarray, int]] = []
     room = budget

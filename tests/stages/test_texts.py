@@ -1,41 +1,20 @@
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
-import io
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import make_tokenizer
+from tiny import format_rows, make_tokenizer
+from tiny import write_text as write
 
 from stages.errors import TextDataError
 from stages.reporter import SilentReporter
 from stages.texts import TextRow, encode_texts, read_texts
 
 STRANGE = ["plain", "", "a\u2028b\x85c\x0bd", "😀 שלום", 'say "hi", you', "tab\there", "\ufeffb"]
-
-
-def write(path: Path, text: str) -> Path:
-    data = text.encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
-
-
-def format_rows(ending: str, rows: Sequence[tuple[str, str]]) -> str:
-    if ending == ".jsonl":
-        return "".join(json.dumps({"label": b, "text": a}) + "\n" for a, b in rows)
-    if ending == ".txt":
-        return "".join(f"{a}\n" for a, _ in rows)
-    text = io.StringIO()
-    delimiter = {".csv": ",", ".tsv": "\t"}[ending]
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerows([("label", "text"), *((b, a) for a, b in rows)])
-    return text.getvalue()
 
 
 @pytest.mark.parametrize("zipped", ["", ".gz"])

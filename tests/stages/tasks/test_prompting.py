@@ -18,7 +18,7 @@ from stages.tasks.frame import (
     describe_chat,
     describe_frame,
     encode_continuation,
-    encode_prompt,
+    encode_text,
     frame_task,
 )
 from stages.tasks.task import Label, Task
@@ -171,7 +171,7 @@ def test_a_template_that_writes_an_answer_otherwise_than_it_asks_is_followed_and
 @pytest.mark.parametrize(
     ("template", "parts"),
     [
-        (None, ["has no chat template", "leave --chat out", "chat/instruct version"]),
+        (None, ["has no chat template", "turn the template off", "chat/instruct version"]),
         ("Hello", ["writes the message 0 times"]),
         ("{% for m in messages %}{{ m.content * 2 }}{% endfor %}", ["writes the message 2 times"]),
         ("{{ raise_exception('no\nusers') }}", ["cannot be used: no users"]),
@@ -214,11 +214,14 @@ def test_without_chat_nothing_is_different_and_a_template_is_pointed_out() -> No
     tokenizer = make_chat_tokenizer(CHATML, "tokens")
     for task in (make_task(), make_task(suffix=""), make_task(suffix="\nIt is ")):
         frame = frame_task(task, tokenizer)
-        assert list(frame.prefix_ids) == encode_prompt(task.prompt, tokenizer)
+        assert list(frame.prefix_ids) == [
+            tokenizer.bos_token_id,
+            *encode_text(task.prompt, tokenizer),
+        ]
         plain = tokenizer(task.suffix, add_special_tokens=False)["input_ids"]
         assert list(frame.suffix_ids) == (plain if task.suffix else [])
         assert frame.anchor + frame.gap == (task.suffix or "Answer:").rstrip() + " "
-    assert "--chat would put" in str(describe_chat(tokenizer, False))
+    assert "is not put through it" in str(describe_chat(tokenizer, False))
     assert describe_chat(tokenizer, True) is None
     assert describe_chat(make_tokenizer(), False) is None
 

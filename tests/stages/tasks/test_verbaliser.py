@@ -109,10 +109,3 @@ def test_a_label_s_logit_is_the_largest_of_its_words(data: st.DataObject) -> Non
     wanted = [logits[:, np.array(columns) == k].max(axis=1) for k in range(len(sizes))]
     np.testing.assert_array_equal(found.numpy(), np.stack(wanted, axis=1))
     assert found.dtype == torch.float32
-
-
-def test_class_logits_of_a_narrow_dtype_are_float32() -> None:
-    found = build_verbaliser(make_task(("Good", "Great"), ("Bad",)), make_tokenizer())
-    logits = found.compute_class_logits(torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.bfloat16))
-    assert logits.dtype == torch.float32
-    assert logits.tolist() == [[2.0, 3.0]]

@@ -172,22 +172,3 @@ def test_a_window_is_let_pass_where_no_position_looks_beyond_it(
         return
     with pytest.raises(NotPackableError, match=r"sees 17 positions back, .* are up to 18"):
         attention.attend(0, own, own, own, None, None, window)
-
-
-def test_several_sequences_at_once_are_refused() -> None:
-    rows = draw(2, HEADS, 3, WIDTH)
-    with pytest.raises(NotPackableError, match="2 sequences"):
-        PackedAttention().attend(0, rows, rows, rows, None, None, None)
-
-
-@given(groups.map(tuple), st.integers(0, 12))
-def test_rows_are_numbered_from_behind_the_prefix(
-    groups: tuple[tuple[int, int], ...], known: int
-) -> None:
-    rows, positions = describe_rows(groups, known, torch.device("cpu"))
-    wanted = [number for n, length in groups for _ in range(n) for number in range(length)]
-    assert positions[0].tolist() == [known + number for number in wanted]
-    assert positions[0, rows.ends].tolist() == [
-        known + length - 1 for n, length in groups for _ in range(n)
-    ]
-    assert rows.ends[-1] == len(wanted) - 1

@@ -67,7 +67,7 @@ def test_a_long_run_is_compiled_where_that_is_faster(
     teacher, reporter = make_teacher("llama"), SilentReporter()
     found = find_tuning(teacher, np.full(100_000, 20), 512, "auto", reporter)
     assert found.compiled == (gain > 1)
-    assert found.rate == pytest.approx(1000 * (gain if found.compiled else 1))
+    assert found.positions_per_second == pytest.approx(1000 * (gain if found.compiled else 1))
     assert all(layer._compiled_call_impl is None for layer in compiled)
     state = "on" if gain > 1 else "off"
     assert any(line.startswith(f"compile: {state} ({gain:.2f} times") for line in reporter.lines)
@@ -76,7 +76,7 @@ def test_a_long_run_is_compiled_where_that_is_faster(
 @pytest.mark.usefixtures("no_compiler")
 def test_without_a_compiler_it_is_refused_or_left_out() -> None:
     teacher, reporter = make_teacher("llama"), SilentReporter()
-    with pytest.raises(SettingError, match=r"--compile on: .*no-such-compiler.*compile off"):
+    with pytest.raises(SettingError, match=r"compile: got .*no-such-compiler.*auto or off"):
         find_tuning(teacher, LENGTHS, 512, "on", reporter)
     assert not find_tuning(teacher, LENGTHS, 512, "auto", reporter).compiled
     assert "no-such-compiler" in reporter.lines[-1]
@@ -122,8 +122,8 @@ def test_compiled_layers_answer_as_others_do() -> None:
 def test_a_size_that_does_not_fit_cannot_be_compiled_for(compiled: list[nn.Module]) -> None:
     teacher, reporter = make_teacher("llama"), SilentReporter()
     run_out(teacher, 100)
-    with pytest.raises(SettingError, match="--compile on: cpu has no memory for 300 positions"):
+    with pytest.raises(SettingError, match=r"compile: got .* cpu has no memory for 300 positions"):
         find_tuning(teacher, LENGTHS, 300, "on", reporter)
     assert find_tuning(teacher, LENGTHS, 300, "auto", reporter).compiled is False
-    assert "compile: off (no batch could be measured)" in reporter.lines
+    assert "compile: off (cpu has no memory for 300 positions at once)" in reporter.lines
     assert not compiled

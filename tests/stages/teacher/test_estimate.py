@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import make_teacher_config
+from tiny import Stopping, make_teacher_config
 
-from stages.reporter import SilentReporter
-from stages.teacher import dry_run as estimate
-from stages.teacher.dry_run import estimate_teacher
+from stages.reporter import Interrupted, SilentReporter
+from stages.teacher import estimate
+from stages.teacher.estimate import estimate_teacher
 from stages.teacher.stage import TeacherResult, run_teacher
 
 
@@ -59,17 +59,9 @@ def test_texts_can_be_estimated(llm: Path, mood: Path, tmp_path: Path) -> None:
 def test_time_is_that_of_the_rows_that_are_missing(
     llm: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Enough(Exception):  # noqa: N818
-        pass
-
-    class Impatient(SilentReporter):
-        def check_stop(self) -> None:
-            if any(tmp_path.glob("mood/*/commits/*2.json")):
-                raise Enough
-
     config = make_teacher_config(mood, llm, tmp_path)
-    with pytest.raises(Enough):
-        run_teacher(config, Impatient())
+    with pytest.raises(Interrupted):
+        run_teacher(config, Stopping(lambda: any(tmp_path.glob("mood/*/commits/*2.json"))))
     # A clock that ticks once a look: what is measured is then a matter of counting.
     ticks: Any = itertools.count()
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(next(ticks)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import Listener, draw_ids, make_teacher, make_teacher_config
+from tiny import Listener, Stopping, draw_ids, make_teacher, make_teacher_config
 
 from cache.directory import Cache
 from cache.draw.samplers import VocabularySampler
@@ -144,17 +144,10 @@ class TestShardWriter:
 def test_a_stop_while_a_shard_is_computed_keeps_the_one_before_and_frees_its_claim(
     llm: Path, mood: Path, tmp_path: Path
 ) -> None:
-    class Impatient(SilentReporter):
-        """Stops in the middle of a shard."""
-
-        def check_stop(self) -> None:
-            locks = [path.name for path in tmp_path.glob("mood/*/claims/0*.lock")]
-            if any("2" in name for name in locks):
-                raise Interrupted
-
+    middle = Stopping(lambda: any(tmp_path.glob("mood/*/claims/0*2*.lock")))
     config = make_teacher_config(mood, llm, tmp_path)
     with pytest.raises(Interrupted):
-        run_teacher(config, Impatient())
+        run_teacher(config, middle)
     assert len(list(tmp_path.glob("mood/*/commits/*"))) == 2
     assert run_teacher(config, SilentReporter()).computed == 200 - 2 * 32
 

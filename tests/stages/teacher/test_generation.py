@@ -142,7 +142,7 @@ def test_not_even_one_text_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for broken in (run_out, lambda **inputs: run_out()):
         monkeypatch.setattr(teacher.model, "forward", broken)
-        with pytest.raises(ModelError, match="no memory to write a single text of 24"):
+        with pytest.raises(ModelError, match="no memory for a single written text of 24"):
             write(teacher)
 
 

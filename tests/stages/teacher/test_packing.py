@@ -35,12 +35,3 @@ def test_batches_hold_every_row_once_and_are_full_but_not_above_the_budget(
         length = following[0][1]
         if mixed or length == batch[0][1]:
             assert count_positions(batch, around) + max(1, length + around) > budget
-    again = plan_batches(lengths.astype(np.int64), around, budget, mixed)
-    assert repr(list(again)) == repr(batches)
-
-
-def test_short_rows_fill_a_batch_as_long_ones_do() -> None:
-    for length in (1, 7, 64, 512):
-        *full, _ = plan_batches(np.full(5000, length), 0, 4096, True)
-        assert full
-        assert all(count_positions(batch, 0) > 4096 - length for batch in full)

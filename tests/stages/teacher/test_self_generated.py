@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import make_student_config, make_teacher_config
+from tiny import Stopping, make_student_config, make_teacher_config
 
 from cache.directory import Cache
 from cache.errors import DamageError
@@ -100,10 +100,6 @@ def test_a_cache_that_is_continued_is_judged_by_its_rows(
 
 
 def test_a_stop_while_writing_leaves_nothing(mood: Path, llm: Path, tmp_path: Path) -> None:
-    class Stopping(SilentReporter):
-        def check_stop(self) -> None:
-            raise Interrupted("stopped")
-
     config = make_teacher_config(mood, llm, tmp_path, self_generated=5)
     with pytest.raises(Interrupted):
         run_teacher(config, Stopping())

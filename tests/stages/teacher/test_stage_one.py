@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 from pathlib import Path
@@ -9,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from processes import Forked, wait_for
-from tiny import change_weights, load_teacher, make_teacher_config, read_rows
+from tiny import Stopping, change_weights, load_teacher, make_teacher_config, read_rows
 
 from cache.directory import Cache
 from cache.draw.samplers import VocabularySampler
 from cache.errors import NonFiniteError
 from stages.inputs.attachments import read_sampler, read_table
 from stages.reporter import Interrupted, SilentReporter
-from stages.teacher.attachments import average_next_token
+from stages.teacher.fill import average_next_token
 from stages.teacher.stage import TeacherResult, run_teacher
 
 ROWS = 800
@@ -157,17 +158,10 @@ class TestInterruption:
     def test_a_stop_is_asked_for_between_any_two_batches(
         self, llm: Path, mood: Path, tmp_path: Path
     ) -> None:
-        class Impatient(SilentReporter):
-            left = 9
-
-            def check_stop(self) -> None:
-                self.left -= 1
-                if not self.left:
-                    raise Interrupted
-
+        asked = itertools.count(1)
         config = make_teacher_config(mood, llm, tmp_path)
         with pytest.raises(Interrupted):
-            run_teacher(config, Impatient())
+            run_teacher(config, Stopping(lambda: next(asked) == 9))
         assert run_teacher(config, SilentReporter()).computed > 0
 
     def test_a_lost_claim_is_said_and_its_shard_computed_again(

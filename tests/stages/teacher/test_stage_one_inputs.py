@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import change_weights, load_teacher, make_teacher_config, read_rows
+from tiny import (
+    change_weights,
+    format_rows,
+    load_teacher,
+    make_teacher_config,
+    read_rows,
+    write_text,
+)
 
 from stages.errors import ModelError, SettingError, TextDataError
 from stages.inputs.attachments import read_sampler
@@ -132,16 +135,5 @@ def replace_in(path: Path, old: str, new: str) -> None:
 
 
 def write_texts(path: Path, texts: list[str]) -> Path:
-    """Write texts in the format of the path's ending."""
-    if ".jsonl" in path.name:
-        text = "".join(json.dumps({"text": own}) + "\n" for own in texts)
-    elif ".txt" in path.name:
-        text = "".join(f"{own}\n" for own in texts)
-    else:
-        stream = io.StringIO()
-        delimiter = "\t" if ".tsv" in path.name else ","
-        writer = csv.writer(stream, delimiter=delimiter, quoting=csv.QUOTE_ALL)
-        writer.writerows([["text"], *([own] for own in texts)])
-        text = stream.getvalue()
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
+    ending = path.suffixes[0]
+    return write_text(path, format_rows(ending, [(text, "") for text in texts]))

@@ -14,11 +14,9 @@ from tiny import (
     draw_ids,
     embed_with,
     make_language_model,
+    make_short_task,
     make_teacher,
     make_tokenizer,
-)
-from tiny import (
-    make_short_task as make_task,
 )
 from torch import nn
 
@@ -27,7 +25,7 @@ from stages.lm import load_language_model
 from stages.loading import load_tokenizer
 from stages.tasks.task import load_task
 from stages.tasks.verbaliser import build_verbaliser
-from stages.teacher.attachments import average_next_token
+from stages.teacher.fill import average_next_token
 from stages.teacher.forward import PackedPass, PrefixPass
 from stages.teacher.teacher import Teacher
 
@@ -60,7 +58,7 @@ class Plain:
     """A model as it comes, asked with token ids of prompt, input and suffix."""
 
     def __init__(self, family: str, suffix: str = "\nAnswer:", prompt: str | None = None) -> None:
-        task = make_task(suffix, prompt)
+        task = make_short_task(suffix, prompt)
         tokenizer = make_tokenizer(start=None if prompt == "" else "<s>")
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.prefix = [*start, *tokenizer.encode(task.prompt, add_special_tokens=False)]
@@ -154,7 +152,7 @@ def test_groups_are_answered_in_the_order_in_which_they_are_given() -> None:
 def test_only_the_label_words_are_multiplied_and_in_float32() -> None:
     tokenizer = make_tokenizer()
     model = make_language_model("gpt2", len(tokenizer)).to(torch.bfloat16)
-    teacher = Teacher(model, tokenizer, make_task())
+    teacher = Teacher(model, tokenizer, make_short_task())
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Module)
     assert head.out_features == len(teacher.verbaliser.words) == 4
@@ -163,13 +161,6 @@ def test_only_the_label_words_are_multiplied_and_in_float32() -> None:
     logits = teacher.compute_class_logits(teacher.table[draw_ids(7, 9, len(tokenizer))])
     assert logits.dtype == torch.float32
     assert (logits != logits.bfloat16().float()).any(), "they went through bfloat16"
-
-
-def test_a_tokenizer_without_a_start_token_adds_none() -> None:
-    tokenizer = make_tokenizer(start=None)
-    teacher = Teacher(make_language_model("gpt2", len(tokenizer)), tokenizer, make_task())
-    assert tokenizer.decode(teacher.prefix_ids) == make_task().prompt
-    assert tokenizer.decode(teacher.suffix_ids) == "\nAnswer:"
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gemma2-wide", "phi3-long", "mamba"])
@@ -191,7 +182,7 @@ def test_contexts_longer_than_a_window_that_no_input_fills_are_averaged_all_the_
         own.config.sliding_window = window
         for layer in own.model.layers:
             layer.self_attn.sliding_window = window
-    teacher = Teacher(model, tokenizer, make_task())
+    teacher = Teacher(model, tokenizer, make_short_task())
     assert name_way(teacher) == "trimmed", "the window is as wide as the longest row"
     ids = draw_ids(3, 40, len(tokenizer))
     compare_average(average_next_token(teacher, ids), plain, ids)
@@ -208,7 +199,7 @@ def compare_average(found: torch.Tensor, plain: Plain, ids: torch.Tensor) -> Non
 
 def test_a_task_too_long_for_the_model_is_refused_with_what_fits() -> None:
     tokenizer = make_tokenizer()
-    task = replace(make_task(), max_length=500)
+    task = replace(make_short_task(), max_length=500)
     with pytest.raises(ModelError, match="the model has 512; set max_length to at most") as found:
         Teacher(make_language_model("llama", len(tokenizer)), tokenizer, task)
     room = int(str(found.value).rsplit(" ", 1)[1])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stages.metrics import compute_projection
-from stages.teacher.verdict import Verdict, judge_answers
+from stages.teacher.estimate import Verdict, judge_answers
 
 ORDER = ("hopeless", "doubtful", "fine")
 NAMES = ("a", "b", "c")
