@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import ModelError
+from stages.errors import ModelError, StageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,10 +76,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    try:
+    with explained(ModelError, f"cannot load the tokenizer of {folder}"):
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        raise ModelError(f"cannot load the tokenizer of {folder}: {one_line(error)}") from error
+
+
+@contextmanager
+def explained(kind: type[StageError], message: str) -> Iterator[None]:
+    """Have whatever fails inside be an error of one sentence that begins with the message."""
+    try:
+        yield
+    except Exception as error:  # transformers, torch and onnx raise dozens of types, some bare
+        raise kind(f"{message}: {one_line(error)}") from error
 
 
 def one_line(error: object) -> str:

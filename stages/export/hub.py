@@ -21,7 +21,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from stages.errors import ExportError, HubError, SettingError, StageError
-from stages.loading import one_line
+from stages.loading import explained, one_line
 from stages.records import RECORD, read_record
 from stages.reporter import Interrupted
 
@@ -71,10 +71,8 @@ def check_push(repo: str) -> None:
         raise HubError(
             f"cannot upload to {repo}: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids it; unset it"
         )
-    try:
+    with explained(HubError, f"cannot upload to {repo}: no token"):
         token = huggingface_hub.get_token()
-    except Exception as error:  # of an exchange with a CI provider, where that is asked for
-        raise HubError(f"cannot upload to {repo}: no token: {one_line(error)}") from error
     if not token:
         raise HubError(
             f"cannot upload to {repo}: there is no token; run 'hf auth login', or set HF_TOKEN"

@@ -14,7 +14,7 @@ from torch import nn
 
 from stages.classify import INPUTS, INSTALL, OUTPUT, Classifier
 from stages.errors import ExportError
-from stages.loading import one_line
+from stages.loading import explained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,27 +84,22 @@ def export_onnx(model: PreTrainedModel, file: Path) -> None:
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
-    try:
-        # What torch warns of are its own parts and that two inputs have the same axes.
-        with warnings.catch_warnings(action="ignore"):
-            torch.onnx.export(
-                _Logits(_look_norms_up(model)).eval(),
-                (),
-                file,
-                kwargs=dict(zip(INPUTS, (ids, mask), strict=True)),
-                input_names=list(INPUTS),
-                output_names=[OUTPUT],
-                dynamic_shapes=dict.fromkeys(INPUTS, axes),
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=sum(part.nbytes for part in model.parameters()) > LARGEST,
-                verbose=False,
-            )
-    except Exception as error:  # torch and onnxscript raise dozens of types
-        kind = model.config.model_type
-        raise ExportError(
-            f"cannot write the encoder ({kind}) as ONNX: {one_line(error)}"
-        ) from error
+    error = f"cannot write the encoder ({model.config.model_type}) as ONNX"
+    # What torch warns of are its own parts and that two inputs have the same axes.
+    with explained(ExportError, error), warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(
+            _Logits(_look_norms_up(model)).eval(),
+            (),
+            file,
+            kwargs=dict(zip(INPUTS, (ids, mask), strict=True)),
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            dynamic_shapes=dict.fromkeys(INPUTS, axes),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=sum(part.nbytes for part in model.parameters()) > LARGEST,
+            verbose=False,
+        )
 
 
 def quantise_onnx(source: Path, file: Path) -> None:
@@ -125,7 +120,7 @@ def quantise_onnx(source: Path, file: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-    try:
+    with explained(ExportError, f"cannot write {file.name}"):
         model = onnx.load(source)
         _quantise_tables(model)
         # Or it advises shapes and folded constants, which torch's exporter has seen to.
@@ -141,8 +136,6 @@ def quantise_onnx(source: Path, file: Path) -> None:
             weight_type=QuantType.QInt8,
             use_external_data_format=large,
         )
-    except Exception as error:  # onnx and onnxruntime raise a dozen types
-        raise ExportError(f"cannot write {file.name}: {one_line(error)}") from error
 
 
 def check_onnx(original: Classifier, exported: Classifier, ids: int) -> float:

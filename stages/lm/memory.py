@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from stages.devices import ALL, Choice
 from stages.errors import ModelError
 from stages.lm.quantisation import divide_layers
-from stages.loading import one_line
+from stages.loading import explained
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -46,12 +46,10 @@ def count_bytes(folder: Path, dtype: str, quantise: str = "none") -> int:
     """
     from huggingface_hub import get_local_safetensors_metadata
 
-    try:
+    with explained(
+        ModelError, f"cannot load a causal LM from {folder}: cannot read its safetensors"
+    ):
         files = get_local_safetensors_metadata(folder).files_metadata.values()
-    except Exception as error:  # whatever damage to a file leads to
-        raise ModelError(
-            f"cannot load a causal LM from {folder}: cannot read its safetensors: {one_line(error)}"
-        ) from error
     size = BYTES[dtype]
     total = 0
     for tensor in (each for file in files for each in file.tensors.values()):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stages.devices import ALL, find_main_device
 from stages.errors import ModelError, SettingError
 from stages.lm.resolve import read_config
-from stages.loading import one_line
+from stages.loading import explained, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,13 +69,10 @@ def divide_layers(folder: Path, quantise: str) -> tuple[dict[str, tuple[int, int
     config = read_config(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{folder} is quantised already; leave quantise out")
-    try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, trust_remote_code=False, attn_implementation="eager"
-            )
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        raise ModelError(f"{folder} is no causal LM: {one_line(error)}") from error
+    with explained(ModelError, f"{folder} is no causal LM"), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=False, attn_implementation="eager"
+        )
     head, embed = model.get_output_embeddings(), model.get_input_embeddings()
     layers, others = {}, []
     for name, module in model.named_modules():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.errors import ModelError
-from stages.loading import one_line
+from stages.loading import explained, one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -65,11 +65,9 @@ def read_config(folder: Path) -> PretrainedConfig:
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    try:
+    with explained(ModelError, f"{folder} is no causal LM"):
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        raise ModelError(f"{folder} is no causal LM: {one_line(error)}") from error
     return config
 
 

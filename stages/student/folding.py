@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError
-from stages.loading import one_line
+from stages.loading import explained
 from stages.student.positions import find_reserved_id, number_from_zero
 from stages.student.tokenizer import TokenRemap
 
@@ -106,25 +106,25 @@ def check_foldable(student: Student, max_length: int) -> None:
     from transformers import AutoModelForSequenceClassification
 
     kind = student.encoder.config.model_type
-    try:
-        # The start of whatever is trained next must not depend on this.
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            start = student.start.cpu()
-            noise = torch.randn(
-                MADE_UP_ROWS, len(start), generator=torch.Generator().manual_seed(0)
-            )
-            table = torch.cat([start[None], noise * (float(start.std(correction=0)) or 1.0)])
-            folded = fold_student(student, table, pad_id=MADE_UP_ROWS)
-            stock = AutoModelForSequenceClassification.from_config(
-                folded.config, dtype=torch.float32
-            ).eval()
-            stock.load_state_dict(folded.state_dict())
-            wanted, alone, padded = compare_with_stock(student, table, stock, 0, max_length)
-    except Exception as error:  # models raise whatever they met
-        raise ModelError(
-            f"{kind} encoders cannot be students, an untrained one fails when it is tried on "
-            f"embeddings in place of tokens; use another encoder: {one_line(error)}"
-        ) from error
+    fault = (
+        f"{kind} encoders cannot be students, an untrained one fails when it is tried on "
+        "embeddings in place of tokens; use another encoder"
+    )
+    # The start of whatever is trained next must not depend on this.
+    with (
+        explained(ModelError, fault),
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(),
+    ):
+        start = student.start.cpu()
+        noise = torch.randn(MADE_UP_ROWS, len(start), generator=torch.Generator().manual_seed(0))
+        table = torch.cat([start[None], noise * (float(start.std(correction=0)) or 1.0)])
+        folded = fold_student(student, table, pad_id=MADE_UP_ROWS)
+        stock = AutoModelForSequenceClassification.from_config(
+            folded.config, dtype=torch.float32
+        ).eval()
+        stock.load_state_dict(folded.state_dict())
+        wanted, alone, padded = compare_with_stock(student, table, stock, 0, max_length)
     spread = float(wanted.std(dim=0).max())
     differences = {
         "they answer token ids otherwise than the ids' embeddings": alone - wanted,

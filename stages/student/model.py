@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError, SettingError, Settings
-from stages.loading import load_weights, one_line
+from stages.loading import explained, load_weights, one_line
 from stages.student.architectures import ARCHITECTURES
 from stages.student.positions import find_longest_input
 
@@ -141,12 +141,10 @@ def build_encoder(
             dtype=torch.float32,
         )
     else:
-        try:
+        with explained(ModelError, f"cannot build the encoder {arch}"):
             encoder = AutoModelForSequenceClassification.from_config(
                 config, trust_remote_code=False, dtype=torch.float32
             )
-        except Exception as error:  # transformers raises a dozen types, some of them bare
-            raise ModelError(f"cannot build the encoder {arch}: {one_line(error)}") from error
     # The adapter stands in for a table that tokens are looked up in.
     try:
         words = encoder.get_input_embeddings()
@@ -174,7 +172,7 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
     config = _load_config(arch, init)
     if not _is_encoder(config):
         raise ModelError(f"{arch} is no encoder; students are encoders with a classification head")
-    try:
+    with explained(ModelError, f"cannot build the encoder {arch}"):
         if init == "random":
             # The word embeddings are never read: few rows save their initialisation, and the
             # special ids that point beyond them go.
@@ -183,8 +181,6 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
                 if hasattr(config, name):
                     setattr(config, name, None)
         room = find_longest_input(config)
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        raise ModelError(f"cannot build the encoder {arch}: {one_line(error)}") from error
     if room is not None and max_length + 1 > room:
         if init == "pretrained":
             raise ModelError(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 from processes import Forked, wait_for
@@ -19,6 +20,7 @@ from tiny import change_weights, make_student_config, make_teacher_config
 from cache.errors import CacheChoiceError, CacheError, Hint, IncompleteError
 from cache.lookup import find_cache
 from cache.reader import CacheReader
+from pipeline.commands.student import student as student_command
 from stages.errors import SettingError, TrainingError
 from stages.inputs.attachments import read_table
 from stages.records import RECORD, read_record
@@ -134,6 +136,11 @@ class TestStudents:
             "has an angle of 0.0" in warning
             and "a small α says nothing about the student" in warning
         )
+
+    def test_every_objective_can_be_asked_for(self) -> None:
+        (asked,) = (option for option in student_command.params if option.name == "objective")
+        assert isinstance(asked.type, click.Choice)
+        assert sorted(asked.type.choices) == sorted(OBJECTIVES)
 
     @pytest.mark.parametrize("objective", OBJECTIVES)
     def test_every_objective_trains(
