@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.classify.classifier import MAX_TOKENS, Classifier, model_directory
-from stages.errors import Hint, ModelError, SettingError
+from stages.errors import Hint, ModelError, SettingError, Settings
 from stages.loading import one_line
 
 INPUTS = ("input_ids", "attention_mask")
@@ -123,7 +123,8 @@ def _open_session(file: Path, device: str, threads: int) -> Any:
         if cuda not in onnxruntime.get_available_providers():
             raise SettingError(
                 f"device {device!r}: this onnxruntime has no CUDA; install onnxruntime-gpu in its "
-                "place, or use --device cpu"
+                "place, or use the CPU",
+                Settings(("device",)),
             )
         providers.insert(0, (cuda, {"device_id": number or "0"}))
     options = onnxruntime.SessionOptions()
@@ -137,7 +138,9 @@ def _open_session(file: Path, device: str, threads: int) -> Any:
         raise ModelError(f"cannot load {file}: {one_line(error)}") from error
     # onnxruntime would go on without the device.
     if kind == "cuda" and cuda not in session.get_providers():
-        raise SettingError(f"device {device!r}: onnxruntime cannot use it; use --device cpu")
+        raise SettingError(
+            f"device {device!r}: onnxruntime cannot use it; use the CPU", Settings(("device",))
+        )
     return session
 
 

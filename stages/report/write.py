@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from stages.errors import ReportError
+from stages.errors import ReportError, Settings
 from stages.records import publish_directory
 from stages.report.collect import Findings
 from stages.report.tables import tabulate
@@ -82,12 +82,13 @@ def write_report(found: Findings, title: str, commands: Sequence[str], out: Path
 
 def _check_place(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise ReportError(f"{out} is a file; name a directory with --out")
+        raise ReportError(f"{out} is a file; name a directory", Settings(("out",)))
     there = sorted(path.name for path in out.iterdir()) if out.exists() else []
     foreign = next((name for name in there if name not in OWN), None)
     if there and (foreign is not None or PAGE not in there):
         raise ReportError(
-            f"{out} holds something else than a report: {foreign or there[0]}; name another --out"
+            f"{out} holds something else than a report: {foreign or there[0]}; name another",
+            Settings(("out",)),
         )
 
 
