@@ -1,10 +1,9 @@
-"""The models, prompts and rows that ``benchmarks.teacher`` measures on, made on the spot."""
+"""The models, prompts and rows that the teacher is measured with, made on the spot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,16 +44,6 @@ class Shape:
     longest: int = 256
     prompts: tuple[int, ...] = (11, 400)
 
-    @property
-    def words(self) -> str:
-        """The model in words."""
-        return f"Llama, {self.layers} layers × {self.width} wide, V = {self.vocabulary:,}"
-
-    @property
-    def layer_weights(self) -> tuple[int, int]:
-        """Weights of a layer's keys and values, and of all the rest of it; norms not counted."""
-        return 2 * self.width**2, 2 * self.width**2 + 3 * self.width * self.inner
-
     def count_operations(self, positions: int, rows: int | None = None) -> float:
         """Count the operations of the layers' products with weights; attention's are not.
 
@@ -63,9 +52,9 @@ class Shape:
             rows: Rows that they belong to, where the last layer's queries, output and MLP are
                 only computed for the last position of each; None: all for all positions.
         """
-        shared, own = self.layer_weights
-        whole = 2.0 * positions * self.layers * (shared + own)
-        return whole if rows is None else whole - 2.0 * (positions - rows) * own
+        keys, rest = 2 * self.width**2, 2 * self.width**2 + 3 * self.width * self.inner
+        whole = 2.0 * positions * self.layers * (keys + rest)
+        return whole if rows is None else whole - 2.0 * (positions - rows) * rest
 
 
 SMALL = Shape()
@@ -87,6 +76,11 @@ class Rows:
     seeds: np.ndarray
     lengths: np.ndarray
     tokens: np.ndarray
+
+    @property
+    def inputs(self) -> list[np.ndarray]:
+        """The token ids of each row."""
+        return [ids[:length] for ids, length in zip(self.tokens, self.lengths, strict=True)]
 
     def select(self, chosen: np.ndarray) -> Rows:
         """Return some of the rows."""
@@ -110,16 +104,19 @@ class Rows:
         return np.random.default_rng(SEED).permutation(chosen.ravel())
 
 
+def make_lengths(kind: str, longest: int) -> LengthRule:
+    """Return the rule of a kind of lengths; ``fixed`` ones are the longest."""
+    return LengthRule(kind, longest if kind == "fixed" else 1, longest)
+
+
 def draw_rows(shape: Shape, count: int, kind: str = "log-uniform") -> Rows:
     """Draw inputs as the teacher stage does, one length for each chunk of rows.
 
     A few chunks may happen to be long or short ones, so they are taken evenly from the lengths of
     many.
     """
-    shortest = shape.longest if kind == "fixed" else 1
-    rule = LengthRule(kind, shortest, shape.longest)
     chunks = -(-count // CHUNK_ROWS)
-    many = np.sort(rule.draw_lengths(SEED, 0, CHUNKS_DRAWN))
+    many = np.sort(make_lengths(kind, shape.longest).draw_lengths(SEED, 0, CHUNKS_DRAWN))
     few = many[((np.arange(chunks) + 0.5) * len(many) / chunks).astype(int)]
     lengths = np.random.default_rng(SEED).permutation(few).repeat(CHUNK_ROWS)[:count]
     seeds = mix_seeds(SEED, 0, count)
@@ -168,13 +165,3 @@ def make_task(tokens: int, longest: int) -> Task:
     labels = (Label("bad", ("bad", "poor")), Label("good", ("good", "great")))
     words = islice(cycle(PROMPT_WORDS.split()), tokens - 1)
     return Task("benchmark", "".join(f" {word}" for word in words), "", labels, longest)
-
-
-def write_task(path: Path, tokens: int, longest: int) -> Path:
-    """Write the same task as a user would."""
-    task = make_task(tokens, longest)
-    labels = "".join(f"  {label.name}: [{', '.join(label.words)}]\n" for label in task.labels)
-    path.write_text(
-        f'name: {task.name}\nprompt: "{task.prompt}"\nmax_length: {longest}\nlabels:\n{labels}'
-    )
-    return path

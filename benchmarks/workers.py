@@ -1,36 +1,20 @@
-"""Processes that a supervisor can kill: forked from this one, or started as commands."""
+"""Processes that can be killed: forked from this one, or started as commands."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 
 PATIENCE = 600.0
 """Seconds after which a process that should end, or do something, is given up."""
-
-
-class Worker(Protocol):
-    """Something that fills a cache and can be killed."""
-
-    pid: int
-
-    def poll(self) -> int | None:
-        """Return the exit code, negative for a signal, or None while it runs."""
-
-    def kill(self) -> None:
-        """Kill it, and have it gone on return."""
-
-    def read_log(self) -> str:
-        """Return what it has printed."""
 
 
 class Forked:
@@ -41,48 +25,33 @@ class Forked:
     """
 
     def __init__(self, work: Callable[[], object], log: Path) -> None:
-        self._log, self._code = log, -1
+        self._log = log
         log.write_text("")  # by the parent, since the child may not come so far
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._run(work)
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=_run, args=(work, log))
+        self._process.start()
+        self.pid: int = self._process.pid or 0
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal, or None while it runs."""
-        if self._code == -1:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if not pid:
-                return None
-            self._code = os.waitstatus_to_exitcode(status)
-        return self._code
+        return self._process.exitcode
 
     def kill(self) -> None:
         """Kill it, and have it gone on return."""
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-            _, status = os.waitpid(self.pid, 0)
-            self._code = os.waitstatus_to_exitcode(status)
+        self._process.kill()
+        self._process.join()
 
     def read_log(self) -> str:
         """Return what it has printed."""
         return self._log.read_text()
 
-    def _run(self, work: Callable[[], object]) -> None:
-        code = 70
-        try:
-            log = os.open(self._log, os.O_WRONLY | os.O_APPEND)
-            for source, stream in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
-                os.dup2(source, stream)
-            sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
-            work()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(code)
+
+def _run(work: Callable[[], object], log: Path) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    work()
 
 
 class Spawned:
@@ -92,14 +61,13 @@ class Spawned:
         pid: Its process id.
     """
 
-    def __init__(self, command: Iterable[object], log: Path, cwd: Path, **env: str) -> None:
+    def __init__(self, command: Iterable[object], log: Path, cwd: Path) -> None:
         self._log = log
         self._orphans: list[psutil.Process] = []
         with log.open("wb") as out:
             self._process = psutil.Popen(
                 list(map(str, command)),
                 cwd=cwd,
-                env=os.environ | env,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -113,10 +81,6 @@ class Spawned:
         return code
 
     def kill(self) -> None:
-        """Kill it as :meth:`kill_alone` does."""
-        self.kill_alone()
-
-    def kill_alone(self) -> None:
         """Kill it, and have it gone on return; what it has started lives on."""
         if self.poll() is None:
             self._process.suspend()  # or it might start another meanwhile
@@ -126,7 +90,7 @@ class Spawned:
 
     def kill_tree(self) -> None:
         """Kill what is left of it and of all that it has started, and have that gone on return."""
-        self.kill_alone()
+        Spawned.kill(self)
         while found := self.find_orphans():
             for orphan in found:
                 with suppress(psutil.NoSuchProcess):
@@ -137,16 +101,19 @@ class Spawned:
     def find_children(self) -> list[psutil.Process]:
         """Return what it has itself started and what is alive."""
         with suppress(psutil.NoSuchProcess):
-            return [child for child in self._process.children() if is_alive(child)]
+            return list(filter(is_alive, self._process.children()))
         return []
 
     def find_orphans(self) -> list[psutil.Process]:
         """Return what has outlived it and is alive still."""
-        return [orphan for orphan in self._orphans if is_alive(orphan)]
+        return list(filter(is_alive, self._orphans))
 
     def read_log(self) -> str:
         """Return what it has printed."""
         return self._log.read_text()
+
+
+Worker = Forked | Spawned
 
 
 def is_alive(process: psutil.Process) -> bool:

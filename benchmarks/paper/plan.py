@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -15,14 +14,12 @@ PARAMS = Path("benchmarks/paper/params.yaml")
 PUBLISHED = Path("benchmarks/paper/published.yaml")
 DATA = Path("data/paper")
 TEXTS = DATA / "texts"
-FILES = ("train.jsonl.gz", "test.jsonl.gz")
+FILES = TRAIN, TEST = "train.jsonl.gz", "test.jsonl.gz"
 
 KINDS = ("texts", "self", "self-labelled", "projection", "algorithm-1")
 """Caches of a task, named after the approach that they are for."""
-
 APPROACHES = ("direct", "texts", "texts-small", *KINDS[1:])
 """Rows of the paper's Table 1, the synthetic one in two ways, and RQ1's to the letter."""
-
 TEACHER_SEED = 0
 """One cache for all seeds of the students."""
 
@@ -100,65 +97,60 @@ class Plan:
         """Return every step, each behind what it needs, one task after the other."""
         steps = []
         for task in self.tasks:
-            keys = [key for key in self._students() if key[0] == task]
+            keys = [(task, approach, seed) for approach in APPROACHES for seed in self.seeds]
             steps += [self.fill_cache(task, kind) for kind in KINDS]
             steps.append(self.evaluate_teacher(task))
             steps += [self.train_student(*key) for key in keys]
             steps += [self.evaluate_student(*key) for key in keys]
-        return [*steps, self.write_report()]
+        evaluations = tuple(step.target for step in steps if step.name.startswith("evaluate"))
+        return [*steps, self.write_report(evaluations)]
 
     def fill_cache(self, task: str, kind: str) -> Step:
         """Return the step that asks the teacher; the last kind but one is the default recipe."""
-        train = TEXTS / task / FILES[0]
+        train = TEXTS / task / TRAIN
         target = self.root / "teachers" / task / f"{kind}.json"
-        # Its lengths are those that were the default when its figures were made.
-        uniform = ("--sampler", "uniform", "--lengths", "log-uniform")
-        own: tuple[Any, ...] = {
+        read = self.profile.steps[task] * self.profile.batch + self.profile.held_out_rows
+        shard = TeacherConfig(task=task).shard_rows
+        own: tuple[object, ...] = {
             "texts": ("--texts", train),
             "self": ("--sampler", "self", "--rows", self.profile.self_generated),
             "self-labelled": ("--sampler", "self-labelled", "--rows", self.profile.self_generated),
-            "projection": ("--rows", self.count_rows(task)),
-            "algorithm-1": (*uniform, "--rows", self.profile.rows),
+            # As many whole shards as the steps read.
+            "projection": ("--rows", min(self.profile.rows, -(-read // shard) * shard)),
+            # Its lengths are those that were the default when its figures were made.
+            "algorithm-1": (
+                *("--sampler", "uniform", "--lengths", "log-uniform"),
+                *("--rows", self.profile.rows),
+            ),
         }[kind]
         common = ("teacher", "--task", task, "--model", self.profile.teacher)
         where = ("--seed", TEACHER_SEED, "--cache", self.root / "cache", "--summary", target)
         sources = (train,) if kind == "texts" else ()
         return _make_step(f"teacher {task} {kind}", (*common, *own, *where), sources, target)
 
-    def count_rows(self, task: str) -> int:
-        """Return the random inputs that a task's steps read, held-out ones and whole shards."""
-        read = self.profile.steps[task] * self.profile.batch + self.profile.held_out_rows
-        shard = TeacherConfig(task=task).shard_rows
-        return min(self.profile.rows, -(-read // shard) * shard)
-
     def train_student(self, task: str, approach: str, seed: int) -> Step:
         """Return the step that trains a student."""
         profile, target = self.profile, self._student(task, approach, seed)
-        arch = profile.small if approach == "texts-small" else profile.student
         if approach == "direct":
-            train = TEXTS / task / FILES[0]
-            taught: tuple[Any, ...] = ("--labels", "gold", "--texts", train)
-            taught += ("--model", profile.teacher)
-            sources = (train,)
+            source = TEXTS / task / TRAIN
+            learned: tuple[object, ...] = ("--labels", "gold", "--texts", source)
+            learned += ("--model", profile.teacher)
         else:
-            summary = self.root / "teachers" / task / f"{approach.removesuffix('-small')}.json"
-            taught = ("--cache", self.root / "cache", "--from", summary)
-            sources = (summary,)
+            source = self.root / "teachers" / task / f"{approach.removesuffix('-small')}.json"
+            learned = ("--cache", self.root / "cache", "--from", source)
         if approach == "algorithm-1":
-            taught += ("--objective", "algorithm-1")
+            learned += ("--objective", "algorithm-1")
         how = ("--steps", profile.steps[task], "--batch-size", profile.batch)
         how += ("--log-every", profile.log_every, "--held-out-rows", profile.held_out_rows)
-        common = ("student", "--task", task, "--arch", arch)
-        return _make_step(
-            f"student {task} {approach} {seed}",
-            (*common, *taught, *how, "--seed", seed, "--out", target),
-            sources,
-            target / "training.json",
-        )
+        arch = profile.small if approach == "texts-small" else profile.student
+        arguments = ("student", "--task", task, "--arch", arch, *learned, *how)
+        arguments += ("--seed", seed, "--out", target)
+        name = f"student {task} {approach} {seed}"
+        return _make_step(name, arguments, (source,), target / "training.json")
 
     def evaluate_student(self, task: str, approach: str, seed: int) -> Step:
         """Return the step that measures a student on the test texts."""
-        student, test = self._student(task, approach, seed), TEXTS / task / FILES[1]
+        student, test = self._student(task, approach, seed), TEXTS / task / TEST
         target = self.root / "evaluations" / task / f"{approach}-{seed}.json"
         arguments = ("evaluate", "--model", student, "--data", test, "--metrics", target)
         sources = (student / "training.json", test)
@@ -166,34 +158,21 @@ class Plan:
 
     def evaluate_teacher(self, task: str) -> Step:
         """Return the step that measures the teacher itself on the test texts."""
-        target, test = self.root / "evaluations" / task / "teacher.json", TEXTS / task / FILES[1]
+        target, test = self.root / "evaluations" / task / "teacher.json", TEXTS / task / TEST
         arguments = ("evaluate", "--teacher", self.profile.teacher, "--task", task)
-        arguments += ("--data", str(test), "--metrics", str(target))
+        arguments += ("--data", test, "--metrics", target)
         return _make_step(f"evaluate {task} teacher", arguments, (test,), target)
 
-    def write_report(self) -> Step:
+    def write_report(self, evaluations: tuple[Path, ...] = ()) -> Step:
         """Return the step that makes a page of all the others."""
         out = Path("reports/paper") / self.name
         arguments = ("report", "--students", self.root / "students", "--evaluations")
         arguments += (self.root / "evaluations", "--cache", self.root / "cache")
-        sources = tuple(self.evaluate_student(*key).target for key in self._students()) + tuple(
-            self.evaluate_teacher(task).target for task in self.tasks
-        )
-        return _make_step(
-            "report",
-            (*arguments, "--published", PUBLISHED, "--out", out),
-            (PUBLISHED, *sources),
-            out,
-        )
+        arguments += ("--published", PUBLISHED, "--out", out)
+        return _make_step("report", arguments, (PUBLISHED, *evaluations), out)
 
     def _student(self, task: str, approach: str, seed: int) -> Path:
         return self.root / "students" / task / f"{approach}-{seed}"
-
-    def _students(self) -> Iterator[tuple[str, str, int]]:
-        for task in self.tasks:
-            for approach in APPROACHES:
-                for seed in self.seeds:
-                    yield task, approach, seed
 
 
 def read_plan(path: Path = PARAMS) -> Plan:
@@ -220,6 +199,6 @@ def read_plan(path: Path = PARAMS) -> Plan:
 
 
 def _make_step(
-    name: str, arguments: tuple[Any, ...], sources: tuple[Path, ...], target: Path
+    name: str, arguments: tuple[object, ...], sources: tuple[Path, ...], target: Path
 ) -> Step:
     return Step(name, tuple(map(str, arguments)), sources, target)

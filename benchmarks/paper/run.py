@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from benchmarks.paper.plan import (
@@ -28,8 +30,6 @@ from benchmarks.paper.plan import (
     Step,
     read_plan,
 )
-
-POLL_SECONDS = 0.2
 
 
 def place_texts(plan: Plan, data: Path | None) -> None:
@@ -62,7 +62,7 @@ def place_texts(plan: Plan, data: Path | None) -> None:
 
 def is_done(step: Step, plan: Plan) -> bool:
     """Whether a step's target is there, made by the same command from what is there now."""
-    stamp = _stamp(step, plan)
+    stamp = _find_file(step, plan, "done", "json")
     if not step.target.exists() or not stamp.is_file():
         return False
     made = stamp.stat().st_mtime_ns
@@ -71,22 +71,34 @@ def is_done(step: Step, plan: Plan) -> bool:
     )
 
 
-def run_step(step: Step, plan: Plan) -> None:
-    """Run a step with its output on this terminal.
+def run_step(step: Step, plan: Plan, threads: int | None = None) -> int:
+    """Run a step.
 
-    Raises:
-        SystemExit: It failed; with its exit code.
+    Args:
+        step: The step.
+        plan: What it belongs to.
+        threads: That it may take where others run beside it, and it prints to a log of its own;
+            None: all, and it prints to this terminal.
+
+    Returns:
+        Its exit code.
     """
-    print(format_command(step), flush=True)
+    print(f"$ pipeline {shlex.join(step.arguments)}", flush=True)
+    environment, log = dict(os.environ), None
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        log = _find_file(step, plan, "logs", "log").open("w")
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "pipeline", *step.arguments], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-    _mark(step, plan, time.monotonic() - began)
+    command = [sys.executable, "-m", "pipeline", *step.arguments]
+    done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+    if done.returncode == 0:
+        made = {"arguments": step.arguments, "seconds": round(time.monotonic() - began, 1)}
+        _find_file(step, plan, "done", "json").write_text(json.dumps(made))
+    return done.returncode
 
 
 def run_all(plan: Plan, jobs: int) -> int:
-    """Run every step that is not done, some of them at a time.
+    """Run every step that is not done, some of them at a time, the report last.
 
     Args:
         plan: The experiments.
@@ -95,90 +107,50 @@ def run_all(plan: Plan, jobs: int) -> int:
     Returns:
         0, or 1 where a step failed; the steps that do not need it are run all the same.
     """
-    environment = dict(os.environ)
-    if jobs > 1:
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
-        environment |= {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
-    waiting, failed, skipped = plan.list_steps(), 0, 0
-    total = len(waiting)
-    running: dict[subprocess.Popen[bytes], tuple[Step, float]] = {}
-    try:
-        while waiting or running:
-            missing = {step.target for step in waiting}
-            missing |= {step.target for step, _ in running.values()}
-            for step in list(waiting):
-                if len(running) == jobs:
-                    break
-                if missing & set(step.sources):
-                    continue
-                waiting.remove(step)
-                if is_done(step, plan):
-                    missing.discard(step.target)
-                    skipped += 1
-                    continue
-                running[_start(step, plan, environment)] = step, time.monotonic()
-                print(format_command(step), flush=True)
-            for process in [each for each in running if each.poll() is not None]:
-                step, began = running.pop(process)
-                seconds = time.monotonic() - began
-                if process.returncode == 0:
-                    _mark(step, plan, seconds)
-                    left = len(waiting) + len(running)
-                    print(f"done in {seconds:.0f} s: {step.name} ({left} to go)", flush=True)
-                    continue
-                failed += 1
-                waiting, lost = _drop(waiting, step)
-                print(
-                    f"failed: {step.name}, see {_log(step, plan)}; without it {lost} other steps "
-                    "cannot be run",
-                    flush=True,
-                )
-            time.sleep(POLL_SECONDS if running else 0)
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
-    print(f"{total} steps: {skipped} were there, {failed} failed")
+    *steps, report = plan.list_steps()
+    makers = {step.target: step for step in steps}
+    graph = TopologicalSorter(
+        {step: [makers[each] for each in step.sources if each in makers] for step in steps}
+    )
+    graph.prepare()
+    threads, skipped, failed = max(1, (os.cpu_count() or 1) // jobs), 0, 0
+    running: dict[Future[int], Step] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while graph.is_active():
+                ready = graph.get_ready()
+                for step in ready:
+                    if is_done(step, plan):
+                        skipped += 1
+                        graph.done(step)
+                    else:
+                        running[pool.submit(run_step, step, plan, threads)] = step
+                if not ready and not running:
+                    break  # what is left needs a step that failed
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    step = running.pop(future)
+                    if code := future.result():
+                        failed += 1
+                        log = _find_file(step, plan, "logs", "log")
+                        print(f"failed with {code}: {step.name}, see {log}", flush=True)
+                    else:
+                        graph.done(step)
+                        print(f"done: {step.name}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if is_done(report, plan):
+        skipped += 1
+    elif run_step(report, plan):
+        failed += 1
+    print(f"{len(steps) + 1} steps: {skipped} were there, {failed} failed")
     return 1 if failed else 0
 
 
-def format_command(step: Step) -> str:
-    """Return the command as it could be typed."""
-    return f"$ pipeline {shlex.join(step.arguments)}"
-
-
-def _drop(steps: list[Step], lost: Step) -> tuple[list[Step], int]:
-    """Return the steps that do not need a lost one, and how many do; the report needs none."""
-    targets, left = {lost.target}, []
-    for step in steps:
-        if step.name != "report" and targets & set(step.sources):
-            targets.add(step.target)
-        else:
-            left.append(step)
-    return left, len(steps) - len(left)
-
-
-def _start(step: Step, plan: Plan, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    log = _log(step, plan)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as out:
-        command = [sys.executable, "-m", "pipeline", *step.arguments]
-        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
-
-
-def _mark(step: Step, plan: Plan, seconds: float) -> None:
-    stamp = _stamp(step, plan)
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(json.dumps({"arguments": step.arguments, "seconds": round(seconds, 1)}))
-
-
-def _stamp(step: Step, plan: Plan) -> Path:
-    return plan.root / "done" / f"{step.name.replace(' ', '-')}.json"
-
-
-def _log(step: Step, plan: Plan) -> Path:
-    return plan.root / "logs" / f"{step.name.replace(' ', '-')}.log"
+def _find_file(step: Step, plan: Plan, folder: str, ending: str) -> Path:
+    path = plan.root / folder / f"{step.name.replace(' ', '-')}.{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -197,12 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stage in ("texts", "all"):
             place_texts(plan, options.data)
             return run_all(plan, max(1, options.jobs)) if options.stage == "all" else 0
-        for step in _choose_steps(plan, options):
-            run_step(step, plan)
+        codes = (run_step(step, plan) for step in _choose_steps(plan, options))
+        return next(filter(None, codes), 0)
     except PlanError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _choose_steps(plan: Plan, options: argparse.Namespace) -> list[Step]:

@@ -1,4 +1,4 @@
-"""What ``benchmarks.student`` measures with: a small cache, students of a few steps, ONNX files.
+"""What students are measured with: a small cache, students of a few steps, ONNX files.
 
 How long a student takes does not depend on how well it has learned.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from cache.directory import Cache
-from stages.classify import load_model
+from stages.classify.torch_classifier import load_model
 from stages.export import COMMON, FLOAT32, INT8, check_packages, export_onnx, quantise_onnx
 from stages.inputs import read_table
 from stages.reporter import SilentReporter
@@ -21,76 +21,36 @@ from stages.student import Student, StudentConfig, TrainingConfig, build_encoder
 from stages.teacher import TeacherConfig, run_teacher
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured.
-
-    Attributes:
-        rows: Rows of the cache.
-        steps: Steps of the training loop, for each architecture that is trained.
-        learned: Steps of a student whose speed alone matters.
-        archs: Students whose speed is measured.
-        rounds: Turns of each in batches.
-        batch: Texts of such a turn.
-        singles: Texts that each answers one at a time.
-        block: Texts of a turn of those.
-        starts: Processes that are started, the first of which is not counted.
-    """
-
-    rows: int = 16384
-    steps: tuple[tuple[str, int], ...] = (("mini", 301), ("distilbert", 16))
-    learned: int = 4
-    archs: tuple[str, ...] = ("mini", "distilbert", "static")
-    rounds: int = 4
-    batch: int = 256
-    singles: int = 1000
-    block: int = 50
-    starts: int = 6
-
-
-QUICK = Effort(
-    rows=256,
-    steps=(("static", 12),),
-    archs=("static",),
-    rounds=2,
-    batch=16,
-    singles=8,
-    block=4,
-    starts=2,
-)
-
-
 @dataclass(frozen=True, eq=False)
-class Trial:
+class Fixtures:
     """A place for all that is needed, made when it is first asked for.
 
     Attributes:
         folder: An empty folder.
         task: Name or path of the task.
-        effort: How much.
+        rows: Rows of the cache.
         device: Where the teacher answers.
         lengths: How long its inputs are.
     """
 
     folder: Path
     task: str
-    effort: Effort
+    rows: int
     device: str = "cpu"
     lengths: str = "log-uniform"
 
     @cached_property
     def cache(self) -> Cache:
         """The mini teacher's answers."""
-        chunk = 64 if self.effort.rows >= 2048 else 8
         config = TeacherConfig(
             task=self.task,
             model="mini",
             sampler="vocabulary",
             lengths=self.lengths,
             self_generated=0,
-            rows=self.effort.rows,
-            chunk_rows=chunk,
-            shard_rows=min(4096, self.effort.rows // 2),
+            rows=self.rows,
+            chunk_rows=64 if self.rows >= 2048 else 8,
+            shard_rows=min(4096, self.rows // 2),
             cache=self.folder / "cache",
             device=self.device,
             batch_positions=2048 if self.device == "cpu" else 16384,
@@ -108,7 +68,6 @@ class Trial:
 
     def train_student(self, arch: str) -> Path:
         """Return the directory of a student that has taken a few steps."""
-        steps = self.effort.learned
         config = StudentConfig(
             task=self.task,
             arch=arch,
@@ -118,19 +77,13 @@ class Trial:
             held_out_rows=64,
             device="cpu",
             out=self.folder / "students" / arch,
-            training=TrainingConfig(
-                steps=steps, batch_size=16, log_every=steps, checkpoint_every=steps
-            ),
+            training=TrainingConfig(steps=4, batch_size=16),
         )
         return run_student(config, SilentReporter()).out
 
 
 def write_onnx(student: Path, folder: Path) -> tuple[Path, Path]:
     """Write a student's ONNX files as `pipeline export --int8` does, without comparing them.
-
-    Args:
-        student: Its directory.
-        folder: To write; must not be there.
 
     Returns:
         The float32 file and the one of 8 bits.
