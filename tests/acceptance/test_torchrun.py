@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from processes import wait_for
 
-from benchmarks.kills import Teachers
 from benchmarks.supervisor import compare
+from benchmarks.survival import Teachers
 from benchmarks.workers import PATIENCE, Spawned, finish, is_alive
 from cache.directory import Cache
 from cache.opening import create_or_open
