@@ -7,11 +7,12 @@ in flight and nothing else.
 
 from __future__ import annotations
 
+import errno
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +46,11 @@ from cache.format import (
 from cache.stores import Claim, LiveClaim, Place
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 MISSING = "missing"
+_UNREADABLE = (errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENXIO)
+"""What is wrong with the file itself; anything else may pass."""
 
 
 class Cache:
@@ -56,9 +60,7 @@ class Cache:
 
     Attributes:
         place: Where it lies.
-        manifest: What the cache is of.
-        fingerprint: The manifest's.
-        layout: The manifest's.
+        manifest: What the cache is of; ``fingerprint`` and ``layout`` are the manifest's.
         shards: Number of shards, committed or not.
         files: The storage below the place.
     """
@@ -95,19 +97,11 @@ class Cache:
         return len(self.committed()) == self.shards
 
     def live_claims(self) -> list[LiveClaim]:
-        """Return what live processes are working on, this process included.
-
-        Raises:
-            CacheError: The claims cannot be looked at.
-        """
+        """Return what live processes are working on, this process included."""
         return self._claims.live()
 
     def record(self, shard: int) -> CommitRecord:
-        """Return the commit record of a shard, checked in itself.
-
-        Raises:
-            DamageError: There is none, or it is not a sound record of this shard of this cache.
-        """
+        """Return the commit record of a shard, checked in itself; DamageError if not sound."""
         path = record_path(shard)
         data = self.files.read(path, LARGEST_RECORD)
         if data is None:
@@ -118,13 +112,10 @@ class Cache:
             raise DamageError(self.place, path, str(error), shard) from error
 
     def read_column(self, record: CommitRecord, name: str) -> Array:
-        """Return the rows of a committed shard of one column, checked before they are decoded.
-
-        Returns:
-            A read-only array (rows, *column.shape).
+        """Return the rows of one column of a committed shard: read-only (rows, *column.shape).
 
         Raises:
-            DamageError: The file is missing, or not what the record says.
+            DamageError: The file is missing, or not what the record says; nothing was decoded.
         """
         shard, path = record.shard, self.column_path(record.shard, name)
         data = self.read_checked(path, record.files[path], shard)
@@ -146,26 +137,13 @@ class Cache:
         return self.read_checked(ATTACHMENTS + name, self.manifest.attachments[name])
 
     def check_metadata(self) -> None:
-        """Check zarr's own metadata files against the manifest.
-
-        Raises:
-            DamageError: One is not what was written at creation.
-        """
+        """Check zarr's own metadata files against the manifest; DamageError if one was changed."""
         for path, info in self.manifest.files.items():
             if not path.startswith(ATTACHMENTS):
                 self.read_checked(path, info)
 
     def read_checked(self, path: str, info: FileInfo, shard: int | None = None) -> bytes:
-        """Return the bytes of a file after checking them.
-
-        Args:
-            path: The file, from the cache directory on.
-            info: What the bytes must be.
-            shard: The shard that it belongs to, for the error.
-
-        Raises:
-            DamageError: The bytes are others, or there are none.
-        """
+        """Return the bytes of a file (of a shard); DamageError if they are not as ``info`` says."""
         data = self.files.read(path, info.size)
         fault = info.fault(data)
         if data is None or fault is not None:
@@ -176,12 +154,8 @@ class Cache:
         """Claim the lowest shard that is neither committed nor claimed by a live process.
 
         Returns:
-            The claim, to be used as a context manager; None where there is nothing to claim now,
-            because all is committed (:attr:`is_complete`) or the rest is in the hands of live
-            workers (:meth:`live_claims`).
-
-        Raises:
-            CacheError: The claims cannot be made.
+            The claim, to be used as a context manager; None where all is committed
+            (:attr:`is_complete`) or the rest is in the hands of live workers.
         """
         self._check_presence()
         done = set(self.committed())
@@ -267,6 +241,23 @@ class Cache:
         # record there can be no more than parts.
         for path in self.paths_of(shard):
             self.files.discard(path)
+
+
+def attempt(check: Callable[[], T]) -> T | str:
+    """Return what a check of a file returns or, as text, what is wrong with the file.
+
+    A storage that cannot be used at the moment is another thing, and raised: nothing is ever
+    removed for it.
+    """
+    try:
+        return check()
+    except DamageError as error:
+        return error.fault
+    except StorageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _UNREADABLE:
+            raise
+        return f"cannot be read ({cause.strerror})"
 
 
 def first_non_finite(values: Array) -> int | None:

@@ -68,19 +68,11 @@ class ColumnsError(CacheError):
 
 
 class NonFiniteError(CacheError):
-    """A value to be committed is NaN or infinite.
-
-    Attributes:
-        shard: Number of the shard, of which nothing was written.
-        row: Index of the first such row in the whole cache.
-        column: Name of the column.
-    """
+    """A value is NaN or infinite: the first in ``row`` of the cache; nothing was written."""
 
     def __init__(self, message: str, shard: int = -1, row: int = -1, column: str = "") -> None:
         super().__init__(message)
-        self.shard = shard
-        self.row = row
-        self.column = column
+        self.shard, self.row, self.column = shard, row, column
 
 
 class IncompleteError(CacheError):
@@ -88,20 +80,12 @@ class IncompleteError(CacheError):
 
 
 class DamageError(CacheError):
-    """A file of the cache is missing, short, changed or of another cache.
-
-    Attributes:
-        shard: Number of the shard, or None where the file belongs to the cache as a whole.
-        file: Path of the file inside the cache directory, with forward slashes.
-        fault: What is wrong with it.
-    """
+    """``fault`` is wrong with ``file``, of a shard or (None) of the cache as a whole."""
 
     def __init__(self, place: object, file: str, fault: str, shard: int | None = None) -> None:
         where = "" if shard is None else f"shard {shard}: "
         super().__init__(f"{where}{place}/{file}: {fault}", Hint.VERIFY, place)
-        self.shard = shard
-        self.file = file
-        self.fault = fault
+        self.shard, self.file, self.fault = shard, file, fault
 
 
 class SamplerError(CacheError):

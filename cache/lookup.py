@@ -15,21 +15,12 @@ MOST_CANDIDATES = 20
 
 
 def find_caches(root: str | Path) -> list[CacheSummary]:
-    """Return the caches below a root, those of each task together.
-
-    Raises:
-        StorageError: A directory is there but cannot be listed.
-    """
-    tasks = parse_place(root).list_places()
-    return [summary for place in tasks for summary in list_caches(place)]
+    """Return the caches below a root, those of each task together."""
+    return [found for task in parse_place(root).list_places() for found in list_caches(task)]
 
 
 def list_places(root: str | Path) -> list[Place]:
-    """Return every directory below a root that is a cache or ought to be one.
-
-    Raises:
-        StorageError: A directory is there but cannot be listed.
-    """
+    """Return every directory below a root that is a cache or ought to be one."""
     return [place for task in parse_place(root).list_places() for place in task.list_places()]
 
 
@@ -41,8 +32,7 @@ def find_place(root: str | Path, name: str) -> Place:
         name: A fingerprint's first digits, or the path or URL of a cache directory.
 
     Raises:
-        CacheChoiceError: Nothing is meant by it, or several caches; the message lists what there
-            is.
+        CacheChoiceError: Nothing is meant by it, or several caches.
         CacheError: The URL is none, or a directory cannot be listed.
     """
     if not name.strip():
@@ -63,12 +53,7 @@ def find_place(root: str | Path, name: str) -> Place:
 
 
 def find_places(root: str | Path, names: Iterable[str]) -> list[Place]:
-    """Find the caches that are meant by several names, each once.
-
-    Raises:
-        CacheChoiceError: As for :func:`find_place`.
-        CacheError: As there.
-    """
+    """Find the caches that are meant by several names, as :func:`find_place` does, each once."""
     found: dict[object, Place] = {}
     for name in names:
         place = find_place(root, name)
@@ -145,17 +130,10 @@ def _matching(places: Iterable[Place], name: str) -> list[Place]:
     # manifest cannot be read.
     digits = name[:32].lower()
     found = [place for place in places if any(known.startswith(digits) for known in place.names)]
-    links: dict[Place, Path] = {
-        place: place.path.resolve()
-        for place in found
-        if isinstance(place, LocalPlace) and place.path.is_symlink()
-    }
-    real = {
-        place.path.resolve()
-        for place in found
-        if isinstance(place, LocalPlace) and place not in links
-    }
-    return [place for place in found if links.get(place) not in real]
+    links = [p for p in found if isinstance(p, LocalPlace) and p.path.is_symlink()]
+    real = {p.path.resolve() for p in found if isinstance(p, LocalPlace) and p not in links}
+    doubles = [link for link in links if link.path.resolve() in real]
+    return [place for place in found if place not in doubles]
 
 
 def _list(places: list[Place]) -> str:

@@ -31,6 +31,8 @@ from cache.format import (
 )
 from cache.stores import TEMPORARY, Place, parse_place
 
+Attachments = Callable[[], Mapping[str, bytes]]
+
 
 @dataclass(frozen=True)
 class CacheSummary:
@@ -39,11 +41,9 @@ class CacheSummary:
     Attributes:
         place: The directory.
         manifest: Its manifest, or None where that cannot be read.
-        committed: Number of committed shards.
+        committed: Number of committed shards, the ``newest`` at that time.
         bytes: Size of all files.
-        newest: When the last shard was committed, None before the first.
-        error: What is wrong with it, None where nothing is that reading manifest and commit
-            records can tell.
+        error: What manifest and commit records tell is wrong with it, None if nothing.
     """
 
     place: Place
@@ -67,21 +67,19 @@ class CacheSummary:
 def create_or_open(
     root: str | Path | Place,
     manifest: Manifest,
-    attachments: Callable[[], Mapping[str, bytes]],
+    attachments: Attachments,
     findings: Callable[[], Mapping[str, Any]] = dict,
 ) -> Cache:
-    """Open the cache of a manifest, creating it where it does not exist yet.
+    """Open the cache of a manifest; of any number of processes at once, one creates it.
 
-    Any number of processes may call this at once: one creates, the others wait and open.  What a
-    killed creator left half done is cleared and done again.  What is missing of a cache is made
-    again, the manifest too; committed shards stay, since their records say what they are of.
+    What a killed creator left half done is cleared and done again.  What is missing of a cache is
+    made again, the manifest too; committed shards stay, since their records say what they are of.
 
     Args:
         root: Place, path or URL below which caches lie; made if need be.
         manifest: What the cache is of; its ``files`` and ``created`` are filled in here.
         attachments: Called only where one is missing, returns files to keep with the cache by
-            name.  They are not part of the fingerprint: what matters in them belongs into the
-            inputs.
+            name; not part of the fingerprint, so what matters in them belongs into the inputs.
         findings: Called only where the manifest is written, returns notes to add to it.
 
     Raises:
@@ -121,16 +119,7 @@ def open_cache(path: str | Path | Place, fingerprint: str | None = None) -> Cach
         ForeignError: It is another cache than the one asked for, or than its directory says.
     """
     place = parse_place(path)
-    try:
-        manifest = read_manifest(place, fingerprint)
-    except (VersionError, ForeignError):
-        raise
-    except ManifestError as error:
-        files = place.open_files()
-        if files.size(MANIFEST) is None and not files.names(DIRECTORY):
-            raise
-        raise ManifestError(str(error), Hint.VERIFY, place) from error
-    return Cache(place, manifest)
+    return Cache(place, read_manifest(place, fingerprint))
 
 
 def read_manifest(place: Place, fingerprint: str | None = None) -> Manifest:
@@ -138,9 +127,16 @@ def read_manifest(place: Place, fingerprint: str | None = None) -> Manifest:
     files = place.open_files()
     data = files.read(MANIFEST, LARGEST_MANIFEST)
     if data is None:
-        kind = "has commit records, but" if files.names(DIRECTORY) else "is not a cache:"
-        raise ManifestError(f"{place} {kind} it has no {MANIFEST}")
-    manifest = Manifest.from_bytes(data, f"{place}/{MANIFEST}")
+        if not files.names(DIRECTORY):
+            raise ManifestError(f"{place} is not a cache: it has no {MANIFEST}")
+        lost = f"{place} has commit records, but it has no {MANIFEST}"
+        raise ManifestError(lost, Hint.VERIFY, place)
+    try:
+        manifest = Manifest.from_bytes(data, f"{place}/{MANIFEST}")
+    except VersionError:
+        raise
+    except ManifestError as error:
+        raise ManifestError(str(error), Hint.VERIFY, place) from error
     if fingerprint is not None and manifest.fingerprint != fingerprint:
         raise ForeignError(
             f"{place} is another cache: its fingerprint is {manifest.fingerprint}, asked for is "
@@ -159,9 +155,6 @@ def list_caches(root: str | Path | Place) -> list[CacheSummary]:
     """Return a summary of every directory below a root, by name; hidden ones are left out.
 
     A directory that is not a sound cache is listed with what is wrong with it.
-
-    Raises:
-        StorageError: The root is there but cannot be listed.
     """
     return [_summarise(place) for place in parse_place(root).list_places()]
 
@@ -186,7 +179,7 @@ def _summarise(place: Place) -> CacheSummary:
 def _create(
     place: Place,
     manifest: Manifest,
-    attachments: Callable[[], Mapping[str, bytes]],
+    attachments: Attachments,
     findings: Callable[[], Mapping[str, Any]],
     is_mine: Callable[[], bool],
 ) -> None:
@@ -240,10 +233,7 @@ def _find_missing(cache: Cache) -> list[str]:
 
 
 def _restore(
-    cache: Cache,
-    missing: list[str],
-    attachments: Callable[[], Mapping[str, bytes]],
-    is_mine: Callable[[], bool],
+    cache: Cache, missing: list[str], attachments: Attachments, is_mine: Callable[[], bool]
 ) -> None:
     made = metadata(cache.layout, cache.fingerprint)
     if any(path.startswith(ATTACHMENTS) for path in missing):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -22,16 +22,14 @@ class CacheOverview:
 
     Attributes:
         cache: The cache.
-        committed: Committed shards that are sound.
-        rows: Rows in them.
+        committed: Committed shards that are sound, with so many ``rows``.
         bytes: Size of all files.
         row_bytes: Bytes that a row takes in its shard's files; None before the first.
-        rate: Rows a second while it was being filled, by all workers together; None where the
-            records do not tell.
+        rate: Rows a second while it was being filled; None where the records do not tell.
         seconds_left: What the live workers will need for the rest; None without any.
         workers: Shards that live processes are computing; None where that cannot be told.
         balance: For each class the rows in which it is the most probable, and its mean
-            probability; empty where the rows hold no probabilities or there are none yet.
+            probability; empty where there are none.
         damage: What was found damaged on the way.
     """
 
@@ -61,9 +59,6 @@ def describe_cache(
         cache: The cache.
         advance: Told of every shard that was read; may raise to stop.
         warn: Told where it cannot be said who works on it.
-
-    Raises:
-        StorageError: The storage refuses.
     """
     damage: list[str] = []
     records: list[CommitRecord] = []
@@ -71,30 +66,29 @@ def describe_cache(
     classes = column.shape[0] if column and len(column.shape) == 1 else 0
     votes, sums = np.zeros(classes, np.int64), np.zeros(classes)
 
-    def add(shard: int) -> None:
-        nonlocal votes, sums
-        record = cache.record(shard)
-        if reader is not None:
-            columns = reader.read_shard(shard)
-            if classes:
-                g = columns["probabilities"]
-                votes = votes + np.bincount(g.argmax(axis=1), minlength=classes)
-                sums = sums + g.sum(axis=0, dtype=np.float64)
-        records.append(record)
-
-    def note(check: Callable[[], object]) -> None:
+    @contextmanager
+    def noting_damage() -> Iterator[None]:
         try:
-            check()
+            yield
         except DamageError as error:
             damage.append(str(error))
 
-    note(cache.check_metadata)
+    with noting_damage():
+        cache.check_metadata()
     for name in cache.manifest.attachments:
-        note(partial(cache.read_attachment, name))
+        with noting_damage():
+            cache.read_attachment(name)
     committed = cache.committed()
     reader = None if damage or not committed else CacheReader(cache, partial=True)
     for shard in committed:
-        note(partial(add, shard))
+        with noting_damage():
+            record = cache.record(shard)
+            columns = reader.read_shard(shard) if reader is not None else {}
+            if columns and classes:
+                g = columns["probabilities"]
+                votes += np.bincount(g.argmax(axis=1), minlength=classes)
+                sums += g.sum(axis=0, dtype=np.float64)
+            records.append(record)
         advance(1)
     try:
         workers = tuple(cache.live_claims())
@@ -103,6 +97,10 @@ def describe_cache(
         workers = None
     rows = sum(len(cache.rows_of(record.shard)) for record in records)
     data = sum(info.size for record in records for info in record.files.values())
+    left, seconds_left = cache.layout.rows - rows, None
+    if workers and rows and left:
+        rest = left * sum(r.seconds for r in records) / rows / len(workers)
+        seconds_left = rest if math.isfinite(rest) else None
     voters = int(votes.sum())
     shares = zip(votes.tolist(), (sums / max(voters, 1)).tolist(), strict=True)
     return CacheOverview(
@@ -111,8 +109,8 @@ def describe_cache(
         rows=rows,
         bytes=sum(size for _, size in cache.files.walk()),
         row_bytes=data / rows if rows else None,
-        rate=_find_rate(records),
-        seconds_left=_estimate_rest(cache, records, len(workers or ())),
+        rate=_find_rate(records, rows),
+        seconds_left=seconds_left,
         workers=workers,
         balance=dict(zip(_name_classes(cache, classes), shares, strict=True)) if voters else {},
         damage=tuple(damage),
@@ -127,25 +125,13 @@ def _name_classes(cache: Cache, classes: int) -> list[str]:
     return names if len(names) == classes else [f"class {index}" for index in range(classes)]
 
 
-def _find_rate(records: list[CommitRecord]) -> float | None:
-    """Return rows a second over the time in which at least one shard was being computed.
-
-    Pauses between one run and the next do not count, nor does time count twice that several
-    workers spent side by side.
-    """
+def _find_rate(records: list[CommitRecord], rows: int) -> float | None:
+    # Over the time in which at least one shard was being computed: pauses between runs do not
+    # count, nor does time count twice that several workers spent side by side.
     ends = [record.finished.timestamp() for record in records]
     spans = sorted((end - r.seconds, end) for r, end in zip(records, ends, strict=True))
     busy, until = 0.0, -math.inf
     for begin, end in spans:
         busy += max(end - max(begin, until), 0.0)
         until = max(until, end)
-    return sum(r.rows[1] - r.rows[0] for r in records) / busy if busy else None
-
-
-def _estimate_rest(cache: Cache, records: list[CommitRecord], workers: int) -> float | None:
-    computed = sum(r.rows[1] - r.rows[0] for r in records)
-    left = cache.layout.rows - computed
-    if not workers or not computed or not left:
-        return None
-    seconds = left * sum(r.seconds for r in records) / computed / workers
-    return seconds if math.isfinite(seconds) else None
+    return rows / busy if busy else None

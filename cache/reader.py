@@ -20,7 +20,6 @@ from cache.format import Layout
 
 Array = npt.NDArray[Any]
 
-LARGEST_SEED = 2**64 - 1
 WINDOW_SHARDS = 4
 """Shards held and mixed at once: more mix better, and cost memory."""
 
@@ -58,7 +57,7 @@ class CacheReader:
     def __init__(
         self, cache: Cache, partial: bool = False, shards: Collection[int] | None = None
     ) -> None:
-        """Check that there is enough to read.
+        """Check that there is enough of the cache to read.
 
         Args:
             cache: The cache.
@@ -77,7 +76,13 @@ class CacheReader:
         if shards is None and partial and committed:
             wanted = committed
         if not set(wanted) <= set(committed):
-            raise _incomplete(cache, committed)
+            rows = sum(len(cache.rows_of(shard)) for shard in committed)
+            raise IncompleteError(
+                f"{cache.place} holds {len(committed)} of {cache.shards} shards, {rows} of "
+                f"{cache.layout.rows} rows",
+                Hint.FILL_OR_PARTIAL if committed else Hint.FILL,
+                cache.place,
+            )
         self.shards = tuple(wanted)
         cache.check_metadata()
 
@@ -93,13 +98,7 @@ class CacheReader:
         return tuple(chunk for shard in self.shards for chunk in layout.chunks_of(shard))
 
     def read_shard(self, shard: int) -> dict[str, Array]:
-        """Return the rows of a shard.
-
-        Args:
-            shard: Its number.
-
-        Returns:
-            A read-only array (rows, *column.shape) by column.
+        """Return the rows of a shard: a read-only array (rows, *column.shape) by column.
 
         Raises:
             DamageError: The commit record or a file is missing, damaged or of another cache.
@@ -108,10 +107,7 @@ class CacheReader:
         return {name: self.cache.read_column(record, name) for name in self.cache.layout.columns}
 
     def read_chunks(self, chunks: Iterable[int]) -> list[Slice]:
-        """Return whole chunks, such as those held out of a stream, one slice each.
-
-        Args:
-            chunks: Their numbers through the whole cache; the result is in the same order.
+        """Return whole chunks, such as those held out of a stream, one slice each, in order.
 
         Raises:
             ValueError: A chunk is in none of the reader's shards.
@@ -142,7 +138,7 @@ class CacheReader:
         start: int = 0,
         exclude_chunks: frozenset[int] = frozenset(),
     ) -> Iterator[Slice]:
-        """Yield every row once per epoch, epoch after epoch, in shuffled slices.
+        """Yield every row once per epoch, epoch after epoch for ever, in shuffled slices.
 
         The order is a function of the seed, the epoch, ``slice_rows``, the reader's shards and
         the excluded chunks.  Shards are shuffled; a few are held at a time and their slices
@@ -151,12 +147,8 @@ class CacheReader:
         Args:
             slice_rows: Rows of a slice; a chunk's last slice may have fewer.
             seed: Seed of the order, in [0, 2**64).
-            start: Slices consumed before; continuing reads no data that they were in, except
-                the few shards held at that point.
+            start: Slices consumed before; of their data only the few shards held then are read.
             exclude_chunks: Chunks to leave out, numbered through the whole cache.
-
-        Returns:
-            An endless iterator.
 
         Raises:
             ValueError: An argument is out of range, or nothing is left to stream.
@@ -166,16 +158,13 @@ class CacheReader:
             raise ValueError(f"slice_rows: got {slice_rows}, must be at least 1")
         if start < 0:
             raise ValueError(f"start: got {start}, must be at least 0")
-        if not 0 <= seed <= LARGEST_SEED:
+        if not 0 <= seed < 2**64:
             raise ValueError(f"seed: got {seed}, must be in [0, 2**64)")
-        slices = self._cut(slice_rows, exclude_chunks)
+        layout = self.cache.layout
+        slices = {shard: cut(layout, shard, slice_rows, exclude_chunks) for shard in self.shards}
         if not any(map(len, slices.values())):
             raise ValueError("every chunk is excluded: there is nothing to stream")
         return self._stream(windows(slices, WINDOW_SHARDS, seed, start))
-
-    def _cut(self, slice_rows: int, exclude_chunks: frozenset[int]) -> dict[int, Array]:
-        layout = self.cache.layout
-        return {shard: cut(layout, shard, slice_rows, exclude_chunks) for shard in self.shards}
 
     def _stream(self, order: Iterator[Array]) -> Iterator[Slice]:
         for window in order:
@@ -192,24 +181,10 @@ def _slice(columns: dict[str, Array], first: int, begin: int, end: int) -> Slice
     )
 
 
-def _incomplete(cache: Cache, committed: list[int]) -> IncompleteError:
-    rows = sum(len(cache.rows_of(shard)) for shard in committed)
-    return IncompleteError(
-        f"{cache.place} holds {len(committed)} of {cache.shards} shards, {rows} of "
-        f"{cache.layout.rows} rows",
-        Hint.FILL_OR_PARTIAL if committed else Hint.FILL,
-        cache.place,
-    )
-
-
 def shuffled(count: int, seed: int, epoch: int, part: int) -> Array:
     """Return the integers below ``count`` in another order for each (seed, epoch, part).
 
-    Args:
-        count: How many.
-        seed: In [0, 2**64).
-        epoch: In [0, 2**64).
-        part: 0 for the order of shards, 1 + the window's number for that of its slices.
+    Part 0 is the order of shards, 1 + a window's number that of its slices.
     """
     key = np.array([seed, epoch], np.uint64)
     counter = np.array([0, 0, 0, part], np.uint64)
@@ -217,17 +192,11 @@ def shuffled(count: int, seed: int, epoch: int, part: int) -> Array:
 
 
 def cut(layout: Layout, shard: int, slice_rows: int, without: frozenset[int]) -> Array:
-    """Cut the chunks of a shard into slices; the last of a chunk may be short.
-
-    Args:
-        layout: The layout.
-        shard: Number of the shard.
-        slice_rows: Rows of a slice; more than a chunk has means whole chunks.
-        without: Chunks to leave out, numbered through the whole cache.
+    """Cut the chunks of a shard, but some, into slices; the last of a chunk may be short.
 
     Returns:
-        The shard, the first row and the row behind the last of each slice, in rows of the whole
-        cache; shape (slices, 3).
+        Of each slice the shard, and the first row and that behind the last in the whole cache;
+        shape (slices, 3).
     """
     chunks = np.array([c for c in layout.chunks_of(shard) if c not in without], np.int64)
     first = chunks[:, None] * layout.chunk_rows
@@ -239,17 +208,10 @@ def cut(layout: Layout, shard: int, slice_rows: int, without: frozenset[int]) ->
 
 
 def windows(slices: Mapping[int, Array], width: int, seed: int, start: int) -> Iterator[Array]:
-    """Yield the slices of a few shards, shuffled together, epoch after epoch for ever.
+    """Yield the slices that :func:`cut` made of each shard, epoch after epoch for ever.
 
-    Args:
-        slices: From :func:`cut`, by shard; at least one slice in all.
-        width: Shards of a window, whose slices are shuffled together so that no more need be
-            held at once; the last of an epoch may have fewer.
-        seed: Seed of the order.
-        start: Number of slices consumed before, which are left out.
-
-    Returns:
-        An endless iterator of arrays as :func:`cut` makes them.
+    Those of ``width`` shards are shuffled together, so that no more need be held at once.  The
+    ``start`` slices that were consumed before are left out.
     """
     shards = np.array(sorted(slices), np.int64)
     epoch, skip = divmod(start, sum(map(len, slices.values())))

@@ -6,7 +6,7 @@ import errno
 import re
 from pathlib import Path, PurePosixPath
 
-from cache.checks import attempt
+from cache.directory import attempt
 from cache.errors import LostClaimError, ManifestError, PlaceError, StorageError, VersionError
 from cache.format import (
     ATTACHMENTS,
@@ -67,17 +67,11 @@ def remove_cache(place: str | Path | Place) -> None:
 def check_removable(place: Place) -> Manifest | None:
     """Make sure that a place is a cache, or what is left of one, and no user's directory.
 
-    Args:
-        place: The place.
-
     Returns:
         Its manifest, or None where there is no sound one.
 
     Raises:
-        PlaceError: It is a link.
-        ManifestError: It is not a cache.
-        VersionError: It is of another version of the format.
-        StorageError: The storage refuses.
+        CacheError: As for :func:`remove_cache`.
     """
     if isinstance(place, LocalPlace) and _is_link(place.path):
         raise PlaceError(
@@ -87,7 +81,13 @@ def check_removable(place: Place) -> Manifest | None:
     files = place.open_files()
     names = set(files.names())
     only_ours = names <= {*_CONTENTS, CLAIMS}
-    manifest = _read_manifest(place, files)
+    data = attempt(lambda: files.read(MANIFEST, LARGEST_MANIFEST))
+    try:
+        manifest = Manifest.from_bytes(data, str(place)) if isinstance(data, bytes) else None
+    except VersionError:
+        raise
+    except ManifestError:
+        manifest = None
     if manifest is not None and (only_ours or manifest.directory in place.names):
         return manifest
     # Without a manifest the directory's name must say so, and something in it.
@@ -101,16 +101,7 @@ def check_removable(place: Place) -> Manifest | None:
 
 
 def erase(place: Place, files: Files, path: str) -> None:
-    """Remove a file, a link, or a directory with all that is in it, if it is there.
-
-    Args:
-        place: The cache.
-        files: The files below it.
-        path: What to remove, from there on.
-
-    Raises:
-        StorageError: It lies behind a link, or the storage refuses.
-    """
+    """Remove a file, a link, or a directory with all that is in it, if it is in the cache."""
     check_no_link(place, path)
     try:
         files.remove(path)
@@ -121,11 +112,7 @@ def erase(place: Place, files: Files, path: str) -> None:
 
 
 def check_no_link(place: Place, path: str) -> None:
-    """Make sure that what is removed lies in the cache itself.
-
-    Raises:
-        StorageError: A directory on the way is a link.
-    """
+    """Raise StorageError unless what is removed lies in the cache itself, behind no link."""
     if not isinstance(place, LocalPlace):
         return
     for parent in PurePosixPath(path).parents:
@@ -140,13 +127,3 @@ def check_no_link(place: Place, path: str) -> None:
 def _is_link(path: Path) -> bool:
     with reporting("look at", path):
         return path.is_symlink()
-
-
-def _read_manifest(place: Place, files: Files) -> Manifest | None:
-    data = attempt(lambda: files.read(MANIFEST, LARGEST_MANIFEST))
-    try:
-        return Manifest.from_bytes(data, str(place)) if isinstance(data, bytes) else None
-    except VersionError:
-        raise
-    except ManifestError:
-        return None

@@ -6,18 +6,40 @@ a missing file of the cache as a whole.  Whatever was not damaged stays as it wa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cache.checks import Fault, attempt, check_file, check_shard, sort_files
-from cache.directory import MISSING, Cache
-from cache.errors import ForeignError, LostClaimError, ManifestError, VersionError
-from cache.format import DIRECTORY, MANIFEST, MOST_SHARDS, committed_shards, record_path
+from cache.directory import MISSING, Cache, attempt, first_non_finite
+from cache.errors import ForeignError, LostClaimError, ManifestError, StorageError, VersionError
+from cache.format import (
+    ATTACHMENTS,
+    DIRECTORY,
+    GROUP,
+    MANIFEST,
+    MOST_SHARDS,
+    CommitRecord,
+    Layout,
+    committed_shards,
+    object_path,
+    record_path,
+)
 from cache.opening import read_manifest
 from cache.removal import check_no_link, erase
-from cache.stores import Place, parse_place
+from cache.stores import CLAIMS, TEMPORARY, Place, parse_place
+
+_OBJECT = re.compile(rf"{GROUP}/([a-z][a-z0-9_]*)/c/(0|[1-9][0-9]*)(/0)*")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One damaged file, by its path inside the cache; its shard is None where it has none."""
+
+    file: str
+    fault: str
+    shard: int | None
 
 
 @dataclass(frozen=True)
@@ -26,11 +48,10 @@ class Report:
 
     Attributes:
         place: Where the cache lies.
-        cache: The cache, None where its manifest cannot be read; no shard was checked then.
+        cache: The cache; None where its manifest cannot be read, and no shard was checked.
         committed: Commit records that are there.
         faults: All that is damaged: first what belongs to the cache as a whole, then by shard.
-        strays: Files that belong to nothing, such as a killed writer's.  No reader looks at
-            them, so they are no damage.
+        strays: Files that no reader looks at, such as a killed writer's; no damage.
         bytes: Size of all files.
     """
 
@@ -48,11 +69,9 @@ def verify_cache(
     """Read every byte of a cache and hold it against manifest and commit records.
 
     Checked are the manifest, zarr's metadata, attachments, and of each committed shard its record,
-    size, hash and structure of every column's file, and that floating values are finite.  The
-    sums of single chunks are not recomputed: the hash of the whole file covers their bytes.
-    Shards that are not committed are no damage, nor is what live processes are writing.
-
-    One column of one shard is held at a time.  Nothing is written.
+    size, hash and structure of every column's file, and that floating values are finite.  Shards
+    that are not committed are no damage, nor is what live processes are writing.  One column of
+    one shard is held at a time.  Nothing is written.
 
     Args:
         place: The cache, or its path or URL.
@@ -85,28 +104,25 @@ def verify_cache(
     faults = [
         Fault(path, fault, None)
         for path in cache.manifest.files
-        if (fault := check_file(cache, path)) is not None
+        if (fault := _check_file(cache, path)) is not None
     ]
     count = 0
     for shard in cache.committed():
-        found = check_shard(cache, shard)
+        found = _check_shard(cache, shard)
         if found is not None:
             faults += found
             count += 1
         advance(1)
-    obstacles, strays, size = sort_files(cache)
+    obstacles, strays, size = _sort_files(cache)
     # What is in the way of others first: repair goes in this order.
     return Report(place, cache, count, (*obstacles, *faults), strays, size)
 
 
 def repair_cache(report: Report) -> list[str]:
-    """Remove what a verification found damaged, if it still is, for the teacher to make again.
+    """Remove what :func:`verify_cache` found damaged, if it still is, to be computed again.
 
     Of a damaged shard the commit record goes, and the files that were found changed; the rest of
     it means nothing without the record.
-
-    Args:
-        report: What :func:`verify_cache` returned.
 
     Returns:
         The paths removed, inside the cache.
@@ -132,6 +148,88 @@ def repair_cache(report: Report) -> list[str]:
     return removed
 
 
+def _check_file(cache: Cache, path: str) -> str | None:
+    found = attempt(lambda: cache.read_checked(path, cache.manifest.files[path]))
+    return found if isinstance(found, str) else None
+
+
+def _check_shard(cache: Cache, shard: int) -> list[Fault] | None:
+    # None if it is not committed (any more).
+    read_record = partial(cache.record, shard)
+    while True:
+        record = attempt(read_record)
+        if record == MISSING and shard not in cache.committed():
+            return None
+        found = {record_path(shard): record if isinstance(record, str) else None}
+        for name in cache.layout.columns:
+            found[cache.column_path(shard, name)] = attempt(
+                partial(_check_column, cache, shard, name, record)
+            )
+        # If someone repaired it meanwhile, old record and new files were compared.
+        if not any(found.values()) or attempt(read_record) == record:
+            return [Fault(path, fault, shard) for path, fault in found.items() if fault]
+
+
+def _check_column(cache: Cache, shard: int, name: str, record: CommitRecord | str) -> str | None:
+    if isinstance(record, str):
+        # Nothing can be said of the file but whether it is there.
+        return MISSING if cache.files.read(cache.column_path(shard, name), 0) is None else None
+    bad = first_non_finite(cache.read_column(record, name))
+    return None if bad is None else f"row {record.rows[0] + bad} is NaN or infinite"
+
+
+def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
+    # Files that stand where a directory must be, strays, and the size of all files.
+    committed = set(cache.committed())
+    obstacles, loose, size = [], [], 0
+    for path, file_size in cache.files.walk():
+        size += file_size
+        if path == MANIFEST or path in cache.manifest.files or path.startswith(f"{CLAIMS}/"):
+            continue
+        shard = _shard_of(path, cache.layout)
+        if shard is not None and (shard in committed or path == record_path(shard)):
+            continue
+        if shard is None and _is_in_the_way(path, cache.layout):
+            obstacles.append(Fault(path, "a file where a directory must be", None))
+        else:
+            loose.append((path, shard))
+    try:
+        live = {claim.shard for claim in cache.live_claims()} if loose else set()
+    except StorageError:
+        live = set()  # nothing can be locked here, so nobody writes here either
+    # In this order: a writer that was done in between is no longer live, but its shard is there.
+    busy = live | set(cache.committed())
+    strays = []
+    for path, shard in loose:
+        mine = live if path.startswith(f"{TEMPORARY}/") else shard in busy
+        if not mine and cache.files.size(path) is not None:
+            strays.append(path)
+    return obstacles, tuple(sorted(strays)), size
+
+
+def _shard_of(path: str, layout: Layout) -> int | None:
+    # The shard whose record or column lies there, None where that is nobody's place.
+    folder, _, name = path.rpartition("/")
+    if folder == DIRECTORY:
+        return next(iter(committed_shards([name], layout.shards)), None)
+    match = _OBJECT.fullmatch(path)
+    if match is None or match[1] not in layout.columns or int(match[2]) >= layout.shards:
+        return None
+    shard = int(match[2])
+    return shard if path == object_path(match[1], layout.columns[match[1]], shard) else None
+
+
+def _is_in_the_way(path: str, layout: Layout) -> bool:
+    if path in (GROUP, DIRECTORY, CLAIMS, TEMPORARY, ATTACHMENTS.rstrip("/")):
+        return True
+    match = _OBJECT.fullmatch(path)
+    shard = int(match[2]) if match else 0
+    return shard < layout.shards and any(
+        object_path(name, column, shard).startswith(f"{path}/")
+        for name, column in layout.columns.items()
+    )
+
+
 def _repair_manifest(place: Place) -> list[str]:
     with place.open_claims().creating() as is_mine:
         try:
@@ -155,7 +253,7 @@ def _repair_file(cache: Cache, path: str, is_mine: Callable[[], bool]) -> list[s
         _check_right(cache.place, is_mine)
         cache.files.remove(path)
         return [path]
-    fault = check_file(cache, path)
+    fault = _check_file(cache, path)
     if fault is not None:
         _check_right(cache.place, is_mine)
         erase(cache.place, cache.files, path)
@@ -169,7 +267,7 @@ def _repair_shard(cache: Cache, shard: int) -> list[str]:
     if claim is None:
         return []
     with claim:
-        faults = {fault.file: fault.fault for fault in check_shard(cache, shard) or ()}
+        faults = {fault.file: fault.fault for fault in _check_shard(cache, shard) or ()}
         if not faults:
             return []
         # The record last: until it has gone, the shard is seen to be damaged.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated
@@ -17,22 +18,15 @@ from cache.format.shards import largest_object, object_path
 DIRECTORY = "commits"
 LARGEST_RECORD = 2**20
 
-_SUFFIX = ".json"
-_LONGEST = 16
-"""Digits of a file name, beyond which it is no shard's and not worth the conversion."""
+_RECORD = re.compile(r"([0-9]{6})\.json")
+"""The very name that is written: 0000012.json is nobody's record."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class CommitRecord:
-    """What was committed, and what a reader must find.
+    """What was committed, and what a reader must find: every column's object, by path.
 
-    Attributes:
-        fingerprint: Of the cache.
-        shard: Number of the shard.
-        rows: First row, and the row behind the last, in the whole cache.
-        files: Size and hash of the shard's object of every column, by path.
-        seconds: What computing it took, as the writer says.
-        finished: When it was committed.
+    ``rows`` are the first one and that behind the last; ``seconds`` is what computing them took.
     """
 
     fingerprint: str
@@ -49,13 +43,7 @@ class CommitRecord:
 
     @staticmethod
     def from_bytes(data: bytes, layout: Layout, fingerprint: str, shard: int) -> CommitRecord:
-        """Read a record of unknown origin.
-
-        Args:
-            data: Contents of the file; at most ``LARGEST_RECORD`` + 1 bytes need be read.
-            layout: Layout of the cache it lies in.
-            fingerprint: Fingerprint of that cache.
-            shard: Number of the shard, from the file's name.
+        """Read a record of unknown origin, which must be of this shard of this cache.
 
         Raises:
             DocumentError: It is no record, was changed, or is of another cache or shard.
@@ -88,22 +76,10 @@ class CommitRecord:
 
 def record_path(shard: int) -> str:
     """Return where the commit record of a shard lies, from the cache directory on."""
-    return f"{DIRECTORY}/{shard:06d}{_SUFFIX}"
+    return f"{DIRECTORY}/{shard:06d}.json"
 
 
 def committed_shards(names: Iterable[str], shards: int) -> list[int]:
-    """Return, sorted, the shards of which there is a record among these file names.
-
-    Args:
-        names: What lies in the directory of records.
-        shards: Number of shards of the cache; records beyond are of no consequence.
-    """
-    found = set()
-    for name in names:
-        digits = name.removesuffix(_SUFFIX)
-        if digits.isdecimal() and len(digits) < _LONGEST:
-            shard = int(digits)
-            # The name must be the very one that is written: 0000012.json is nobody's record.
-            if shard < shards and f"{DIRECTORY}/{name}" == record_path(shard):
-                found.add(shard)
-    return sorted(found)
+    """Return, sorted, the shards below ``shards`` of which a record is among these file names."""
+    found = {int(match[1]) for match in map(_RECORD.fullmatch, names) if match}
+    return sorted(shard for shard in found if shard < shards)

@@ -49,12 +49,7 @@ def checked(cls: type[T]) -> type[T]:
 
 
 def build(kind: type[T], document: object) -> T:
-    """Return a typed value from a part of a document whose seal was checked.
-
-    Raises:
-        DocumentError: A key is missing or unknown, or a value not of the type or in the bounds.
-        ManifestError: The values are not to be had together.
-    """
+    """Return a typed value from a part of a document whose seal was checked, or DocumentError."""
     try:
         return TypeAdapter(kind).validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
@@ -68,19 +63,10 @@ def _explain(error: ValidationError) -> str:
 
 
 def plain(value: object, where: str, floats: bool = False, depth: int = 0) -> Any:
-    """Copy a value that JSON gives back exactly as it was.
+    """Copy a value that JSON gives back exactly as it was, or raise DocumentError.
 
-    Args:
-        value: None, bool, int of up to 64 bits, str, and lists, tuples and mappings of these.
-        where: Name of the value, for messages.
-        floats: Whether finite floats are allowed too.
-        depth: How deep it lies in another value.
-
-    Returns:
-        A copy made of dicts with text keys and lists, sharing nothing with the value.
-
-    Raises:
-        DocumentError: The value, or something in it, is of another kind; the message names it.
+    Such are None, bool, int of up to 64 bits, str, and lists, tuples and mappings of these; the
+    copy is made of dicts with text keys and lists.
     """
     if depth > DEEPEST:
         raise DocumentError(f"{where}: nested more than {DEEPEST} deep")
@@ -119,27 +105,17 @@ def canonical(value: object) -> bytes:
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    """Return the file of a plain document: indented UTF-8 with the checksum as its last key.
-
-    Args:
-        document: A plain mapping without the key ``checksum``.
-    """
-    checksum = hashlib.sha256(canonical(document)).hexdigest()
-    text = json.dumps(
-        {**document, CHECKSUM: checksum}, indent=2, ensure_ascii=False, allow_nan=False
-    )
+    """Return the file of a plain document: indented UTF-8 with the checksum as its last key."""
+    sealed = {**document, CHECKSUM: hashlib.sha256(canonical(document)).hexdigest()}
+    text = json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode("utf-8")
 
 
 def parse(data: bytes, limit: int) -> dict[str, Any]:
     """Parse bytes of unknown origin as a JSON mapping; whether it is sealed is not checked yet.
 
-    Args:
-        data: The contents of a file.
-        limit: Most bytes that a sound file of this kind has.
-
     Raises:
-        DocumentError: The bytes are too many, or are not a mapping in JSON.
+        DocumentError: The bytes are more than ``limit``, or are not a mapping in JSON.
     """
     if len(data) > limit:
         raise DocumentError(f"more than {limit} bytes")
@@ -153,10 +129,7 @@ def parse(data: bytes, limit: int) -> dict[str, Any]:
 
 
 def check_seal(document: Mapping[str, Any], data: bytes) -> dict[str, Any]:
-    """Check that a parsed document is, byte for byte, what :func:`seal` made.
-
-    Returns:
-        Its contents, without the checksum.
+    """Return the contents of a parsed document that is, byte for byte, what :func:`seal` made.
 
     Raises:
         DocumentError: Something in the file was changed after it was written.

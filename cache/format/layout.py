@@ -80,9 +80,6 @@ class Layout:
         shard_rows: Rows of a shard, a multiple of ``chunk_rows``; a shard is written at once.
             The last shard, and its last chunk, may be short.
         columns: Columns by name.
-
-    Raises:
-        ManifestError: No cache can have such a layout.
     """
 
     rows: Rows
@@ -108,11 +105,6 @@ class Layout:
         return -(-self.rows // self.shard_rows)
 
     @property
-    def chunks(self) -> int:
-        """Number of chunks in the whole cache."""
-        return -(-self.rows // self.chunk_rows)
-
-    @property
     def chunks_per_shard(self) -> int:
         """Number of chunks in a shard that is not short."""
         return self.shard_rows // self.chunk_rows
@@ -128,15 +120,10 @@ class Layout:
 
 
 def answer_columns(classes: int, tokens: int | None = None) -> dict[str, Column]:
-    """Return the columns of rows that hold a seed and an answer over some classes.
+    """Return the columns of rows that hold a seed and an answer over K classes.
 
-    Args:
-        classes: Number of classes K.
-        tokens: Where the input is text, its most token ids; None where the seed says it all.
-
-    Returns:
-        ``seed`` uint64, ``length`` int32, ``logits`` and ``probabilities`` float32 (K,), and
-        with ``tokens`` a compressed int32 column of that name and length, filled with -1.
+    They are ``seed`` uint64, ``length`` int32, ``logits`` and ``probabilities`` float32 (K,); for
+    texts of at most so many ``tokens`` also a compressed int32 column of those, filled with -1.
     """
     columns = {
         "seed": Column("uint64"),

@@ -40,12 +40,7 @@ _ATTACHMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, config=STRICT)
 class FileInfo:
-    """What the bytes of a file must be.
-
-    Attributes:
-        size: Number of bytes.
-        sha256: Their SHA-256 in hexadecimal.
-    """
+    """What the bytes of a file must be: their number, and SHA-256 in hexadecimal."""
 
     size: Annotated[int, Field(ge=0, le=LARGEST_FILE)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -78,12 +73,8 @@ class Manifest:
             false and None. Floats are refused, since equal ones can be written in several ways.
         layout: Rows, columns, chunks and shards.
         notes: Anything else worth keeping; not part of the identity, floats allowed.
-        files: Size and hash of every file that is fixed at creation, by path; filled in then.
-        created: When, in ISO 8601; filled in then.
+        files: Every file that is fixed at creation, by path; filled in then, as is ``created``.
         format_version: Version of everything in the directory.
-
-    Raises:
-        ManifestError: The inputs or notes cannot be written as JSON without loss.
     """
 
     label: Annotated[str, Field(max_length=200)]
@@ -133,11 +124,7 @@ class Manifest:
         }
 
     def to_bytes(self) -> bytes:
-        """Return the contents of ``manifest.json``.
-
-        Raises:
-            ManifestError: They would be larger than any reader accepts.
-        """
+        """Return the contents of ``manifest.json``; ManifestError if no reader accepts so many."""
         data = seal(
             {
                 "format_version": self.format_version,
@@ -159,14 +146,7 @@ class Manifest:
 
     @staticmethod
     def from_bytes(data: bytes, source: str) -> Manifest:
-        """Read a manifest of unknown origin.
-
-        Args:
-            data: Contents of the file; at most ``LARGEST_MANIFEST`` + 1 bytes need be read.
-            source: Where they came from, for messages.
-
-        Returns:
-            The manifest, whose fingerprint is the one stated in the file.
+        """Read a manifest of unknown origin; ``source`` is where it lies, for messages.
 
         Raises:
             VersionError: It was written in another version of the format.
@@ -208,11 +188,7 @@ class Manifest:
 
 
 def check_attachment_name(name: str) -> str:
-    """Return the path inside the cache of an attachment of this name.
-
-    Raises:
-        ManifestError: The name could lead out of its directory, or is not portable.
-    """
+    """Return the path of an attachment; ManifestError if its name leads out or is not portable."""
     if type(name) is not str or not _ATTACHMENT.fullmatch(name) or ".." in name:
         raise ManifestError(
             f"attachment name {name!r:.80} must be letters, digits, '-', '_' and single '.'"

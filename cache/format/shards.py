@@ -34,12 +34,7 @@ def object_path(name: str, column: Column, shard: int) -> str:
 
 
 def metadata(layout: Layout, fingerprint: str) -> dict[str, bytes]:
-    """Return the ``zarr.json`` files of the group and its arrays by path, as zarr makes them.
-
-    Args:
-        layout: The layout.
-        fingerprint: Kept as an attribute of the group, for whoever opens it with zarr alone.
-    """
+    """Return the ``zarr.json`` files of the group and its arrays by path, as zarr makes them."""
     # Imported where a cache is made: it is slow to import, and nothing else needs it.
     import zarr
     from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
@@ -80,14 +75,7 @@ def largest_object(layout: Layout, column: Column) -> int:
 
 
 def encode(layout: Layout, column: Column, values: Array) -> bytes:
-    """Return the whole object of one shard of one column.
-
-    Args:
-        layout: The layout.
-        column: The column.
-        values: All rows of the shard, (rows, *column.shape); fewer than the layout's shard_rows
-            in the last shard only.
-    """
+    """Return the whole object of one shard of one column from all its rows (rows, *shape)."""
     chunks = -(-len(values) // layout.chunk_rows)
     dtype = np.dtype(column.dtype).newbyteorder("<")
     # The last chunk of a short shard is filled up, as zarr does, and chunks behind it left out.
@@ -109,16 +97,7 @@ def decode(layout: Layout, column: Column, data: bytes, rows: int) -> Array:
     """Return the rows of one shard of one column from an object that :func:`encode` made.
 
     The bytes are expected to have been checked against a hash of the whole object; the sums of
-    single chunks are left to readers that have no such hash.
-
-    Args:
-        layout: The layout.
-        column: The column.
-        data: The whole object.
-        rows: Rows of the shard.
-
-    Returns:
-        A read-only array (rows, *column.shape).
+    single chunks are left to readers that have no such hash.  The array is read-only.
 
     Raises:
         ValueError: The bytes are no such object, whoever has hashed them.
@@ -136,7 +115,8 @@ def decode(layout: Layout, column: Column, data: bytes, rows: int) -> Array:
         raw = _unpack(data, index[:chunks], end, chunk_bytes)
     else:
         stride = chunk_bytes + _CRC
-        if end != chunks * stride or not (index[:chunks] == _dense(chunks, stride)).all():
+        dense = np.stack([np.arange(chunks) * stride, np.full(chunks, stride)], 1)
+        if end != chunks * stride or not (index[:chunks] == dense.astype(np.uint64)).all():
             raise ValueError("chunks are not of the size or in the place that the layout gives")
         framed = np.frombuffer(data, np.uint8, count=end).reshape(chunks, stride)
         raw = np.ascontiguousarray(framed[:, :chunk_bytes])
@@ -161,12 +141,6 @@ def _unpack(data: bytes, index: Array, end: int, chunk_bytes: int) -> Array:
         except RuntimeError as error:
             raise ValueError("a chunk is not zstd") from error
     return raw
-
-
-def _dense(chunks: int, stride: int) -> Array:
-    index = np.full((chunks, 2), stride, np.uint64)
-    index[:, 0] = np.arange(chunks, dtype=np.uint64) * np.uint64(stride)
-    return index
 
 
 def _crc(data: bytes) -> bytes:

@@ -11,14 +11,13 @@ import pytest
 from store_worker import fill, flip, inside, make_cache, make_columns, tree
 
 import cache.directory
-from cache.checks import Fault
 from cache.directory import Cache
 from cache.errors import ManifestError, StorageError, VersionError
 from cache.format.documents import seal
 from cache.opening import open_cache
 from cache.reader import CacheReader
 from cache.stores.files import LocalFiles
-from cache.verification import Report, repair_cache, verify_cache
+from cache.verification import Fault, Report, repair_cache, verify_cache
 
 
 @pytest.fixture
