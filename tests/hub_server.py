@@ -97,7 +97,8 @@ class Hub:
             return 403, {"error": f"You don't have the rights to create under {organization}"}
         repository = f"{organization}/{name}"
         if repository in self.repositories:
-            return 409, {"error": "You already created this model repo"}
+            said = "You already created this model repo"
+            return 409, {"error": said, "url": f"{self.address}/{repository}"}
         self.repositories[repository] = Repository(own.get("visibility") == "private")
         return 200, {"url": f"{self.address}/{repository}"}
 

@@ -103,7 +103,7 @@ class TestDirectTraining:
         assert found.code == 2
         assert found.err.splitlines()[-1] == (
             f"error: {direct} was trained on labelled texts and has no cache to be compared with; "
-            "give labelled texts"
+            "give labelled texts (--data)"
         )
 
     def test_its_rows_come_as_those_of_a_cache_of_the_same_texts(

@@ -416,7 +416,7 @@ class TestChoiceOfACache:
         reporter = SilentReporter()
         result = run_student(replace(config, partial=True), reporter)
         assert read_record(result.out)["rows"] == 200 - 3 * 32
-        assert "training on 104 of 200 rows (--partial)" in reporter.warnings
+        assert "training on 104 of 200 rows: the cache is partial" in reporter.warnings
 
     def test_a_damaged_one_is_named(self, partial: Path, mood: Path, tmp_path: Path) -> None:
         target = next(path for path in partial.rglob("rows/probabilities/c/*/*") if path.is_file())
