@@ -23,20 +23,12 @@ from stages.teacher import TeacherConfig, run_teacher
 
 @dataclass(frozen=True, eq=False)
 class Fixtures:
-    """A place for all that is needed, made when it is first asked for.
+    """A place for all that is needed, made when it is first asked for."""
 
-    Attributes:
-        folder: An empty folder.
-        task: Name or path of the task.
-        rows: Rows of the cache.
-        device: Where the teacher answers.
-        lengths: How long its inputs are.
-    """
-
-    folder: Path
+    folder: Path  # an empty one
     task: str
-    rows: int
-    device: str = "cpu"
+    rows: int  # of the cache
+    device: str = "cpu"  # where the teacher answers
     lengths: str = "log-uniform"
 
     @cached_property

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +12,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.common import Spread, format_head, format_row, rotate, timed
+from benchmarks.common import format_head, format_row, rotate, timed
 from benchmarks.fixtures import Fixtures, write_onnx
 from benchmarks.yardsticks import Loop
 from stages.classify import load_onnx_classifier
@@ -46,26 +44,16 @@ lowest and the highest turn.
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
-
-    Attributes:
-        archs: The students.
-        rounds: Turns of each in batches.
-        batch: Texts of such a turn.
-        singles: Texts that each answers one at a time.
-        block: Texts of a turn of those.
-        starts: Processes that are started, the first of which is not counted.
-    """
+    """How much is measured."""
 
     archs: tuple[str, ...] = ("mini", "distilbert", "static")
-    rounds: int = 4
-    batch: int = 256
-    singles: int = 1000
-    block: int = 50
-    starts: int = 6
+    rounds: int = 4  # turns of each in batches
+    batch: int = 256  # texts of such a turn
+    singles: int = 1000  # texts that each answers one at a time
+    block: int = 50  # texts of a turn of those
 
 
-QUICK = Effort(("static",), 2, 16, 8, 4, 2)
+QUICK = Effort(("static",), 2, 16, 8, 4)
 
 
 @dataclass
@@ -138,8 +126,6 @@ def measure_speed(fixtures: Fixtures, effort: Effort, data: Path | None) -> Iter
     torch.set_num_threads(threads)
     yield f"\nTask {fixtures.task}; texts: {origin}; {note}."
     yield "Students after a few steps from random starts: what they learn changes no speed."
-    first = next(iter(students))
-    yield from measure_starts(first, students[first], onnx[first][0], effort.starts)
 
 
 def find_texts(task: str, wanted: int, data: Path | None) -> tuple[list[str], str]:
@@ -190,24 +176,3 @@ def format_speed(times: Mapping[str, Times], batch: int) -> Iterator[str]:
             else:
                 cells += ["", ""]
         yield format_row(cells)
-
-
-def measure_starts(arch: str, student: Path, onnx: Path, count: int) -> Iterator[str]:
-    """Yield lines on how long `pipeline tag` takes for one text."""
-    yield (
-        f"\n`pipeline tag` with the {arch} student, one text, from the process's start to its end, "
-        f"median of {count - 1} runs after one that does not count:\n"
-    )
-    yield format_head(("", "seconds", "lowest-highest", "to reach"))
-    for name, model, target in (("ONNX", onnx, "< 1"), ("torch", student, "")):
-        seconds = Spread.of([timed(partial(tag_once, model)) for _ in range(count)][1:])
-        spread = f"{seconds.low:.2f}-{seconds.high:.2f}"
-        yield format_row((f"{arch}, {name}", f"{seconds.median:.2f}", spread, target))
-
-
-def tag_once(model: Path) -> None:
-    """Tag a text in a process of its own."""
-    command = [sys.executable, "-m", "pipeline", "tag", "--model", model]
-    threads = os.environ | {"OMP_NUM_THREADS": "1"}
-    text = "Thank you so much, this made my day!\n"
-    subprocess.run(command, input=text, text=True, check=True, capture_output=True, env=threads)

@@ -40,7 +40,7 @@ class BareLoop:
         shapes: Rows and tokens of every chunk.
         lengths_per_batch: Input lengths of a step, a chunk for each.
         classes: K.
-        device: Where it trains; a GPU computes in bfloat16 what stage two has it compute so.
+        device: Where it trains; a GPU computes in bfloat16.
     """
 
     def __init__(
@@ -82,19 +82,10 @@ class BareLoop:
 class Turns(SilentReporter):
     """A reporter that has the bare loop take its steps after stage two's.
 
-    Args:
-        other: Takes a step of the bare loop.
-        steps: Steps of a turn.
-        device: Which is waited for at the end of a turn.
-
-    Attributes:
-        stage: Seconds of each of stage two's turns, with what it did behind the step before.
-        bare: Those of the bare loop.
+    ``stage`` are the seconds of each of stage two's turns, with what it did behind the step before.
     """
 
-    def __init__(
-        self, other: Callable[[], None], steps: int = 1, device: torch.device = CPU
-    ) -> None:
+    def __init__(self, other: Callable[[], None], steps: int, device: torch.device) -> None:
         super().__init__()
         self._other, self._steps, self._device = other, steps, device
         self.stage: list[float] = []
@@ -130,21 +121,13 @@ class Turns(SilentReporter):
 
 @dataclass(frozen=True)
 class Found:
-    """Both loops' speed.
+    """Both loops' speed."""
 
-    Attributes:
-        stage: Steps a second of stage two's loop, in between measurements and checkpoints.
-        bare: Steps a second of the bare loop.
-        parts: The ratio in each part of the run.
-        whole: The ratio with measurements and checkpoints; None: the run was too short for any.
-        inputs: What a step reads.
-    """
-
-    stage: float
-    bare: float
-    parts: tuple[float, ...]
-    whole: float | None
-    inputs: str
+    stage: float  # steps a second of stage two's loop, between measurements and checkpoints
+    bare: float  # steps a second of the bare loop
+    parts: tuple[float, ...]  # the ratio in each part of the run
+    whole: float | None  # with measurements and checkpoints; None: too short a run for any
+    inputs: str  # what a step reads
 
 
 def measure_steps(fixtures: Fixtures, steps: dict[str, int]) -> Iterator[str]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cache.draw import LengthRule, draw_uniform_ids, mix_seeds
+from stages.lm import resolve_model
+from stages.loading import load_tokenizer
 from stages.tasks import Label, Task
 
 SEED = 0
@@ -19,30 +20,20 @@ CHUNK_ROWS = 64
 """Rows that share one length, as in the teacher stage by default."""
 CHUNKS_DRAWN = 4096
 PROMPT_WORDS = "is it very good or bad or great or poor"
-"""What prompts are made of; each word is one token of :func:`make_tokenizer`'s."""
+"""What prompts are made of; each word is one token of the mini teacher's."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama, and the inputs it is asked about.
-
-    Attributes:
-        layers: Decoder layers.
-        width: Length of an embedding.
-        inner: Width within the MLP.
-        heads: Attention heads.
-        vocabulary: Tokens.
-        longest: Tokens of the longest input.
-        prompts: Tokens of the prompts, BOS included.
-    """
+    """A Llama, and the inputs it is asked about."""
 
     layers: int = 8
     width: int = 512
-    inner: int = 1376
+    inner: int = 1376  # width within the MLP
     heads: int = 8
     vocabulary: int = 32000
-    longest: int = 256
-    prompts: tuple[int, ...] = (11, 400)
+    longest: int = 256  # tokens of the longest input
+    prompts: tuple[int, ...] = (11, 400)  # tokens of the prompts, BOS included
 
     def count_operations(self, positions: int, rows: int | None = None) -> float:
         """Count the operations of the layers' products with weights; attention's are not.
@@ -59,23 +50,17 @@ class Shape:
 
 SMALL = Shape()
 """What the figures are to be reached with."""
-TINY = Shape(2, 64, 96, 4, 1000, 24, (11, 40))
+TINY = Shape(2, 64, 96, 4, 8192, 24, (11, 40))
 LLAMA_7B = Shape(32, 4096, 11008, 32, 32000, 512, (11,))
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Inputs that all ways of answering share.
+    """Inputs that all ways of answering share; a row's input is the first of its tokens."""
 
-    Attributes:
-        seeds: What the teacher stage draws them from, shape (N,), uint64.
-        lengths: Tokens of each row, shape (N,).
-        tokens: The token ids drawn, shape (N, longest); a row's input is the first of them.
-    """
-
-    seeds: np.ndarray
-    lengths: np.ndarray
-    tokens: np.ndarray
+    seeds: np.ndarray  # (N,), uint64: what the teacher stage draws them from
+    lengths: np.ndarray  # (N,)
+    tokens: np.ndarray  # (N, longest)
 
     @property
     def inputs(self) -> list[np.ndarray]:
@@ -145,23 +130,13 @@ def make_model(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.flo
     return model.requires_grad_(False).eval()
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of a few hundred tokens."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator([f"a {PROMPT_WORDS} Answer: {PROMPT_WORDS}"] * 50, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")  # noqa: S106
+def make_tokenizer() -> Any:
+    """Load the mini teacher's tokenizer."""
+    return load_tokenizer(resolve_model("mini"))
 
 
 def make_task(tokens: int, longest: int) -> Task:
-    """Make a task whose prompt is this many tokens of :func:`make_tokenizer`'s, BOS included."""
+    """Make a task whose prompt is this many tokens of :func:`make_tokenizer`, BOS included."""
     labels = (Label("bad", ("bad", "poor")), Label("good", ("good", "great")))
     words = islice(cycle(PROMPT_WORDS.split()), tokens - 1)
     return Task("benchmark", "".join(f" {word}" for word in words), "", labels, longest)

@@ -6,7 +6,6 @@ Each is compared, byte by byte, with one that was filled without interruption.
 from __future__ import annotations
 
 import os
-import random
 import shlex
 import subprocess
 import sys
@@ -113,28 +112,8 @@ def _run_command(folder: Path, arguments: tuple[str, ...]) -> None:
     main()
 
 
-class Repro(Spawned):
-    """``dvc repro``, of which either dvc alone is killed, or all that it has started too.
-
-    Attributes:
-        orphaned: Whether a teacher outlived its dvc.
-    """
-
-    def __init__(self, folder: Path, log: Path, alone: bool) -> None:
-        super().__init__((sys.executable, "-m", "dvc", "repro"), log, folder)
-        self._alone, self.orphaned = alone, False
-
-    def kill(self) -> None:
-        """Kill dvc, or the whole tree."""
-        super().kill()
-        if self._alone:
-            self.orphaned = bool(self.find_orphans())
-        else:
-            self.kill_tree()
-
-
 def survive_repro(teachers: Teachers, plan: Plan) -> tuple[Tally, int]:
-    """Fill a cache by ``dvc repro`` while that is killed, and compare it.
+    """Fill a cache by ``dvc repro`` while that, and not its teacher, is killed; and compare it.
 
     Returns:
         What happened, and how many teachers became orphans.
@@ -148,14 +127,16 @@ def survive_repro(teachers: Teachers, plan: Plan) -> tuple[Tally, int]:
     (folder / "dvc.yaml").write_text(DVC_YAML.format(command=command))
     dvc = (sys.executable, "-m", "dvc")
     subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=folder, check=True)
-    chance = random.Random(plan.seed)  # noqa: S311 - repeatable, not secret
-    started: list[Repro] = []
+    started: list[Spawned] = []
+    orphans = 0
 
     def begin(number: int) -> Worker:
+        nonlocal orphans
+        orphans += bool(started and started[-1].find_orphans())
         # One orphan at most is left beside it, or orphans would be done before the kills are.
         for repro in started[:-1]:
             repro.kill_tree()
-        started.append(Repro(folder, folder / f"{number}.log", chance.random() < 0.7))
+        started.append(Spawned((*dvc, "repro"), folder / f"{number}.log", folder))
         return started[-1]
 
     directory = folder / "data/cache/reddit" / teachers.reference.manifest.directory
@@ -169,4 +150,4 @@ def survive_repro(teachers: Teachers, plan: Plan) -> tuple[Tally, int]:
         for repro in started:
             repro.kill_tree()
     compare(teachers.reference, directory)
-    return tally, sum(repro.orphaned for repro in started)
+    return tally, orphans

@@ -56,20 +56,12 @@ HEADS += ("other's rows", "their mean tokens", "largest difference of a probabil
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
-
-    Attributes:
-        shape: The model.
-        rows: Rows that the teacher and the floor answer in a round.
-        rounds: Rounds, in each of which all take their turn.
-        obvious: Rows of them that the obvious loop answers, for each prompt.
-        careful: Likewise the careful one.
-    """
+    """How much is measured."""
 
     shape: Shape = SMALL
-    rows: int = 512
+    rows: int = 512  # that the teacher and the floor answer in a round
     rounds: int = 3
-    obvious: tuple[int, ...] = (32, 32)
+    obvious: tuple[int, ...] = (32, 32)  # rows that the obvious loop answers, for each prompt
     careful: tuple[int, ...] = (256, 64)
 
 
@@ -103,7 +95,7 @@ def measure_speed(effort: Effort) -> Iterator[str]:
     for number, tokens in enumerate(shape.prompts):
         ours = make_ours(shape, tokens, rows)
         model, task = make_model(shape), make_task(tokens, shape.longest)
-        floor = Floor(shape, tokens, list(ours.plan(rows)), ours.teacher.positions_around)
+        floor = Floor(shape, tokens, list(ours.plan(rows)))
         chosen = {
             OBVIOUS: rows.choose(effort.obvious[number]),
             CAREFUL: rows.choose(effort.careful[number], BATCH_ROWS),

@@ -18,11 +18,7 @@ PATIENCE = 600.0
 
 
 class Forked:
-    """A child of this process that runs a function, which saves it every import.
-
-    Attributes:
-        pid: Its process id.
-    """
+    """A child of this process that runs a function, which saves it every import."""
 
     def __init__(self, work: Callable[[], object], log: Path) -> None:
         self._log = log
@@ -55,11 +51,7 @@ def _run(work: Callable[[], object], log: Path) -> None:
 
 
 class Spawned:
-    """A command in a process and a process group of its own, as a terminal starts it.
-
-    Attributes:
-        pid: Its process id.
-    """
+    """A command in a process and a process group of its own, as a terminal starts it."""
 
     def __init__(self, command: Iterable[object], log: Path, cwd: Path) -> None:
         self._log = log
@@ -90,7 +82,7 @@ class Spawned:
 
     def kill_tree(self) -> None:
         """Kill what is left of it and of all that it has started, and have that gone on return."""
-        Spawned.kill(self)
+        self.kill()
         while found := self.find_orphans():
             for orphan in found:
                 with suppress(psutil.NoSuchProcess):
@@ -118,18 +110,13 @@ Worker = Forked | Spawned
 
 def is_alive(process: psutil.Process) -> bool:
     """Say whether a process runs: it is neither gone nor waiting for its parent to notice."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return False
 
 
 def finish(worker: Worker, wanted: int = 0) -> None:
-    """Wait for the end of a worker, and for this exit code.
-
-    Raises:
-        AssertionError: It ended otherwise, or does not end.
-    """
+    """Wait for the end of a worker; assert that it comes in time, with this exit code."""
     deadline = time.monotonic() + PATIENCE
     while (code := worker.poll()) is None:
         assert time.monotonic() < deadline, f"never ends:\n{worker.read_log()}"

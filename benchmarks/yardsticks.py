@@ -33,13 +33,6 @@ class Loop:
     Both put the prompt around every input and pad on the left to the longest of a batch.  The
     obvious one takes inputs as they come and has all logits computed; the careful one sorts them
     by length and asks for the last position's logits alone.
-
-    Attributes:
-        model: The model, as transformers gives it.
-        frame: What stands around an input.
-        verbaliser: The label words.
-        careful: Which of the two.
-        batch_rows: Inputs of a batch.
     """
 
     model: Any
@@ -56,6 +49,10 @@ class Loop:
         frame, verbaliser = frame_task(task, tokenizer), build_verbaliser(task, tokenizer)
         return cls(model, frame, verbaliser, careful, batch_rows)
 
+    def answer_rows(self, rows: Rows) -> np.ndarray:
+        """Return the class probabilities of rows, shape (N, K)."""
+        return self.answer(rows.inputs)
+
     @torch.inference_mode()
     def answer(self, inputs: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
         """Return the class probabilities of inputs of token ids, shape (N, K)."""
@@ -71,10 +68,6 @@ class Loop:
             classes = self.verbaliser.compute_class_logits(logits)
             found[part] = classes.softmax(dim=1).cpu().numpy()
         return found
-
-    def answer_rows(self, rows: Rows) -> np.ndarray:
-        """Return the class probabilities of rows, shape (N, K)."""
-        return self.answer(rows.inputs)
 
     def _run(self, rows: list[np.ndarray]) -> torch.Tensor:
         width = max(map(len, rows))
@@ -96,17 +89,11 @@ class Loop:
 
 @dataclass(eq=False)
 class Ours:
-    """The teacher, with the batches that it finds to be fastest.
-
-    Attributes:
-        teacher: The teacher.
-        batch_positions: Most positions of a batch.
-        notes: What it said about its batches.
-    """
+    """The teacher, with the batches that it finds to be fastest."""
 
     teacher: Teacher
     batch_positions: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what it said about its batches
 
     @classmethod
     def tune(cls, teacher: Teacher, lengths: np.ndarray, compiling: str = "off") -> Ours:
@@ -143,15 +130,12 @@ class Floor:
     Args:
         shape: The model's shape.
         prompt: Positions of the prompt.
-        batches: The batches of :meth:`Ours.plan`.
-        around: Positions of a row beside its own tokens.
+        batches: The batches of :meth:`Ours.plan`; a row has no positions but its own.
     """
 
-    def __init__(self, shape: Shape, prompt: int, batches: list[Batch], around: int = 0) -> None:
+    def __init__(self, shape: Shape, prompt: int, batches: list[Batch]) -> None:
         self._heads = shape.heads
-        self._groups = [
-            [(len(rows), length + around) for rows, length in batch] for batch in batches
-        ]
+        self._groups = [[(len(rows), length) for rows, length in batch] for batch in batches]
         most = max(sum(n * length for n, length in groups) for groups in self._groups)
         width, inner, size = shape.width, shape.inner, shape.width // shape.heads
         generator = torch.Generator().manual_seed(0)

@@ -30,63 +30,37 @@ class PlanError(Exception):
 
 @dataclass(frozen=True)
 class Profile:
-    """At which scale the experiments are run.
-
-    Attributes:
-        teacher: The language model.
-        student: The students' encoder.
-        small: The second, smaller encoder.
-        steps: Steps of every student of a task.
-        batch: Rows a step.
-        log_every: Steps between two points of a curve.
-        held_out_rows: Rows that a point is measured on.
-        rows: Most random inputs of a task; fewer where its steps read no more.
-        self_generated: Texts of a task that the teacher writes.
-    """
+    """At which scale the experiments are run."""
 
     teacher: str
     student: str
-    small: str
-    steps: Mapping[str, int]
-    batch: int
-    log_every: int
-    held_out_rows: int
-    rows: int
-    self_generated: int
+    small: str  # the second, smaller encoder
+    steps: Mapping[str, int]  # of every student, by task
+    batch: int  # rows a step
+    log_every: int  # steps between two points of a curve
+    held_out_rows: int  # that a point is measured on
+    rows: int  # most random inputs of a task; fewer where its steps read no more
+    self_generated: int  # texts of a task that the teacher writes
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command.
+    """One command."""
 
-    Attributes:
-        name: Unique, for logs and messages.
-        arguments: What follows `pipeline`.
-        sources: What must be there first, as other steps or :func:`benchmarks.paper.run` leave it.
-        target: What is there when it is done.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    sources: tuple[Path, ...]
-    target: Path
+    name: str  # unique, for logs and messages
+    arguments: tuple[str, ...]  # what follows `pipeline`
+    sources: tuple[Path, ...]  # what must be there first
+    target: Path  # what is there when it is done
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All experiments at one scale.
+    """All experiments at one scale."""
 
-    Attributes:
-        name: The profile's name.
-        profile: The scale.
-        tasks: Their names.
-        seeds: The students' seeds.
-    """
-
-    name: str
+    name: str  # the profile's
     profile: Profile
     tasks: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # the students'
 
     @property
     def root(self) -> Path:

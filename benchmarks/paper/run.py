@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import argparse
 import filecmp
-import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 from benchmarks.paper.plan import (
@@ -60,97 +56,54 @@ def place_texts(plan: Plan, data: Path | None) -> None:
                 print(f"{source} -> {target}", flush=True)
 
 
-def is_done(step: Step, plan: Plan) -> bool:
-    """Whether a step's target is there, made by the same command from what is there now."""
-    stamp = _find_file(step, plan, "done", "json")
-    if not step.target.exists() or not stamp.is_file():
-        return False
-    made = stamp.stat().st_mtime_ns
-    return json.loads(stamp.read_text())["arguments"] == list(step.arguments) and all(
-        source.exists() and source.stat().st_mtime_ns <= made for source in step.sources
-    )
-
-
-def run_step(step: Step, plan: Plan, threads: int | None = None) -> int:
-    """Run a step.
-
-    Args:
-        step: The step.
-        plan: What it belongs to.
-        threads: That it may take where others run beside it, and it prints to a log of its own;
-            None: all, and it prints to this terminal.
-
-    Returns:
-        Its exit code.
-    """
+def run_step(step: Step) -> int:
+    """Run a step with its output on this terminal; return its exit code."""
     print(f"$ pipeline {shlex.join(step.arguments)}", flush=True)
-    environment, log = dict(os.environ), None
-    if threads is not None:
-        environment |= {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-        log = _find_file(step, plan, "logs", "log").open("w")
-    began = time.monotonic()
     command = [sys.executable, "-m", "pipeline", *step.arguments]
-    done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
-    if done.returncode == 0:
-        made = {"arguments": step.arguments, "seconds": round(time.monotonic() - began, 1)}
-        _find_file(step, plan, "done", "json").write_text(json.dumps(made))
-    return done.returncode
+    return subprocess.run(command, check=False).returncode
+
+
+def write_makefile(plan: Plan) -> Path:
+    """Write rules by which make runs every step that is not done.
+
+    A step is done when its target is there, and nothing that it needs is newer, nor its arguments.
+    """
+    lines, targets = [".PHONY: all"], []
+    for step in plan.list_steps():
+        arguments, log = (
+            plan.root / folder / step.name.replace(" ", "-") for folder in ("arguments", "logs")
+        )
+        for path in (arguments, log):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        text = shlex.join([sys.executable, "-m", "pipeline", *step.arguments])
+        if not arguments.is_file():
+            arguments.write_text(text)
+            os.utime(arguments, (0, 0))  # whatever is there was made by these
+        elif arguments.read_text() != text:
+            arguments.write_text(text)
+        needs = " ".join(map(str, (arguments, *step.sources)))
+        command = text.replace("$", "$$")
+        lines += [f"{step.target}: {needs}", f"\t{command} > {log}.log 2>&1", "\t@touch $@"]
+        targets.append(str(step.target))
+    makefile = plan.root / "Makefile"
+    makefile.write_text("\n".join([*lines, f"all: {' '.join(targets)}"]) + "\n")
+    return makefile
 
 
 def run_all(plan: Plan, jobs: int) -> int:
-    """Run every step that is not done, some of them at a time, the report last.
+    """Run every step that is not done by make, some of them at a time.
 
     Args:
         plan: The experiments.
         jobs: How many at a time; they share the processor's cores evenly.
 
     Returns:
-        0, or 1 where a step failed; the steps that do not need it are run all the same.
+        make's exit code; after a failure the steps that do not need it are run all the same.
     """
-    *steps, report = plan.list_steps()
-    makers = {step.target: step for step in steps}
-    graph = TopologicalSorter(
-        {step: [makers[each] for each in step.sources if each in makers] for step in steps}
-    )
-    graph.prepare()
-    threads, skipped, failed = max(1, (os.cpu_count() or 1) // jobs), 0, 0
-    running: dict[Future[int], Step] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            while graph.is_active():
-                ready = graph.get_ready()
-                for step in ready:
-                    if is_done(step, plan):
-                        skipped += 1
-                        graph.done(step)
-                    else:
-                        running[pool.submit(run_step, step, plan, threads)] = step
-                if not ready and not running:
-                    break  # what is left needs a step that failed
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    step = running.pop(future)
-                    if code := future.result():
-                        failed += 1
-                        log = _find_file(step, plan, "logs", "log")
-                        print(f"failed with {code}: {step.name}, see {log}", flush=True)
-                    else:
-                        graph.done(step)
-                        print(f"done: {step.name}", flush=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    if is_done(report, plan):
-        skipped += 1
-    elif run_step(report, plan):
-        failed += 1
-    print(f"{len(steps) + 1} steps: {skipped} were there, {failed} failed")
-    return 1 if failed else 0
-
-
-def _find_file(step: Step, plan: Plan, folder: str, ending: str) -> Path:
-    path = plan.root / folder / f"{step.name.replace(' ', '-')}.{ending}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    command = ["make", "--keep-going", f"--jobs={jobs}", "-f", str(write_makefile(plan)), "all"]
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stage in ("texts", "all"):
             place_texts(plan, options.data)
             return run_all(plan, max(1, options.jobs)) if options.stage == "all" else 0
-        codes = (run_step(step, plan) for step in _choose_steps(plan, options))
+        codes = map(run_step, _choose_steps(plan, options))
         return next(filter(None, codes), 0)
     except PlanError as error:
         print(f"error: {error}", file=sys.stderr)
