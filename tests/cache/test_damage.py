@@ -20,13 +20,9 @@ from store_worker import (
 )
 
 from cache.directory import Cache
-from cache.errors import CacheError, DamageError, ForeignError, Hint
+from cache.errors import CacheError, ForeignError
 from cache.opening import create_or_open
-from cache.reader import CacheReader
 from cache.verification import repair_cache, verify_cache
-
-FEW = 61
-"""The run that is always made takes every so manieth byte; all of them take minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +139,12 @@ def check_all(cases: list[Damage], mine: Cache, other: Cache) -> None:
     read_everything(root, mine.fingerprint)
 
 
-def test_damage_here_and_there_is_seen(mine: Cache, other: Cache) -> None:
-    check_all(byte_by_byte(mine)[::FEW], mine, other)
-
-
-@pytest.mark.slow
-def test_every_damage_to_every_byte_is_seen(mine: Cache, other: Cache) -> None:
+@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_damage_to_every_byte_is_seen(mine: Cache, other: Cache, step: int) -> None:
+    """The run that is always made takes every so manieth; all of them take minutes."""
     cases = byte_by_byte(mine)
     assert len(cases) > 30_000
-    check_all(cases, mine, other)
+    check_all(cases[::step], mine, other)
 
 
 def test_every_damage_to_a_whole_file_is_seen(mine: Cache, other: Cache) -> None:
@@ -185,15 +178,3 @@ def test_repair_and_the_teacher_bring_back_every_byte(mine: Cache, other: Cache)
         assert tree(root) == whole, case
         report = verify_cache(root)
         assert (report.faults, report.committed, report.strays) == ((), mine.shards, ()), case
-
-
-def test_the_error_names_shard_and_file(mine: Cache) -> None:
-    path = mine.place.path / "rows" / "logits" / "c" / "1" / "0"
-    path.write_bytes(path.read_bytes()[:-1])
-    reader = CacheReader(mine)
-    with pytest.raises(DamageError) as caught:
-        reader.read_shard(1)
-    assert (caught.value.shard, caught.value.file) == (1, "rows/logits/c/1/0")
-    assert f"shard 1: {path}: " in str(caught.value)
-    assert (caught.value.hint, caught.value.subject) == (Hint.VERIFY, str(mine.place))
-    reader.read_shard(0)

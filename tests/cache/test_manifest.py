@@ -1,6 +1,5 @@
 import hashlib
 import json
-import random
 from dataclasses import replace
 from typing import Any
 
@@ -45,38 +44,24 @@ values = st.recursive(
 mappings = st.dictionaries(st.text(max_size=5), values, max_size=4)
 
 
-def shuffle(value: Any, chance: random.Random) -> Any:
+def reverse(value: Any) -> Any:
     if isinstance(value, dict):
-        items = list(value.items())
-        chance.shuffle(items)
-        return {key: shuffle(item, chance) for key, item in items}
-    return [shuffle(item, chance) for item in value] if isinstance(value, list) else value
+        return {key: reverse(item) for key, item in reversed(value.items())}
+    return [reverse(item) for item in value] if isinstance(value, list) else value
 
 
-def same(one: Any, other: Any) -> bool:
-    """Equality that tells True from 1."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
-@given(mappings, st.randoms(use_true_random=False))
-def test_the_order_of_keys_does_not_change_the_fingerprint(
-    inputs: dict[str, Any], chance: random.Random
-) -> None:
-    assert made(inputs=shuffle(inputs, chance)).fingerprint == made(inputs=inputs).fingerprint
+@given(mappings)
+def test_the_order_of_keys_does_not_change_the_fingerprint(inputs: dict[str, Any]) -> None:
+    assert made(inputs=reverse(inputs)).fingerprint == made(inputs=inputs).fingerprint
 
 
 @given(mappings, mappings)
 def test_different_inputs_have_different_fingerprints(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    prints = made(inputs=one).fingerprint, made(inputs=other).fingerprint
-    assert (prints[0] == prints[1]) == same(one, other)
+    prints = {made(inputs=inputs).fingerprint for inputs in (one, other)}
+    # As JSON, since True is not 1.
+    assert len(prints) == len({json.dumps(inputs, sort_keys=True) for inputs in (one, other)})
 
 
 @given(mappings)
@@ -101,16 +86,15 @@ def test_what_is_written_is_read_back(inputs: dict[str, Any]) -> None:
         replace(LAYOUT, columns={**LAYOUT.columns, "seed": Column("uint64", compressed=True)}),
     ],
 )
-def test_the_layout_is_part_of_the_fingerprint(layout: Layout) -> None:
+def test_the_layout_is_part_of_the_fingerprint_and_what_is_for_people_is_not(
+    layout: Layout,
+) -> None:
     assert made(layout=layout).fingerprint != made().fingerprint
-
-
-def test_label_notes_files_and_time_are_not_part_of_the_fingerprint() -> None:
     other = made(label="x", notes={}, files={}, created="2020-01-01")
     assert other.fingerprint == made().fingerprint
 
 
-def test_the_fingerprint_is_the_same_in_every_release() -> None:
+def test_the_fingerprint_is_the_same_in_every_release_and_a_person_can_read_the_file() -> None:
     column = '{"compressed":false,"dtype":"%s","fill":0,"shape":[%s]}'
     text = (
         '{"format_version":1,"inputs":{"bos":null,"labels":{"pos":["Good"]},"model":"m",'
@@ -120,12 +104,13 @@ def test_the_fingerprint_is_the_same_in_every_release() -> None:
         '"rows":1000,"shard_rows":64}}'
     )
     assert made().fingerprint == hashlib.sha256(text.encode()).hexdigest()
+    written = made().to_bytes().decode("utf-8")
+    assert '  "inputs": {\n    "model": "m",\n' in written
+    assert '"é": "猫"' in written
 
 
-def test_a_person_can_read_it() -> None:
-    text = made().to_bytes().decode("utf-8")
-    assert '  "inputs": {\n    "model": "m",\n' in text
-    assert '"é": "猫"' in text
+ENDLESS: dict[str, Any] = {}
+ENDLESS["again"] = ENDLESS
 
 
 @pytest.mark.parametrize(
@@ -140,6 +125,7 @@ def test_a_person_can_read_it() -> None:
         ({"a": "\ud800"}, "surrogate"),
         ({"a": 2**64}, "64 bits"),
         ({"a": np.int64(1)}, "int64"),
+        ({"again": ENDLESS}, "deep"),
     ],
 )
 def test_inputs_that_cannot_be_written_without_loss_are_refused(inputs: Any, named: str) -> None:
@@ -147,11 +133,7 @@ def test_inputs_that_cannot_be_written_without_loss_are_refused(inputs: Any, nam
         made(inputs=inputs)
 
 
-def test_endless_inputs_infinite_notes_and_too_large_ones_are_refused() -> None:
-    inputs: dict[str, Any] = {}
-    inputs["again"] = inputs
-    with pytest.raises(ManifestError, match="deep"):
-        made(inputs=inputs)
+def test_infinite_notes_and_too_large_ones_are_refused() -> None:
     with pytest.raises(ManifestError, match=r"notes\.a"):
         made(notes={"a": float("inf")})
     with pytest.raises(ManifestError, match="attachments"):
@@ -161,29 +143,21 @@ def test_endless_inputs_infinite_notes_and_too_large_ones_are_refused() -> None:
 def test_later_changes_of_the_callers_mapping_change_nothing() -> None:
     inputs = {"a": [1]}
     manifest = made(inputs=inputs)
-    before = manifest.fingerprint
     inputs["a"].append(2)
     assert manifest.inputs == {"a": [1]}
-    assert made(inputs=manifest.inputs).fingerprint == before
 
 
 def test_rows_chunks_and_shards_of_a_layout_that_does_not_divide_evenly() -> None:
     layout = Layout(1000, 7, 70, {"x": Column("int8")})
-    assert (layout.shards, layout.chunks, layout.chunks_per_shard) == (15, 143, 10)
+    assert (layout.shards, layout.chunks_per_shard) == (15, 10)
     assert layout.rows_of(14) == range(980, 1000)
     assert layout.chunks_of(14) == range(140, 143)
 
 
 def test_every_flipped_byte_and_every_cut_is_refused() -> None:
-    data = made(
-        inputs={"a": 1},
-        notes={},
-        layout=replace(LAYOUT, columns={"x": Column("int8")}),
-        files={
-            "rows/zarr.json": FILES["rows/zarr.json"],
-            "rows/x/zarr.json": FILES["rows/zarr.json"],
-        },
-    ).to_bytes()
+    files = dict.fromkeys(("rows/zarr.json", "rows/x/zarr.json"), FILES["rows/zarr.json"])
+    layout = replace(LAYOUT, columns={"x": Column("int8")})
+    data = made(inputs={"a": 1}, notes={}, layout=layout, files=files).to_bytes()
     Manifest.from_bytes(data, "m")
     for place in range(len(data)):
         for flip in (0x01, 0x07, 0x20, 0x80, 0xFF):
@@ -193,8 +167,6 @@ def test_every_flipped_byte_and_every_cut_is_refused() -> None:
                 Manifest.from_bytes(bytes(changed), "m")
         with pytest.raises(ManifestError):
             Manifest.from_bytes(data[:place], "m")
-    with pytest.raises(ManifestError):
-        Manifest.from_bytes(data + b"\n", "m")
 
 
 def resealed(change: Any) -> bytes:
@@ -205,11 +177,9 @@ def resealed(change: Any) -> bytes:
     return seal(document)
 
 
-def test_an_edited_manifest_is_refused_with_and_without_a_fitting_checksum() -> None:
+def test_an_edited_manifest_is_refused_though_its_checksum_fits() -> None:
     with pytest.raises(ManifestError, match="fingerprint"):
         Manifest.from_bytes(resealed(lambda d: d["inputs"].update(seed=3)), "m")
-    with pytest.raises(ManifestError, match="checksum"):
-        Manifest.from_bytes(made().to_bytes().replace(b'"m"', b'"n"'), "m")
 
 
 @pytest.mark.parametrize("version", [0, 2, 99])
@@ -218,54 +188,54 @@ def test_another_version_is_refused_by_name(version: int) -> None:
         Manifest.from_bytes(resealed(lambda d: d.update(format_version=version)), "m")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda d: d.update(extra=1),
-        lambda d: d.pop("notes"),
-        lambda d: d.update(format_version="1"),
-        lambda d: d.update(format_version=True),
-        lambda d: d.update(label=3),
-        lambda d: d.update(label="x" * 10**6),
-        lambda d: d.update(inputs=[]),
-        lambda d: d.update(created="yesterday"),
-        lambda d: d.update(fingerprint=None),
-        lambda d: d["layout"].update(rows=-1),
-        lambda d: d["layout"].update(rows=10**30),
-        lambda d: d["layout"].update(rows="1000"),
-        lambda d: d["layout"].update(rows=2**40, shard_rows=8),
-        lambda d: d["layout"].update(chunk_rows=0),
-        lambda d: d["layout"].update(shard_rows=63),
-        lambda d: d["layout"].update(shard_rows=2**39),
-        lambda d: d["layout"].update(columns={}),
-        lambda d: d["layout"].update(columns=[]),
-        lambda d: d["layout"]["columns"]["seed"].update(dtype="object"),
-        lambda d: d["layout"]["columns"]["seed"].update(dtype=["int8"]),
-        lambda d: d["layout"]["columns"]["seed"].update(shape=[2**31, 2**31]),
-        lambda d: d["layout"]["columns"]["seed"].update(shape=[-1]),
-        lambda d: d["layout"]["columns"]["seed"].update(shape=[1] * 40),
-        lambda d: d["layout"]["columns"]["seed"].update(shape="2"),
-        lambda d: d["layout"]["columns"]["seed"].update(fill=-1),
-        lambda d: d["layout"]["columns"]["logits"].update(fill=1),
-        lambda d: d["layout"]["columns"]["seed"].update(compressed=1),
-        lambda d: d["layout"]["columns"].update({"../x": d["layout"]["columns"]["seed"]}),
-        lambda d: d["layout"].update(columns={f"c{i}": d["layout"]["columns"]["seed"]
-                                              for i in range(1000)}),
-        lambda d: d["files"].update({"attachments/../../x": {"size": 1, "sha256": "0" * 64}}),
-        lambda d: d["files"].update({"attachments//x": {"size": 1, "sha256": "0" * 64}}),
-        lambda d: d["files"].update({"/etc/passwd": {"size": 1, "sha256": "0" * 64}}),
-        lambda d: d["files"].update({"rows/../zarr.json": {"size": 1, "sha256": "0" * 64}}),
-        lambda d: d["files"].update({"rows/no/zarr.json": {"size": 1, "sha256": "0" * 64}}),
-        lambda d: d["files"].pop("rows/seed/zarr.json"),
-        lambda d: d["files"]["rows/zarr.json"].update(size=-1),
-        lambda d: d["files"]["rows/zarr.json"].update(size=2**60),
-        lambda d: d["files"]["rows/zarr.json"].update(sha256="z" * 64),
-        lambda d: d.update(files=3),
-    ],
-)  # fmt: skip
-def test_a_hostile_manifest_ends_in_the_error(change: Any) -> None:
-    with pytest.raises(ManifestError):
-        Manifest.from_bytes(resealed(change), "m")
+GONE = object()
+SEED = {"dtype": "uint64", "shape": [], "fill": 0, "compressed": False}
+ANY_FILE = {"size": 1, "sha256": "0" * 64}
+WRONG: dict[tuple[str, ...], list[Any]] = {
+    ("extra",): [1],
+    ("notes",): [GONE],
+    ("format_version",): ["1", True],
+    ("label",): [3, "x" * 10**6],
+    ("inputs",): [[]],
+    ("created",): ["yesterday"],
+    ("fingerprint",): [None],
+    ("layout", "rows"): [-1, 10**30, "1000", 2**40],
+    ("layout", "chunk_rows"): [0],
+    ("layout", "shard_rows"): [63, 2**39],
+    ("layout", "columns"): [{}, [], {f"c{i}": SEED for i in range(1000)}],
+    ("layout", "columns", "../x"): [SEED],
+    ("layout", "columns", "seed", "dtype"): ["object", ["int8"]],
+    ("layout", "columns", "seed", "shape"): [[2**31, 2**31], [-1], [1] * 40, "2"],
+    ("layout", "columns", "seed", "fill"): [-1, GONE],
+    ("layout", "columns", "seed", "compressed"): [1],
+    ("layout", "columns", "logits", "fill"): [1],
+    ("files",): [3],
+    ("files", "rows/seed/zarr.json"): [GONE],
+    ("files", "attachments/../../x"): [ANY_FILE],
+    ("files", "attachments//x"): [ANY_FILE],
+    ("files", "/etc/passwd"): [ANY_FILE],
+    ("files", "rows/../zarr.json"): [ANY_FILE],
+    ("files", "rows/no/zarr.json"): [ANY_FILE],
+    ("files", "rows/zarr.json", "size"): [-1, 2**60],
+    ("files", "rows/zarr.json", "sha256"): ["z" * 64],
+}
+
+
+def put(document: Any, keys: tuple[str, ...], value: Any) -> None:
+    *steps, last = keys
+    for step in steps:
+        document = document[step]
+    if value is GONE:
+        del document[last]
+    else:
+        document[last] = value
+
+
+@pytest.mark.parametrize("keys", WRONG, ids="/".join)
+def test_a_hostile_manifest_ends_in_the_error(keys: tuple[str, ...]) -> None:
+    for value in WRONG[keys]:
+        with pytest.raises(ManifestError):
+            Manifest.from_bytes(resealed(lambda d, value=value: put(d, keys, value)), "m")
 
 
 @pytest.mark.parametrize(
@@ -283,6 +253,7 @@ def test_a_hostile_manifest_ends_in_the_error(change: Any) -> None:
         b'{"format_version": 1, "a": "\\ud800"}',
         b" " * (LARGEST_MANIFEST + 1),
         b"cos\nsystem\n(S'true'\ntR.",
+        made().to_bytes() + b"\n",
     ],
 )
 def test_what_is_not_a_manifest_at_all_ends_in_the_error(data: bytes) -> None:

@@ -17,23 +17,26 @@ from power_cut import Directory, File, Image, Platter, restore
 
 import cache.stores.places
 from cache.format.manifest import Manifest
+from cache.removal import remove_cache
 from cache.stores.files import LocalFiles
 from cache.stores.places import LocalPlace
-from cache.removal import remove_cache
 
 ROOT = "data/cache"
+Hears = Callable[[Any], bool]
+
+
+def all_of(node: object) -> bool:
+    return True
 
 
 class Cuts:
     """An operation on a disk whose power may fail after every single call.
 
-    Attributes:
-        images: All that may be found after a cut, each once.
-        broken: What of it breaks the contract.
-        committed: Shards of which the user was told that they are committed.
+    ``images`` are what may be found then, each once; ``broken`` is what of it breaks the contract;
+    of the shards in ``committed`` the user was told so.
     """
 
-    def __init__(self, folder: Path, hears: Callable[[Any], bool] = lambda node: True) -> None:
+    def __init__(self, folder: Path, hears: Hears = all_of) -> None:
         self.folder = folder
         self.images: dict[frozenset[tuple[str, bytes]], Image] = {}
         self.broken: list[str] = []
@@ -133,10 +136,7 @@ Operation = Callable[[Cuts, Manifest], None]
 
 
 def carry_out(
-    folder: Path,
-    operation: Operation,
-    manifest: Manifest,
-    hears: Callable[[Any], bool] = lambda node: True,
+    folder: Path, operation: Operation, manifest: Manifest, hears: Hears = all_of
 ) -> Cuts:
     disk = folder / "disk"
     disk.mkdir()
