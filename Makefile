@@ -40,7 +40,7 @@ bench: $(STAMP)
 	python -m benchmarks.philox
 	python -m benchmarks.storage --out benchmarks/storage.md
 	python -m benchmarks.teacher --out benchmarks/teacher.md
-	python -m benchmarks.student --only steps speed --out benchmarks/student.md
+	python -m benchmarks.student --out benchmarks/student.md
 
 # With what the machine has, where a GPU is: nothing is installed.
 gpu:

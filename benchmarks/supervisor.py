@@ -6,6 +6,7 @@ has happened in the cache's directory, never by the clock alone.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import signal
@@ -21,13 +22,7 @@ from cache.format import object_path, record_path
 from cache.opening import open_cache
 from cache.verification import verify_cache
 
-MOMENTS = (
-    "holding no claim",
-    "computing",
-    "writing a file",
-    "between data and record",
-    "holding a committed shard",
-)
+MOMENTS = ("no claim", "computing", "writing a file", "before the record", "committed")
 """What a killed worker was doing, as its claim and its files tell."""
 EARLY = 3
 """Kills that come before any shard need be committed, the creation's among them."""
@@ -64,8 +59,8 @@ class Supervisor:
     """
 
     def __init__(self, start: Callable[[int], Worker], reference: Cache, directory: Path) -> None:
-        self._start, self._reference, self._directory = start, reference, directory
-        self._started = 0
+        self._start, self._numbers = start, itertools.count()
+        self._reference, self._directory = reference, directory
         self._records: dict[str, tuple[int, int]] = {}
 
     def run(self, plan: Plan) -> Tally:
@@ -76,7 +71,7 @@ class Supervisor:
         """
         chance = random.Random(plan.seed)  # noqa: S311 - repeatable, not secret
         moments: Counter[str] = Counter()
-        crew = [self._begin() for _ in range(plan.workers)]
+        crew = [self._start(next(self._numbers)) for _ in range(plan.workers)]
         try:
             while (done := moments.total()) < plan.kills:
                 # The last tenth of the shards is kept for the time after the last kill.
@@ -92,7 +87,7 @@ class Supervisor:
                     break  # it was quicker, and then the cache is complete
                 moments[self._find_moment(crew[victim].pid)] += 1
                 self.check_records()
-                crew[victim] = self._begin()
+                crew[victim] = self._start(next(self._numbers))
             for worker in crew:
                 finish(worker)
         finally:
@@ -109,10 +104,6 @@ class Supervisor:
             now[name] = (status.st_ino, status.st_mtime_ns)
         assert self._records.items() <= now.items(), "a committed shard was lost or done again"
         self._records = now
-
-    def _begin(self) -> Worker:
-        self._started += 1
-        return self._start(self._started)
 
     def _await(self, crew: list[Worker], goal: int, signs: int) -> bool:
         """Wait for so many shards, then for signs of life; False where a worker ends before."""
@@ -135,25 +126,25 @@ class Supervisor:
         return tuple(_names(self._directory / part) for part in parts)
 
     def _find_moment(self, pid: int) -> str:
-        for name in _names(self._directory / "claims"):
-            try:
-                holder = json.loads((self._directory / "claims" / name).read_text())["pid"]
-            except (FileNotFoundError, ValueError, KeyError):
-                continue
-            if name[0].isdigit() and holder == pid:
-                return self._find_stage(int(name.removesuffix(".lock")))
-        return MOMENTS[0]
-
-    def _find_stage(self, shard: int) -> str:
+        claims = self._directory / "claims"
+        held = [name for name in _names(claims) if _read_holder(claims / name) == pid]
+        if not held:
+            return MOMENTS[0]
+        shard = int(held[0].removesuffix(".lock"))
+        columns = self._reference.layout.columns.items()
+        there = [(self._directory / object_path(*column, shard)).exists() for column in columns]
         if (self._directory / record_path(shard)).exists():
             return MOMENTS[4]
-        columns = self._reference.layout.columns
-        paths = [object_path(name, column, shard) for name, column in columns.items()]
-        stems = tuple(f"{path}/".replace("/", ".") for path in (*paths, record_path(shard)))
-        if any(name.startswith(stems) for name in _names(self._directory / "tmp")):
-            return MOMENTS[2]
-        there = [(self._directory / path).exists() for path in paths]
-        return MOMENTS[3] if all(there) else MOMENTS[2] if any(there) else MOMENTS[1]
+        if all(there):
+            return MOMENTS[3]
+        return MOMENTS[2] if any(there) or _names(self._directory / "tmp") else MOMENTS[1]
+
+
+def _read_holder(claim: Path) -> int:
+    try:
+        return int(json.loads(claim.read_text())["pid"]) if claim.stem.isdigit() else 0
+    except (FileNotFoundError, ValueError, KeyError):
+        return 0
 
 
 def compare(reference: Cache, directory: Path) -> None:

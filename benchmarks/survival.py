@@ -14,9 +14,14 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import torch
+
 from benchmarks.supervisor import Plan, Supervisor, Tally, compare
 from benchmarks.workers import PATIENCE, Forked, Spawned, Worker, finish
 from cache.opening import open_cache
+from pipeline.cli import main
+from pipeline.console import quieten_libraries
+from stages.lm import load_language_model, resolve_model
 
 TEACHER = ("teacher", "--task", "reddit", "--model", "mini", "--chunk-rows", "8")
 TEACHER += ("--sampler", "vocabulary", "--self-generated", "0")
@@ -41,7 +46,9 @@ class Teachers:
     """
 
     def __init__(self, folder: Path, shards: int) -> None:
-        _warm_up()
+        quieten_libraries()
+        # Once for all forks, with all that it imports.
+        load_language_model(resolve_model("mini"), "cpu", "float32")
         self.folder = folder
         rows = ("--rows", shards * SHARD_ROWS, "--shard-rows", SHARD_ROWS)
         self.arguments = tuple(map(str, (*TEACHER, *rows)))
@@ -64,11 +71,15 @@ class Teachers:
         """
         root = self.folder / name
         root.mkdir()
-        begin = self._spawn if fresh else self._fork
         directory = root / "reddit" / self.reference.manifest.directory
-        supervisor = Supervisor(
-            lambda number: begin(root, root / f"{number}.log"), self.reference, directory
-        )
+
+        def begin(number: int) -> Worker:
+            log, command = root / f"{number}.log", (sys.executable, "-m", "pipeline")
+            if fresh:
+                return Spawned((*command, *self.arguments, "--cache", root), log, self.folder)
+            return self._fork(root, log)
+
+        supervisor = Supervisor(begin, self.reference, directory)
         tally = supervisor.run(plan)
         last = self._fork(root, root / "last.log")
         finish(last)
@@ -81,29 +92,9 @@ class Teachers:
         arguments = (*self.arguments, "--cache", str(root))
         return Forked(partial(_run_command, self.folder, arguments), log)
 
-    def _spawn(self, root: Path, log: Path) -> Worker:
-        command = (sys.executable, "-m", "pipeline", *self.arguments, "--cache", root)
-        return Spawned(command, log, self.folder)
-
-
-def _warm_up() -> None:
-    """Import and load, once for all forks, what a teacher imports and loads."""
-    from pipeline.console import quieten_libraries
-    from stages.lm import load_language_model, resolve_model
-    from stages.loading import load_tokenizer
-
-    quieten_libraries()
-    folder = resolve_model("mini")
-    load_tokenizer(folder)
-    load_language_model(folder, "cpu", "float32")
-
 
 def _run_command(folder: Path, arguments: tuple[str, ...]) -> None:
     """Run the command line in this process, a fork, in a folder without a ``params.yaml``."""
-    import torch
-
-    from pipeline.cli import main
-
     # A pool of threads is not forked with its threads, and torch, which makes another then, does
     # not expect several to ask for it at once, as transformers does when it loads a model.
     torch.set_num_threads(1)

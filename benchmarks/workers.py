@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.context
 import os
 import subprocess
 import sys
@@ -17,25 +17,23 @@ PATIENCE = 600.0
 """Seconds after which a process that should end, or do something, is given up."""
 
 
-class Forked:
+class Forked(multiprocessing.context.ForkProcess):
     """A child of this process that runs a function, which saves it every import."""
 
     def __init__(self, work: Callable[[], object], log: Path) -> None:
+        super().__init__(target=_run, args=(work, log))
         self._log = log
         log.write_text("")  # by the parent, since the child may not come so far
-        context = multiprocessing.get_context("fork")
-        self._process = context.Process(target=_run, args=(work, log))
-        self._process.start()
-        self.pid: int = self._process.pid or 0
+        self.start()
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal, or None while it runs."""
-        return self._process.exitcode
+        return self.exitcode
 
     def kill(self) -> None:
         """Kill it, and have it gone on return."""
-        self._process.kill()
-        self._process.join()
+        super().kill()
+        self.join()
 
     def read_log(self) -> str:
         """Return what it has printed."""

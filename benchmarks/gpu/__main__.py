@@ -73,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     book.write()
     began = time.time()
     while left:
-        # One process for a part's rows that follow each other, until one of them fails.
-        group = [k for k in left if ROWS[k].group == ROWS[left[0]].group]
+        # One process for rows that go together, until one of them fails.
+        kind = "part" if options.quick else "group"
+        group = [k for k in left if getattr(ROWS[k], kind) == getattr(ROWS[left[0]], kind)]
         child = [*COMMAND, *given, "--began", f"{began}", "--rows", *map(str, group)]
         code = subprocess.run(child, preexec_fn=die_with_parent, check=False).returncode
         book.read()
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             book.add(ROWS[untried[0]], began, FAILED, why=why)
             untried = untried[1:]
-        left = [*untried, *left[len(group) :]]
+        left = [k for k in left if k in untried or k not in group]
     print(f"{options.out}: {time.time() - began:.0f} s in all", flush=True)
     return int(any(book.find(ROWS[k]).get("status") == FAILED for k in rows))
 
