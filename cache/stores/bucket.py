@@ -30,19 +30,12 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 CONNECT_SECONDS = 5
-REQUEST_SECONDS = 30.0
-"""For a request of up to PART bytes; a larger one has as much more as its size asks for."""
-
+REQUEST_SECONDS = 30.0  # for up to PART bytes; a larger request has as much more as its size asks
 RETRY_SECONDS = 30.0
 RETRIES = 6
-PART = 8 * 2**20
-"""Bytes that are got at once."""
-
-SLOWEST = 2**19
-"""Bytes a second below which a large put is given up."""
-
-ATTEMPTS = 5
-"""Times that something is read again because it was replaced or removed meanwhile."""
+PART = 8 * 2**20  # bytes that are got at once
+SLOWEST = 2**19  # bytes a second below which a large put is given up
+ATTEMPTS = 5  # times that something is read again because it was replaced or removed meanwhile
 
 _WRITER = "writer"
 _STORES: dict[str, type[S3Store | GCSStore | AzureStore]] = {
@@ -55,36 +48,23 @@ _LOADED_BY = os.getpid()
 
 @dataclass(frozen=True)
 class Found:
-    """An object as it was read.
+    """An object as it was read."""
 
-    Attributes:
-        data: Its first bytes, up to the limit asked for and one more.
-        version: What a put that replaces this version alone is conditional on: the store's tag (in
-            S3 a hash of the bytes, the same whenever these are), and its number where it has such.
-        modified: When it was put, by the store's clock.
-    """
-
-    data: bytes
+    data: bytes  # its first bytes, up to the limit asked for and one more
+    # What a put that replaces this version alone is conditional on: the store's tag (in S3 a hash
+    # of the bytes, the same whenever these are), and its number where it has such.
     version: UpdateVersion
-    modified: datetime
+    modified: datetime  # when it was put, by the store's clock
 
 
 class Bucket:
     """The objects below one prefix, named by relative paths with forward slashes.
 
     Every method raises StorageError where the store cannot be reached or refuses.
-
-    Attributes:
-        url: ``scheme://bucket/prefix``.
     """
 
     def __init__(self, url: str, open_store: Callable[[float], ObjectStore]) -> None:
-        """Open it.
-
-        Args:
-            url: The prefix, for messages.
-            open_store: Opens it with so many seconds for a whole request.
-        """
+        """Open ``scheme://bucket/prefix``, by a function of the seconds for a whole request."""
         self.url = url
         self._open = open_store
         with self._reporting("open", ""):
@@ -237,12 +217,8 @@ class Bucket:
 def open_bucket(url: str, seconds: float | None = None) -> Bucket:
     """Open a prefix in a bucket, with endpoint and credentials from the environment.
 
-    Args:
-        url: ``s3://``, ``gs://`` or ``az://`` with bucket and prefix, as a place has it.
-        seconds: Most that a request may take with all its repetitions; None: what suits data.
-
-    Raises:
-        StorageError: The environment's settings cannot be used.
+    A request takes at most ``seconds`` with all its repetitions; None: what suits data.
+    StorageError is raised where the environment's settings cannot be used.
     """
     parts = urlsplit(url)
     check_environment(parts.scheme)

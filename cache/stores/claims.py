@@ -24,11 +24,9 @@ from cache.errors import ClaimError, StorageError
 from cache.stores.files import reporting
 from cache.stores.interface import Claim, Claims, LiveClaim, always, being_removed, in_use
 
+# The guard is held for milliseconds; whoever waits so long waits for a stopped process.
 GUARD_SECONDS = 30.0
-"""The guard is held for milliseconds; whoever waits so long waits for a stopped process."""
-
 REMOVER = "remover.lock"
-
 _LOCK = re.compile(r"([0-9]{6,})\.lock")
 
 
@@ -85,7 +83,9 @@ class LocalClaims:
                     continue
                 try:
                     if not is_done(shard):
-                        _sign(descriptor)
+                        holder = {"host": socket.gethostname(), "pid": os.getpid()}
+                        os.ftruncate(descriptor, 0)
+                        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
                         return LocalClaim(self, shard, path, descriptor)
                 except BaseException:
                     # Or this process would keep everyone from the shard, itself included.
@@ -183,12 +183,6 @@ def _try_lock(path: Path) -> int | None:
                 return None
             raise
         os.close(descriptor)
-
-
-def _sign(descriptor: int) -> None:
-    holder = {"host": socket.gethostname(), "pid": os.getpid()}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 def _drop(path: Path, descriptor: int) -> None:

@@ -29,10 +29,8 @@ class LocalFiles:
     """Files below one directory; see :class:`cache.stores.interface.Files`.
 
     Whatever a method has written is on the disk when it returns: the file is synced before it
-    gets its name, and the directories that hold the name are synced after.
-
-    Attributes:
-        root: The directory. It need not exist before the first write.
+    gets its name, and the directories that hold the name are synced after.  The directory need not
+    exist before the first write.
     """
 
     def __init__(self, root: Path) -> None:
@@ -185,11 +183,7 @@ class LocalFiles:
 
 
 def check_path(path: str) -> str:
-    """Return a relative path, tidied.
-
-    Raises:
-        StorageError: It leads out of where it is relative to.
-    """
+    """Return a relative path, tidied; StorageError where it leads out of the place."""
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
         raise StorageError(f"the path {path!r:.80} leads out of the cache")
@@ -197,11 +191,7 @@ def check_path(path: str) -> str:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its missing parents, and make their names durable.
-
-    Raises:
-        StorageError: One cannot be made.
-    """
+    """Make a directory and its missing parents, and make their names durable."""
     with reporting("make the directory", str(path)):
         path.mkdir(parents=True, exist_ok=True)
         # The names of parents that were there too: whoever made them may have been killed before

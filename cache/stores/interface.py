@@ -29,12 +29,9 @@ class Files(Protocol):
     """
 
     def read(self, path: str, limit: int) -> bytes | None:
-        """Return the contents of a file, or None if there is none.
+        """Return at most ``limit`` + 1 bytes of a file, or None if there is none.
 
-        Args:
-            path: The file.
-            limit: At most one byte more than this is read, so that a longer result tells the
-                caller that the file is longer than it may be.
+        The one byte more tells the caller that the file is longer than it may be.
         """
 
     def size(self, path: str) -> int | None:
@@ -53,10 +50,9 @@ class Files(Protocol):
         """
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        """Write a whole file unless there is one of that name already.
+        """Write a whole file unless there is one, and say whether this call wrote it.
 
-        Returns:
-            Whether this call wrote it. Of any number of callers exactly one gets True.
+        Of any number of callers exactly one gets True.
         """
 
     def names(self, path: str = "") -> list[str]:
@@ -82,26 +78,17 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class LiveClaim:
-    """A shard that a live process is working on.
-
-    Attributes:
-        shard: Its number.
-        host: Name of the holder's machine, empty where unknown.
-        pid: The holder's process id there, 0 where unknown.
-    """
+    """A shard that a live process is working on."""
 
     shard: int
-    host: str
-    pid: int
+    host: str  # name of the holder's machine, empty where unknown
+    pid: int  # the holder's process id there, 0 where unknown
 
 
 class Claim(ABC):
     """The right to write one shard, until released or until its holder is gone.
 
     A context manager: leaving it releases the claim, whether or not the shard was committed.
-
-    Attributes:
-        shard: Number of the shard.
     """
 
     shard: int
@@ -131,16 +118,9 @@ class Claims(Protocol):
     def take_first(self, shards: Iterable[int], is_done: Callable[[int], bool]) -> Claim | None:
         """Claim the first shard that nobody alive holds and that is still to be done.
 
-        Args:
-            shards: Candidates in order.
-            is_done: Asked again about a shard once it is held, since its last holder may have
-                finished it in the meantime.
-
-        Returns:
-            The claim, or None where there is nothing to take.
-
-        Raises:
-            ClaimError: The cache is being removed.
+        ``is_done`` is asked again about a shard once it is held, since its last holder may have
+        finished it in the meantime.  None where there is nothing to take; ClaimError where the
+        cache is being removed.
         """
 
     def live(self) -> list[LiveClaim]:
@@ -149,16 +129,13 @@ class Claims(Protocol):
     def creating(self) -> AbstractContextManager[Callable[[], bool]]:
         """Hold the right to create the cache, waiting for as long as a live process holds it.
 
-        Gives a function that says whether the right is still held.
+        Gives a function that says whether the right is still held, as :meth:`removing` does.
         """
 
     def removing(self) -> AbstractContextManager[Callable[[], bool]]:
         """Hold the right to remove the cache; nobody can claim a shard meanwhile.
 
-        Gives a function that says whether the right is still held.
-
-        Raises:
-            ClaimError: A live process has a claim, or is removing it too.
+        ClaimError where a live process has a claim, or is removing it too.
         """
 
 

@@ -34,41 +34,26 @@ if TYPE_CHECKING:
     from obstore import UpdateVersion
 
 LEASE_SECONDS = 60.0
+# What a lease says of itself beyond this is not believed, or nobody could take it over.
 LONGEST_SECONDS = 3600.0
-"""What a lease says of itself beyond this is not believed, or nobody could take it over."""
-
 LARGEST_LEASE = 4096
 RELEASED = b""
-RENEWALS = 4
-"""Times that a lease is renewed within its length."""
-
-MARGIN = 1 / 6
-"""Share of its length before whose end the holder stops to count on it."""
-
-LOOKS = 12
-"""Times within a lease's length that somebody who waits for it looks at it."""
-
+RENEWALS = 4  # times that a lease is renewed within its length
+MARGIN = 1 / 6  # share of its length before whose end the holder stops to count on it
+LOOKS = 12  # times within a lease's length that somebody who waits for it looks at it
 CLOCK_RESOLUTION = 1.0
-
 _CREATOR, _REMOVER, _CLOCK = "creator.json", "remover.json", "clock"
 _LEASE = re.compile(r"([0-9]{6,})\.json")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a lease says of itself.
+    """What a lease says of itself."""
 
-    Attributes:
-        owner: The lease's own name, which no other has.
-        host: Name of the holder's machine, empty where unknown.
-        pid: The holder's process id there, 0 where unknown.
-        seconds: How long it lasts after each renewal.
-    """
-
-    owner: str
-    host: str
-    pid: int
-    seconds: float
+    owner: str  # the lease's own name, which no other has
+    host: str  # name of the holder's machine, empty where unknown
+    pid: int  # the holder's process id there, 0 where unknown
+    seconds: float  # how long it lasts after each renewal
 
     @staticmethod
     def read(data: bytes) -> Terms:
@@ -121,15 +106,11 @@ class Lease(Claim):
         return is_there and self.is_held()
 
     def is_held(self) -> bool:
-        """Say whether nobody else can have had this lease since it was taken.
-
-        True only while that is certain.  After a time in which the lease could have lapsed the
-        store is asked, by a renewal.
-        """
+        """Say whether it is certain that nobody else has had this lease since it was taken."""
         # A forked child has the parent's lease, which is not its own; and no thread that renews.
         if self._pid != os.getpid():
             return False
-        if not self._is_fresh():
+        if not self._is_fresh():  # it could have lapsed meanwhile: the store is asked
             with suppress(StorageError):  # not certain, then
                 self._renew()
         return self._is_fresh()
@@ -176,11 +157,8 @@ class LeasedClaims:
     """The leases below one prefix, one object each; see :class:`cache.stores.interface.Claims`.
 
     Every method that takes a lease raises StorageError where the store does not support
-    conditional writes.
-
-    Attributes:
-        bucket: The prefix.
-        seconds: Length of the leases that are taken here; others' have their own.
+    conditional writes.  ``seconds`` is the length of the leases that are taken here; others' have
+    their own.
     """
 
     def __init__(self, place: str | Bucket, seconds: float | None = None) -> None:

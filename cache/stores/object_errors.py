@@ -31,10 +31,8 @@ _ADDRESS = {
     "gs": "GOOGLE_BASE_URL",
     "az": "AZURE_STORAGE_ENDPOINT",
 }
-
+# The services of virtual machines that are asked where the environment gives none, and a half.
 _NO_CREDENTIALS = ("169.254.169.254", "/latest/api/token", "metadata.google", "source: Missing")
-"""The services of virtual machines that are asked where the environment gives none, and a half."""
-
 _ENDPOINT = re.compile(
     r"(?i:https?)://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
     r"(:[0-9]{0,5})?([/?#].*)?"
@@ -47,13 +45,9 @@ _CAUSE = re.compile(r'(?:message|error): "([A-Za-z0-9 ,.:_-]{1,120})"')
 
 
 def check_environment(scheme: str) -> None:
-    """Check the settings that the library does not check itself before it uses them.
+    """Check the settings that the library does not check itself before it uses them, ``s3`` alone.
 
-    Args:
-        scheme: Of the place; only ``s3`` has such settings.
-
-    Raises:
-        StorageError: One cannot be used; its name is given, its value only where it is no secret.
+    StorageError names a setting that cannot be used, and its value only where it is no secret.
     """
     if scheme != "s3":
         return
@@ -78,10 +72,8 @@ def check_environment(scheme: str) -> None:
 def explain(text: str, url: str, missing: bool = False) -> str:
     """Return why a request failed, and what to do about it.
 
-    Args:
-        text: What the library says; only words known to be harmless are taken from it.
-        url: The place, for its scheme and bucket.
-        missing: Whether the store said that something is not there which only its bucket can be.
+    Of the library's text only words known to be harmless are used; ``missing`` says that what the
+    store did not find can only be the bucket.
     """
     parts = urlsplit(url)
     credentials, address = _CREDENTIALS[parts.scheme], _ADDRESS[parts.scheme]

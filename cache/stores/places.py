@@ -22,11 +22,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 
 @dataclass(frozen=True)
 class LocalPlace:
-    """A directory.
-
-    Attributes:
-        path: The directory; it need not exist.
-    """
+    """A directory, which need not exist."""
 
     path: Path
 
@@ -66,13 +62,9 @@ class LocalPlace:
 
 @dataclass(frozen=True)
 class ObjectPlace:
-    """A prefix in a bucket.
+    """A prefix in a bucket."""
 
-    Attributes:
-        url: ``scheme://bucket/prefix``, without a slash at the end.
-    """
-
-    url: str
+    url: str  # ``scheme://bucket/prefix``, without a slash at the end
 
     def __str__(self) -> str:
         return self.url
