@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 TABLE_ENDINGS = {".csv": ",", ".tsv": "\t"}
+# Characters in one cell of a table; Python's own limit of 131,072 is too short for articles.
 LONGEST_CELL = 16 * 2**20
-"""Characters in one cell of a table; Python's own limit of 131,072 is too short for articles."""
 
 
 @dataclass(frozen=True)

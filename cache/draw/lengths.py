@@ -17,8 +17,8 @@ from cache.draw.philox import Purpose, draw_blocks
 from cache.errors import SamplerError
 
 LENGTH_KINDS = ("uniform", "log-uniform", "fixed")
+# No model reads inputs of more positions than this; a larger number is a slip of the finger.
 LONGEST = 1_000_000
-"""No model reads inputs of more positions than this; a larger number is a slip of the finger."""
 
 
 @dataclass(frozen=True)

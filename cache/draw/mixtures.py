@@ -21,12 +21,9 @@ from cache.suggestion import suggest
 
 @dataclass(frozen=True)
 class Mixture:
-    """Samplers and their shares of the rows.
+    """Samplers and their shares of the rows."""
 
-    Attributes:
-        parts: Names and shares, in alphabetical order; the shares are above 0 and sum to 1.
-    """
-
+    # Names and shares, in alphabetical order; the shares are above 0 and sum to 1.
     parts: tuple[tuple[str, Decimal], ...]
 
     @property
@@ -119,12 +116,7 @@ class TokenMixtureSampler(MixtureSampler, TokenSampler):
 
 
 def mix_samplers(mixture: Mixture, samplers: Sequence[Sampler]) -> Sampler:
-    """Make the sampler of a mixture.
-
-    Args:
-        mixture: The names and shares.
-        samplers: A sampler for each part, in the same order.
-    """
+    """Make the sampler of a mixture from a sampler for each part, in the same order."""
     if len(samplers) == 1:
         return samplers[0]
     token = [sampler for sampler in samplers if isinstance(sampler, TokenSampler)]

@@ -23,10 +23,10 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
 HALF = np.uint64(32)
+# Blocks worked on at once: three arrays of 512 KiB stay in the cache, few Python calls remain.
 TILE = 1 << 15
-"""Blocks worked on at once: three arrays of 512 KiB stay in the cache, few Python calls remain."""
+# The same for torch: arrays of 32 MiB keep a GPU busy and bound what is held twice.
 GPU_TILE = 1 << 22
-"""The same for torch: arrays of 32 MiB keep a GPU busy and bound what is held twice."""
 
 
 class Purpose(IntEnum):
@@ -59,11 +59,7 @@ def mix_seeds(run_seed: int, first_row: int, rows: int) -> NDArray[np.uint64]:
 
 
 def draw_blocks(run_seed: int, first: int, count: int, purpose: Purpose) -> NDArray[np.uint32]:
-    """Return consecutive blocks of four words under the run's own key, shape (count, 4).
-
-    Raises:
-        SamplerError: The run's seed is not in [0, 2**64), or a number is out of its range.
-    """
+    """Return consecutive blocks of four words under the run's own key, shape (count, 4)."""
     if not 0 <= run_seed < 1 << 64:
         raise SamplerError(f"run seed: got {run_seed}, must be in [0, {(1 << 64) - 1}]")
     key = np.array([run_seed], dtype=np.uint64)
@@ -71,11 +67,7 @@ def draw_blocks(run_seed: int, first: int, count: int, purpose: Purpose) -> NDAr
 
 
 def random_integers_numpy(
-    seeds: NDArray[np.uint64],
-    count: int,
-    *,
-    first: int = 0,
-    stream: int = Purpose.ROW_INPUT,
+    seeds: NDArray[np.uint64], count: int, *, first: int = 0, stream: int = Purpose.ROW_INPUT
 ) -> NDArray[np.uint32]:
     """Draw a row of 32-bit integers for each seed.
 
@@ -132,17 +124,8 @@ def random_uniform(
 ) -> torch.Tensor:
     """Draw a row of numbers in [0, 1) for each seed: 24 random bits times 2**-24.
 
-    Args:
-        seeds: One key a row, shape (B,).
-        count: Numbers a row.
-        dtype: What they are rounded to from float32, which holds them exactly.
-        device: Where the tensor is to lie.  A GPU computes it; for others numpy does, faster.
-
-    Returns:
-        Shape (B, count), of the dtype.
-
-    Raises:
-        SamplerError: As for :func:`random_integers_numpy`.
+    They are rounded to ``dtype`` from float32, which holds them exactly; shape (B, count).  A GPU
+    computes them itself; for others numpy does, which is faster.
     """
     device = torch.device(device)
     if device.type == "cuda":

@@ -25,20 +25,15 @@ from cache.draw.philox import random_integers, random_integers_numpy, random_uni
 from cache.errors import SamplerError
 from cache.suggestion import suggest
 
+# What the counts of a quantised distribution sum to: the number of 32-bit integers.
 WHOLE = 1 << 32
-"""What the counts of a quantised distribution sum to: the number of 32-bit integers."""
 
 
 class Sampler(ABC):
-    """What draws a row's input embeddings from its seed.
+    """What draws a row's input embeddings from its seed."""
 
-    Attributes:
-        name: A key of :data:`SAMPLERS`, or a mixture.
-        width: Length of one embedding.
-    """
-
-    name: str
-    width: int
+    name: str  # a key of :data:`SAMPLERS`, or a mixture
+    width: int  # length of one embedding
 
     @abstractmethod
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
@@ -127,15 +122,7 @@ class UnigramSampler(TableSampler):
     name = "unigram"
 
     def __init__(self, table: torch.Tensor, thresholds: NDArray[np.int64] | None) -> None:
-        """Check the distribution.
-
-        Args:
-            table: The token embeddings, shape (V, d).
-            thresholds: From :func:`quantise_distribution`, shape (V,).
-
-        Raises:
-            SamplerError: They are missing, or do not fit the table.
-        """
+        """Check the thresholds, shape (V,), of which :func:`quantise_distribution` makes some."""
         super().__init__(table)
         if thresholds is None:
             raise SamplerError("the sampler 'unigram' needs the distribution of the token ids")

@@ -8,53 +8,35 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_TOKENS = 100_000
-"""Most tokens that are read where a tokenizer states no limit."""
+MAX_TOKENS = 100_000  # most tokens that are read where a tokenizer states no limit
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a classifier says of some texts.
+    """What a classifier says of some texts."""
 
-    Attributes:
-        probabilities: Shape (N, K), float32.
-        cut: Whether each text was longer than the classifier reads, shape (N,), bool.
-    """
-
-    probabilities: np.ndarray
-    cut: np.ndarray
+    probabilities: np.ndarray  # shape (N, K), float32
+    cut: np.ndarray  # whether each text was longer than the classifier reads, shape (N,), bool
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A sequence-classification model and its tokenizer.
+    """A sequence-classification model and its tokenizer."""
 
-    Attributes:
-        encode: Texts and a limit to each text's ids, start token included, cut at the limit.
-        run: Ids and mask, both (B, T) int64, to logits, (B, K) float32.
-        labels: The classes' names in column order.
-        max_length: Longest input in tokens, the start token included.
-        pad_id: Id that pads shorter inputs.
-        device: What computes, and why that does, for the log.
-        batch_rows: Texts per forward pass.
-    """
-
+    # Texts and a limit to each text's ids, start token included, cut at the limit.
     encode: Callable[[list[str], int], Sequence[Sequence[int]]]
+    # Ids and mask, both (B, T) int64, to logits, (B, K) float32.
     run: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    labels: tuple[str, ...]
-    max_length: int
-    pad_id: int
-    device: str
-    batch_rows: int = 64
+    labels: tuple[str, ...]  # the classes' names in column order
+    max_length: int  # longest input in tokens, the start token included
+    pad_id: int  # pads shorter inputs
+    device: str  # what computes, and why that does, for the log
+    batch_rows: int = 64  # texts per forward pass
 
     def classify(self, texts: Sequence[str]) -> Answers:
-        """Classify texts; those of similar length share a batch.
+        """Classify texts in their order; those of similar length share a batch.
 
-        Args:
-            texts: Any texts, empty ones included; longer ones than ``max_length`` are cut.
-
-        Returns:
-            Answers in the order of the texts.
+        A text may be empty; one longer than ``max_length`` is cut.
         """
         if not texts:
             return Answers(np.empty((0, len(self.labels)), np.float32), np.empty(0, bool))
@@ -77,14 +59,10 @@ class Classifier:
         return Answers(probabilities, cut)
 
     def answer(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Answer token ids.
+        """Return class probabilities, shape (B, K), float32, of token ids, shape (B, T), int64.
 
-        Args:
-            ids: The start token and the input, shape (B, T), int64.
-            mask: 1 at inputs and 0 at padding, shape (B, T), int64; None: no padding.
-
-        Returns:
-            Probabilities, shape (B, K), float32.
+        Each row is the start token and the input.  The mask is 1 there and 0 at padding, shape
+        (B, T), int64; None: no padding.
         """
         logits = self.run(ids, np.ones_like(ids) if mask is None else mask)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -100,9 +78,8 @@ def is_onnx(model: Path) -> bool:
 def model_directory(model: Path) -> Path:
     """Return the directory with a model's configuration, tokenizer and record.
 
-    Args:
-        model: A model's directory, which is returned, or an ONNX file: its folder or the one
-            above, as in the layout ``onnx/model.onnx`` of model hubs.
+    Of an ONNX file it is the folder or the one above, as in the layout ``onnx/model.onnx`` of model
+    hubs; a model's directory is returned as it is.
     """
     if not is_onnx(model):
         return model

@@ -14,14 +14,9 @@ from stages.classify.classifier import MAX_TOKENS, Classifier, model_directory
 from stages.errors import Hint, ModelError, SettingError, Settings
 from stages.loading import one_line
 
-INPUTS = ("input_ids", "attention_mask")
-"""What a file must take, both (batch, length) int64."""
-
-OUTPUT = "logits"
-"""What it must give, (batch, K) float32."""
-
-INSTALL = "pip install -c constraints.txt -e '.[onnx]'"
-"""How the extra is installed that holds everything for ONNX."""
+INPUTS = ("input_ids", "attention_mask")  # what a file must take, both (batch, length) int64
+OUTPUT = "logits"  # what it must give, (batch, K) float32
+INSTALL = "pip install -c constraints.txt -e '.[onnx]'"  # the extra with everything for ONNX
 
 
 def load_onnx_classifier(file: Path, device: str, threads: int | None = None) -> Classifier:

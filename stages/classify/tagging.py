@@ -17,30 +17,17 @@ KEYS = ("label", "score", "scores", "cut", "below_threshold")
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the input.
+    """One line of the input."""
 
-    Attributes:
-        text: Its text, or None where it cannot be read.
-        fields: What the answer holds besides the tag.
-        error: Why it cannot be read.
-    """
-
-    text: str | None
-    fields: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
+    text: str | None  # None where it cannot be read
+    fields: dict[str, Any] = field(default_factory=dict)  # what the answer holds besides the tag
+    error: str | None = None  # why it cannot be read
 
 
 def read_line(raw: bytes, number: int, is_json: bool, text_column: str) -> Line:
-    """Read one line, plain text or JSON.
+    """Read one line, by its number from 1: plain text, or a JSON object with ``text_column``.
 
-    Args:
-        raw: The line's bytes.
-        number: Its number, from 1.
-        is_json: Whether it is a JSON object; its text is under ``text_column``.
-        text_column: That key.
-
-    Returns:
-        The line.  Bytes that are not UTF-8 become U+FFFD and are marked ``invalid_utf8``.
+    Bytes that are not UTF-8 become U+FFFD and are marked ``invalid_utf8``.
     """
     raw = raw.rstrip(b"\r\n")
     marks: dict[str, Any] = {}
@@ -64,15 +51,9 @@ def tag_lines(
 ) -> Iterator[dict[str, Any]]:
     """Answer lines in their order.
 
-    Args:
-        lines: The lines.
-        classifier: The student.
-        all_scores: Whether to give the scores of all labels.
-        threshold: Least score of a tag; below it the label is None and ``below_threshold`` is set.
-
-    Yields:
-        The line's own keys and ``label``, ``score`` and ``scores``; a key of the line that has
-        a name of :data:`KEYS` becomes ``input_<name>``.
+    An answer has the line's own keys and ``label``, ``score`` and, if ``all_scores``, ``scores``;
+    a key of the line that has a name of :data:`KEYS` becomes ``input_<name>``.  Where the score is
+    below the threshold the label is None and ``below_threshold`` is set.
     """
     answers = classifier.classify([line.text for line in lines if line.text and line.text.strip()])
     rows = zip(answers.probabilities, answers.cut, strict=True)

@@ -41,20 +41,12 @@ def load_model(folder: Path) -> PreTrainedModel:
     """
     from transformers import AutoModelForSequenceClassification
 
-    model = load_weights(
-        AutoModelForSequenceClassification, str(folder), "a classifier", dtype=torch.float32
-    )
-    return model.eval()
+    kind = AutoModelForSequenceClassification
+    return load_weights(kind, str(folder), "a classifier", dtype=torch.float32).eval()
 
 
 def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
-    """Return a model as a classifier.
-
-    Args:
-        model: A sequence-classification model in evaluation mode.
-        tokenizer: Its tokenizer.
-        device: Where it is and why, for the log.
-    """
+    """Return a model in evaluation mode as a classifier; ``device`` says where and why."""
 
     def encode(texts: list[str], limit: int) -> Sequence[Sequence[int]]:
         encoded = tokenizer(texts, truncation=True, max_length=limit)

@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
 TABLE = "embedding.safetensors"
 THRESHOLDS = "thresholds.npy"
-TOKENIZER = "tokenizer-"
-"""What the names of a cache's attachments begin with that are files of the tokenizer."""
+TOKENIZER = "tokenizer-"  # what the names of attachments with the tokenizer's files begin with
 SELF_GENERATED_FILE = "own-texts.safetensors"
+# Under which a manifest notes how many texts the model wrote for students to be measured on.
 SELF_GENERATED = "own_texts"
-"""Under which a manifest notes how many texts the model wrote for students to be measured on."""
 ROWS_AT_ONCE = 64
 
 
@@ -40,16 +39,11 @@ class SelfGenerated:
 
     They are made when a cache is created, from seeds that no row of it has.  No row depends on
     them, so they are no part of a cache's identity.
-
-    Attributes:
-        tokens: Token ids padded with -1, shape (N, T), int32.
-        lengths: Tokens of each, shape (N,), int32.
-        logits: The teacher's class logits, shape (N, K), float32.
     """
 
-    tokens: NDArray[np.int32]
-    lengths: NDArray[np.int32]
-    logits: NDArray[np.float32]
+    tokens: NDArray[np.int32]  # ids padded with -1, shape (N, T)
+    lengths: NDArray[np.int32]  # tokens of each text, shape (N,)
+    logits: NDArray[np.float32]  # the teacher's class logits, shape (N, K)
 
     @property
     def largest_class(self) -> float:
@@ -67,9 +61,7 @@ class SelfGenerated:
     def measure(self, answer: Callable[[NDArray[np.int64]], NDArray[np.floating]]) -> Share:
         """Count how often someone answers as the teacher did.
 
-        Args:
-            answer: Takes token ids of rows of one length, shape (B, T), and returns class scores,
-                shape (B, K).
+        ``answer`` takes token ids of rows of one length, (B, T), and returns class scores, (B, K).
         """
         expected, hits = self.logits.argmax(axis=1), 0
         for length in np.unique(self.lengths):

@@ -13,19 +13,14 @@ from stages.errors import SettingError
 class SamplingSettings:
     """How the language model draws the tokens that it writes.
 
-    Attributes:
-        temperature: What its logits are divided by; above 0.
-        top_p: Tokens are drawn from the fewest that have this share of the probability together,
-            in (0, 1].
-        labelled: Whether a label, another one from row to row, is named in front of the prompt.
-
     Raises:
         SettingError: A number is out of its range.
     """
 
-    temperature: float = 1.0
+    temperature: float = 1.0  # what its logits are divided by; above 0
+    # Tokens are drawn from the fewest that have this share of the probability together, in (0, 1].
     top_p: float = 1.0
-    labelled: bool = False
+    labelled: bool = False  # names a label, another one from row to row, in front of the prompt
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -36,35 +31,21 @@ class SamplingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InputsConfig:
-    """Which inputs the teacher answers.
+    """Which inputs the teacher answers."""
 
-    Attributes:
-        sampler: Name of a sampler or a mixture, such as ``vocabulary=0.5,self=0.5``; not used with
-            ``texts``.
-        rows: Random inputs; not used with ``texts``.
-        texts: A file of texts to answer instead of random inputs.
-        text_column: Its column or key.
-        lengths: How long random inputs are, ``uniform`` or ``log-uniform``; texts that the model
-            writes end where it ends them.
-        min_length: Shortest random input, in tokens; the longest is the task's.
-        temperature: What the model's logits are divided by where it writes inputs itself.
-        top_p: It writes with the fewest tokens that have this share of the probability together.
-        seed: The run's seed.
-        chunk_rows: Rows that share one length.
-        shard_rows: Rows that are written at once.
-    """
-
-    sampler: str = "unigram"
-    rows: int = 32768
-    texts: Path | None = None
-    text_column: str = "text"
+    sampler: str = "unigram"  # or a mixture, such as ``vocabulary=0.5,self=0.5``
+    rows: int = 32768  # random inputs
+    texts: Path | None = None  # a file to answer instead of random inputs
+    text_column: str = "text"  # its column or key
+    # How long random inputs are, ``uniform`` or ``log-uniform``; texts that the model writes end
+    # where it ends them.
     lengths: str = "uniform"
-    min_length: int = 1
-    temperature: float = 1.0
+    min_length: int = 1  # shortest random input, in tokens; the longest is the task's
+    temperature: float = 1.0  # as in SamplingSettings, where the model writes inputs itself
     top_p: float = 1.0
     seed: int = 0
-    chunk_rows: int = 64
-    shard_rows: int = 4096
+    chunk_rows: int = 64  # rows that share one length
+    shard_rows: int = 4096  # rows that are written at once
 
     def __post_init__(self) -> None:
         for name in ("rows", "min_length", "chunk_rows", "shard_rows"):

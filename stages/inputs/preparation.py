@@ -32,13 +32,11 @@ if TYPE_CHECKING:
     from stages.inputs.config import InputsConfig
     from stages.reporter import Reporter
 
-TEXTS = "texts"
-"""Name of the sampler of a cache whose inputs are texts."""
-MODEL_SAMPLERS = ("self", "self-labelled")
-"""Samplers whose inputs the language model writes."""
-
+TEXTS = "texts"  # name of the sampler of a cache whose inputs are texts
+MODEL_SAMPLERS = ("self", "self-labelled")  # their inputs are written by the language model
+WRITING = ("temperature", "top_p")  # settings that they are written by
+# Random contexts that the model's next-token distribution is averaged over for ``unigram``.
 UNIGRAM_CONTEXTS = {"rows": 256, "length": 32}
-"""Random contexts that the model's next-token distribution is averaged over for ``unigram``."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +133,8 @@ def prepare_inputs(
                 "a cache of texts that the model writes keeps for every row; leave it out"
             )
         # As text: equal floats can be written in several ways, and a fingerprint knows but one.
-        numbers = {"temperature": config.temperature, "top_p": config.top_p}
-        identity["writing"] = {name: f"{number:g}" for name, number in numbers.items()}
         sampling = SamplingSettings(config.temperature, config.top_p)
+        identity["writing"] = {name: f"{getattr(sampling, name):g}" for name in WRITING}
         written = WrittenInputs(mixture, sampling, config.min_length, task.max_length)
         lengths[np.isin(mixture.choose_parts(seeds), parts)] = task.max_length
     return Inputs(seeds, lengths.astype(np.int32), None, identity, written)
@@ -163,7 +160,7 @@ def mix_parts(name: str, parts: Mapping[str, Sampler]) -> Sampler:
 
 
 def _check_written(config: InputsConfig, written: bool) -> None:
-    for name in ("temperature", "top_p"):
+    for name in WRITING:
         if not written and getattr(config, name) != 1:
             raise SettingError(
                 f"{name.replace('_', '-')}: got {getattr(config, name):g}, but nothing is written "
