@@ -14,10 +14,10 @@ demo: $(STAMP)
 	dvc repro
 	python -m benchmarks.demo
 
-# Steps beside each other where JOBS is given, which DVC cannot do.
+# Stages side by side where JOBS is given, which DVC cannot do.
 paper: $(STAMP)
-	python -m benchmarks.paper.run texts $(if $(DATA),--data "$(DATA)")
-	$(if $(JOBS),python -m benchmarks.paper.run all --jobs "$(JOBS)",dvc repro benchmarks/paper/dvc.yaml)
+	python -m benchmarks.paper.run $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs "$(JOBS)")
+	$(if $(JOBS),,dvc repro benchmarks/paper/dvc.yaml)
 
 # A file's tests stay in one process, which makes what they share once.
 test: $(STAMP)

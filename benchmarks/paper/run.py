@@ -1,7 +1,7 @@
-"""The paper's experiments: ``python -m benchmarks.paper.run STAGE``, from the repository's root.
+"""The paper's experiments: ``python -m benchmarks.paper.run [--data DIR] [--jobs N]``.
 
-``texts`` puts the texts in their place, ``all`` does everything, several steps at a time and none
-that is there; the other stages are what DVC runs.  Every `pipeline` command is printed.
+Puts the texts where the stages of ``dvc.yaml`` look for them.  With ``--jobs`` it then runs the
+stages by make, several at a time, which DVC cannot do.  From the repository's root.
 """
 
 from __future__ import annotations
@@ -9,139 +9,121 @@ from __future__ import annotations
 import argparse
 import filecmp
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.paper.plan import (
-    APPROACHES,
-    FILES,
-    KINDS,
-    TEXTS,
-    Plan,
-    PlanError,
-    Step,
-    read_plan,
-)
+from dvc.dependency.param import ParamsDependency
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+STAGES = Path("benchmarks/paper/dvc.yaml")
+DATA = Path("data/paper")
+TEXTS = DATA / "texts"
 
 
-def place_texts(plan: Plan, data: Path | None) -> None:
+@dataclass(frozen=True)
+class Stage:
+    """A stage of ``dvc.yaml``, its variables replaced."""
+
+    name: str
+    command: str
+    needs: tuple[Path, ...]
+    makes: tuple[Path, ...]
+
+
+def read_stages() -> list[Stage]:
+    """Read the stages."""
+    here, found = Path.cwd(), []
+    for stage in Repo(".").index.stages:
+        if Path(stage.path) == here / STAGES:
+            needs = (dep for dep in stage.deps if not isinstance(dep, ParamsDependency))
+            needed, made = (
+                tuple(Path(each.fs_path).relative_to(here) for each in files)
+                for files in (needs, stage.outs)
+            )
+            found.append(Stage(stage.name, stage.cmd, needed, made))
+    return found
+
+
+def place_texts(stages: Sequence[Stage], data: Path | None) -> None:
     """Copy the texts to where the stages look for them, unless these very texts are there.
 
     Raises:
-        PlanError: They are in neither place.
+        OSError: They are in neither place.
     """
-    for task in plan.tasks:
-        for name in FILES:
-            target = TEXTS / task / name
-            if data is None:
-                if not target.is_file():
-                    raise PlanError(
-                        f"{target} is not there; say where the texts are, with `make paper "
-                        "DATA=DIR` or `--data DIR`, where DIR/<task> holds "
-                        f"{' and '.join(FILES)}"
-                    )
-                continue
-            source = data / task / name
-            if not source.is_file():
-                raise PlanError(f"there is no file {source}")
-            if not target.is_file() or not filecmp.cmp(source, target, shallow=False):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f"{name}.partial")
-                shutil.copyfile(source, partial)
-                partial.replace(target)
-                print(f"{source} -> {target}", flush=True)
+    files = {path for stage in stages for path in stage.needs if path.is_relative_to(TEXTS)}
+    for target in sorted(files):
+        source = data and data / target.relative_to(TEXTS)
+        if source and not (target.is_file() and filecmp.cmp(source, target, shallow=False)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f"{target.name}.partial")
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+            print(f"{source} -> {target}", flush=True)
+        elif not target.is_file():
+            raise FileNotFoundError(
+                f"{target} is not there; say where the texts are, with `make paper DATA=DIR` or "
+                "`--data DIR`, where DIR/<task> holds train.jsonl.gz and test.jsonl.gz"
+            )
 
 
-def run_step(step: Step) -> int:
-    """Run a step with its output on this terminal; return its exit code."""
-    print(f"$ pipeline {shlex.join(step.arguments)}", flush=True)
-    command = [sys.executable, "-m", "pipeline", *step.arguments]
-    return subprocess.run(command, check=False).returncode
+def write_makefile(stages: Sequence[Stage]) -> Path:
+    """Write rules by which make runs every stage that is not done.
 
-
-def write_makefile(plan: Plan) -> Path:
-    """Write rules by which make runs every step that is not done.
-
-    A step is done when its target is there, and nothing that it needs is newer, nor its arguments.
+    A stage is done when the same command has ended well, and nothing that it needs is newer.
     """
-    lines, targets = [".PHONY: all"], []
-    for step in plan.list_steps():
-        arguments, log = (
-            plan.root / folder / step.name.replace(" ", "-") for folder in ("arguments", "logs")
-        )
-        for path in (arguments, log):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        text = shlex.join([sys.executable, "-m", "pipeline", *step.arguments])
-        if not arguments.is_file():
-            arguments.write_text(text)
-            os.utime(arguments, (0, 0))  # whatever is there was made by these
-        elif arguments.read_text() != text:
-            arguments.write_text(text)
-        needs = " ".join(map(str, (arguments, *step.sources)))
-        command = text.replace("$", "$$")
-        lines += [f"{step.target}: {needs}", f"\t{command} > {log}.log 2>&1", "\t@touch $@"]
-        targets.append(str(step.target))
-    makefile = plan.root / "Makefile"
-    makefile.write_text("\n".join([*lines, f"all: {' '.join(targets)}"]) + "\n")
+    folder = DATA / "make"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"all: {' '.join(f'{folder}/{stage.name}.done' for stage in stages)}"]
+    for stage in stages:
+        done, log, command = (folder / f"{stage.name}.{end}" for end in ("done", "log", "command"))
+        command.write_text(stage.command)
+        if done.is_file() and done.read_text() != stage.command:
+            done.unlink()
+        before = [each for each in stages if each is not stage and _is_fed(stage, each)]
+        made = {path for each in before for path in each.makes}
+        needs = [f"{folder}/{each.name}.done" for each in before]
+        needs += [str(path) for path in stage.needs if path.is_file() and path not in made]
+        text = stage.command.replace("$", "$$")
+        lines += [f"{done}: {' '.join(needs)}", f"\t({text}) > {log} 2>&1", f"\t@cp {command} $@"]
+    makefile = folder / "Makefile"
+    makefile.write_text("\n".join(lines) + "\n")
     return makefile
 
 
-def run_all(plan: Plan, jobs: int) -> int:
-    """Run every step that is not done by make, some of them at a time.
+def _is_fed(stage: Stage, other: Stage) -> bool:
+    pairs = ((need, made) for need in stage.needs for made in other.makes)
+    return any(made.is_relative_to(need) or need.is_relative_to(made) for need, made in pairs)
 
-    Args:
-        plan: The experiments.
-        jobs: How many at a time; they share the processor's cores evenly.
 
-    Returns:
-        make's exit code; after a failure the steps that do not need it are run all the same.
+def run_stages(stages: Sequence[Stage], jobs: int) -> int:
+    """Run what is not done by make, so many stages at a time; return its exit code.
+
+    After a failure the stages that do not need it are run all the same.  They share the cores.
     """
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
-    command = ["make", "--keep-going", f"--jobs={jobs}", "-f", str(write_makefile(plan)), "all"]
+    command = ["make", "--keep-going", f"--jobs={jobs}", "-f", str(write_makefile(stages)), "all"]
     return subprocess.run(command, env=environment, check=False).returncode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a stage, or everything; 0: done, 1: failed, 2: what is asked for cannot be."""
+    """Place the texts and run the stages; 0: done, 2: what is asked for cannot be, or make's."""
     parser = argparse.ArgumentParser(prog="benchmarks.paper.run", description=__doc__)
-    stages = ("texts", "all", "teacher", "teacher-alone", "student", "evaluate", "report")
-    parser.add_argument("stage", choices=stages)
-    parser.add_argument("--task")
-    parser.add_argument("--approach", choices=APPROACHES)
-    parser.add_argument("--seed", type=int)
     parser.add_argument("--data", type=Path, help="folder of <task>/{train,test}.jsonl.gz")
-    parser.add_argument("--jobs", type=int, default=1, help="steps at a time, with `all`")
+    parser.add_argument("--jobs", type=int, help="stages at a time; left out: none are run")
     options = parser.parse_args(arguments)
     try:
-        plan = read_plan()
-        if options.stage in ("texts", "all"):
-            place_texts(plan, options.data)
-            return run_all(plan, max(1, options.jobs)) if options.stage == "all" else 0
-        codes = map(run_step, _choose_steps(plan, options))
-        return next(filter(None, codes), 0)
-    except PlanError as error:
+        stages = read_stages()
+        place_texts(stages, options.data)
+    except (OSError, DvcException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _choose_steps(plan: Plan, options: argparse.Namespace) -> list[Step]:
-    if options.stage == "report":
-        return [plan.write_report()]
-    if options.task not in plan.tasks:
-        raise PlanError(f"--task: got {options.task}, must be one of {', '.join(plan.tasks)}")
-    if options.stage == "teacher":
-        return [plan.fill_cache(options.task, kind) for kind in KINDS]
-    if options.stage == "teacher-alone":
-        return [plan.evaluate_teacher(options.task)]
-    if options.approach is None or options.seed is None:
-        raise PlanError(f"{options.stage}: give --approach and --seed")
-    key = (options.task, options.approach, options.seed)
-    return [plan.train_student(*key) if options.stage == "student" else plan.evaluate_student(*key)]
+    return 0 if options.jobs is None else run_stages(stages, max(1, options.jobs))
 
 
 if __name__ == "__main__":
