@@ -44,10 +44,9 @@ CURVE = ("step", "loss", "c_learned", "c_closed_form", *MEASURED)
 
 @dataclass(frozen=True)
 class Training:
-    """The curve of a training, and its wall time.
+    """The curve of a training, and the wall time of its steps and of what the curve shows.
 
-    The time is that of the steps and of what the curve shows, summed over the parts of a run that
-    was ended and continued; steps that a kill lost are not in it.
+    Parts of a run that was ended and continued are summed; steps that a kill lost are left out.
     """
 
     history: list[Point]
@@ -114,23 +113,11 @@ def train_student(
     identity: str,
     reporter: Reporter,
 ) -> Training:
-    """Train a student in place.
+    """Train a student in place, continuing from the checkpoint of a killed run.
 
-    Args:
-        student: The student; moved to the accelerator's device.
-        source: Cached rows.
-        config: How.
-        accelerator: Device and number format.
-        checkpoint: File that a killed run continues from; removed by nobody but the caller.
-        identity: What the run depends on beside ``config``; another one starts anew.
-        reporter: Told about progress.
-
-    Returns:
-        How it ended.
-
-    Raises:
-        TrainingError: The gradient is NaN or infinite.
-        Interrupted: A stop was asked for; the checkpoint is written.
+    Another identity, which is what the run depends on beside ``config``, starts anew.  The
+    checkpoint is removed by nobody but the caller.  Raises TrainingError where the gradient is NaN
+    or infinite.
     """
     identity = f"{identity} {sorted(asdict(config).items())}"
     torch.manual_seed(config.seed)
@@ -207,7 +194,9 @@ def _take_step(
         total += loss.detach() / config.lengths_per_batch
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     norm = accelerator.clip_grad_norm_(parameters, config.clip)
-    if norm is not None and not torch.isfinite(norm):
+    # A gradient scaler, which float16 needs, skips steps until its scale is small enough.
+    judged = norm if accelerator.scaler is None else total
+    if judged is not None and not torch.isfinite(judged):
         raise TrainingError(
             f"step {run.step + 1}: the gradient is NaN or infinite (loss {total.item():.4g}); "
             "lower the learning rate"
