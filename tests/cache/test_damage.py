@@ -8,16 +8,8 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from store_worker import (
-    ATTACHMENTS,
-    SMALL,
-    fill,
-    make_cache,
-    make_columns,
-    make_manifest,
-    read_everything,
-    tree,
-)
+from store_worker import ATTACHMENTS, SMALL, fill, make_cache, make_columns, make_manifest, tree
+from store_worker import read_everything as read_all
 
 from cache.directory import Cache
 from cache.errors import CacheError, ForeignError
@@ -123,7 +115,7 @@ def check_all(cases: list[Damage], mine: Cache, other: Cache) -> None:
         else:
             told = all(is_named(file, named) for file in (case.file, case.partner) if file)
         try:
-            read_everything(root, mine.fingerprint)
+            read_all(root, mine.fingerprint)
             unseen.append(("reader", case))
         except CacheError:
             pass
@@ -136,7 +128,7 @@ def check_all(cases: list[Damage], mine: Cache, other: Cache) -> None:
             shutil.copy(whole / file, root / file)
     assert unseen == []
     assert verify_cache(root).faults == ()
-    read_everything(root, mine.fingerprint)
+    read_all(root, mine.fingerprint)
 
 
 @pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.slow)])
