@@ -6,7 +6,6 @@ Nothing but click is imported before a command runs, so that help answers at onc
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
@@ -22,24 +21,7 @@ from pipeline.commands.teacher import teacher
 from pipeline.params import read_params
 
 
-class Group(click.Group):
-    """Reads ``params.yaml`` before it parses, so that its values are the options' defaults."""
-
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        """Add the defaults to the context."""
-        extra.setdefault("default_map", read_params(self))
-        return super().make_context(info_name, args, parent, **extra)
-
-
-@click.group(
-    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="functional-projection", prog_name="pipeline")
 def cli() -> None:
     """Turn a language model, a prompt and label words into a small text classifier.
@@ -59,10 +41,8 @@ def main() -> None:
     0: done; 1: it failed; 2: what was asked for cannot be; 130: stopped by a signal.
     """
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(2)
+        # The values of params.yaml are the options' defaults.
+        sys.exit(cli.main(standalone_mode=False, default_map=read_params(cli)) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

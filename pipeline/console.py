@@ -15,19 +15,14 @@ import click
 
 from stages.reporter import Interrupted
 
-PLAIN_SECONDS = 15.0
-"""Seconds between lines of progress where standard error is no terminal."""
+PLAIN_SECONDS = 15.0  # between lines of progress where standard error is no terminal
 
 
 class Console:
     """A reporter on standard error; results alone go to standard output."""
 
     def __init__(self, resumable: bool = False) -> None:
-        """Make a reporter of one command.
-
-        Args:
-            resumable: Whether the same command continues what a signal has stopped.
-        """
+        """Make a reporter; ``resumable`` where the same command continues after a signal."""
         self._stopped = "stopped; the same command continues" if resumable else "stopped"
         self._has_bar = False
         self._stop = False

@@ -19,26 +19,18 @@ MOST_STRAYS = 5
 
 def printable(text: str) -> str:
     """Replace what could steer a terminal: manifests come from anywhere."""
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def report_lines(report: Report, removed: list[str] | None) -> Iterator[str]:
-    """Yield a line per fault, per path removed, and one for the cache as a whole.
-
-    Args:
-        report: What a verification found.
-        removed: Paths that repair has removed; None where none was asked for.
-    """
+    """Yield a line per fault, per path that repair has removed, and one for the whole cache."""
     for fault in report.faults:
         where = "" if fault.shard is None else f"shard {fault.shard}: "
         yield f"{where}{report.place}/{fault.file}: {fault.fault}"
     for path in removed or ():
         yield f"removed {report.place}/{path}"
-    if report.cache is None:
-        shards, name, label = f"{report.committed:,} unchecked shards", str(report.place), ""
-    else:
+    shards, name, label = f"{report.committed:,} unchecked shards", str(report.place), ""
+    if report.cache is not None:
         shards = f"{report.committed:,} of {report.cache.shards:,} shards"
         name, label = report.cache.fingerprint[:12], f"  {report.cache.manifest.label}"
     count = len(report.faults)

@@ -56,8 +56,8 @@ def format_teacher_command(cache: Cache) -> str:
             options["texts"] = notes["source"]
         else:
             options |= {"sampler": sampler["name"], "rows": layout.rows, "seed": sampler["seed"]}
-            options |= {"lengths": sampler["lengths"]["kind"]}
-            options |= {"min-length": sampler["lengths"]["minimum"]}
+            rule = sampler["lengths"]
+            options |= {"lengths": rule["kind"], "min-length": rule["minimum"]}
             options |= sampler.get("writing", {})
         options |= {
             "self-generated": notes.get("own_texts"),
@@ -77,13 +77,9 @@ def format_teacher_command(cache: Cache) -> str:
 
 
 def format_student_command(run: Run, root: str) -> str:
-    """Return the command that trains a student.
+    """Return the command that trains a student on a cache below a root.
 
     What a record does not say is left to the command's defaults.
-
-    Args:
-        run: The student.
-        root: Root of the caches.
     """
     options: dict[str, Any] = {"task": _name_task(run.task), "arch": run.arch, "init": run.init}
     if run.approach == "direct":
@@ -96,22 +92,10 @@ def format_student_command(run: Run, root: str) -> str:
     return format_command("student", options)
 
 
-def format_evaluation_command(run: Run) -> str:
-    """Return the command that measured a student on labelled texts."""
-    found = run.evaluation
-    options: dict[str, Any] = {"model": run.path}
-    if found is not None:
-        options |= {"teacher": found.teacher_name, "data": found.data, "metrics": found.file}
-    return format_command("evaluate", options)
-
-
 def format_command(command: str, options: Mapping[str, Any]) -> str:
-    """Return a command line.
+    """Return a command line of options by name, ``_`` for ``-``.
 
-    Args:
-        command: The command's name.
-        options: Values by name, ``_`` for ``-``.  True is a flag; None, False and an empty text
-            are left out.
+    True is a flag; None, False and an empty text are left out.
     """
     parts = ["pipeline", command]
     for name, value in options.items():

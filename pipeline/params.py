@@ -14,18 +14,11 @@ import click
 from cache.suggestion import suggest
 
 FILE = Path("params.yaml")
-OTHER_SECTIONS = ("pipeline",)
-"""Sections that are for dvc.yaml alone."""
+OTHER_SECTIONS = ("pipeline",)  # for dvc.yaml alone
 
 
 def read_params(group: click.Group) -> dict[str, Any]:
-    """Read the defaults of every command.
-
-    Args:
-        group: The command line; its commands say which options there are.
-
-    Returns:
-        Defaults by command and parameter name, in click's form; empty where there is no file.
+    """Read the commands' defaults, in click's form; empty where there is no file.
 
     Raises:
         click.UsageError: The file is not as it must be; the message names the key.

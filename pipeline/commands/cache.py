@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.format_cache import (
-    format_overview,
-    overview_data,
-    printable,
-    report_data,
-    report_lines,
-)
+from pipeline import format_cache
+from pipeline.format_cache import printable
 from pipeline.options import CACHE, JSON
 
 if TYPE_CHECKING:
@@ -111,9 +106,9 @@ def show(name: str, cache: str, as_json: bool) -> None:
 
             found = describe_cache(opened, advance, console.warn)
     if as_json:
-        click.echo(format_json(overview_data(found)))
+        click.echo(format_json(format_cache.overview_data(found)))
     else:
-        for key, value in format_overview(found):
+        for key, value in format_cache.format_overview(found):
             click.echo(f"{key:<12} {printable(value)}")
     if found.damage:
         for line in found.damage:
@@ -154,9 +149,9 @@ def verify(names: tuple[str, ...], repair: bool, cache: str, as_json: bool) -> N
                 results.append({"path": str(place), "error": str(error)})
                 continue
             failed |= bool(report.faults) and removed is None
-            results.append(report_data(report, removed))
+            results.append(format_cache.report_data(report, removed))
             if not as_json:
-                for line in report_lines(report, removed):
+                for line in format_cache.report_lines(report, removed):
                     click.echo(printable(line))
                 _advise(report, removed, console)
     if as_json:
@@ -183,13 +178,10 @@ def remove(names: tuple[str, ...], yes: bool, cache: str) -> None:
     for place in places:
         manifest = check_removable(place)
         files = place.open_files()
-        size = sum(size for _, size in files.walk())
+        size = sum(size for _, size in files.walk()) / 2**20
         label = f"{manifest.label}, {manifest.layout.rows:,} rows" if manifest else "no manifest"
-        records = len(files.names("commits"))
-        click.echo(
-            f"{place}: {printable(label)}, {records:,} commit records, {size / 2**20:,.1f} MiB",
-            err=True,
-        )
+        contents = f"{len(files.names('commits')):,} commit records, {size:,.1f} MiB"
+        click.echo(f"{place}: {printable(label)}, {contents}", err=True)
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
             raise click.UsageError("remove asks first; where nobody can answer, give --yes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,15 +37,7 @@ from pipeline.formats import format_size
     "--push-to-hub", metavar="REPO", help="Also upload the export to this model repository."
 )
 @click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
-def export(
-    model: Path,
-    formats: tuple[str, ...],
-    int8: bool,
-    out: Path | None,
-    metrics: tuple[Path, ...],
-    push_to_hub: str | None,
-    private: bool,
-) -> None:
+def export(push_to_hub: str | None, private: bool, **settings: Any) -> None:
     """Export a student: ONNX files, a model card, a model hub.
 
     Every ONNX file is compared with the student before anything is kept.  It is run by
@@ -70,7 +62,7 @@ def export(
         if not sys.stderr.isatty():
             disable_progress_bars()
     with console.catch_signals():
-        done = export_student(ExportConfig(model, formats, int8, out, metrics), console)
+        done = export_student(ExportConfig(**settings), console)
         console.say(f"export: {done.out}")
         for each in done.files:
             click.echo(

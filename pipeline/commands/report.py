@@ -75,25 +75,19 @@ def report(
 
 def _list_commands(found: Findings, cache: str) -> list[str]:
     """Return the commands that make the caches, the students and their evaluations."""
-    from pipeline.hints import (
-        format_command,
-        format_evaluation_command,
-        format_student_command,
-        format_teacher_command,
-    )
+    from pipeline.hints import format_command, format_student_command, format_teacher_command
 
-    alone = [
+    evaluations = [
         {"teacher": one.teacher_name, "task": task, "data": one.data, "metrics": one.file}
         for task, one in found.teachers.items()
         if one.accuracy is None and one.data
+    ] + [
+        {"model": run.path, "teacher": one.teacher_name, "data": one.data, "metrics": one.file}
+        for run in found.runs
+        if (one := run.evaluation) and one.data
     ]
     return [
         *map(format_teacher_command, found.caches.values()),
         *(format_student_command(run, cache) for run in found.runs),
-        *(format_command("evaluate", options) for options in alone),
-        *(
-            format_evaluation_command(run)
-            for run in found.runs
-            if run.evaluation and run.evaluation.data
-        ),
+        *(format_command("evaluate", options) for options in evaluations),
     ]

@@ -16,9 +16,7 @@ from pipeline import options
 if TYPE_CHECKING:
     from pipeline.console import Console
 
-BATCH = 256
-"""Most lines that are answered together; fewer where no more are waiting."""
-
+BATCH = 256  # most lines that are answered together; fewer where no more are waiting
 READ_BYTES = 2**20
 
 
@@ -107,11 +105,11 @@ def _report_threshold(threshold: float, model: Path, console: Console) -> None:
     temperature = read_temperature(find_record(model_directory(model)))
     if temperature is not None:
         console.say(f"threshold: {threshold:g}, of scores at the temperature {temperature:.2f}")
-        return
-    console.warn(
-        f"threshold: {threshold:g}, of scores as they come: {model} has no record of a "
-        "temperature in it, so they may be far from how often they are right"
-    )
+    else:
+        console.warn(
+            f"threshold: {threshold:g}, of scores as they come: {model} has no record of a "
+            "temperature in it, so they may be far from how often they are right"
+        )
 
 
 def _read_batches(file: BinaryIO, console: Console) -> Iterator[list[bytes]]:
