@@ -23,13 +23,9 @@ def load_weights(
 ) -> PreTrainedModel:
     """Load a model from safetensors, none of its weights missing.
 
-    Args:
-        kind: One of transformers' classes with ``from_pretrained``.
-        source: A directory or hub id.
-        what: What it is to be, for messages.
-        may_be_new: Says of a model's weight whether it may be missing, such as a head's that is
-            to be trained; None: no weight may.
-        **options: What else ``from_pretrained`` is given.
+    ``kind`` is one of transformers' classes with ``from_pretrained``, ``what`` says for messages
+    what it is to be.  ``may_be_new`` says of a model's weight whether it may be missing, such as a
+    head's that is to be trained; None: no weight may.
 
     Raises:
         ModelError: It cannot be loaded, or a weight is missing or of another shape.
@@ -69,11 +65,7 @@ def load_weights(
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model directory.
-
-    Raises:
-        ModelError: There is none, or it is not readable.
-    """
+    """Load the tokenizer of a model directory, or raise ModelError."""
     from transformers import AutoTokenizer
 
     with explained(ModelError, f"cannot load the tokenizer of {folder}"):

@@ -42,14 +42,7 @@ def find_record(folder: Path) -> dict[str, Any]:
 
 
 def read_temperature(record: Mapping[str, Any]) -> float | None:
-    """Return the temperature that a student's last layer was divided by, or None.
-
-    Args:
-        record: From :func:`read_record` or :func:`find_record`.
-
-    Raises:
-        ModelError: The record's temperature is none.
-    """
+    """Return the temperature that a student's last layer was divided by, or None."""
     found = record.get("calibration")
     if found is None:
         return None
@@ -66,9 +59,6 @@ def publish_directory(folder: Path, out: Path) -> None:
     """Sync a finished directory, in a temporary one beside its place, and rename it to its place.
 
     What is there already goes into the temporary directory.
-
-    Raises:
-        OSError: It cannot be synced or renamed.
     """
     # Imported here: a student in use needs no cache, nor the locks that only Unix has.
     from cache.stores import sync

@@ -28,38 +28,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured on what.
+    """What is measured on what."""
 
-    Attributes:
-        data: File of texts with labels; ``{task}`` in it stands for the task's name.  None: the
-            student alone is measured, on the cached rows that were held out from its training.
-        model: A student's directory or ONNX file; None: the teacher alone is measured.
-        teacher: ``auto``, ``mini``, a hub id or a directory; None: no teacher.
-        task: Name or path of the task; None: the student's.
-        text_column: Column of the text.
-        label_column: Column of the label.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: The teacher's number format.
-        cache: Root of the caches, for the held-out rows.
-        batch_positions: The teacher's most positions in one forward pass; None: measured.
-        chat: Whether the teacher's prompt goes through its chat template.
-        quantise: The teacher's weights: ``none``, ``int8`` or ``fp8``.
-        threshold: Least probability that makes a tag, in [0, 1]; None: every answer is one.
-    """
-
-    data: Path | None = None
-    model: Path | None = None
-    teacher: str | None = None
-    task: str | None = None
+    data: Path | None = None  # labelled texts, `{task}` is replaced; None: the held-out rows
+    model: Path | None = None  # a student's directory or ONNX file
+    teacher: str | None = None  # auto, mini, a hub id or a directory
+    task: str | None = None  # name or path; None: the student's
     text_column: str = "text"
     label_column: str = "label"
-    device: str = "auto"
-    dtype: str = "auto"
-    cache: str | Path = "data/cache"
-    batch_positions: int | None = None
-    chat: bool = False
-    quantise: str = "none"
-    threshold: float | None = None
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    dtype: str = "auto"  # the teacher's number format
+    cache: str | Path = "data/cache"  # root of the caches, for the held-out rows
+    batch_positions: int | None = None  # the teacher's most in one forward pass; None: measured
+    chat: bool = False  # whether the teacher's prompt goes through its chat template
+    quantise: str = "none"  # the teacher's weights: none, int8 or fp8
+    threshold: float | None = None  # least probability that makes a tag, in [0, 1]; None: all do
 
     def __post_init__(self) -> None:
         if self.threshold is None:
@@ -75,40 +58,22 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found; None where it was not measured.
+    """What was found; None where it was not measured."""
 
-    Attributes:
-        rows: Texts, or held-out rows.
-        data: The file of texts.
-        student: The student's scores.
-        teacher: The teacher's scores.
-        agreement: Share of rows that both answer alike.
-        held_out: The written student against the cached answers.
-        calibration: How far the probabilities mean what they say.
-        selection: What the threshold leaves of the student's answers.
-        task: The task's name.
-        model: The student's directory or file, as it was given.
-        teacher_name: The teacher that was asked.
-        agreement_interval: 95 % interval of the agreement.
-        self_generated: Agreement on texts that the teacher wrote itself.
-        identity: Hash of all that the student depends on, by which it is told from one that is
-            trained into the same directory later.
-    """
-
-    rows: int
-    data: str | None = None
+    rows: int  # texts, or held-out rows
+    data: str | None = None  # the file of texts
     student: metrics.Scores | None = None
     teacher: metrics.Scores | None = None
-    agreement: float | None = None
-    held_out: metrics.Projection | None = None
+    agreement: float | None = None  # share of rows that both answer alike
+    held_out: metrics.Projection | None = None  # the written student against the cached answers
     calibration: metrics.Confidence | None = None
-    selection: metrics.Selection | None = None
+    selection: metrics.Selection | None = None  # what the threshold leaves of the student's answers
     task: str | None = None
-    model: str | None = None
+    model: str | None = None  # the student's directory or file, as it was given
     teacher_name: str | None = None
-    agreement_interval: tuple[float, float] | None = None
-    self_generated: metrics.Share | None = None
-    identity: str | None = None
+    agreement_interval: tuple[float, float] | None = None  # of 95 %
+    self_generated: metrics.Share | None = None  # agreement on texts that the teacher wrote itself
+    identity: str | None = None  # the student's, unlike a later one's in the same directory
 
 
 def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:

@@ -44,13 +44,9 @@ class ComparedFile:
 
 
 def draw_texts(tokenizer_file: Path, rows: int, longest: int) -> list[str]:
-    """Draw texts of random tokens of a vocabulary, the same ones each time.
+    """Draw texts of random tokens of a ``tokenizer.json``, the same ones each time.
 
-    Args:
-        tokenizer_file: A ``tokenizer.json``.
-        rows: How many.
-        longest: Most tokens that are drawn for a text; lengths are log-uniform from 1.  Read
-            again, a text may have others, and a few more or less.
+    Lengths are log-uniform from 1; read again, a text may have other tokens, a few more or less.
     """
     from tokenizers import Tokenizer
 

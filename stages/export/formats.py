@@ -50,14 +50,8 @@ class Format(Protocol):
     ) -> Mapping[str, Classifier]:
         """Write files; configuration, tokenizer, record and card are written for every format.
 
-        Args:
-            student: What to write.
-            folder: Where to; whatever fails or is stopped, nothing of it is kept.
-            int8: Whether to write weights in 8 bits as well, where the format has such.
-            reporter: Told what is written, and asked whether to stop.
-
-        Returns:
-            What is to be compared with the student, by its file's path below the folder.
+        Whatever fails or is stopped, nothing in the folder is kept.  Returns what is to be compared
+        with the student, by its file's path below the folder.
         """
 
 

@@ -52,10 +52,7 @@ WHAT_TO_DO = {
 
 
 def check_push(repo: str) -> None:
-    """Check what can be known of an upload without asking the hub.
-
-    Args:
-        repo: ``name`` or ``owner/name``.
+    """Check what can be known of an upload to ``name`` or ``owner/name`` without asking the hub.
 
     Raises:
         SettingError: It is no name of a repository.
@@ -80,22 +77,14 @@ def check_push(repo: str) -> None:
 
 
 def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> str:
-    """Upload an export to a model repository.
+    """Upload an export, but no hidden files, to a model repository, and return its address.
 
-    Args:
-        folder: What :func:`stages.export.export_student` wrote; hidden files stay here.
-        repo: ``name``, which is under the token's owner, or ``owner/name``; made where it is new.
-        private: Whether it must be private.
-        reporter: Told what is uploaded.
-
-    Returns:
-        The repository's address.
+    A bare name is under the token's owner; a repository is made where it is new.
 
     Raises:
         SettingError: It is no name of a repository, or a public one and to be private.
         ExportError: The folder is no student.
         HubError: The hub cannot be reached, does not allow it, or has something else there.
-        Interrupted: A stop was asked for before the upload.
     """
     check_push(repo)
     task = one_line(read_record(folder)["task"]["name"])

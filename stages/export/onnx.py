@@ -57,11 +57,7 @@ def _look_norms_up(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def check_packages() -> None:
-    """Check that what writing ONNX files needs is installed.
-
-    Raises:
-        ExportError: A package is missing.
-    """
+    """Check that what writing ONNX files needs is installed."""
     for name in NEEDED:
         try:
             importlib.import_module(name)
@@ -70,14 +66,9 @@ def check_packages() -> None:
 
 
 def export_onnx(model: PreTrainedModel, file: Path) -> None:
-    """Write a sequence-classification model as an ONNX file.
+    """Write a sequence-classification model, on the CPU and in float32, as an ONNX file.
 
-    Args:
-        model: On the CPU, in float32, in evaluation mode.
-        file: To write; weights that do not fit into it go into ``<file>.data`` beside it.
-
-    Raises:
-        ExportError: The encoder cannot be written so.
+    Weights that do not fit into it go into ``<file>.data`` beside it.
     """
     # Neither 1 nor alike: torch takes such sizes for constants.
     ids = torch.arange(3 * 7).reshape(3, 7) % model.config.vocab_size
@@ -108,13 +99,6 @@ def quantise_onnx(source: Path, file: Path) -> None:
     Matrices have a scale for each output; what they are multiplied with is rounded to 8 bits as it
     comes.  Tables whose rows are looked up have a scale for each row and are looked up in 8 bits,
     so that neither file nor memory holds them in another form.
-
-    Args:
-        source: A file from :func:`export_onnx`.
-        file: To write.
-
-    Raises:
-        ExportError: It cannot be quantised.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -139,11 +123,7 @@ def quantise_onnx(source: Path, file: Path) -> None:
 
 
 def check_onnx(original: Classifier, exported: Classifier, ids: int) -> float:
-    """Return the largest difference in probability on random ids, padded and unpadded.
-
-    Raises:
-        ExportError: It is larger than :data:`TOLERANCE`.
-    """
+    """Return the largest difference in probability on random ids, or refuse it."""
     generator = np.random.default_rng(0)
     longest, worst = original.max_length, 0.0
     short = min(7, longest)

@@ -29,22 +29,14 @@ SCORES, CLASS_SCORES = ("accuracy", "macro_f1"), ("precision", "recall", "f1")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Which student, in which formats, written where.
+    """Which student, in which formats, written where."""
 
-    Attributes:
-        model: The student's directory.
-        formats: Names of :data:`stages.export.formats.FORMATS`.
-        int8: Whether to write weights in 8 bits as well.
-        out: Directory to write; None: the student's name with ``-onnx``, or with ``-export`` where
-            no ONNX file is asked for.
-        metrics: JSON files of an evaluation's metrics, for the model card.
-    """
-
-    model: Path
-    formats: tuple[str, ...] = ("onnx",)
-    int8: bool = False
+    model: Path  # the student's directory
+    formats: tuple[str, ...] = ("onnx",)  # names of `stages.export.formats.FORMATS`
+    int8: bool = False  # whether to write weights in 8 bits as well
+    # None: the student's name with -onnx, or -export where no ONNX file is asked for
     out: Path | None = None
-    metrics: tuple[Path, ...] = ()
+    metrics: tuple[Path, ...] = ()  # JSON files of evaluations, for the model card
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,7 @@ LARGEST = 2**30
 def keep_freed_memory(device: str) -> str:
     """Have this process keep what it frees; what it takes at most is as before.
 
-    Args:
-        device: Where the model runs; a GPU's memory is torch's own affair.
-
-    Returns:
-        What was done or why not, for the log.
+    Returns what was done or why not, for the log; a GPU's memory is torch's own affair.
     """
     if device != "cpu":
         return "freed memory: kept by torch's own allocator"

@@ -50,18 +50,12 @@ MEBIBYTE = 2**20
 
 
 def describe_identity(folder: Path, reporter: Reporter) -> dict[str, str]:
-    """Hash what a model's answers depend on; large files that are as they were need no reading.
+    """Return SHA-256 of a model's weights, its configuration and its tokenizer files.
 
-    Args:
-        folder: A directory from :func:`stages.lm.resolve_model`.
-        reporter: Told what takes long and what is wrong with the remembered hashes.
-
-    Returns:
-        SHA-256 of the weights, the configuration and the tokenizer files.
+    Large files that are as they were need no reading.
 
     Raises:
         ModelError: A file cannot be read, or is being written.
-        Interrupted: A stop was asked for.
     """
     parts = {
         "weights": sorted(folder.glob("*.safetensors")),

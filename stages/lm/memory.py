@@ -70,16 +70,7 @@ def place_model(folder: Path, asked: str, device: Choice, dtype: str, quantise: 
     """Split a model over all CUDA devices where one has no room for it and all together have.
 
     It may go by what is free now: which CUDA devices compute a row is not part of what the row is.
-
-    Args:
-        folder: A directory from :func:`stages.lm.resolve_model`.
-        asked: The device as it was asked for; all but ``auto`` stays as it is.
-        device: What :func:`stages.devices.choose_device` chose.
-        dtype: The number format of the weights, as they are loaded.
-        quantise: ``none``, ``int8`` or ``fp8``.
-
-    Raises:
-        ModelError: The weights are damaged, or cannot be quantised.
+    ``asked`` is the device as it was asked for, and all but ``auto`` stays as it is.
     """
     if asked != "auto" or device.value == "cpu" or _count_devices() < 2:
         return device

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def choose_attention(folder: Path) -> str:
-    """Return how attention is computed: ``sdpa``, or ``eager`` where a family needs that.
-
-    Raises:
-        ModelError: It is no causal language model.
-    """
+    """Return how attention is computed: ``sdpa``, or ``eager`` where a family needs that."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(read_config(folder))]

@@ -55,12 +55,8 @@ def check_quantisation(quantise: str, device: str, dtype: str) -> None:
 def divide_layers(folder: Path, quantise: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
     """Find the linear layers that are quantised as ``int8`` or ``fp8``, without reading weights.
 
-    Returns:
-        The names of those that are, with (outputs, inputs) of each, and the names of the others.
-
-    Raises:
-        ModelError: It is no causal language model, is quantised already, or less than half of its
-            weights are in such layers.
+    Returns their names, with (outputs, inputs) of each, and the names of the others.  Raises
+    ModelError where less than half of a model's weights are in such layers.
     """
     import torch
     from torch import nn

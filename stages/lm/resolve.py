@@ -25,17 +25,12 @@ SETTINGS = ("*.json", "*.model", "*.txt", "*.jinja")
 
 
 def resolve_model(model: str) -> Path:
-    """Bring a model to a local directory.
+    """Bring a model to a local directory with config, safetensors and tokenizer.
 
-    Args:
-        model: ``mini``, a directory, or a hub id.
-
-    Returns:
-        A directory with config, safetensors and tokenizer.
+    ``model`` is ``mini``, a directory, or a hub id.
 
     Raises:
-        ModelError: There is no such directory or hub id, it cannot be reached, or it holds no
-            safetensors.
+        ModelError: It is none of these, cannot be reached, or holds no safetensors.
     """
     folder = _find_folder(model, WEIGHTS + SETTINGS)
     if not (folder / "config.json").is_file():
@@ -49,20 +44,12 @@ def resolve_model(model: str) -> Path:
 
 
 def resolve_tokenizer(model: str) -> Path:
-    """Bring a model's tokenizer to a local directory; weights are not needed.
-
-    Raises:
-        ModelError: As for :func:`resolve_model`.
-    """
+    """Bring a model's tokenizer to a local directory; weights are not needed."""
     return _find_folder(model, SETTINGS)
 
 
 def read_config(folder: Path) -> PretrainedConfig:
-    """Read the configuration of a causal language model.
-
-    Raises:
-        ModelError: It is no causal language model.
-    """
+    """Read the configuration of a causal language model, or raise ModelError."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     with explained(ModelError, f"{folder} is no causal LM"):

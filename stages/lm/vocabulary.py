@@ -23,32 +23,18 @@ ROWS = 4096
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a student needs of the language model.
+    """What a student needs of the language model."""
 
-    Attributes:
-        table: Its embedding table, shape (V, d_T), on the CPU.
-        files: Its tokenizer's files by name.
-        start_id: Id that every input begins with.
-        task: The task as a cache describes it.
-    """
-
-    table: torch.Tensor
-    files: Mapping[str, bytes]
-    start_id: int
-    task: Mapping[str, Any]
+    table: torch.Tensor  # embeddings, shape (V, d_T), on the CPU
+    files: Mapping[str, bytes]  # the tokenizer's, by name
+    start_id: int  # begins every input
+    task: Mapping[str, Any]  # as a cache describes it
 
 
 def load_vocabulary(folder: Path, device: str, dtype: str, task: Mapping[str, Any]) -> Vocabulary:
     """Read a language model's vocabulary; the model itself is not kept.
 
-    Args:
-        folder: Where it lies.
-        device: Where it is loaded, since a family may compute in its embedding layer.
-        dtype: The number format it is loaded in.
-        task: The task as a cache describes it.
-
-    Raises:
-        ModelError: It cannot be loaded, or does not fit.
+    It is loaded on a device since a family may compute in its embedding layer.
     """
     tokenizer = load_tokenizer(folder)
     # A copy: what was made in inference mode cannot be written to, and a student's start is of it.
@@ -68,11 +54,7 @@ def embed_vocabulary(model: PreTrainedModel) -> torch.Tensor:
 
 
 def find_start_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that begins a student's input: BOS, or EOS where a tokenizer has no BOS.
-
-    Raises:
-        ModelError: The tokenizer has neither.
-    """
+    """Return the id that begins a student's input: BOS, or EOS where a tokenizer has no BOS."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
@@ -91,11 +73,7 @@ def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
 
 
 def unpack_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from :func:`pack_tokenizer`'s files.
-
-    Raises:
-        ModelError: It is not readable.
-    """
+    """Load a tokenizer from :func:`pack_tokenizer`'s files."""
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)

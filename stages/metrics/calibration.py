@@ -24,23 +24,14 @@ HALVINGS = 64
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature, and what it does.
+    """A temperature, and what it does."""
 
-    Attributes:
-        temperature: What the student's logits are divided by.
-        rows: Held-out rows that it was fitted on.
-        ece_before: Expected calibration error against the teacher's probabilities at T = 1.
-        ece_after: The same at the temperature.
-        measured_rows: Held-out rows that both were measured on, none of those of the fit.
-        folded: Whether the written student's last layer is divided by it.
-    """
-
-    temperature: float
-    rows: int
-    ece_before: float
-    ece_after: float
-    measured_rows: int
-    folded: bool = False
+    temperature: float  # what the student's logits are divided by
+    rows: int  # held-out ones that it was fitted on
+    ece_before: float  # expected calibration error against the teacher at T = 1
+    ece_after: float  # the same at the temperature
+    measured_rows: int  # that both were measured on, none of those of the fit
+    folded: bool = False  # whether the written student's last layer is divided by it
 
     @property
     def at_bound(self) -> bool:
@@ -63,12 +54,7 @@ class CalibrationErrors:
 def calibrate(logits: np.ndarray, teacher: np.ndarray) -> Calibration:
     """Fit a temperature on every other row and measure what it does on the rest.
 
-    Args:
-        logits: The student's, shape (N, K).
-        teacher: The teacher's probabilities, shape (N, K).
-
-    Raises:
-        TrainingError: There are fewer than two rows, or a logit is NaN or infinite.
+    The student's logits and the teacher's probabilities have shape (N, K).
     """
     if len(logits) < 2:
         raise TrainingError("calibration: got one row, must be one to fit on and one to try")
@@ -112,22 +98,13 @@ def fit_temperature(logits: np.ndarray, teacher: np.ndarray) -> float:
 
 
 def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Compute how far confidence and outcome are apart, on average over the rows.
+    """Compute how far confidence and outcome are apart, in [0, 1], on average over the rows.
 
     Rows are put into :data:`BINS` bins by the probability of their most probable class; a bin
     counts by its share of the rows and with the distance of its mean probability from its mean
-    outcome.
-
-    Args:
-        probabilities: Shape (N, K).
-        truth: Right columns, shape (N,), int: the outcome is whether the most probable class is
-            the right one.  Or probabilities of another, shape (N, K): it is theirs of that class.
-
-    Returns:
-        A number in [0, 1].
-
-    Raises:
-        TrainingError: There are no rows, or not as many of both.
+    outcome.  The truth is the right columns, shape (N,), int: the outcome is whether the most
+    probable class is right.  Or it is probabilities of another, shape (N, K): it is theirs of that
+    class.
     """
     if len(probabilities) == 0 or len(probabilities) != len(truth):
         raise TrainingError(
@@ -148,13 +125,7 @@ def measure_calibration(
 ) -> CalibrationErrors:
     """Measure expected calibration errors with a temperature and without it.
 
-    Args:
-        probabilities: What the student answers, shape (N, K).
-        truth: As for :func:`expected_calibration_error`.
-        temperature: What is in these probabilities; None: nothing known.
-
-    Raises:
-        TrainingError: There are no rows.
+    The temperature is what is in these probabilities, shape (N, K); None: nothing known.
     """
     before = None
     if temperature is not None:

@@ -21,30 +21,17 @@ DOUBTFUL_ANGLE = 0.2
 
 @dataclass(frozen=True)
 class Projection:
-    """What two functions on the same rows have to do with each other.
+    """What two functions on the same rows have to do with each other."""
 
-    Attributes:
-        rows: Rows that the sums run over.
-        norm_g: ‖g‖ per root row.
-        norm_h: ‖h‖ per root row.
-        c: The closed form ⟨g,h⟩ / ⟨h,h⟩ (Eq. 7).
-        angle: α in radians (Eq. 15).
-        centred_angle: The angle of both functions minus their means over the rows, in radians;
-            NaN where one of them is constant.
-        agreement: Share of rows with the same largest class.
-        spread: Root mean square distance of g from its mean.
-        balance: Share of rows whose largest class is each one, for g.
-    """
-
-    rows: int
-    norm_g: float
-    norm_h: float
-    c: float
-    angle: float
-    centred_angle: float
-    agreement: float
-    spread: float
-    balance: tuple[float, ...]
+    rows: int  # that the sums run over
+    norm_g: float  # ‖g‖ per root row
+    norm_h: float  # ‖h‖ per root row
+    c: float  # ⟨g,h⟩ / ⟨h,h⟩ (Eq. 7)
+    angle: float  # α in radians (Eq. 15)
+    centred_angle: float  # of g and h minus their means, in radians; NaN where one is constant
+    agreement: float  # share of rows with the same largest class
+    spread: float  # root mean square distance of g from its mean
+    balance: tuple[float, ...]  # share of rows whose largest class is each one, for g
 
     @property
     def constant_angle(self) -> float:
@@ -58,15 +45,7 @@ class Projection:
 
 
 def compute_projection(g: np.ndarray, h: np.ndarray) -> Projection:
-    """Compare two functions, in float64.
-
-    Args:
-        g: The teacher's probabilities, shape (N, K).
-        h: The student's probabilities, shape (N, K).
-
-    Raises:
-        TrainingError: There are no rows.
-    """
+    """Compare teacher g and student h, probabilities of shape (N, K), in float64."""
     n = len(g)
     if n == 0:
         raise TrainingError("no rows to compare teacher and student on")

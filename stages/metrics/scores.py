@@ -39,17 +39,11 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Selection:
-    """What is left of the answers above a threshold.
+    """What is left of the answers above a threshold."""
 
-    Attributes:
-        threshold: Least probability of the most probable class that makes a tag.
-        coverage: Share of texts that get a tag.
-        accuracy: Share of right ones among them; None where there are none.
-    """
-
-    threshold: float
-    coverage: float
-    accuracy: float | None
+    threshold: float  # least probability of the most probable class that makes a tag
+    coverage: float  # share of texts that get a tag
+    accuracy: float | None  # among them; None where there are none
 
 
 def compute_scores(

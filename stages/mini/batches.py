@@ -105,8 +105,7 @@ def build_frames(
 def draw_window(length: int, longest: int, rng: np.random.Generator) -> tuple[int, int]:
     """Choose which part of a text one pass sees: as much as the task allows, or any window.
 
-    Short windows teach the model to answer from few words, which is what random inputs of
-    log-uniform length will ask of it.
+    Short windows teach the model to answer from few words, as random inputs will ask of it.
     """
     size = longest if rng.random() < 0.35 else int(rng.integers(min(8, longest), longest + 1))
     if length <= size:

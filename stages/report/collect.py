@@ -35,21 +35,13 @@ Document = TypeVar("Document", bound=Strict)
 
 @dataclass(frozen=True)
 class Findings:
-    """All that was found.
-
-    Attributes:
-        runs: The students.
-        teachers: Evaluations of the teacher itself, by task.
-        caches: The caches that are there, by fingerprint.
-        published: Figures to compare with; their source is empty where there are none.
-        faults: What is missing or unreadable, a sentence each.
-    """
+    """All that was found."""
 
     runs: Sequence[Run]
-    teachers: Mapping[str, Evaluation]
-    caches: Mapping[str, Cache]
-    published: Published
-    faults: Sequence[str] = ()
+    teachers: Mapping[str, Evaluation]  # of the teacher itself, by task
+    caches: Mapping[str, Cache]  # those that are there, by fingerprint
+    published: Published  # its source is empty where there are none
+    faults: Sequence[str] = ()  # what is missing or unreadable, a sentence each
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -70,13 +62,7 @@ class Findings:
 def collect(
     students: Sequence[Path], evaluations: Sequence[Path], cache: str | Path, published: Path | None
 ) -> Findings:
-    """Read everything below these directories.
-
-    Args:
-        students: Directories with students anywhere below.
-        evaluations: Directories with what ``pipeline evaluate --metrics`` wrote.
-        cache: Root of the caches.
-        published: A file of figures to compare with.
+    """Read students, evaluations and a file of figures to compare with, below these directories.
 
     Raises:
         ReportError: There is no student and no evaluation of a teacher.

@@ -27,16 +27,9 @@ OWN = (PAGE, "report.md", "tables", "figures")
 
 
 def write_report(found: Findings, title: str, commands: Sequence[str], out: Path) -> list[Path]:
-    """Write a report into a directory, in place of an earlier one.
+    """Write a report into a directory, in place of an earlier one, and return its files.
 
-    Args:
-        found: What it is about.
-        title: Its title.
-        commands: The command lines that make all of it again.
-        out: The directory.
-
-    Returns:
-        The files.
+    ``commands`` are the command lines that make all of it again.
 
     Raises:
         ReportError: A package is missing, or the directory holds something else than a report.

@@ -14,35 +14,21 @@ LABELS = (TEACHER, GOLD)
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a student is trained.
+    """How a student is trained."""
 
-    Attributes:
-        objective: One of :data:`stages.student.objectives.OBJECTIVES`.
-        steps: Optimiser steps.
-        batch_size: Cached rows a step.
-        lengths_per_batch: Parts of a step, each from another chunk and so of another input length.
-        learning_rate: Peak of adapter and head, after the warm-up and before the decay to 0.
-        encoder_share: The encoder's learning rate as a share of theirs.
-        warm_up: Share of the steps in which the learning rate rises.
-        weight_decay: AdamW's, on matrices alone.
-        clip: Largest norm of the gradient.
-        log_every: Steps between two rows of the curve.
-        checkpoint_every: Steps between two checkpoints.
-        seed: Seed of the order of the rows and of the student's start.
-    """
-
-    objective: str = "kl"
+    objective: str = "kl"  # one of `stages.student.objectives.OBJECTIVES`
     steps: int = 500
-    batch_size: int = 64
+    batch_size: int = 64  # cached rows a step
+    # parts of a step, each of another chunk and so of another input length
     lengths_per_batch: int = 4
-    learning_rate: float = 1e-3
-    encoder_share: float = 1.0
-    warm_up: float = 0.05
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    log_every: int = 100
-    checkpoint_every: int = 250
-    seed: int = 0
+    learning_rate: float = 1e-3  # peak of adapter and head, between warm-up and decay to 0
+    encoder_share: float = 1.0  # the encoder's learning rate as a share of theirs
+    warm_up: float = 0.05  # share of the steps in which the learning rate rises
+    weight_decay: float = 0.01  # AdamW's, on matrices alone
+    clip: float = 1.0  # largest norm of the gradient
+    log_every: int = 100  # steps between two rows of the curve
+    checkpoint_every: int = 250  # steps
+    seed: int = 0  # of the order of the rows and of the student's start
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lengths_per_batch", "log_every", "checkpoint_every"):
@@ -64,47 +50,29 @@ class TrainingConfig:
 class StudentConfig:
     """Which student, trained on what, written where.
 
-    Attributes:
-        task: Name or path of the task whose cache is wanted.
-        arch: A short name, a hub id or a directory.
-        init: ``pretrained`` or ``random``; None: random where there are no pretrained weights.
-        labels: ``teacher``: the cached answers; ``gold``: those that the texts come with.
-        texts: File of labelled texts, for gold labels.
-        text_column: Column of the text.
-        label_column: Column of the label.
-        model: The language model whose tokens and embeddings texts with gold labels are made of:
-            ``auto``, ``mini``, a hub id or a directory; not used with ``source``.
-        cache: Root of the caches.
-        source: A fingerprint's first digits, a cache directory, or the teacher's summary file;
-            None: the task's only complete cache, or ``model``'s tokens with gold labels.
-        partial: Whether to train on an incomplete cache.
-        learning_rate: None: by size and start.
-        held_out_rows: Rows kept out of training, at most a tenth of all.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        out: The student's directory; None: ``data/students/<task>-<arch>``.
-        curve: CSV file of the curve; None: inside the student's directory alone.
-        training: The rest of how it is trained.
-
     Raises:
         SettingError: What is given does not go together.
     """
 
-    task: str
-    arch: str
+    task: str  # name or path
+    arch: str  # a short name, a hub id or a directory
+    # pretrained or random; None: random where there are no pretrained weights
     init: str | None = None
-    labels: str = TEACHER
-    texts: Path | None = None
+    labels: str = TEACHER  # the cached answers, or gold: those that the texts come with
+    texts: Path | None = None  # file of labelled texts, for gold labels
     text_column: str = "text"
     label_column: str = "label"
+    # auto, mini, a hub id or a directory; whose tokens texts are made of, without `source`
     model: str = "auto"
-    cache: str | Path = "data/cache"
+    cache: str | Path = "data/cache"  # root of the caches
+    # digits, cache or summary file; None: the only complete cache, or `model`
     source: str | None = None
-    partial: bool = False
-    learning_rate: float | None = None
-    held_out_rows: int = 1024
-    device: str = "auto"
-    out: Path | None = None
-    curve: Path | None = None
+    partial: bool = False  # whether to train on an incomplete cache
+    learning_rate: float | None = None  # None: by size and start
+    held_out_rows: int = 1024  # at most a tenth of all
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    out: Path | None = None  # None: data/students/<task>-<arch>
+    curve: Path | None = None  # CSV file of the curve as well
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

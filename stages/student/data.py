@@ -32,33 +32,22 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowSource:
-    """Where the loop's rows come from.
+    """Where the loop's rows come from."""
 
-    Attributes:
-        open_stream: Takes how many slices were already consumed and returns the endless rest.
-        held_out: Returns the rows kept out of training, the same ones at every call.
-        classes: K.
-    """
-
+    # takes how many slices are consumed, returns the rest
     open_stream: Callable[[int], Iterator[Rows]]
-    held_out: Callable[[], Iterable[Rows]]
-    classes: int
+    held_out: Callable[[], Iterable[Rows]]  # the same ones at every call
+    classes: int  # K
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a student is trained on, before anything large is loaded.
+    """What a student is trained on, before anything large is loaded."""
 
-    Attributes:
-        identity: What the rows depend on.
-        record: What the student's record says of them.
-        load_vocabulary: Loads the language model's vocabulary.
-        open_reader: Takes the vocabulary and a directory for temporary files; gives the rows.
-    """
-
-    identity: tuple[object, ...]
-    record: Mapping[str, Any]
+    identity: tuple[object, ...]  # what the rows depend on
+    record: Mapping[str, Any]  # what the student's record says of them
     load_vocabulary: Callable[[], Vocabulary]
+    # takes a directory for temporary files as well
     open_reader: Callable[[Vocabulary, Path], CacheReader]
 
     @property
@@ -116,15 +105,8 @@ def open_rows(
 ) -> RowSource:
     """Turn a cache into the training loop's rows, some of them held out.
 
-    Args:
-        reader: The cache.
-        table: The language model's embedding table, shape (V, d_T), on the device to train on.
-        training: How the rows are read.
-        held_out_rows: Rows to keep out, as whole chunks, at most a tenth of all.
-        device: Device to train on.
-
-    Raises:
-        TrainingError: The cache is a single chunk.
+    ``table`` is the language model's, shape (V, d_T), on the device to train on.  Of the rows at
+    most a tenth are held out, as whole chunks.
     """
     sampler = read_sampler(reader.cache, table)
     held = choose_held_out(reader.chunks, reader.cache.layout.chunk_rows, held_out_rows)
@@ -153,11 +135,7 @@ def open_rows(
 
 
 def choose_held_out(chunks: tuple[int, ...], chunk_rows: int, rows: int) -> list[int]:
-    """Choose chunks to hold out, evenly spaced, so that every student of a cache has the same.
-
-    Raises:
-        TrainingError: There are fewer than two chunks.
-    """
+    """Choose chunks to hold out, evenly spaced, so that every student of a cache has the same."""
     if len(chunks) < 2:
         raise TrainingError(
             f"the cache is {len(chunks)} chunk(s) of {chunk_rows} rows; training needs at least "

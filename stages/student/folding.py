@@ -68,9 +68,8 @@ def compare_with_stock(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ask a student and what was folded from it about random ids of several lengths.
 
-    Returns:
-        The logits of the student, of the stock model, and of that with padding behind the inputs
-        where there is room for it, each of shape (N, K), on the CPU.
+    Returns the logits of the student, of the stock model, and of that with padding behind the
+    inputs where there is room for it, each of shape (N, K), on the CPU.
     """
     student.eval()
     generator = torch.Generator().manual_seed(0)

@@ -36,13 +36,7 @@ if TYPE_CHECKING:
 def open_labelled_texts(
     config: StudentConfig, path: Path, task: Task, reporter: Reporter
 ) -> TrainingData:
-    """Open a file of labelled texts to train on.
-
-    Raises:
-        StageError: The file, its labels, the language model or the settings are not usable, or
-            there are too few texts to hold some out.
-        CacheError: The cache of the vocabulary is not usable.
-    """
+    """Open a file of labelled texts to train on, with the vocabulary of a cache or of a model."""
     texts = read_texts(path, config.text_column, config.label_column)
     try:
         labels = number_labels(texts, task.label_names, path)

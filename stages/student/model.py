@@ -52,14 +52,7 @@ class DeepAdapter(nn.Module):
 
 
 class Student(nn.Module):
-    """Adapter, encoder and head.
-
-    Attributes:
-        adapter: Map d_T → d_S of one token at a time; ``out_features`` is d_S.
-        encoder: A stock sequence-classification model of transformers; its own word embeddings
-            are never read and hold a single row.
-        start: Embedding of the start token, shape (d_T,).
-    """
+    """Adapter, encoder and head; the encoder is a stock one of transformers."""
 
     start: torch.Tensor
 
@@ -105,19 +98,10 @@ class Student(nn.Module):
 def build_encoder(
     arch: str, init: str, labels: tuple[str, ...], max_length: int
 ) -> PreTrainedModel:
-    """Build a stock sequence-classification encoder.
+    """Build a stock sequence-classification encoder in float32.
 
-    Args:
-        arch: A short name of :data:`ARCHITECTURES`, a hub id, or a directory.
-        init: ``pretrained`` (downloads where ``arch`` is no directory) or ``random``.
-        labels: The classes' names in column order.
-        max_length: Longest input in tokens, without the start token.
-
-    Returns:
-        The model in float32.
-
-    Raises:
-        StageError: As for :func:`configure_encoder`, or the weights cannot be loaded.
+    ``arch`` is a short name of :data:`ARCHITECTURES`, a hub id, or a directory; ``labels`` are in
+    column order; ``max_length`` is the longest input in tokens, without the start token.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -161,11 +145,6 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
     """Find an encoder's configuration, without its weights, and check that it can be a student.
 
     The arguments are those of :func:`build_encoder`.
-
-    Raises:
-        SettingError: The start asked for does not exist.
-        ModelError: The architecture is unknown, cannot be fetched, is no encoder with a
-            sequence-classification head, or is too short for the inputs.
     """
     if init not in INITS:
         raise SettingError(f"init: got {init!r}, must be one of {', '.join(INITS)}")

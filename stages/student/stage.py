@@ -38,20 +38,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudentResult:
-    """A written student.
-
-    Attributes:
-        out: Its directory.
-        projection: The written student, temperature included, against the teacher or the labels on
-            the held-out rows.
-        fingerprint: The cache's; empty where it was trained on labelled texts.
-        self_generated: That on texts that the teacher wrote itself; None where there are none.
-    """
+    """A written student."""
 
     out: Path
-    projection: Projection
-    fingerprint: str
-    self_generated: Share | None
+    projection: Projection  # the written student, temperature included, on the held-out rows
+    fingerprint: str  # the cache's; empty where it was trained on labelled texts
+    self_generated: Share | None  # agreement on texts that the teacher wrote
 
 
 def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
@@ -105,11 +97,7 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
 
 
 def check_students(configs: Sequence[StudentConfig]) -> None:
-    """Check what can be known of several students before the first one is trained.
-
-    Raises:
-        StageError: One of them cannot be trained, or its place is taken.
-    """
+    """Check what can be known of several students before the first one is trained, or raise."""
     for config in configs:
         task = load_task(config.task)
         check_place(_find_place(config, task.name))

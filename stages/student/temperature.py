@@ -33,9 +33,8 @@ def calibrate_student(
 ) -> tuple[metrics.Calibration | None, metrics.Projection]:
     """Fit a student's temperature on half of the held-out rows and divide its last layer by it.
 
-    Returns:
-        The temperature with its figures, None where none could be fitted; and the student as it is
-        now, in evaluation mode, against the teacher on all held-out rows.
+    Returns the temperature, None where none could be fitted, and the student as it is now, in
+    evaluation mode, against the teacher on all held-out rows.
     """
     logits, teacher = (each.numpy() for each in answer_held_out(student, source))
     temperature, found = 1.0, None

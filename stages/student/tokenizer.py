@@ -27,15 +27,10 @@ TRIED_TOKENS = 4096
 
 @dataclass(frozen=True)
 class TokenRemap:
-    """One token id that was given away.
+    """One token id that was given away."""
 
-    Attributes:
-        source: The id that the encoder reserves.
-        target: The id that its token has now; the number of the language model's embeddings.
-    """
-
-    source: int
-    target: int
+    source: int  # the id that the encoder reserves
+    target: int  # what its token has now: the number of the language model's embeddings
 
     def apply(self, ids: Any) -> Any:
         """Return ids of the language model as the student's, an integer array or tensor."""
@@ -49,9 +44,6 @@ def build_tokenizer(
 
     It puts the start token first, adds nothing else, and pads and cuts on the right, at
     ``max_length`` tokens behind the start token.
-
-    Raises:
-        ExportError: The language model's tokenizer has no fast form, or its ids cannot be moved.
     """
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing

@@ -64,16 +64,8 @@ def find_tuning(
 ) -> Tuning:
     """Try batches of rising size, then the compiler, and keep what is fastest.
 
-    Args:
-        teacher: Its layers are compiled where that pays.
-        lengths: Tokens of all rows, shape (N,).
-        batch_positions: The size of batches, where it is not to be found.
-        compiling: ``auto``, ``on`` or ``off``.
-        reporter: Told what was found and why.
-
-    Raises:
-        SettingError: Compiling was asked for and cannot be had.
-        Interrupted: A stop was asked for.
+    ``lengths`` are the tokens of all rows, shape (N,); ``batch_positions``, where it is given, is
+    not to be found; ``compiling`` is ``auto``, ``on``, where it must be possible, or ``off``.
     """
     length = find_typical_length(lengths, teacher.positions_around)
     rate: float | None

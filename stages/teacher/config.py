@@ -13,33 +13,18 @@ COMPILE = ("auto", "on", "off")
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig(InputsConfig):
-    """What the teacher is asked, and where its answers go; the inputs as in the base class.
+    """What the teacher is asked, and where its answers go; the inputs as in the base class."""
 
-    Attributes:
-        task: Name or path of a task.
-        model: ``auto``, ``mini``, a hub id or a directory.
-        self_generated: Texts that the model writes itself when the cache is created, for students
-            to be measured on; 0: none.
-        cache: Root of the caches.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``all`` for a model split over all GPUs.
-        dtype: ``auto`` or a name of :data:`stages.devices.DTYPES`.
-        batch_positions: Most positions in one forward pass, unless a single row has more; None:
-            what is measured to be fastest.
-        chat: Whether the prompt goes through the tokenizer's chat template.
-        quantise: ``none``, ``int8`` or ``fp8`` weights.
-        compile: ``auto``, ``on`` or ``off``: whether torch compiles the model's layers.
-    """
-
-    task: str
-    model: str = "auto"
-    self_generated: int = 1024
-    cache: str | Path = "data/cache"
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_positions: int | None = None
-    chat: bool = False
-    quantise: str = "none"
-    compile: str = "auto"
+    task: str  # name or path
+    model: str = "auto"  # auto, mini, a hub id or a directory
+    self_generated: int = 1024  # texts that the model writes, for students to be measured on
+    cache: str | Path = "data/cache"  # root of the caches
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, or all: split over all GPUs
+    dtype: str = "auto"  # auto or one of `stages.devices.DTYPES`
+    batch_positions: int | None = None  # most in one forward pass; None: measured to be fastest
+    chat: bool = False  # whether the prompt goes through the chat template
+    quantise: str = "none"  # weights: none, int8 or fp8
+    compile: str = "auto"  # auto, on or off: the model's layers
 
     def __post_init__(self) -> None:
         super().__post_init__()

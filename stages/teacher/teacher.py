@@ -51,14 +51,6 @@ class Teacher:
 
     The model's output layer is cut down to the label words; where no verbaliser is given, they are
     looked up.  If ``chat``, the prompt goes through the tokenizer's chat template.
-
-    Attributes:
-        prefix_ids: Tokens in front of the input, BOS first where the tokenizer has one.
-        suffix_ids: Tokens behind the input.
-        table: The embedding of every token id, shape (V, d_T), in the model's number format.
-        forward_pass: How the model is run.
-        fallbacks: Why no better way to run it can be used, one line for each.
-        positions_around: Positions that a row takes in a batch besides its own tokens.
     """
 
     def __init__(
@@ -109,28 +101,14 @@ class Teacher:
         return bool(self.prefix_ids) and isinstance(self.forward_pass, FullPass)
 
     def compute_class_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Answer a batch of inputs of one length.
-
-        Args:
-            embeddings: Input embeddings, shape (B, T, d_T), T may be 0.
-
-        Returns:
-            Class logits, shape (B, K), float32, on the model's device.
-        """
+        """Answer inputs of one length, shape (B, T, d_T), with class logits, (B, K), float32."""
         return self.answer_groups([embeddings])
 
     @torch.inference_mode()
     def answer_groups(self, groups: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Answer a batch of inputs of several lengths.
+        """Answer inputs, for each length of shape (B, T, d_T), T may be 0.
 
-        Args:
-            groups: For each length the inputs of that length, shape (B, T, d_T).
-
-        Returns:
-            Class logits, shape (all B, K), float32, on the model's device.
-
-        Raises:
-            ModelError: An input is empty, and there is neither a prompt nor a suffix.
+        Returns class logits, shape (all B, K), float32, on the model's device.
         """
         inputs = [
             torch.cat([part.to(self.table), self._suffix.expand(len(part), -1, -1)], dim=1)
@@ -150,21 +128,12 @@ class Teacher:
     def answer_rows(
         self, lengths: np.ndarray, embed: Embed, batch_positions: int, callbacks: Callbacks
     ) -> np.ndarray:
-        """Answer rows of any lengths, none of them padded.
+        """Answer rows of any lengths, shape (N,), none of them padded.
 
-        On a GPU a batch is set going before the one in front of it has ended.
-
-        Args:
-            lengths: Tokens of each row, shape (N,).
-            embed: Makes the rows' input embeddings.
-            batch_positions: Most positions in one forward pass, unless a single row has more.
-            callbacks: Told about progress and trouble.
-
-        Returns:
-            Class logits, shape (N, K), float32.
-
-        Raises:
-            ModelError: A single row is too much for the device's memory.
+        On a GPU a batch is set going before the one in front of it has ended.  ``batch_positions``
+        is the most positions in one forward pass, unless a single row has more.  Returns class
+        logits, shape (N, K), float32; raises ModelError where a single row is too much for the
+        device's memory.
         """
         logits = np.empty((len(lengths), len(self.verbaliser.labels)), dtype=np.float32)
         batches = plan_batches(
