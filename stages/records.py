@@ -42,7 +42,11 @@ def find_record(folder: Path) -> dict[str, Any]:
 
 
 def read_temperature(record: Mapping[str, Any]) -> float | None:
-    """Return the temperature that a student's last layer was divided by, or None."""
+    """Return the temperature that a student's last layer was divided by, or None.
+
+    Raises:
+        ModelError: The record's temperature is none.
+    """
     found = record.get("calibration")
     if found is None:
         return None
@@ -59,6 +63,9 @@ def publish_directory(folder: Path, out: Path) -> None:
     """Sync a finished directory, in a temporary one beside its place, and rename it to its place.
 
     What is there already goes into the temporary directory.
+
+    Raises:
+        OSError: It cannot be synced or renamed.
     """
     # Imported here: a student in use needs no cache, nor the locks that only Unix has.
     from cache.stores import sync

@@ -44,7 +44,11 @@ def resolve_model(model: str) -> Path:
 
 
 def resolve_tokenizer(model: str) -> Path:
-    """Bring a model's tokenizer to a local directory; weights are not needed."""
+    """Bring a model's tokenizer to a local directory; weights are not needed.
+
+    Raises:
+        ModelError: As for :func:`resolve_model`.
+    """
     return _find_folder(model, SETTINGS)
 
 

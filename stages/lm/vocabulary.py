@@ -35,6 +35,9 @@ def load_vocabulary(folder: Path, device: str, dtype: str, task: Mapping[str, An
     """Read a language model's vocabulary; the model itself is not kept.
 
     It is loaded on a device since a family may compute in its embedding layer.
+
+    Raises:
+        ModelError: It cannot be loaded, or does not fit.
     """
     tokenizer = load_tokenizer(folder)
     # A copy: what was made in inference mode cannot be written to, and a student's start is of it.
@@ -54,7 +57,11 @@ def embed_vocabulary(model: PreTrainedModel) -> torch.Tensor:
 
 
 def find_start_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that begins a student's input: BOS, or EOS where a tokenizer has no BOS."""
+    """Return the id that begins a student's input: BOS, or EOS where a tokenizer has no BOS.
+
+    Raises:
+        ModelError: The tokenizer has neither.
+    """
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)

@@ -55,6 +55,9 @@ def calibrate(logits: np.ndarray, teacher: np.ndarray) -> Calibration:
     """Fit a temperature on every other row and measure what it does on the rest.
 
     The student's logits and the teacher's probabilities have shape (N, K).
+
+    Raises:
+        TrainingError: There are fewer than two rows, or a logit is NaN or infinite.
     """
     if len(logits) < 2:
         raise TrainingError("calibration: got one row, must be one to fit on and one to try")
@@ -105,6 +108,9 @@ def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> 
     outcome.  The truth is the right columns, shape (N,), int: the outcome is whether the most
     probable class is right.  Or it is probabilities of another, shape (N, K): it is theirs of that
     class.
+
+    Raises:
+        TrainingError: There are no rows, or not as many of both.
     """
     if len(probabilities) == 0 or len(probabilities) != len(truth):
         raise TrainingError(
@@ -125,7 +131,11 @@ def measure_calibration(
 ) -> CalibrationErrors:
     """Measure expected calibration errors with a temperature and without it.
 
-    The temperature is what is in these probabilities, shape (N, K); None: nothing known.
+    The temperature is what is in these probabilities, shape (N, K), None where nothing is known;
+    the truth is as for :func:`expected_calibration_error`.
+
+    Raises:
+        TrainingError: There are no rows.
     """
     before = None
     if temperature is not None:

@@ -43,7 +43,11 @@ def read_share(record: Mapping[str, Any] | None) -> Share | None:
 
 
 def count_share(hits: float, rows: int) -> Share:
-    """Return a share with Wilson's 95 % interval, which holds at 0 and 1 too."""
+    """Return a share with Wilson's 95 % interval, which holds at 0 and 1 too.
+
+    Raises:
+        SettingError: There are no rows, or more hits than rows.
+    """
     if rows < 1 or not 0 <= hits <= rows:
         raise SettingError(f"share: got {hits:g} of {rows} rows")
     value = hits / rows

@@ -45,7 +45,11 @@ class Projection:
 
 
 def compute_projection(g: np.ndarray, h: np.ndarray) -> Projection:
-    """Compare teacher g and student h, probabilities of shape (N, K), in float64."""
+    """Compare teacher g and student h, probabilities of shape (N, K), in float64.
+
+    Raises:
+        TrainingError: There are no rows.
+    """
     n = len(g)
     if n == 0:
         raise TrainingError("no rows to compare teacher and student on")

@@ -135,7 +135,11 @@ def open_rows(
 
 
 def choose_held_out(chunks: tuple[int, ...], chunk_rows: int, rows: int) -> list[int]:
-    """Choose chunks to hold out, evenly spaced, so that every student of a cache has the same."""
+    """Choose chunks to hold out, evenly spaced, so that every student of a cache has the same.
+
+    Raises:
+        TrainingError: There are fewer than two chunks.
+    """
     if len(chunks) < 2:
         raise TrainingError(
             f"the cache is {len(chunks)} chunk(s) of {chunk_rows} rows; training needs at least "

@@ -97,7 +97,11 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
 
 
 def check_students(configs: Sequence[StudentConfig]) -> None:
-    """Check what can be known of several students before the first one is trained, or raise."""
+    """Check what can be known of several students before the first one is trained.
+
+    Raises:
+        StageError: One of them cannot be trained, or its place is taken.
+    """
     for config in configs:
         task = load_task(config.task)
         check_place(_find_place(config, task.name))
