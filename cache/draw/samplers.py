@@ -122,7 +122,7 @@ class UnigramSampler(TableSampler):
     name = "unigram"
 
     def __init__(self, table: torch.Tensor, thresholds: NDArray[np.int64] | None) -> None:
-        """Check the thresholds, shape (V,), of which :func:`quantise_distribution` makes some."""
+        """Check the thresholds, shape (V,), as :func:`quantise_distribution` makes them."""
         super().__init__(table)
         if thresholds is None:
             raise SamplerError("the sampler 'unigram' needs the distribution of the token ids")
