@@ -220,16 +220,9 @@ def _ask_teacher(
     texts = encode_texts(rows, tokenizer, task.max_length, reporter)
     tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
     with reporter.track("teacher", len(rows), 0, "text") as show:
-
-        def advance(count: int) -> None:
-            show(count)
-            reporter.check_stop()
-
-        logits = teacher.answer_rows(
-            texts.lengths,
-            lambda part, length: teacher.look_up(texts.tokens[part, :length]),
-            tuning.batch_positions,
-            Callbacks(advance, reporter.warn),
+        callbacks = Callbacks.report(show, reporter)
+        logits = teacher.answer_texts(
+            texts.tokens, texts.lengths, tuning.batch_positions, callbacks
         )
     return torch.from_numpy(logits).softmax(dim=1).numpy()
 

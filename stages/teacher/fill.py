@@ -57,12 +57,7 @@ def make_attachments(plan: TeacherPlan, texts: int) -> tuple[dict[str, bytes], d
     reporter = plan.reporter
     try:
         with reporter.track("self-generated texts", texts, 0, "text") as show:
-
-            def advance(count: int) -> None:
-                show(count)
-                reporter.check_stop()
-
-            callbacks = Callbacks(advance, reporter.warn)
+            callbacks = Callbacks.report(show, reporter)
             made = make_self_generated(plan.teacher, plan.config.seed, texts, callbacks)
     except ModelError as error:
         reporter.warn(f"students of this cache are measured on no self-generated texts: {error}")
@@ -77,12 +72,8 @@ def make_self_generated(
     seeds = mix_seeds(run_seed, TEXT_SEED, rows)
     tokens = write_texts(teacher, seeds, SamplingSettings(), teacher.task.max_length, callbacks)
     lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
-    logits = teacher.answer_rows(
-        lengths,
-        lambda part, length: teacher.look_up(tokens[part, :length]),
-        BATCH_POSITIONS,
-        Callbacks(lambda rows: callbacks.advance(0), callbacks.warn),
-    )
+    silent = Callbacks(lambda rows: callbacks.advance(0), callbacks.warn)
+    logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, silent)
     return SelfGenerated(tokens, lengths, logits)
 
 
@@ -185,11 +176,7 @@ def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], in
         reporter.track("teacher", total, done, "row") as show,
         ShardWriter(cache, reporter.warn) as writer,
     ):
-
-        def advance(count: int) -> None:
-            show(count)
-            reporter.check_stop()
-
+        callbacks = Callbacks.report(show, reporter)
         while True:
             reporter.check_stop()
             claim = cache.claim_next()
@@ -207,7 +194,6 @@ def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], in
             try:
                 rows = cache.rows_of(claim.shard)
                 inputs = plan.inputs.select(slice(rows.start, rows.stop))
-                callbacks = Callbacks(advance, reporter.warn)
                 columns = answer_inputs(inputs, samplers, teacher, most, callbacks)
             except BaseException:
                 claim.release()
@@ -228,14 +214,15 @@ def answer_inputs(
     """
     inputs = write_inputs(inputs, samplers, teacher, callbacks)
     tokens = inputs.tokens
-    sampler = mix_parts(inputs.identity["name"], samplers) if tokens is None else None
+    if tokens is None:
+        sampler = mix_parts(inputs.identity["name"], samplers)
 
-    def embed(part: np.ndarray, length: int) -> torch.Tensor:
-        if sampler is not None:
+        def embed(part: np.ndarray, length: int) -> torch.Tensor:
             return sampler.draw_embeddings(inputs.seeds[part], length)
-        return teacher.look_up(tokens[part, :length])  # type: ignore[index]
 
-    logits = teacher.answer_rows(inputs.lengths, embed, batch_positions, callbacks)
+        logits = teacher.answer_rows(inputs.lengths, embed, batch_positions, callbacks)
+    else:
+        logits = teacher.answer_texts(tokens, inputs.lengths, batch_positions, callbacks)
     columns = {
         "seed": inputs.seeds,
         "length": inputs.lengths,

@@ -30,6 +30,7 @@ from stages.teacher.forward import FullPass, WordHead
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from stages.reporter import Reporter
     from stages.tasks import Task, Verbaliser
 
 Embed = Callable[[np.ndarray, int], torch.Tensor]
@@ -44,6 +45,16 @@ class Callbacks:
 
     advance: Callable[[int], None]  # takes the number of rows that are done; may raise to stop
     warn: Callable[[str], None]  # takes a line when batches are made smaller than asked
+
+    @classmethod
+    def report(cls, show: Callable[[int], None], reporter: Reporter) -> Callbacks:
+        """Show progress, stop where that is asked for, and hand warnings on."""
+
+        def advance(count: int) -> None:
+            show(count)
+            reporter.check_stop()
+
+        return cls(advance, reporter.warn)
 
 
 class Teacher:
@@ -145,6 +156,17 @@ class Teacher:
             logits[rows] = wait()
             callbacks.advance(len(rows))
         return logits
+
+    def answer_texts(
+        self, tokens: np.ndarray, lengths: np.ndarray, batch_positions: int, callbacks: Callbacks
+    ) -> np.ndarray:
+        """Answer token ids, shape (N, longest), padded behind; as for :meth:`answer_rows`."""
+        return self.answer_rows(
+            lengths,
+            lambda rows, length: self.look_up(tokens[rows, :length]),
+            batch_positions,
+            callbacks,
+        )
 
     def look_up(self, tokens: np.ndarray) -> torch.Tensor:
         """Return the embeddings of token ids (B, T), shape (B, T, d_T)."""
