@@ -10,11 +10,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 QUICK = "Tiny sizes, to try the script: the figures mean nothing.\n"
-PACKAGES = ("torch", "transformers", "tokenizers", "onnxruntime", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -100,14 +99,9 @@ def describe_machine() -> str:
     """Return the cores, how busy they are, and the versions of what computes."""
     import torch
 
-    packages = []
-    for name in PACKAGES:
-        try:
-            packages.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            packages.append(f"no {name}")
     return (
         f"{os.cpu_count()} cores ({torch.backends.cpu.get_cpu_capability()}), "
         f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f} at the start; "
-        f"Python {platform.python_version()}, {', '.join(packages)}"
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers "
+        f"{version('transformers')}"
     )

@@ -5,7 +5,6 @@ How long a student takes does not depend on how well it has learned.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +12,7 @@ from pathlib import Path
 import torch
 
 from cache.directory import Cache
-from stages.classify.torch_classifier import load_model
-from stages.export import COMMON, FLOAT32, INT8, check_packages, export_onnx, quantise_onnx
+from stages.export import FLOAT32, INT8, ExportConfig, export_student
 from stages.inputs import read_table
 from stages.reporter import SilentReporter
 from stages.student import Student, StudentConfig, TrainingConfig, build_encoder, run_student
@@ -75,15 +73,10 @@ class Fixtures:
 
 
 def write_onnx(student: Path, folder: Path) -> tuple[Path, Path]:
-    """Write a student's ONNX files as `pipeline export --int8` does, without comparing them.
+    """Write a student's ONNX files as `pipeline export --int8` does.
 
     Returns:
         The float32 file and the one of 8 bits.
     """
-    check_packages()
-    (folder / FLOAT32).parent.mkdir(parents=True)
-    for name in COMMON:
-        shutil.copyfile(student / name, folder / name)
-    export_onnx(load_model(student), folder / FLOAT32)
-    quantise_onnx(folder / FLOAT32, folder / INT8)
+    export_student(ExportConfig(student, int8=True, out=folder), SilentReporter())
     return folder / FLOAT32, folder / INT8

@@ -1,4 +1,12 @@
-"""Students in use on one core, beside their teacher, for ``benchmarks.student``."""
+"""Students in use on one core, beside their teacher.
+
+Everything on one thread, tokenizers included.  The teacher is asked as a user would: prompt, text
+and suffix in one forward pass of transformers' model for each text, the label words' logits at the
+last position, texts cut as the students cut them; and with care: sorted by length, in batches of
+64 padded on the left, only the last position's logits computed.  All take turns on the
+same texts.  Ratios say how many times faster than the obvious teacher something is; in brackets the
+lowest and the highest turn.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +38,6 @@ OBVIOUS, PADDED = "mini teacher, a text at a time", "mini teacher, padded batche
 BAG = "TF-IDF + logistic regression"
 PADDED_ROWS = 64
 """Texts of a padded batch, as many as students have."""
-
-INTRODUCTION = """\
-Everything on one thread, tokenizers included.  The teacher is asked as a user would: prompt, text
-and suffix in one forward pass of transformers' model for each text, the label words' logits at the
-last position, texts cut as the students cut them; and with care: sorted by length, in batches of
-{rows} padded on the left, only the last position's logits computed.  In batches each gets {batch}
-texts at once, {rounds} times; one at a time each answers {singles} texts.  All take turns on the
-same texts.  Ratios say how many times faster than the obvious teacher something is; in brackets the
-lowest and the highest turn.
-"""
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,7 @@ def load_teacher(task: Task) -> tuple[Answer, Answer]:
 
 
 def train_bag_of_words(file: Path) -> tuple[Answer, int]:
-    """Train scikit-learn's TF-IDF and logistic regression on a file's gold labels.
-
-    Returns:
-        What answers texts, and the number of texts learned from.
-    """
+    """Train scikit-learn's TF-IDF and logistic regression on a file's labels; count its texts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -98,12 +92,11 @@ def train_bag_of_words(file: Path) -> tuple[Answer, int]:
 def measure_speed(fixtures: Fixtures, effort: Effort, data: Path | None) -> Iterator[str]:
     """Yield the lines of the section, measured on one thread.
 
-    Args:
-        fixtures: Makes the students.
-        effort: How much.
-        data: Folder of ``<task>/{train,test}.jsonl.gz``.
+    ``data`` is a folder of ``<task>/{train,test}.jsonl.gz``.
     """
-    yield INTRODUCTION.format(rows=PADDED_ROWS, **vars(effort))
+    yield __doc__
+    batches = f"{effort.rounds} turns of {effort.batch} texts in batches"
+    yield f"{batches}, {effort.singles} texts by themselves.\n"
     students = {arch: fixtures.train_student(arch) for arch in effort.archs}
     onnx = {arch: write_onnx(path, fixtures.folder / arch) for arch, path in students.items()}
     threads = torch.get_num_threads()

@@ -1,4 +1,11 @@
-"""Steps a second of stage two's loop against a bare loop, for ``benchmarks.student``."""
+"""Steps a second of stage two's loop against a bare loop.
+
+Stage two's loop reads its rows from a cache, draws their inputs again from the seeds, and does all
+that `pipeline student` does around a step.  The bare loop trains the same model with the same kind
+of optimiser on random tensors of the same shapes, which lie in memory, and clips the gradient.  The
+two take turns step by step; in brackets are the lowest and the highest of 5 parts of the
+run.  The last column counts the measurements on held-out rows and the checkpoints as well.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.nn.functional import kl_div
 
 from benchmarks.common import format_head, format_row
 from benchmarks.fixtures import Fixtures
@@ -23,60 +31,39 @@ HELD_OUT = 1024
 BLOCKS = 5
 CPU = torch.device("cpu")
 
-INTRODUCTION = """\
-Stage two's loop reads its rows from a cache, draws their inputs again from the seeds, and does all
-that `pipeline student` does around a step.  The bare loop trains the same model with the same kind
-of optimiser on random tensors of the same shapes, which lie in memory, and clips the gradient.  The
-two take turns step by step; in brackets are the lowest and the highest of {blocks} parts of the
-run.  The last column counts the measurements on held-out rows and the checkpoints as well.
-"""
 
-
-class BareLoop:
-    """A training loop and nothing else.
+def train_barely(
+    student: Student,
+    shapes: Sequence[tuple[int, int]],
+    lengths_per_batch: int,
+    classes: int,
+    device: torch.device = CPU,
+) -> Iterator[None]:
+    """Train on random tensors that lie on the device, a step each time, and do nothing else.
 
     Args:
-        student: The model.
+        student: The model; a GPU computes in bfloat16.
         shapes: Rows and tokens of every chunk.
         lengths_per_batch: Input lengths of a step, a chunk for each.
         classes: K.
-        device: Where it trains; a GPU computes in bfloat16.
+        device: Where it trains.
     """
-
-    def __init__(
-        self,
-        student: Student,
-        shapes: Sequence[tuple[int, int]],
-        lengths_per_batch: int,
-        classes: int,
-        device: torch.device = CPU,
-    ) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self._student, self._device = student.to(device).train(), device
-        self._optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.98))
-        self._chunks = [
-            (
-                torch.randn(rows, length, len(student.start), generator=generator).to(device),
-                torch.rand(rows, classes, generator=generator).softmax(dim=1).to(device),
-            )
-            for rows, length in shapes
-        ]
-        self._size, self._steps = lengths_per_batch, itertools.count()
-
-    def step(self) -> None:
-        """Take the next step."""
-        first = next(self._steps) * self._size
-        for k in range(first, first + self._size):
-            inputs, answers = self._chunks[k]
-            with torch.autocast(self._device.type, torch.bfloat16, self._device.type == "cuda"):
-                logits = self._student(inputs)
-            loss = torch.nn.functional.kl_div(
-                logits.float().log_softmax(dim=1), answers, reduction="batchmean"
-            )
-            (loss / self._size).backward()
-        torch.nn.utils.clip_grad_norm_(self._student.parameters(), 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+    generator = torch.Generator().manual_seed(0)
+    student.to(device).train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.98))
+    inputs = [torch.randn(*shape, len(student.start), generator=generator) for shape in shapes]
+    answers = [torch.rand(rows, classes, generator=generator).softmax(dim=1) for rows, _ in shapes]
+    chunks = [(x.to(device), y.to(device)) for x, y in zip(inputs, answers, strict=True)]
+    for first in range(0, len(chunks), lengths_per_batch):
+        for x, y in chunks[first : first + lengths_per_batch]:
+            with torch.autocast(device.type, torch.bfloat16, device.type == "cuda"):
+                logits = student(x)
+            loss = kl_div(logits.float().log_softmax(dim=1), y, reduction="batchmean")
+            (loss / lengths_per_batch).backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield
 
 
 class Turns(SilentReporter):
@@ -85,31 +72,31 @@ class Turns(SilentReporter):
     ``stage`` are the seconds of each of stage two's turns, with what it did behind the step before.
     """
 
-    def __init__(self, other: Callable[[], None], steps: int, device: torch.device) -> None:
+    stage: list[float]
+    bare: list[float]
+
+    def __init__(self, other: Iterator[None], steps: int, device: torch.device) -> None:
         super().__init__()
         self._other, self._steps, self._device = other, steps, device
-        self.stage: list[float] = []
-        self.bare: list[float] = []
+        self.stage, self.bare = [], []
 
     @contextmanager
     def track(
         self, title: str, total: int, done: int, unit: str
     ) -> Iterator[Callable[[int], None]]:
         """Time turns."""
-        start = self._read_clock()
-        taken = 0
+        start, taken = self._read_clock(), 0
 
         def advance(count: int) -> None:
             nonlocal start, taken
             taken += count
-            if taken % self._steps:
-                return
-            ended = self._read_clock()
-            self.stage.append(ended - start)
-            for _ in range(self._steps):
-                self._other()
-            start = self._read_clock()
-            self.bare.append(start - ended)
+            if taken % self._steps == 0:
+                ended = self._read_clock()
+                self.stage.append(ended - start)
+                for _ in range(self._steps):
+                    next(self._other)
+                start = self._read_clock()
+                self.bare.append(start - ended)
 
         yield advance
 
@@ -132,7 +119,7 @@ class Found:
 
 def measure_steps(fixtures: Fixtures, steps: dict[str, int]) -> Iterator[str]:
     """Yield the lines of the section, for so many steps of each architecture."""
-    yield INTRODUCTION.format(blocks=BLOCKS)
+    yield __doc__
     heads = ("student", "steps", "stage two, steps/s", "bare, steps/s", "ratio", "to reach")
     yield format_head((*heads, "ratio, all counted"))
     for arch, count in steps.items():
@@ -164,8 +151,8 @@ def compare_loops(fixtures: Fixtures, arch: str, steps: int, turn: int = 1) -> F
         (rows.embeddings.shape[0], rows.embeddings.shape[1])
         for rows in itertools.islice(source.open_stream(0), steps * count)
     ]
-    bare = BareLoop(fixtures.build_student(arch), shapes, count, source.classes, device)
-    turns = Turns(bare.step, turn, device)
+    bare = train_barely(fixtures.build_student(arch), shapes, count, source.classes, device)
+    turns = Turns(bare, turn, device)
     checkpoint = fixtures.folder / f"{arch}.checkpoint"
     train_student(fixtures.build_student(arch), source, config, accelerator, checkpoint, "", turns)
     checkpoint.unlink()

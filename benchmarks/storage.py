@@ -158,12 +158,11 @@ def make_cache(root: Path, rows: int, shard_rows: int, classes: int) -> Cache:
 
 def make_columns(layout: Layout, rows: int) -> Columns:
     """Return values that no file system can make smaller."""
-    generator, columns = np.random.default_rng(0), {}
-    for name, column in layout.columns.items():
-        shape = (rows, *column.shape)
-        draw = generator.normal(size=shape) if column.is_float else generator.random(shape) * 2**31
-        columns[name] = draw.astype(column.dtype)
-    return columns
+    generator = np.random.default_rng(0)
+    return {
+        name: (2**20 * generator.random((rows, *column.shape))).astype(column.dtype)
+        for name, column in layout.columns.items()
+    }
 
 
 def encode_all(layout: Layout, columns: Columns) -> bytes:

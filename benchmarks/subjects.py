@@ -90,8 +90,10 @@ class Rows:
 
 
 def make_lengths(kind: str, longest: int) -> LengthRule:
-    """Return the rule of a kind of lengths; ``fixed`` ones are the longest."""
-    return LengthRule(kind, longest if kind == "fixed" else 1, longest)
+    """Return the rule of a kind of lengths; ``constant`` ones are the longest."""
+    if kind == "constant":
+        return LengthRule("fixed", longest, longest)
+    return LengthRule(kind, 1, longest)
 
 
 def draw_rows(shape: Shape, count: int, kind: str = "log-uniform") -> Rows:

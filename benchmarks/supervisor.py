@@ -1,7 +1,7 @@
 """Workers on one cache, killed (SIGKILL) at random instants until the cache is complete.
 
-How many kills there are does not depend on how fast the machine is: an instant is given by what
-has happened in the cache's directory, never by the clock alone.
+How many kills there are does not depend on how fast the machine is: they are spread over the
+shards that are committed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.workers import PATIENCE, Worker, finish
@@ -37,107 +37,81 @@ class Plan:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tally:
-    """Workers killed while they ran, by what they were doing: one of :data:`MOMENTS`."""
+    """Workers killed while they ran, by :data:`MOMENTS`, and the commit records there were."""
 
-    moments: Counter[str]
+    moments: Counter[str] = field(default_factory=Counter)
+    records: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def kills(self) -> int:
         """How many were killed."""
         return self.moments.total()
 
+    def check_records(self, directory: Path) -> None:
+        """Assert that whatever was committed before is so still, by the very same file."""
+        paths = {name: directory / "commits" / name for name in _names(directory / "commits")}
+        now = {name: (p.stat().st_ino, p.stat().st_mtime_ns) for name, p in paths.items()}
+        assert self.records.items() <= now.items(), "a committed shard was lost or done again"
+        self.records = now
 
-class Supervisor:
-    """Kills workers and starts others in their place.
+
+def supervise(
+    start: Callable[[int], Worker], reference: Cache, directory: Path, plan: Plan
+) -> Tally:
+    """Let workers fill a cache, killing them and starting others in their place.
 
     Args:
         start: Starts a worker, given a number that no other has.
         reference: The same cache, filled without interruption somewhere else.
         directory: Where the workers' cache is, or will be.
+        plan: How often.
+
+    Raises:
+        AssertionError: A worker failed, or a committed shard vanished or was done again.
     """
+    chance = random.Random(plan.seed)  # noqa: S311 - repeatable, not secret
+    tally, numbers, last = Tally(), itertools.count(), time.monotonic()
+    crew = [start(next(numbers)) for _ in range(plan.workers)]
+    try:
+        while tally.kills < plan.kills and all(worker.poll() is None for worker in crew):
+            # The last tenth of the shards is kept for the time after the last kill.
+            share = max(0, tally.kills - EARLY) / max(1, plan.kills - EARLY)
+            done = len(_names(directory / "commits"))
+            assert time.monotonic() - last < PATIENCE, f"nothing happens in {directory}"
+            if done < int(0.9 * reference.shards * share):
+                time.sleep(0.001)
+                continue
+            time.sleep(chance.uniform(0, 0.03 if done else 0.5))
+            victim = chance.randrange(plan.workers)
+            crew[victim].kill()
+            if crew[victim].poll() != -signal.SIGKILL:
+                break  # it was quicker, and then the cache is complete
+            tally.moments[_find_moment(crew[victim].pid, reference, directory)] += 1
+            tally.check_records(directory)
+            crew[victim], last = start(next(numbers)), time.monotonic()
+        for worker in crew:
+            finish(worker)
+    finally:
+        for worker in crew:
+            worker.kill()
+    tally.check_records(directory)
+    return tally
 
-    def __init__(self, start: Callable[[int], Worker], reference: Cache, directory: Path) -> None:
-        self._start, self._numbers = start, itertools.count()
-        self._reference, self._directory = reference, directory
-        self._records: dict[str, tuple[int, int]] = {}
 
-    def run(self, plan: Plan) -> Tally:
-        """Let the workers fill the cache, killing them as planned.
-
-        Raises:
-            AssertionError: A worker failed, or a committed shard vanished or was done again.
-        """
-        chance = random.Random(plan.seed)  # noqa: S311 - repeatable, not secret
-        moments: Counter[str] = Counter()
-        crew = [self._start(next(self._numbers)) for _ in range(plan.workers)]
-        try:
-            while (done := moments.total()) < plan.kills:
-                # The last tenth of the shards is kept for the time after the last kill.
-                share = max(0, done - EARLY) / max(1, plan.kills - EARLY)
-                goal = int(0.9 * self._reference.shards * share)
-                signs = chance.randint(0, 8 if self._look()[-1] else 12)
-                if not self._await(crew, goal, signs):
-                    break
-                time.sleep(chance.uniform(0, 0.003))
-                victim = chance.randrange(plan.workers)
-                crew[victim].kill()
-                if crew[victim].poll() != -signal.SIGKILL:
-                    break  # it was quicker, and then the cache is complete
-                moments[self._find_moment(crew[victim].pid)] += 1
-                self.check_records()
-                crew[victim] = self._start(next(self._numbers))
-            for worker in crew:
-                finish(worker)
-        finally:
-            for worker in crew:
-                worker.kill()
-        self.check_records()
-        return Tally(moments)
-
-    def check_records(self) -> None:
-        """Assert that whatever was committed before is so still, by the very same file."""
-        now = {}
-        for name in self._look()[-1]:
-            status = (self._directory / "commits" / name).stat()
-            now[name] = (status.st_ino, status.st_mtime_ns)
-        assert self._records.items() <= now.items(), "a committed shard was lost or done again"
-        self._records = now
-
-    def _await(self, crew: list[Worker], goal: int, signs: int) -> bool:
-        """Wait for so many shards, then for signs of life; False where a worker ends before."""
-        last, look = time.monotonic(), self._look()
-        while signs >= 0:
-            for worker in crew:
-                if (code := worker.poll()) is not None:
-                    assert code == 0, f"a worker ended with {code}:\n{worker.read_log()}"
-                    return False
-            before, look = look, self._look()
-            if look != before:
-                last = time.monotonic()
-                signs -= len(look[-1]) >= goal
-            assert time.monotonic() - last < PATIENCE, f"nothing happens in {self._directory}"
-            time.sleep(0.001)
-        return True
-
-    def _look(self) -> tuple[list[str], ...]:
-        parts = ("", "tmp", "claims", "commits")
-        return tuple(_names(self._directory / part) for part in parts)
-
-    def _find_moment(self, pid: int) -> str:
-        claims = self._directory / "claims"
-        held = [name for name in _names(claims) if _read_holder(claims / name) == pid]
-        if not held:
-            return MOMENTS[0]
-        shard = int(held[0].removesuffix(".lock"))
-        columns = self._reference.layout.columns.items()
-        there = [(self._directory / object_path(*column, shard)).exists() for column in columns]
-        if (self._directory / record_path(shard)).exists():
-            return MOMENTS[4]
-        if all(there):
-            return MOMENTS[3]
-        return MOMENTS[2] if any(there) or _names(self._directory / "tmp") else MOMENTS[1]
+def _find_moment(pid: int, reference: Cache, directory: Path) -> str:
+    claims = directory / "claims"
+    held = [name for name in _names(claims) if _read_holder(claims / name) == pid]
+    if not held:
+        return MOMENTS[0]
+    shard, columns = int(held[0].removesuffix(".lock")), reference.layout.columns.items()
+    if (directory / record_path(shard)).exists():
+        return MOMENTS[4]
+    there = [(directory / object_path(*column, shard)).exists() for column in columns]
+    if all(there):
+        return MOMENTS[3]
+    return MOMENTS[2] if any(there) or _names(directory / "tmp") else MOMENTS[1]
 
 
 def _read_holder(claim: Path) -> int:

@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.supervisor import Plan, Supervisor, Tally, compare
+from benchmarks.supervisor import Plan, Tally, compare, supervise
 from benchmarks.workers import PATIENCE, Forked, Spawned, Worker, finish
 from cache.opening import open_cache
 from pipeline.cli import main
@@ -79,12 +79,11 @@ class Teachers:
                 return Spawned((*command, *self.arguments, "--cache", root), log, self.folder)
             return self._fork(root, log)
 
-        supervisor = Supervisor(begin, self.reference, directory)
-        tally = supervisor.run(plan)
+        tally = supervise(begin, self.reference, directory, plan)
         last = self._fork(root, root / "last.log")
         finish(last)
         assert "every row was there already" in last.read_log()
-        supervisor.check_records()
+        tally.check_records(directory)
         compare(self.reference, directory)
         return tally
 
@@ -132,7 +131,7 @@ def survive_repro(teachers: Teachers, plan: Plan) -> tuple[Tally, int]:
 
     directory = folder / "data/cache/reddit" / teachers.reference.manifest.directory
     try:
-        tally = Supervisor(begin, teachers.reference, directory).run(plan)
+        tally = supervise(begin, teachers.reference, directory, plan)
         deadline = time.monotonic() + PATIENCE
         while any(repro.find_orphans() for repro in started):
             assert time.monotonic() < deadline, "an orphan never ends"

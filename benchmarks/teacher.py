@@ -1,8 +1,13 @@
 """The teacher against users' loops and the hardware: ``python -m benchmarks.teacher``.
 
-A Llama of 8 layers × 512 wide with random weights answers rows of log-uniform lengths behind a
-short and a long prompt, beside a loop as anyone writes it, one as a careful user writes it, and
-the matrix products alone.  ``--out benchmarks/teacher.md`` keeps the table.
+A Llama of random weights, float32, on the CPU, answers rows of log-uniform lengths, in chunks of 64
+of one length, behind a short and a long prompt; beside it a loop as anyone writes it, one as a
+careful user writes it, and the floor, which is the matrix products alone.  The teacher and the
+floor do all rows; the loops, in batches of 32, do some of the very same rows, of all lengths as
+often: the obvious one in random order, the careful one whole batches of rows sorted by length.
+Every answer of theirs is compared with the teacher's.  Ratios are of rows a second: the median of
+the rounds, in brackets the lowest and the highest; in a round all take their turn, another one
+first each time.
 """
 
 from __future__ import annotations
@@ -42,14 +47,6 @@ WANTED = (
 )
 """The ratios to be reached behind the short prompt, and behind the long one."""
 
-INTRODUCTION = """\
-A Llama of {layers} layers × {width}, V = {vocabulary:,}, float32, on the CPU.  Ratios are of rows a
-second: the median of {rounds} rounds, in brackets the lowest and the highest.  In a round all take
-their turn, another one first each time.  The teacher and the floor do all of {rows} rows, in chunks
-of 64 of one length, log-uniform; the loops, in batches of {batch}, do some of the very same rows,
-of all lengths as often: the obvious one in random order, the careful one whole batches of rows
-sorted by length.  Every answer of theirs is compared with the teacher's.
-"""
 HEADS = ("prompt, tokens", "ratio", "measured", "to reach", "ours, rows/s", "other, rows/s")
 HEADS += ("other's rows", "their mean tokens", "largest difference of a probability")
 
@@ -88,9 +85,7 @@ def measure_speed(effort: Effort) -> Iterator[str]:
         RuntimeError: A loop's probabilities differ from the teacher's by more than rounding.
     """
     shape, rows, notes = effort.shape, draw_rows(effort.shape, effort.rows), []
-    yield INTRODUCTION.format(
-        **vars(shape), rows=effort.rows, rounds=effort.rounds, batch=BATCH_ROWS
-    )
+    yield f"{__doc__}\n{effort.rounds} rounds of {effort.rows} rows; {shape}.\n"
     yield format_head(HEADS)
     for number, tokens in enumerate(shape.prompts):
         ours = make_ours(shape, tokens, rows)

@@ -138,21 +138,14 @@ class Floor:
         self._groups = [[(len(rows), length) for rows, length in batch] for batch in batches]
         most = max(sum(n * length for n, length in groups) for groups in self._groups)
         width, inner, size = shape.width, shape.inner, shape.width // shape.heads
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int) -> torch.Tensor:
-            return torch.randn(shape, generator=generator)
-
-        self._weights = [
-            [draw(width, width) for _ in range(4)]
-            + [draw(inner, width), draw(inner, width), draw(width, inner)]
-            for _ in range(shape.layers)
-        ]
-        self._prompt = draw(shape.heads, prompt, size)
-        self._hidden, self._inner = draw(most, width), draw(most, inner)
-        self._query = draw(shape.heads, most, size)
+        torch.manual_seed(0)
+        sides = [(width, width)] * 4 + [(inner, width), (inner, width), (width, inner)]
+        self._weights = [[torch.randn(side) for side in sides] for _ in range(shape.layers)]
+        self._prompt = torch.randn(shape.heads, prompt, size)
+        self._hidden, self._inner = torch.randn(most, width), torch.randn(most, inner)
+        self._query = torch.randn(shape.heads, most, size)
         # Of each group as many keys as its rows' queries, which is enough for half of them.
-        self._keys = draw(most * shape.heads, size)
+        self._keys = torch.randn(most * shape.heads, size)
 
     @torch.inference_mode()
     def run(self) -> None:

@@ -36,8 +36,6 @@ NEEDS = (
     *("psutil", "click", "tqdm"),
 )
 OPTIONAL = {"pytest": "correctness is left out", "torchao": "quantised weights are not checked"}
-TOLD = 3
-"""Exit code of a process whose last row failed, which the table says."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,24 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         child = [*COMMAND, *given, "--began", f"{began}", "--rows", *map(str, group)]
         code = subprocess.run(child, preexec_fn=die_with_parent, check=False).returncode
         book.read()
-        untried = [k for k in group if book.find(ROWS[k]).get("run") != began]
-        if untried and code != TOLD:
-            why = (
-                "it took too long" if code == -signal.SIGALRM else f"its process ended with {code}"
-            )
-            book.add(ROWS[untried[0]], began, FAILED, why=why)
-            untried = untried[1:]
+        tried = [k for k in group if book.find(ROWS[k]).get("run") == began]
+        untried = [k for k in group if k not in tried]
+        if untried and not (tried and book.find(ROWS[tried[-1]])["status"] == FAILED):
+            why = f"its process ended with {code}"
+            why = "it took too long" if code == -signal.SIGALRM else why
+            book.add(ROWS[untried.pop(0)], began, FAILED, why=why)
         left = [k for k in left if k in untried or k not in group]
     print(f"{options.out}: {time.time() - began:.0f} s in all", flush=True)
     return int(any(book.find(ROWS[k]).get("status") == FAILED for k in rows))
 
 
 def measure_rows(options: argparse.Namespace, book: Book) -> int:
-    """Measure rows of one part in this process, until one of them fails.
-
-    Returns:
-        0, or :data:`TOLD`.
-    """
+    """Measure rows of one part in this process, until one of them fails; return whether one did."""
     setting = Setting(options.device, options.quick, options.tests)
     for row in (ROWS[k] for k in options.rows):
         start = time.time()
@@ -113,17 +106,17 @@ def measure_rows(options: argparse.Namespace, book: Book) -> int:
         signal.setitimer(signal.ITIMER_REAL, limit)  # which ends the process, whatever it does
         try:
             part = getattr(importlib.import_module(PLACES[row.part]), row.part)
-            lines, said, why = part(row.name, setting, limit - 5)
+            lines, notes, why = part(row.name, setting, limit - 5)
         except Exception as error:  # whatever it was
-            lines, said = [], []
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            text = " ".join(str(error).split())[:300]
+            lines, notes, why = [], [], f"{type(error).__name__}: {text}"
         signal.setitimer(signal.ITIMER_REAL, 0)
         spent, status = time.time() - start, FAILED if why else DONE
-        book.add(row, options.began, status, lines, said, why)
+        book.add(row, options.began, status, lines=lines, notes=notes, why=why)
         print(f"{title}: {status}, {spent:.1f} s {why}".rstrip(), flush=True)
         if why:
             # What a failure leaves of a device's memory and context is not known.
-            return TOLD
+            return 1
     return 0
 
 

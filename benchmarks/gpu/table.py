@@ -96,10 +96,12 @@ class Book:
         self.read()
 
     def read(self) -> None:
-        """Read the records that are in the file."""
+        """Read the records in the file; those of another device, version or source are dropped."""
         known = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else []
         self._records: dict[tuple[str, str], dict[str, Any]] = {
-            (each["part"], each["name"]): each for each in known
+            (each["part"], each["name"]): each
+            for each in known
+            if each["identity"] == self.identity
         }
 
     def find(self, row: Row) -> dict[str, Any]:
@@ -107,22 +109,16 @@ class Book:
         return self._records.get((row.part, row.name), {})
 
     def has(self, row: Row) -> bool:
-        """Whether a row was measured with the same."""
-        record = self.find(row)
-        return record.get("status") == DONE and record["identity"] == self.identity
+        """Whether a row was measured."""
+        return self.find(row).get("status") == DONE
 
-    def add(
-        self,
-        row: Row,
-        run: float,
-        status: str,
-        lines: Sequence[dict[str, Any]] = (),
-        notes: Sequence[str] = (),
-        why: str = "",
-    ) -> None:
-        """Keep what became of a row in a run, in the place of what was known; write both files."""
-        record = {"part": row.part, "name": row.name, "run": run, "status": status, "why": why}
-        record |= {"lines": [*lines], "notes": [*notes], "identity": self.identity}
+    def add(self, row: Row, run: float, status: str, **found: Any) -> None:
+        """Keep what became of a row in a run, in the place of what was known; write both files.
+
+        ``found`` are lines of the table, notes below it, and why it failed, as there are any.
+        """
+        record = {"part": row.part, "name": row.name, "run": run, "status": status}
+        record |= {"lines": [], "notes": [], "why": "", "identity": self.identity} | found
         self._records[row.part, row.name] = record
         self.write()
 
@@ -137,8 +133,6 @@ class Book:
 
     def _format(self) -> list[str]:
         lines = ["# On a GPU (`make gpu`)", "", describe(self.identity), *self._notes]
-        others = {describe(record["identity"]) for record in self._records.values()}
-        lines += [f"\n† {each}" for each in sorted(others - {describe(self.identity)})]
         for part in PARTS:
             columns = [column.split(":") for column in COLUMNS[part].split(", ")]
             lines += [f"\n## {part.capitalize()}\n", DESCRIPTIONS[part], ""]
@@ -149,15 +143,14 @@ class Book:
                 if not (record := self.find(row)):
                     missing.append(row.name)
                     continue
-                mark = "" if record["identity"] == self.identity else " †"
                 for line in record["lines"]:
                     line = line | self._compare(record, line)
                     values = [(line.get(key), form) for key, form, _ in columns]
                     cells = ["" if x is None else format(x, form) for x, form in values]
-                    lines.append(f"| {line['name']}{mark} | {' | '.join(cells)} |")
+                    lines.append(f"| {line['name']} | {' | '.join(cells)} |")
                 if record["status"] != DONE:
                     why = f"{record['status']}: {record['why'].replace('|', '/')}"
-                    lines.append(f"| {row.name}{mark} | {why} |{' |' * (len(columns) - 1)}")
+                    lines.append(f"| {row.name} | {why} |{' |' * (len(columns) - 1)}")
                 notes += [f"- {note}" for note in record["notes"]]
             lines += [f"\nNot there: {'; '.join(missing)}."] if missing else []
             lines += ["", *notes] if notes else []
@@ -167,7 +160,7 @@ class Book:
         """Return the figures that follow from the obvious loop's."""
         kind = record["name"].rpartition(", ")[2]
         base = self._records.get((record["part"], f"{OBVIOUS}, {kind}"), {"lines": []})
-        if "answers" not in line or not base["lines"] or base["identity"] != record["identity"]:
+        if "answers" not in line or not base["lines"]:
             return {}
         (other,) = base["lines"]
         pairs = zip(line["answers"], other["answers"], strict=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import timed
@@ -78,7 +79,6 @@ class Bench:
         self._tuned: dict[str, tuple[Ours, dict[str, Any]]] = {}
         # By every process anew: a share is of the peak that was there beside it.
         self._rates = measure_peak(load.side, device)
-        self._peak = max(self._rates)
 
     def measure(self, name: str) -> Found:
         """Measure a row."""
@@ -86,7 +86,7 @@ class Bench:
             middle, side = statistics.median(self._rates) / 1e12, f"{self._load.side:,}"
             note = f"peak: the best of {ROUNDS} rounds of {PRODUCTS} products of {side} × {side} "
             note += f"matrices in bfloat16; their median is {middle:.0f}"
-            return [{"name": name, "tflops": self._peak / 1e12}], [note], ""
+            return [{"name": name, "tflops": max(self._rates) / 1e12}], [note], ""
         way, kind = name.split(", ")
         every = self._draw(kind)
         if name == KERNELS:
@@ -107,7 +107,7 @@ class Bench:
         longest = self._load.shape.longest
         mean = longest if kind == "constant" else (longest + 1) / 2
         count = max(COMPARED, round(self._load.tokens / mean / COMPARED) * COMPARED)
-        return draw_rows(self._load.shape, count, kind.replace("constant", "fixed"))
+        return draw_rows(self._load.shape, count, kind)
 
     def _run(self, answer: Callable[[Rows], np.ndarray], rows: Rows, ours: bool) -> dict[str, Any]:
         """Answer rows, some of them once to warm up, then all of them for the figures."""
@@ -124,8 +124,8 @@ class Bench:
         return {
             "rate": tokens / seconds,
             "tflops": rate / 1e12,
-            "share": rate / self._peak,
-            "trimmed": trimmed / self._peak if ours else None,
+            "share": rate / max(self._rates),
+            "trimmed": trimmed / max(self._rates) if ours else None,
             "memory": memory and memory / 2**30,
             "million": MILLION / count * seconds,
             "rows": count,
@@ -133,15 +133,15 @@ class Bench:
 
     def _tune(self, way: str, kind: str) -> tuple[Ours, dict[str, Any]]:
         """Find the batches as stage one does for a whole run, and compile where that is meant."""
-        model_teacher = self._hold(way, self._make_teacher)
+        model_teacher = self._hold(
+            way, lambda: Teacher(self._make_model(), self._tokenizer, self._task)
+        )
         if kind not in self._tuned:
-            rule = make_lengths(kind.replace("constant", "fixed"), self._load.shape.longest)
+            rule = make_lengths(kind, self._load.shape.longest)
             lengths = rule.draw_lengths(0, 0, 1000).repeat(max(1, self._load.whole // 1000))
-            layers = model_teacher.model.model.layers
-            is_compiled = layers[0]._compiled_call_impl is not None
             start = time.perf_counter()
             # Layers that another kind of lengths had compiled are so already, for any lengths.
-            compiling = "on" if way == COMPILED and not is_compiled else "off"
+            compiling = "on" if way == COMPILED and not self._tuned else "off"
             ours = Ours.tune(model_teacher, lengths, compiling)
             line = {"batch": ours.batch_positions, "tuning": time.perf_counter() - start}
             line["compiled"] = "compiled" if way == COMPILED else "eager"
@@ -152,17 +152,20 @@ class Bench:
         """Tell the kernels that take most of the device's time."""
         rows = rows.select(rows.choose(max(BATCH_ROWS, len(rows.lengths) // 8)))
         ours.answer(rows)
-        kind = ProfilerActivity.CUDA if self._cuda else ProfilerActivity.CPU
-        with profile(activities=[kind]) as prof:
+        activity, device, time_of = ProfilerActivity.CPU, DeviceType.CPU, "self_cpu_time_total"
+        if self._cuda:
+            activity, device, time_of = (
+                ProfilerActivity.CUDA,
+                DeviceType.CUDA,
+                "self_device_time_total",
+            )
+        with profile(activities=[activity]) as prof:
             wall = timed(lambda: ours.answer(rows))
-        found: dict[str, float] = {}
-        for event in prof.key_averages():
-            if not self._cuda:
-                found[event.key] = event.self_cpu_time_total / 1e6
-            elif event.device_type == torch.autograd.DeviceType.CUDA and not getattr(
-                event, "is_user_annotation", False
-            ):
-                found[event.key] = event.self_device_time_total / 1e6
+        found = {
+            event.key: getattr(event, time_of) / 1e6
+            for event in prof.key_averages()
+            if event.device_type == device and not getattr(event, "is_user_annotation", False)
+        }
         whole = sum(found.values())
         if not whole:
             raise RuntimeError("torch's profiler saw no kernel of the device")
@@ -187,9 +190,6 @@ class Bench:
 
     def _make_model(self) -> Any:
         return make_model(self._load.shape, self._device, torch.bfloat16)
-
-    def _make_teacher(self) -> Teacher:
-        return Teacher(self._make_model(), self._tokenizer, self._task)
 
 
 def compare(answer: Callable[[Rows], np.ndarray], rows: Rows) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_rows_are_chunks_of_one_length_and_chosen_evenly() -> None:
     assert sorted(few) == sorted(chunks[:, :4].ravel())
     for pack in np.sort(rows.lengths[rows.choose(128, together=32)]).reshape(-1, 32):
         assert len(set(pack)) == 1
-    assert (draw_rows(SMALL, 128, "fixed").lengths == SMALL.longest).all()
+    assert (draw_rows(SMALL, 128, "constant").lengths == SMALL.longest).all()
 
 
 def test_the_table_holds_ratios_and_agreement(
