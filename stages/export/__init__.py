@@ -6,20 +6,15 @@ Gives ``export_student``.  Knows classifiers and a student's record; knows nothi
 from stages.export.comparison import draw_texts
 from stages.export.formats import FLOAT32, FORMATS, INT8
 from stages.export.hub import check_push, push_folder
-from stages.export.onnx import check_packages, export_onnx, quantise_onnx
-from stages.export.stage import COMMON, ExportConfig, export_student
+from stages.export.stage import ExportConfig, export_student
 
 __all__ = [
-    "COMMON",
     "FLOAT32",
     "FORMATS",
     "INT8",
     "ExportConfig",
-    "check_packages",
     "check_push",
     "draw_texts",
-    "export_onnx",
     "export_student",
     "push_folder",
-    "quantise_onnx",
 ]

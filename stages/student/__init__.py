@@ -6,19 +6,14 @@ vocabulary; never loads the teacher's model, except its embeddings for labelled 
 
 from stages.student.card import write_card
 from stages.student.config import GOLD, StudentConfig, TrainingConfig
-from stages.student.data import RowSource, choose_held_out, open_rows, sum_seconds
-from stages.student.loop import measure_projection, train_student
-from stages.student.model import Student, build_encoder, configure_encoder
-from stages.student.objectives import OBJECTIVES, Objective
-from stages.student.optimiser import choose_rates, group_parameters, scale_rate
+from stages.student.data import choose_held_out, open_rows, sum_seconds
+from stages.student.loop import train_student
+from stages.student.model import Student, build_encoder
 from stages.student.stage import StudentResult, check_students, run_student
 from stages.student.tokenizer import TokenRemap
 
 __all__ = [
     "GOLD",
-    "OBJECTIVES",
-    "Objective",
-    "RowSource",
     "Student",
     "StudentConfig",
     "StudentResult",
@@ -27,13 +22,8 @@ __all__ = [
     "build_encoder",
     "check_students",
     "choose_held_out",
-    "choose_rates",
-    "configure_encoder",
-    "group_parameters",
-    "measure_projection",
     "open_rows",
     "run_student",
-    "scale_rate",
     "sum_seconds",
     "train_student",
     "write_card",
