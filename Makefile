@@ -8,19 +8,16 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo results paper test test-slow lint format bench gpu clean
+.PHONY: demo paper test test-slow lint format bench gpu clean
 
 demo: $(STAMP)
 	dvc repro
 	python -m benchmarks.demo
 
-results: $(STAMP)
-	python -m benchmarks.results --data "$(DATA)"
-
-# Steps beside each other where JOBS is given, which DVC cannot do.
+# Stages side by side where JOBS is given, which DVC cannot do.
 paper: $(STAMP)
-	python -m benchmarks.paper.run texts $(if $(DATA),--data "$(DATA)")
-	$(if $(JOBS),python -m benchmarks.paper.run all --jobs "$(JOBS)",dvc repro benchmarks/paper/dvc.yaml)
+	python -m benchmarks.paper.run $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs "$(JOBS)")
+	$(if $(JOBS),,dvc repro benchmarks/paper/dvc.yaml)
 
 # A file's tests stay in one process, which makes what they share once.
 test: $(STAMP)
@@ -33,6 +30,7 @@ lint: $(STAMP)
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 
 format: $(STAMP)
 	ruff check --fix .
@@ -42,7 +40,7 @@ bench: $(STAMP)
 	python -m benchmarks.philox
 	python -m benchmarks.storage --out benchmarks/storage.md
 	python -m benchmarks.teacher --out benchmarks/teacher.md
-	python -m benchmarks.student --only steps speed --out benchmarks/student.md
+	python -m benchmarks.student --out benchmarks/student.md
 
 # With what the machine has, where a GPU is: nothing is installed.
 gpu:

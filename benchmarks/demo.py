@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -31,56 +30,37 @@ EXAMPLES = {
         "Congratulations, I am really happy for you 😀",
     ),
 }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one of the stages' result files."""
-    data: dict[str, Any] = json.loads(path.read_text())
-    return data
-
-
-def print_table(tasks: list[str], archs: list[str]) -> None:
-    """Print one row a student."""
-    print(
-        f"\n{'task':<10} {'student':<16} {'cached rows':>11} {'agreement':>9} "
-        f"{'angle':>9} {'centred':>9} {'spread of g':>11}"
-    )
-    for task in tasks:
-        teacher = read_json(Path("data/teachers") / f"{task}.json")
-        for arch in archs:
-            found = read_json(Path("reports/evaluations") / f"{task}-{arch}.json")
-            if "held_out" not in found:
-                print(f"{task:<10} {arch:<16} accuracy {found['student']['accuracy']:.2%}")
-                continue
-            held = found["held_out"]
-            print(
-                f"{task:<10} {arch:<16} {teacher['rows']:>11,} {held['agreement']:>9.1%} "
-                f"{held['angle']:>5.3f} rad {held['centred_angle']:>5.3f} rad "
-                f"{teacher['spread']:>11.3f}"
-            )
-
-
-def tag_examples(task: str, arch: str) -> None:
-    """Tag three texts with a student, as a user would."""
-    texts = EXAMPLES.get(task, EXAMPLES["reddit"])
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "tag", "--model", f"data/students/{task}-{arch}"],
-        input="\n".join(texts),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    print(f"\ntagged by data/students/{task}-{arch}:")
-    for line in done.stdout.splitlines():
-        answer = json.loads(line)
-        print(f"  {answer['label']:<10} {answer['score']:.3f}  {answer['text']}")
+LINE = "{:<10} {:<16} {:>11} {:>9} {:>9} {:>9} {:>11}"
 
 
 def main() -> None:
     """Print the table and the examples."""
     params = yaml.safe_load(Path("params.yaml").read_text())["pipeline"]
-    print_table(params["tasks"], params["archs"])
-    tag_examples(params["tasks"][0], params["archs"][0])
+    heads = ("task", "student", "cached rows", "agreement", "angle", "centred", "spread of g")
+    print("\n" + LINE.format(*heads))
+    for task in params["tasks"]:
+        teacher = json.loads(Path(f"data/teachers/{task}.json").read_text())
+        for arch in params["archs"]:
+            found = json.loads(Path(f"reports/evaluations/{task}-{arch}.json").read_text())
+            if "held_out" not in found:
+                print(f"{task:<10} {arch:<16} accuracy {found['student']['accuracy']:.2%}")
+                continue
+            held = found["held_out"]
+            angles = (f"{held['angle']:.3f} rad", f"{held['centred_angle']:.3f} rad")
+            cells = (f"{teacher['rows']:,}", f"{held['agreement']:.1%}", *angles)
+            print(LINE.format(task, arch, *cells, f"{teacher['spread']:.3f}"))
+    task = params["tasks"][0]
+    student = f"data/students/{task}-{params['archs'][0]}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "tag", "--model", student],
+        input="\n".join(EXAMPLES.get(task, EXAMPLES["reddit"])),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    print(f"\ntagged by {student}:")
+    for answer in map(json.loads, done.stdout.splitlines()):
+        print(f"  {answer['label']:<10} {answer['score']:.3f}  {answer['text']}")
 
 
 if __name__ == "__main__":

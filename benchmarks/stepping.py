@@ -1,4 +1,11 @@
-"""Steps a second of stage two's loop against a bare loop, for ``benchmarks.student``."""
+"""Steps a second of stage two's loop against a bare loop.
+
+Stage two's loop reads its rows from a cache, draws their inputs again from the seeds, and does all
+that `pipeline student` does around a step.  The bare loop trains the same model with the same kind
+of optimiser on random tensors of the same shapes, which lie in memory, and clips the gradient.  The
+two take turns step by step; in brackets are the lowest and the highest of 5 parts of the
+run.  The last column counts the measurements on held-out rows and the checkpoints as well.
+"""
 
 from __future__ import annotations
 
@@ -11,119 +18,85 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.nn.functional import kl_div
 
-from benchmarks.trial import Trial
+from benchmarks.common import format_head, format_row
+from benchmarks.fixtures import Fixtures
 from cache.reader import CacheReader
 from stages.inputs import read_table
-from stages.reporting import SilentReporter
-from stages.rows import open_rows
-from stages.student import Student
-from stages.training import TrainingConfig, train_student
+from stages.reporter import SilentReporter
+from stages.student import Student, TrainingConfig, open_rows, train_student
 
-TARGET = 0.95
 HELD_OUT = 1024
 BLOCKS = 5
 CPU = torch.device("cpu")
 
-INTRODUCTION = """\
-Stage two's loop reads its rows from a cache, draws their inputs again from the seeds, and does all
-that `pipeline student` does around a step.  The bare loop trains the same model with the same kind
-of optimiser on random tensors of the same shapes, which lie in memory, and clips the gradient.  The
-two take turns step by step, so that whatever else the machine does hits both; in brackets are the
-lowest and the highest of {blocks} parts of the run.  The last column counts the measurements on
-held-out rows and the checkpoints as well, which by default come every 100 and 250 steps; it is
-empty where the run is too short for any.
-"""
 
-
-class BareLoop:
-    """A training loop and nothing else.
+def train_barely(
+    student: Student,
+    shapes: Sequence[tuple[int, int]],
+    lengths_per_batch: int,
+    classes: int,
+    device: torch.device = CPU,
+) -> Iterator[None]:
+    """Train on random tensors that lie on the device, a step each time, and do nothing else.
 
     Args:
-        student: The model.
-        shapes: Rows and pieces of every slice.
-        slices: Slices of a step.
+        student: The model; a GPU computes in bfloat16.
+        shapes: Rows and tokens of every chunk.
+        lengths_per_batch: Input lengths of a step, a chunk for each.
         classes: K.
-        device: Where it trains; a GPU computes in bfloat16 what stage two has it compute so.
+        device: Where it trains.
     """
-
-    def __init__(
-        self,
-        student: Student,
-        shapes: Sequence[tuple[int, int]],
-        slices: int,
-        classes: int,
-        device: torch.device = CPU,
-    ) -> None:
-        chance = torch.Generator().manual_seed(0)
-        width = len(student.start)
-        self._student, self._slices, self._device = student.to(device).train(), slices, device
-        self._optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.98))
-        self._inputs = [
-            torch.randn(rows, length, width, generator=chance).to(device) for rows, length in shapes
-        ]
-        self._answers = [
-            torch.rand(rows, classes, generator=chance).softmax(dim=1).to(device)
-            for rows, _ in shapes
-        ]
-        self._step = 0
-
-    def step(self) -> None:
-        """Take the next step."""
-        first = self._step * self._slices
-        for k in range(first, first + self._slices):
-            with torch.autocast(self._device.type, torch.bfloat16, self._device.type == "cuda"):
-                logits = self._student(self._inputs[k])
-            loss = torch.nn.functional.kl_div(
-                logits.float().log_softmax(dim=1), self._answers[k], reduction="batchmean"
-            )
-            (loss / self._slices).backward()
-        torch.nn.utils.clip_grad_norm_(self._student.parameters(), 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._step += 1
+    generator = torch.Generator().manual_seed(0)
+    student.to(device).train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.98))
+    inputs = [torch.randn(*shape, len(student.start), generator=generator) for shape in shapes]
+    answers = [torch.rand(rows, classes, generator=generator).softmax(dim=1) for rows, _ in shapes]
+    chunks = [(x.to(device), y.to(device)) for x, y in zip(inputs, answers, strict=True)]
+    for first in range(0, len(chunks), lengths_per_batch):
+        for x, y in chunks[first : first + lengths_per_batch]:
+            with torch.autocast(device.type, torch.bfloat16, device.type == "cuda"):
+                logits = student(x)
+            loss = kl_div(logits.float().log_softmax(dim=1), y, reduction="batchmean")
+            (loss / lengths_per_batch).backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield
 
 
 class Turns(SilentReporter):
-    """A reporter that has another loop take its steps after the loop's own.
+    """A reporter that has the bare loop take its steps after stage two's.
 
-    Args:
-        other: Takes a step of the other loop.
-        steps: Steps of a turn.
-        device: Which is waited for at the end of a turn.
-
-    Attributes:
-        own: Seconds of each of the loop's turns, with what it did behind the step before.
-        others: Those of the other loop.
+    ``stage`` are the seconds of each of stage two's turns, with what it did behind the step before.
     """
 
-    def __init__(
-        self, other: Callable[[], None], steps: int = 1, device: torch.device = CPU
-    ) -> None:
+    stage: list[float]
+    bare: list[float]
+
+    def __init__(self, other: Iterator[None], steps: int, device: torch.device) -> None:
         super().__init__()
         self._other, self._steps, self._device = other, steps, device
-        self.own: list[float] = []
-        self.others: list[float] = []
+        self.stage, self.bare = [], []
 
     @contextmanager
     def track(
         self, title: str, total: int, done: int, unit: str
     ) -> Iterator[Callable[[int], None]]:
         """Time turns."""
-        begun = self._read_clock()
-        taken = 0
+        start, taken = self._read_clock(), 0
 
         def advance(count: int) -> None:
-            nonlocal begun, taken
+            nonlocal start, taken
             taken += count
-            if taken % self._steps:
-                return
-            ended = self._read_clock()
-            self.own.append(ended - begun)
-            for _ in range(self._steps):
-                self._other()
-            begun = self._read_clock()
-            self.others.append(begun - ended)
+            if taken % self._steps == 0:
+                ended = self._read_clock()
+                self.stage.append(ended - start)
+                for _ in range(self._steps):
+                    next(self._other)
+                start = self._read_clock()
+                self.bare.append(start - ended)
 
         yield advance
 
@@ -135,86 +108,67 @@ class Turns(SilentReporter):
 
 @dataclass(frozen=True)
 class Found:
-    """Both loops' speed.
+    """Both loops' speed."""
 
-    Attributes:
-        own: Steps a second of stage two's loop, in between measurements and checkpoints.
-        bare: Steps a second of the bare loop.
-        parts: The ratio in each part of the run.
-        whole: The ratio with measurements and checkpoints; None: the run was too short for any.
-        lengths: Pieces of the shortest slice, of one on average, and of the longest.
-        width: Of a piece's embedding.
-    """
-
-    own: float
-    bare: float
-    parts: tuple[float, ...]
-    whole: float | None
-    lengths: tuple[int, float, int]
-    width: int
+    stage: float  # steps a second of stage two's loop, between measurements and checkpoints
+    bare: float  # steps a second of the bare loop
+    parts: tuple[float, ...]  # the ratio in each part of the run
+    whole: float | None  # with measurements and checkpoints; None: too short a run for any
+    inputs: str  # what a step reads
 
 
-def measure_steps(trial: Trial) -> Iterator[str]:
-    """Yield the lines of the section."""
-    yield INTRODUCTION.format(blocks=BLOCKS)
-    yield (
-        "| student | steps | stage two, steps/s | bare, steps/s | ratio | to reach | "
-        "ratio, all counted |"
-    )
-    yield "|---|---|---|---|---|---|---|"
-    for arch, steps in trial.effort.steps:
-        found = compare_loops(trial, arch, steps)
-        low, high = min(found.parts), max(found.parts)
+def measure_steps(fixtures: Fixtures, steps: dict[str, int]) -> Iterator[str]:
+    """Yield the lines of the section, for so many steps of each architecture."""
+    yield __doc__
+    heads = ("student", "steps", "stage two, steps/s", "bare, steps/s", "ratio", "to reach")
+    yield format_head((*heads, "ratio, all counted"))
+    for arch, count in steps.items():
+        found = compare_loops(fixtures, arch, count)
+        ratio = f"{found.stage / found.bare:.3f} ({min(found.parts):.3f}-{max(found.parts):.3f})"
         whole = "" if found.whole is None else f"{found.whole:.3f}"
-        yield (
-            f"| {arch} | {steps} | {found.own:.2f} | {found.bare:.2f} | "
-            f"{found.own / found.bare:.3f} ({low:.3f}-{high:.3f}) | ≥ {TARGET} | {whole} |"
-        )
-    yield (
-        f"\nTask {trial.task}, mini teacher, {trial.effort.rows:,} rows of the vocabulary sampler; "
-        f"{TrainingConfig().rows} rows a step in {TrainingConfig().slices} slices; random starts; "
-        f"{torch.get_num_threads()} threads."
-    )
+        rates = (f"{found.stage:.2f}", f"{found.bare:.2f}")
+        yield format_row((arch, count, *rates, ratio, "≥ 0.95", whole))
+    yield f"\nTask {fixtures.task}, random starts; {found.inputs}."
 
 
-def compare_loops(trial: Trial, arch: str, steps: int, turn: int = 1) -> Found:
-    """Train two like students in turns, on the trial's device, and return how fast each was.
+def compare_loops(fixtures: Fixtures, arch: str, steps: int, turn: int = 1) -> Found:
+    """Train two like students in turns, on one device, and return how fast each was.
 
     Args:
-        trial: What they are trained with.
+        fixtures: What they are trained with.
         arch: Their architecture.
         steps: Steps of each; a multiple of ``turn``.
         turn: Steps of a turn, of which the intervals of measurements and checkpoints are multiples.
     """
-    defaults = TrainingConfig()
     config = TrainingConfig(steps=steps, learning_rate=1e-4)
-    on_cpu = torch.device(trial.device).type == "cpu"
+    on_cpu = torch.device(fixtures.device).type == "cpu"
     accelerator = Accelerator(mixed_precision="no" if on_cpu else "bf16", cpu=on_cpu)
     device = accelerator.device
-    table = read_table(trial.cache).to(device)
-    source = open_rows(CacheReader(trial.cache), table, config, HELD_OUT, device)
+    table = read_table(fixtures.cache).to(device)
+    source = open_rows(CacheReader(fixtures.cache), table, config, HELD_OUT, device)
+    count = config.lengths_per_batch
     shapes = [
         (rows.embeddings.shape[0], rows.embeddings.shape[1])
-        for rows in itertools.islice(source.open_stream(0), steps * config.slices)
+        for rows in itertools.islice(source.open_stream(0), steps * count)
     ]
-    bare = BareLoop(trial.build_student(arch), shapes, config.slices, source.classes, device)
-    turns = Turns(bare.step, turn, device)
-    checkpoint = trial.folder / f"{arch}.checkpoint"
-    train_student(trial.build_student(arch), source, config, accelerator, checkpoint, "", turns)
+    bare = train_barely(fixtures.build_student(arch), shapes, count, source.classes, device)
+    turns = Turns(bare, turn, device)
+    checkpoint = fixtures.folder / f"{arch}.checkpoint"
+    train_student(fixtures.build_student(arch), source, config, accelerator, checkpoint, "", turns)
     checkpoint.unlink()
-    own, others = np.array(turns.own), np.array(turns.others)
-    numbers = np.arange(len(own)) * turn
+    stage, others = np.array(turns.stage), np.array(turns.bare)
+    numbers = np.arange(len(stage)) * turn
     counted = numbers >= max(2, steps // 20)  # the first ones warm up
-    more = (numbers % defaults.log_every == 0) | (numbers % defaults.checkpoint_every == 0)
+    more = (numbers % config.log_every == 0) | (numbers % config.checkpoint_every == 0)
     plain = counted & ~more
     parts = np.array_split(np.flatnonzero(plain), min(BLOCKS, plain.sum()))
-    whole = (counted & more).any()
     lengths = [length for _, length in shapes]
     return Found(
-        turn * plain.sum() / own[plain].sum(),
+        turn * plain.sum() / stage[plain].sum(),
         turn * plain.sum() / others[plain].sum(),
-        tuple(float(others[part].sum() / own[part].sum()) for part in parts),
-        float(others[counted].sum() / own[counted].sum()) if whole else None,
-        (min(lengths), sum(lengths) / len(lengths), max(lengths)),
-        table.shape[1],
+        tuple(float(others[part].sum() / stage[part].sum()) for part in parts),
+        float(others[counted].sum() / stage[counted].sum()) if (counted & more).any() else None,
+        f"{config.batch_size} rows a step, {count} input lengths per step, {min(lengths)} to "
+        f"{max(lengths)} tokens, {np.mean(lengths):.0f} on average, {table.shape[1]} wide, of "
+        f"{fixtures.rows:,} rows of the mini teacher's cache",
     )

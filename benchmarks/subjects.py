@@ -1,61 +1,39 @@
-"""The models, prompts and rows that ``benchmarks.teacher`` measures on, made on the spot."""
+"""The models, prompts and rows that the teacher is measured with, made on the spot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from cache.lengths import LengthRule
-from cache.philox import mix_seeds
-from cache.samplers import draw_uniform_ids
-from stages.task import Label, Task
+from cache.draw import LengthRule, draw_uniform_ids, mix_seeds
+from stages.lm import resolve_model
+from stages.loading import load_tokenizer
+from stages.tasks import Label, Task
 
 SEED = 0
 CHUNK_ROWS = 64
 """Rows that share one length, as in the teacher stage by default."""
 CHUNKS_DRAWN = 4096
 PROMPT_WORDS = "is it very good or bad or great or poor"
-"""What prompts are made of; each word is one piece of :func:`make_tokenizer`'s."""
+"""What prompts are made of; each word is one token of the mini teacher's."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama, and the inputs it is asked about.
-
-    Attributes:
-        layers: Decoder layers.
-        width: Length of an embedding.
-        inner: Width within the MLP.
-        heads: Attention heads.
-        vocabulary: Tokens.
-        longest: Pieces of the longest input.
-        prompts: Pieces of the prompts, BOS included.
-    """
+    """A Llama, and the inputs it is asked about."""
 
     layers: int = 8
     width: int = 512
-    inner: int = 1376
+    inner: int = 1376  # width within the MLP
     heads: int = 8
     vocabulary: int = 32000
-    longest: int = 256
-    prompts: tuple[int, ...] = (11, 400)
-
-    @property
-    def words(self) -> str:
-        """The model in words."""
-        return f"Llama, {self.layers} layers × {self.width} wide, V = {self.vocabulary:,}"
-
-    @property
-    def layer_weights(self) -> tuple[int, int]:
-        """Weights of a layer's keys and values, and of all the rest of it; norms not counted."""
-        return 2 * self.width**2, 2 * self.width**2 + 3 * self.width * self.inner
+    longest: int = 256  # tokens of the longest input
+    prompts: tuple[int, ...] = (11, 400)  # tokens of the prompts, BOS included
 
     def count_operations(self, positions: int, rows: int | None = None) -> float:
         """Count the operations of the layers' products with weights; attention's are not.
@@ -65,30 +43,29 @@ class Shape:
             rows: Rows that they belong to, where the last layer's queries, output and MLP are
                 only computed for the last position of each; None: all for all positions.
         """
-        shared, own = self.layer_weights
-        whole = 2.0 * positions * self.layers * (shared + own)
-        return whole if rows is None else whole - 2.0 * (positions - rows) * own
+        keys, rest = 2 * self.width**2, 2 * self.width**2 + 3 * self.width * self.inner
+        whole = 2.0 * positions * self.layers * (keys + rest)
+        return whole if rows is None else whole - 2.0 * (positions - rows) * rest
 
 
 SMALL = Shape()
 """What the figures are to be reached with."""
-TINY = Shape(2, 64, 96, 4, 1000, 24, (11, 40))
+TINY = Shape(2, 64, 96, 4, 8192, 24, (11, 40))
 LLAMA_7B = Shape(32, 4096, 11008, 32, 32000, 512, (11,))
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Inputs that all ways of answering share.
+    """Inputs that all ways of answering share; a row's input is the first of its tokens."""
 
-    Attributes:
-        seeds: What the teacher stage draws them from, shape (N,), uint64.
-        lengths: Pieces of each row, shape (N,).
-        tokens: The token ids drawn, shape (N, longest); a row's input is the first of them.
-    """
+    seeds: np.ndarray  # (N,), uint64: what the teacher stage draws them from
+    lengths: np.ndarray  # (N,)
+    tokens: np.ndarray  # (N, longest)
 
-    seeds: np.ndarray
-    lengths: np.ndarray
-    tokens: np.ndarray
+    @property
+    def inputs(self) -> list[np.ndarray]:
+        """The token ids of each row."""
+        return [ids[:length] for ids, length in zip(self.tokens, self.lengths, strict=True)]
 
     def select(self, chosen: np.ndarray) -> Rows:
         """Return some of the rows."""
@@ -112,16 +89,21 @@ class Rows:
         return np.random.default_rng(SEED).permutation(chosen.ravel())
 
 
+def make_lengths(kind: str, longest: int) -> LengthRule:
+    """Return the rule of a kind of lengths; ``constant`` ones are the longest."""
+    if kind == "constant":
+        return LengthRule("fixed", longest, longest)
+    return LengthRule(kind, 1, longest)
+
+
 def draw_rows(shape: Shape, count: int, kind: str = "log-uniform") -> Rows:
     """Draw inputs as the teacher stage does, one length for each chunk of rows.
 
     A few chunks may happen to be long or short ones, so they are taken evenly from the lengths of
     many.
     """
-    shortest = shape.longest if kind == "fixed" else 1
-    rule = LengthRule(kind, shortest, shape.longest)
     chunks = -(-count // CHUNK_ROWS)
-    many = np.sort(rule.draw_lengths(SEED, 0, CHUNKS_DRAWN))
+    many = np.sort(make_lengths(kind, shape.longest).draw_lengths(SEED, 0, CHUNKS_DRAWN))
     few = many[((np.arange(chunks) + 0.5) * len(many) / chunks).astype(int)]
     lengths = np.random.default_rng(SEED).permutation(few).repeat(CHUNK_ROWS)[:count]
     seeds = mix_seeds(SEED, 0, count)
@@ -139,7 +121,7 @@ def make_model(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.flo
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
         max_position_embeddings=4096,
-        # So that an answer depends on every piece of the input, and not alike for all inputs.
+        # So that an answer depends on every token of the input, and not alike for all inputs.
         initializer_range=shape.width**-0.5,
         bos_token_id=0,
         eos_token_id=1,
@@ -150,33 +132,13 @@ def make_model(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.flo
     return model.requires_grad_(False).eval()
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of a few hundred pieces."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator([f"a {PROMPT_WORDS} Answer: {PROMPT_WORDS}"] * 50, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")  # noqa: S106
+def make_tokenizer() -> Any:
+    """Load the mini teacher's tokenizer."""
+    return load_tokenizer(resolve_model("mini"))
 
 
-def make_task(pieces: int, longest: int) -> Task:
-    """Make a task whose prompt is this many pieces of :func:`make_tokenizer`'s, BOS included."""
+def make_task(tokens: int, longest: int) -> Task:
+    """Make a task whose prompt is this many tokens of :func:`make_tokenizer`, BOS included."""
     labels = (Label("bad", ("bad", "poor")), Label("good", ("good", "great")))
-    words = islice(cycle(PROMPT_WORDS.split()), pieces - 1)
+    words = islice(cycle(PROMPT_WORDS.split()), tokens - 1)
     return Task("benchmark", "".join(f" {word}" for word in words), "", labels, longest)
-
-
-def write_task(path: Path, pieces: int, longest: int) -> Path:
-    """Write the same task as a user would."""
-    task = make_task(pieces, longest)
-    labels = "".join(f"  {label.name}: [{', '.join(label.words)}]\n" for label in task.labels)
-    path.write_text(
-        f'name: {task.name}\nprompt: "{task.prompt}"\nmax_length: {longest}\nlabels:\n{labels}'
-    )
-    return path

@@ -1,101 +1,154 @@
 """The teacher against users' loops and the hardware: ``python -m benchmarks.teacher``.
 
-A Llama of 8 layers × 512 wide with random weights answers rows of log-uniform lengths behind a
-short and a long prompt, beside a loop as anyone writes it, one as a careful user writes it, and
-the matrix products alone; then come memory, the rest of the stage, a profile, number formats and
-the compiler.  ``--out benchmarks/teacher.md`` keeps the tables.
+A Llama of random weights, float32, on the CPU, answers rows of log-uniform lengths, in chunks of 64
+of one length, behind a short and a long prompt; beside it a loop as anyone writes it, one as a
+careful user writes it, and the floor, which is the matrix products alone.  The teacher and the
+floor do all rows; the loops, in batches of 32, do some of the very same rows, of all lengths as
+often: the obvious one in random order, the careful one whole batches of rows sorted by length.
+Every answer of theirs is compared with the teacher's.  Ratios are of rows a second: the median of
+the rounds, in brackets the lowest and the highest; in a round all take their turn, another one
+first each time.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
 
-from benchmarks.anatomy import measure_profile, measure_stage
-from benchmarks.comparison import QUICK, Effort, measure_memory, measure_own_memory, measure_speed
-from benchmarks.variants import measure_compiling, measure_precision
+from benchmarks.common import Spread, format_head, format_row, rotate, run_sections
+from benchmarks.subjects import (
+    SMALL,
+    TINY,
+    Rows,
+    Shape,
+    draw_rows,
+    make_model,
+    make_task,
+    make_tokenizer,
+)
+from benchmarks.yardsticks import BATCH_ROWS, Floor, Loop, Ours
 from pipeline.console import quieten_libraries
+from stages.lm import keep_freed_memory
+from stages.teacher import Teacher
 
-SECTIONS = ("speed", "memory", "stage", "profile", "formats", "compiling")
+AGREEMENT = 1e-4
+"""How far probabilities may lie apart, in float32."""
+OBVIOUS, CAREFUL, OURS, FLOOR = "obvious loop", "careful loop", "ours", "floor"
+WANTED = (
+    {OBVIOUS: "≥ 5", CAREFUL: "≥ 1.2", FLOOR: "≥ 0.7, aim 0.85"},
+    {OBVIOUS: "≥ 10", CAREFUL: "≥ 5", FLOOR: "≥ 0.7, aim 0.85"},
+)
+"""The ratios to be reached behind the short prompt, and behind the long one."""
+
+HEADS = ("prompt, tokens", "ratio", "measured", "to reach", "ours, rows/s", "other, rows/s")
+HEADS += ("other's rows", "their mean tokens", "largest difference of a probability")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    shape: Shape = SMALL
+    rows: int = 512  # that the teacher and the floor answer in a round
+    rounds: int = 3
+    obvious: tuple[int, ...] = (32, 32)  # rows that the obvious loop answers, for each prompt
+    careful: tuple[int, ...] = (256, 64)
+
+
+QUICK = Effort(TINY, 256, 2, (32, 32), (64, 64))
+
+
+def make_ours(shape: Shape, tokens: int, rows: Rows) -> Ours:
+    """Make a model and the teacher around it, with the batches that suit these rows.
+
+    Raises:
+        RuntimeError: The tokenizer cuts the prompt into another number of tokens.
+    """
+    keep_freed_memory("cpu")  # as the stage does; all yardsticks of this process gain from it
+    teacher = Teacher(make_model(shape), make_tokenizer(), make_task(tokens, shape.longest))
+    if len(teacher.prefix_ids) != tokens:
+        raise RuntimeError(f"the prompt is {len(teacher.prefix_ids)} tokens, must be {tokens}")
+    return Ours.tune(teacher, rows.lengths)
+
+
+def measure_speed(effort: Effort) -> Iterator[str]:
+    """Yield the table of rows a second.
+
+    Raises:
+        RuntimeError: A loop's probabilities differ from the teacher's by more than rounding.
+    """
+    shape, rows, notes = effort.shape, draw_rows(effort.shape, effort.rows), []
+    yield f"{__doc__}\n{effort.rounds} rounds of {effort.rows} rows; {shape}.\n"
+    yield format_head(HEADS)
+    for number, tokens in enumerate(shape.prompts):
+        ours = make_ours(shape, tokens, rows)
+        model, task = make_model(shape), make_task(tokens, shape.longest)
+        floor = Floor(shape, tokens, list(ours.plan(rows)))
+        chosen = {
+            OBVIOUS: rows.choose(effort.obvious[number]),
+            CAREFUL: rows.choose(effort.careful[number], BATCH_ROWS),
+        }
+        ways: dict[str, Callable[[Rows], Any]] = {
+            name: Loop.of(model, make_tokenizer(), task, name == CAREFUL).answer_rows
+            for name in chosen
+        }
+        ways |= {OURS: ours.answer, FLOOR: lambda _, floor=floor: floor.run()}
+        parts = {name: rows.select(chosen[name]) if name in chosen else rows for name in ways}
+        rates, answers = measure_rates(ways, parts, effort.rounds)
+        for name in (OBVIOUS, CAREFUL, FLOOR):
+            apart = ""
+            if name in chosen:
+                difference = float(np.abs(answers[name] - answers[OURS][chosen[name]]).max())
+                if not difference <= AGREEMENT:
+                    raise RuntimeError(f"the {name} answers {difference:.2g} from the teacher")
+                apart = f"{difference:.1e}"
+            ratio = Spread.of([a / b for a, b in zip(rates[OURS], rates[name], strict=True)])
+            cells = (tokens, f"ours / {name}", ratio, WANTED[number][name], Spread.of(rates[OURS]))
+            lengths = parts[name].lengths
+            sizes = (len(lengths), f"{lengths.mean():.1f}", apart)
+            yield format_row((*cells, Spread.of(rates[name]), *sizes))
+        notes.append(
+            f"- {tokens} tokens: {ours.teacher.forward_pass.description}; {ours.notes[0]}; "
+            f"probabilities have a standard deviation of {answers[OURS][:, 0].std():.3f}"
+        )
+    yield "\n" + "\n".join(notes)
+
+
+def measure_rates(
+    ways: dict[str, Callable[[Rows], Any]], parts: dict[str, Rows], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Return the rows a second of each way in each round, and its last answers."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    answers = {}
+    for name, answer in ways.items():
+        answer(parts[name].select(np.arange(4)))  # what is slow the first time
+    for turn in range(rounds):
+        for name in rotate(list(ways), turn):
+            start = time.perf_counter()
+            answers[name] = ways[name](parts[name])
+            rates[name].append(len(parts[name].lengths) / (time.perf_counter() - start))
+    return rates, answers
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the sections, print them, and keep them where told to."""
+    """Measure, print the table, and keep it where told to."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parse_options(given)
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.teacher")
+    parser.add_argument("--out", type=Path, help="file for the table")
+    parser.add_argument("--quick", action="store_true", help="a tiny model: figures mean nothing")
+    options = parser.parse_args(given)
     quieten_libraries()
     effort = QUICK if options.quick else Effort()
-    effort = replace(effort, rows=options.rows or effort.rows)
-    if options.memory_of:
-        print(json.dumps(measure_own_memory(effort, options.memory_of, options.prompt)))
-        return
-    lines = []
-    for line in measure_sections(options, effort, given):
-        print(line, flush=True)
-        lines.append(line)
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        prog="python -m benchmarks.teacher",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, help="file for the tables")
-    parser.add_argument(
-        "--rows", type=int, help="rows the teacher answers in a round; 64 share a length"
-    )
-    parser.add_argument("--quick", action="store_true", help="a tiny model: figures mean nothing")
-    parser.add_argument("--only", choices=SECTIONS, nargs="+", help="some of the sections")
-    # How a process of its own is asked for one way's peak memory.
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
-    parser.add_argument("--prompt", type=int, default=0, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
-
-
-def measure_sections(
-    options: argparse.Namespace, effort: Effort, given: Sequence[str]
-) -> Iterator[str]:
-    """Yield the lines of all sections that are wanted."""
-    command = shlex.join(["python", "-m", "benchmarks.teacher", *given])
-    yield f"# The teacher at the hardware's limit (`{command}`)\n"
-    yield (
-        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load average "
-        f"{os.getloadavg()[0]:.1f} at the start; torch {torch.__version__}; where nothing else is "
-        f"said, a {effort.shape.words}, float32, on the CPU."
-    )
-    if options.quick:
-        yield "\nA tiny model, to try the script: its figures mean nothing."
-    with tempfile.TemporaryDirectory(prefix="teacher-") as name:
-        folder = Path(name)
-        sections: dict[str, Callable[[], Iterator[str]]] = {
-            "speed": lambda: measure_speed(effort),
-            "memory": lambda: measure_memory(effort, forward_options(options)),
-            "stage": lambda: measure_stage(effort, folder),
-            "profile": lambda: measure_profile(effort),
-            "formats": lambda: measure_precision(effort, folder / "formats", "cpu"),
-            "compiling": lambda: measure_compiling(effort, "cpu"),
-        }
-        for section in options.only or SECTIONS:
-            yield from sections[section]()
-
-
-def forward_options(options: argparse.Namespace) -> list[str]:
-    """Return the options by which another process measures the same."""
-    quick = ["--quick"] if options.quick else []
-    return quick if options.rows is None else [*quick, "--rows", str(options.rows)]
+    sections = {"Rows a second": lambda: measure_speed(effort)}
+    command = ["benchmarks.teacher", *given]
+    run_sections("The teacher's pass", command, sections, options.out, options.quick)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What ``benchmarks.teacher`` measures the teacher against, on the very same rows.
+"""What the teacher and the students are measured against.
 
-Two loops as users write them, and a floor: the matrix products that cannot be done without.
+The language model in a loop as users write it; the teacher with its batches; and a floor: the
+matrix products that cannot be done without.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +15,13 @@ import torch
 from torch.nn.functional import linear
 
 from benchmarks.subjects import Rows, Shape
-from cache.samplers import VocabularySampler
-from stages.packing import Batch, plan_batches
-from stages.reporting import SilentReporter
-from stages.teacher import Teacher, Watch
-from stages.tuning import find_tuning
-from stages.verbaliser import Verbaliser
+from cache.draw import VocabularySampler
+from stages.reporter import SilentReporter
+from stages.tasks import Frame, Task, Verbaliser, build_verbaliser, frame_task
+from stages.teacher import Batch, Callbacks, Teacher, find_tuning, plan_batches
 
 BATCH_ROWS = 32
-"""Rows of a batch in both users' loops."""
+"""Rows of a batch in users' loops."""
 QUERIES_AT_ONCE = 256
 """Positions of the floor's products with the prompt's keys: few enough for scores to stay near."""
 
@@ -32,71 +30,70 @@ QUERIES_AT_ONCE = 256
 class Loop:
     """A user's loop around transformers' model: ``obvious``, or ``careful``.
 
-    Both put the prompt in front of every row and pad on the left to the longest row of a batch.
-    The obvious one takes rows in random order and has all logits computed; the careful one sorts
-    rows by length and asks for the last position's logits alone.
-
-    Attributes:
-        model: The model, as transformers gives it.
-        prompt: Token ids in front of every input.
-        verbaliser: The label words.
-        careful: Which of the two.
+    Both put the prompt around every input and pad on the left to the longest of a batch.  The
+    obvious one takes inputs as they come and has all logits computed; the careful one sorts them
+    by length and asks for the last position's logits alone.
     """
 
     model: Any
-    prompt: tuple[int, ...]
+    frame: Frame
     verbaliser: Verbaliser
     careful: bool
+    batch_rows: int
+
+    @classmethod
+    def of(
+        cls, model: Any, tokenizer: Any, task: Task, careful: bool, batch_rows: int = BATCH_ROWS
+    ) -> Loop:
+        """Make a loop for a task."""
+        frame, verbaliser = frame_task(task, tokenizer), build_verbaliser(task, tokenizer)
+        return cls(model, frame, verbaliser, careful, batch_rows)
+
+    def answer_rows(self, rows: Rows) -> np.ndarray:
+        """Return the class probabilities of rows, shape (N, K)."""
+        return self.answer(rows.inputs)
 
     @torch.inference_mode()
-    def answer(self, rows: Rows) -> np.ndarray:
-        """Return the class probabilities of rows, shape (N, K)."""
-        count = len(rows.lengths)
-        order = np.random.default_rng(1).permutation(count)
+    def answer(self, inputs: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+        """Return the class probabilities of inputs of token ids, shape (N, K)."""
+        before, behind = list(self.frame.prefix_ids), list(self.frame.suffix_ids)
+        rows = [np.concatenate([before, ids, behind]).astype(np.int64) for ids in inputs]
+        order = list(range(len(rows)))
         if self.careful:
-            order = np.argsort(rows.lengths, kind="stable")
-        words = np.empty((count, len(self.verbaliser.words)), dtype=np.float32)
-        for begin in range(0, count, BATCH_ROWS):
-            part = order[begin : begin + BATCH_ROWS]
-            logits = self._run(rows.select(part))
-            probabilities = logits[:, -1].float().softmax(dim=-1).cpu().numpy()
-            words[part] = probabilities[:, list(self.verbaliser.token_ids)]
-        return divide_by_class(words, self.verbaliser)
+            order.sort(key=lambda k: len(rows[k]))
+        found = np.empty((len(rows), len(self.verbaliser.labels)), dtype=np.float32)
+        for begin in range(0, len(rows), self.batch_rows):
+            part = order[begin : begin + self.batch_rows]
+            logits = self._run([rows[k] for k in part])[:, list(self.verbaliser.token_ids)]
+            classes = self.verbaliser.compute_class_logits(logits)
+            found[part] = classes.softmax(dim=1).cpu().numpy()
+        return found
 
-    def _run(self, rows: Rows) -> torch.Tensor:
-        device = self.model.device
-        embed = self.model.get_input_embeddings()
-        prompt = embed(torch.tensor(self.prompt, device=device))
-        width = len(prompt) + int(rows.lengths.max())
-        inputs = prompt.new_zeros(len(rows.lengths), width, prompt.shape[1])
-        mask = torch.zeros(len(rows.lengths), width, dtype=torch.long, device=device)
-        for k, length in enumerate(map(int, rows.lengths)):
-            own = embed(torch.from_numpy(rows.tokens[k, :length]).to(device))
-            inputs[k, width - len(prompt) - length :] = torch.cat([prompt, own])
-            mask[k, width - len(prompt) - length :] = 1
+    def _run(self, rows: list[np.ndarray]) -> torch.Tensor:
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for k, row in enumerate(rows):
+            ids[k, width - len(row) :] = torch.from_numpy(row)
+            mask[k, width - len(row) :] = 1
+        mask = mask.to(self.model.device)
         logits: torch.Tensor = self.model(
-            inputs_embeds=inputs,
+            input_ids=ids.to(mask.device),
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             use_cache=False,
             logits_to_keep=1 if self.careful else 0,
         ).logits
-        return logits
+        return logits[:, -1]
 
 
 @dataclass(eq=False)
 class Ours:
-    """The teacher, with the batches that it finds to be fastest.
-
-    Attributes:
-        teacher: The teacher.
-        batch_positions: Most positions of a batch.
-        notes: What it said about its batches.
-    """
+    """The teacher, with the batches that it finds to be fastest."""
 
     teacher: Teacher
     batch_positions: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what it said about its batches
 
     @classmethod
     def tune(cls, teacher: Teacher, lengths: np.ndarray, compiling: str = "off") -> Ours:
@@ -112,18 +109,15 @@ class Ours:
             rows.lengths,
             lambda part, length: sampler.draw_embeddings(rows.seeds[part], length),
             self.batch_positions,
-            Watch(lambda done: None, self.notes.append),
+            Callbacks(lambda done: None, self.notes.append),
         )
         return torch.from_numpy(logits).softmax(dim=1).numpy()
 
     def plan(self, rows: Rows) -> Iterator[Batch]:
         """Yield the batches that rows are answered in."""
-        return plan_batches(
-            rows.lengths,
-            self.teacher.positions_around,
-            self.batch_positions,
-            self.teacher.forward_pass.mixes_lengths,
-        )
+        mixes_lengths = self.teacher.forward_pass.mixes_lengths
+        around = self.teacher.positions_around
+        return plan_batches(rows.lengths, around, self.batch_positions, mixes_lengths)
 
 
 class Floor:
@@ -136,77 +130,51 @@ class Floor:
     Args:
         shape: The model's shape.
         prompt: Positions of the prompt.
-        batches: The batches of :meth:`Ours.plan`.
-        around: Positions of a row beside its own pieces.
+        batches: The batches of :meth:`Ours.plan`; a row has no positions but its own.
     """
 
-    def __init__(self, shape: Shape, prompt: int, batches: list[Batch], around: int = 0) -> None:
-        self._shape, self._heads = shape, shape.heads
-        self._groups = [
-            [(len(rows), length + around) for rows, length in batch.groups] for batch in batches
-        ]
+    def __init__(self, shape: Shape, prompt: int, batches: list[Batch]) -> None:
+        self._heads = shape.heads
+        self._groups = [[(len(rows), length) for rows, length in batch] for batch in batches]
         most = max(sum(n * length for n, length in groups) for groups in self._groups)
         width, inner, size = shape.width, shape.inner, shape.width // shape.heads
-        chance = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int) -> torch.Tensor:
-            return torch.randn(shape, generator=chance)
-
-        self._weights = [
-            [draw(width, width) for _ in range(4)]
-            + [draw(inner, width), draw(inner, width), draw(width, inner)]
-            for _ in range(shape.layers)
-        ]
-        self._prompt = draw(shape.heads, prompt, size)
-        self._hidden, self._inner = draw(most, width), draw(most, inner)
-        self._query = draw(shape.heads, most, size)
+        torch.manual_seed(0)
+        sides = [(width, width)] * 4 + [(inner, width), (inner, width), (width, inner)]
+        self._weights = [[torch.randn(side) for side in sides] for _ in range(shape.layers)]
+        self._prompt = torch.randn(shape.heads, prompt, size)
+        self._hidden, self._inner = torch.randn(most, width), torch.randn(most, inner)
+        self._query = torch.randn(shape.heads, most, size)
         # Of each group as many keys as its rows' queries, which is enough for half of them.
-        self._keys = draw(most * shape.heads, size)
-        self.products = self.attention = 0.0
+        self._keys = torch.randn(most * shape.heads, size)
 
     @torch.inference_mode()
     def run(self) -> None:
-        """Do the products of all batches once; the seconds go to ``products``, ``attention``."""
-        self.products = self.attention = 0.0
+        """Do the products of all batches once."""
         for groups in self._groups:
-            for layer in range(self._shape.layers):
-                last = layer == self._shape.layers - 1
-                self.products += timed(lambda g=groups, k=layer, e=last: self._multiply(g, k, e))
-                self.attention += timed(lambda g=groups, e=last: self._attend(g, e))
+            for weights in self._weights:
+                is_last = weights is self._weights[-1]
+                self._multiply(groups, weights, is_last)
+                self._attend(groups, is_last)
 
-    def _multiply(self, groups: list[tuple[int, int]], layer: int, ends_only: bool) -> None:
-        query, key, value, out, gate, up, down = self._weights[layer]
+    def _multiply(
+        self, groups: list[tuple[int, int]], weights: list[torch.Tensor], is_last: bool
+    ) -> None:
+        query, key, value, out, gate, up, down = weights
         every = sum(count * length for count, length in groups)
-        asked = sum(count for count, _ in groups) if ends_only else every
+        asked = sum(count for count, _ in groups) if is_last else every
         linear(self._hidden[:every], key)
         linear(self._hidden[:every], value)
         for weight in (query, out, gate, up):
             linear(self._hidden[:asked], weight)
         linear(self._inner[:asked], down)
 
-    def _attend(self, groups: list[tuple[int, int]], ends_only: bool) -> None:
-        asked = sum(count if ends_only else count * length for count, length in groups)
+    def _attend(self, groups: list[tuple[int, int]], is_last: bool) -> None:
+        asked = sum(count if is_last else count * length for count, length in groups)
         for query in self._query[:, :asked].split(QUERIES_AT_ONCE, dim=1):
             torch.matmul(torch.matmul(query, self._prompt.transpose(1, 2)), self._prompt)
         for count, length in groups:
             rows = self._keys[: count * length * self._heads].view(count * self._heads, length, -1)
-            query = rows[:, -1:] if ends_only else rows
+            query = rows[:, -1:] if is_last else rows
             # A last position reads all keys, the others half of them on average.
-            keys = rows if ends_only else rows[:, : (length + 1) // 2]
+            keys = rows if is_last else rows[:, : (length + 1) // 2]
             torch.matmul(torch.matmul(query, keys.transpose(1, 2)), keys)
-
-
-def divide_by_class(words: np.ndarray, verbaliser: Verbaliser) -> np.ndarray:
-    """Turn probabilities of label words (N, words) into those of the classes, (N, K)."""
-    columns = np.array(verbaliser.columns)
-    best = [words[:, columns == k].max(axis=1) for k in range(len(verbaliser.labels))]
-    classes = np.stack(best, axis=1)
-    found: np.ndarray = classes / classes.sum(axis=1, keepdims=True)
-    return found
-
-
-def timed(action: Callable[[], object]) -> float:
-    """Return the seconds that an action takes."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start

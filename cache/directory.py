@@ -7,81 +7,85 @@ in flight and nothing else.
 
 from __future__ import annotations
 
+import errno
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.commits import (
-    DIRECTORY,
-    LARGEST_RECORD,
-    CommitRecord,
-    committed_shards,
-    record_path,
-)
-from cache.documents import DocumentError
 from cache.errors import (
     ClaimError,
     ColumnsError,
     DamageError,
+    Hint,
     LostClaimError,
     ManifestError,
     NonFiniteError,
     StorageError,
 )
-from cache.layout import Layout
-from cache.manifest import ATTACHMENTS, MANIFEST, FileInfo, Manifest
-from cache.places import Place
-from cache.shards import encode, object_path
-from cache.storage import Claim, LiveClaim
+from cache.format import (
+    ATTACHMENTS,
+    DIRECTORY,
+    LARGEST_RECORD,
+    MANIFEST,
+    CommitRecord,
+    DocumentError,
+    FileInfo,
+    Layout,
+    Manifest,
+    committed_shards,
+    decode,
+    encode,
+    object_path,
+    record_path,
+)
+from cache.stores import Claim, LiveClaim, Place
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+MISSING = "missing"
+_UNREADABLE = (errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENXIO)
+"""What is wrong with the file itself; anything else may pass."""
 
 
 class Cache:
-    """A cache as :func:`cache.store.create_or_open` and :func:`cache.store.open_cache` give it.
+    """A cache as :func:`cache.opening.create_or_open` and :func:`cache.opening.open_cache` give it.
 
     Opening and reading write nothing, so a cache on a read-only mount can be trained from.
 
     Attributes:
         place: Where it lies.
-        manifest: What the cache is of.
+        manifest: What the cache is of; ``fingerprint`` and ``layout`` are the manifest's.
+        shards: Number of shards, committed or not.
         files: The storage below the place.
     """
 
     def __init__(self, place: Place, manifest: Manifest) -> None:
         self.place = place
         self.manifest = manifest
+        self.fingerprint = manifest.fingerprint
+        self.layout: Layout = manifest.layout
+        self.shards = self.layout.shards
         self.files = place.open_files()
         self._claims = place.open_claims()
-
-    @property
-    def fingerprint(self) -> str:
-        """The manifest's fingerprint."""
-        return self.manifest.fingerprint
-
-    @property
-    def layout(self) -> Layout:
-        """The manifest's layout."""
-        return self.manifest.layout
-
-    @property
-    def shards(self) -> int:
-        """Number of shards, committed or not."""
-        return self.layout.shards
 
     def rows_of(self, shard: int) -> range:
         """Return the rows of a shard, as indices into the whole cache."""
         return self.layout.rows_of(shard)
 
+    def column_path(self, shard: int, name: str) -> str:
+        """Return where a shard's rows of a column lie, from the cache directory on."""
+        return object_path(name, self.layout.columns[name], shard)
+
     def paths_of(self, shard: int) -> list[str]:
         """Return where a shard's files lie: one for each column, and its commit record."""
-        columns = self.layout.columns.items()
-        return [*(object_path(name, column, shard) for name, column in columns), record_path(shard)]
+        columns = [self.column_path(shard, name) for name in self.layout.columns]
+        return [*columns, record_path(shard)]
 
     def committed(self) -> list[int]:
         """Return the committed shards, sorted; what they hold is checked when it is read."""
@@ -93,27 +97,32 @@ class Cache:
         return len(self.committed()) == self.shards
 
     def live_claims(self) -> list[LiveClaim]:
-        """Return what live processes are working on, this process included.
-
-        Raises:
-            CacheError: The claims cannot be looked at.
-        """
+        """Return what live processes are working on, this process included."""
         return self._claims.live()
 
     def record(self, shard: int) -> CommitRecord:
-        """Return the commit record of a shard, checked in itself.
-
-        Raises:
-            DamageError: There is none, or it is not a sound record of this shard of this cache.
-        """
+        """Return the commit record of a shard, checked in itself; DamageError if not sound."""
         path = record_path(shard)
         data = self.files.read(path, LARGEST_RECORD)
         if data is None:
-            raise self.damage(path, "missing", shard)
+            raise DamageError(self.place, path, MISSING, shard)
         try:
             return CommitRecord.from_bytes(data, self.layout, self.fingerprint, shard)
         except DocumentError as error:
-            raise self.damage(path, str(error), shard) from error
+            raise DamageError(self.place, path, str(error), shard) from error
+
+    def read_column(self, record: CommitRecord, name: str) -> Array:
+        """Return the rows of one column of a committed shard: read-only (rows, *column.shape).
+
+        Raises:
+            DamageError: The file is missing, or not what the record says; nothing was decoded.
+        """
+        shard, path = record.shard, self.column_path(record.shard, name)
+        data = self.read_checked(path, record.files[path], shard)
+        try:
+            return decode(self.layout, self.layout.columns[name], data, len(self.rows_of(shard)))
+        except ValueError as error:
+            raise DamageError(self.place, path, str(error), shard) from error
 
     def read_attachment(self, name: str) -> bytes:
         """Return the bytes of an attachment, checked against the manifest.
@@ -128,46 +137,25 @@ class Cache:
         return self.read_checked(ATTACHMENTS + name, self.manifest.attachments[name])
 
     def check_metadata(self) -> None:
-        """Check zarr's own metadata files against the manifest.
-
-        Raises:
-            DamageError: One is not what was written at creation.
-        """
+        """Check zarr's own metadata files against the manifest; DamageError if one was changed."""
         for path, info in self.manifest.files.items():
             if not path.startswith(ATTACHMENTS):
                 self.read_checked(path, info)
 
     def read_checked(self, path: str, info: FileInfo, shard: int | None = None) -> bytes:
-        """Return the bytes of a file after checking them.
-
-        Args:
-            path: The file, from the cache directory on.
-            info: What the bytes must be.
-            shard: The shard that it belongs to, for the error.
-
-        Raises:
-            DamageError: The bytes are others, or there are none.
-        """
+        """Return the bytes of a file (of a shard); DamageError if they are not as ``info`` says."""
         data = self.files.read(path, info.size)
         fault = info.fault(data)
         if data is None or fault is not None:
-            raise self.damage(path, fault or "missing", shard)
+            raise DamageError(self.place, path, str(fault), shard)
         return data
-
-    def damage(self, file: str, fault: str, shard: int | None = None) -> DamageError:
-        """Return the error for a file of this cache that is not as it must be."""
-        return damage(self.place, file, fault, shard)
 
     def claim_next(self) -> Claim | None:
         """Claim the lowest shard that is neither committed nor claimed by a live process.
 
         Returns:
-            The claim, to be used as a context manager; None where there is nothing to claim now,
-            because all is committed (:attr:`is_complete`) or the rest is in the hands of live
-            workers (:meth:`live_claims`).
-
-        Raises:
-            CacheError: The claims cannot be made.
+            The claim, to be used as a context manager; None where all is committed
+            (:attr:`is_complete`) or the rest is in the hands of live workers.
         """
         self._check_presence()
         done = set(self.committed())
@@ -211,7 +199,7 @@ class Cache:
         rows = self.rows_of(shard)
         _check_columns(self.layout, shard, columns)
         objects = {
-            object_path(name, column, shard): encode(self.layout, column, columns[name])
+            self.column_path(shard, name): encode(self.layout, column, columns[name])
             for name, column in self.layout.columns.items()
         }
         record = CommitRecord(
@@ -236,8 +224,9 @@ class Cache:
             )
         if not self.files.put_if_absent(record_path(shard), record.to_bytes()):
             raise ClaimError(
-                f"shard {shard} of {self.place} was committed by someone without its claim; "
-                f"run `pipeline cache verify {self.place}`"
+                f"shard {shard} of {self.place} was committed by someone without its claim",
+                Hint.VERIFY,
+                self.place,
             )
 
     def _check_presence(self) -> None:
@@ -254,19 +243,29 @@ class Cache:
             self.files.discard(path)
 
 
-def damage(cache: Place, file: str, fault: str, shard: int | None = None) -> DamageError:
-    """Return the error for a file that is not as it must be.
+def attempt(check: Callable[[], T]) -> T | str:
+    """Return what a check of a file returns or, as text, what is wrong with the file.
 
-    Args:
-        cache: Where the cache lies.
-        file: The file, from there on.
-        fault: What is wrong with it.
-        shard: The shard that it belongs to, or None.
+    A storage that cannot be used at the moment is another thing, and raised: nothing is ever
+    removed for it.
     """
-    where = "" if shard is None else f"shard {shard}: "
-    return DamageError(
-        f"{where}{cache}/{file}: {fault}; run `pipeline cache verify {cache}`", shard, file
-    )
+    try:
+        return check()
+    except DamageError as error:
+        return error.fault
+    except StorageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _UNREADABLE:
+            raise
+        return f"cannot be read ({cause.strerror})"
+
+
+def first_non_finite(values: Array) -> int | None:
+    """Return the first row of an array (rows, ...) with a value that is NaN or infinite."""
+    if values.dtype.kind != "f":
+        return None
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return None if finite.all() else int(np.argmin(finite))
 
 
 def _check_columns(layout: Layout, shard: int, columns: Mapping[str, Array]) -> None:
@@ -285,15 +284,13 @@ def _check_columns(layout: Layout, shard: int, columns: Mapping[str, Array]) -> 
                 f"{column.dtype} {wanted}"
             )
     # All shapes first: a non-finite value is then known to be the teacher's, not a mix-up's.
-    for name, column in layout.columns.items():
-        if column.is_float:
-            finite = np.isfinite(columns[name]).reshape(len(rows), -1).all(axis=1)
-            if not finite.all():
-                row = rows.start + int(np.argmin(finite))
-                raise NonFiniteError(
-                    f"shard {shard}: column {name!r} of row {row} is NaN or infinite; nothing of "
-                    "this shard was written",
-                    shard,
-                    row,
-                    name,
-                )
+    for name in layout.columns:
+        if (bad := first_non_finite(columns[name])) is not None:
+            row = rows.start + bad
+            raise NonFiniteError(
+                f"shard {shard}: column {name!r} of row {row} is NaN or infinite; nothing of "
+                "this shard was written",
+                shard,
+                row,
+                name,
+            )

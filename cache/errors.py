@@ -1,8 +1,30 @@
 """Typed errors of the cache; only the command line turns them into messages."""
 
+from enum import Enum
+
+
+class Hint(Enum):
+    """What a person can do about an error; only the command line knows the command for it."""
+
+    VERIFY = "check the cache"
+    FILL = "compute what is missing"
+    FILL_OR_PARTIAL = "compute what is missing, or do with what is there"
+    CREATE = "compute a cache of the task"
+    CHOOSE = "name one of the caches"
+
 
 class CacheError(Exception):
-    """Anything the cache refuses or cannot do, as one sentence for the person who ran it."""
+    """Anything the cache refuses or cannot do, as one sentence for the person who ran it.
+
+    Attributes:
+        hint: What helps; None where the message says it.
+        subject: What that is done to: a cache's path or URL, or the name of a task.
+    """
+
+    def __init__(self, message: str, hint: Hint | None = None, subject: object = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.subject = str(subject)
 
 
 class ManifestError(CacheError):
@@ -30,7 +52,15 @@ class ClaimError(CacheError):
 
 
 class LostClaimError(ClaimError):
-    """A claim was lost before its shard was committed: nothing counts, and someone may redo it."""
+    """A right was lost before what it was for was done: nothing counts, and someone may redo it."""
+
+    @classmethod
+    def lapsed(cls, place: object, done: str) -> "LostClaimError":
+        """Return the error for a right that lapsed while its holder could not renew it."""
+        return cls(
+            f"{place} was {done}: this process was suspended, or cut off from it, until its right "
+            "to do so lapsed; run the same command again"
+        )
 
 
 class ColumnsError(CacheError):
@@ -38,19 +68,11 @@ class ColumnsError(CacheError):
 
 
 class NonFiniteError(CacheError):
-    """A value to be committed is NaN or infinite.
-
-    Attributes:
-        shard: Number of the shard, of which nothing was written.
-        row: Index of the first such row in the whole cache.
-        column: Name of the column.
-    """
+    """A value is NaN or infinite: the first in ``row`` of the cache; nothing was written."""
 
     def __init__(self, message: str, shard: int = -1, row: int = -1, column: str = "") -> None:
         super().__init__(message)
-        self.shard = shard
-        self.row = row
-        self.column = column
+        self.shard, self.row, self.column = shard, row, column
 
 
 class IncompleteError(CacheError):
@@ -58,18 +80,19 @@ class IncompleteError(CacheError):
 
 
 class DamageError(CacheError):
-    """A file of the cache is missing, short, changed or of another cache.
+    """``fault`` is wrong with ``file``, of a shard or (None) of the cache as a whole."""
 
-    Attributes:
-        shard: Number of the shard, or None where the file belongs to the cache as a whole.
-        file: Path of the file inside the cache directory, with forward slashes.
-    """
-
-    def __init__(self, message: str, shard: int | None = None, file: str = "") -> None:
-        super().__init__(message)
-        self.shard = shard
-        self.file = file
+    def __init__(self, place: object, file: str, fault: str, shard: int | None = None) -> None:
+        where = "" if shard is None else f"shard {shard}: "
+        super().__init__(f"{where}{place}/{file}: {fault}", Hint.VERIFY, place)
+        self.shard, self.file, self.fault = shard, file, fault
 
 
 class SamplerError(CacheError):
     """Seeds, a sampler or a rule for lengths cannot be had as asked for."""
+
+
+class CacheChoiceError(CacheError):
+    """No cache fits what was asked for, or several do; the message lists what there is."""
+
+    usage = True

@@ -1,17 +1,22 @@
-"""Rows of committed shards, checked before a byte of them is decoded, at random or as a stream."""
+"""Rows of committed shards, checked before a byte of them is decoded, at random or as a stream.
+
+The order of a stream is a function of a seed and an epoch alone.  Only raw integers of a
+counter-based generator and a stable sort are used for it, so it is the same in every process and
+with every version of numpy, whose own shuffles carry no such promise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from cache.directory import Cache
-from cache.errors import IncompleteError
-from cache.order import LARGEST_SEED, Cuts, Window, arrange, cut, windows
-from cache.shards import decode, object_path
+from cache.errors import Hint, IncompleteError
+from cache.format import Layout
 
 Array = npt.NDArray[Any]
 
@@ -52,7 +57,7 @@ class CacheReader:
     def __init__(
         self, cache: Cache, partial: bool = False, shards: Collection[int] | None = None
     ) -> None:
-        """Check that there is enough to read.
+        """Check that there is enough of the cache to read.
 
         Args:
             cache: The cache.
@@ -71,7 +76,13 @@ class CacheReader:
         if shards is None and partial and committed:
             wanted = committed
         if not set(wanted) <= set(committed):
-            raise _incomplete(cache, committed)
+            rows = sum(len(cache.rows_of(shard)) for shard in committed)
+            raise IncompleteError(
+                f"{cache.place} holds {len(committed)} of {cache.shards} shards, {rows} of "
+                f"{cache.layout.rows} rows",
+                Hint.FILL_OR_PARTIAL if committed else Hint.FILL,
+                cache.place,
+            )
         self.shards = tuple(wanted)
         cache.check_metadata()
 
@@ -87,66 +98,38 @@ class CacheReader:
         return tuple(chunk for shard in self.shards for chunk in layout.chunks_of(shard))
 
     def read_shard(self, shard: int) -> dict[str, Array]:
-        """Return the rows of a shard.
-
-        Args:
-            shard: Its number.
-
-        Returns:
-            A read-only array (rows, *column.shape) by column.
+        """Return the rows of a shard: a read-only array (rows, *column.shape) by column.
 
         Raises:
             DamageError: The commit record or a file is missing, damaged or of another cache.
         """
-        cache = self.cache
-        rows = len(cache.rows_of(shard))
-        record = cache.record(shard)
-        columns = {}
-        for name, column in cache.layout.columns.items():
-            path = object_path(name, column, shard)
-            data = cache.read_checked(path, record.files[path], shard)
-            try:
-                columns[name] = decode(cache.layout, column, data, rows)
-            except ValueError as error:
-                raise cache.damage(path, str(error), shard) from error
-        return columns
+        record = self.cache.record(shard)
+        return {name: self.cache.read_column(record, name) for name in self.cache.layout.columns}
 
     def read_chunks(self, chunks: Iterable[int]) -> list[Slice]:
-        """Return whole chunks, such as those held out of a stream, one slice each.
-
-        Args:
-            chunks: Their numbers through the whole cache; the result is in the same order.
+        """Return whole chunks, such as those held out of a stream, one slice each, in order.
 
         Raises:
             ValueError: A chunk is in none of the reader's shards.
             DamageError: As for :meth:`read_shard`.
         """
         layout = self.cache.layout
-        wanted = list(chunks)
-        of_shard: dict[int, list[int]] = {}
-        for chunk in wanted:
-            shard = chunk // layout.chunks_per_shard
+        shard_of = {chunk: chunk // layout.chunks_per_shard for chunk in chunks}
+        for chunk, shard in shard_of.items():
             if shard not in self.shards or chunk not in layout.chunks_of(shard):
                 raise ValueError(f"chunk {chunk} is in no shard that is read")
-            of_shard.setdefault(shard, []).append(chunk)
         found = {}
-        for shard, members in of_shard.items():
-            columns = self.read_shard(shard)
-            for chunk in members:
-                rows = layout.rows_of_chunk(chunk)
-                piece = _slice(columns, self.cache.rows_of(shard).start, rows.start, rows.stop)
+        for shard in set(shard_of.values()):
+            columns, rows = self.read_shard(shard), layout.rows_of(shard)
+            for chunk in [chunk for chunk, owner in shard_of.items() if owner == shard]:
+                begin = chunk * layout.chunk_rows
+                part = _slice(columns, rows.start, begin, min(begin + layout.chunk_rows, rows.stop))
                 # Copies, since a few chunks held for a whole training should not hold shards.
-                copies = {name: values.copy() for name, values in piece.columns.items()}
+                copies = {name: values.copy() for name, values in part.columns.items()}
                 for values in copies.values():
                     values.flags.writeable = False
-                found[chunk] = Slice(piece.first_row, copies)
-        return [found[chunk] for chunk in wanted]
-
-    def slices_per_epoch(
-        self, slice_rows: int, exclude_chunks: frozenset[int] = frozenset()
-    ) -> int:
-        """Return how many slices :meth:`stream_slices` yields before it begins anew."""
-        return sum(len(cuts.starts) for cuts in self._cuts(slice_rows, exclude_chunks).values())
+                found[chunk] = Slice(begin, copies)
+        return [found[chunk] for chunk in shard_of]
 
     def stream_slices(
         self,
@@ -155,7 +138,7 @@ class CacheReader:
         start: int = 0,
         exclude_chunks: frozenset[int] = frozenset(),
     ) -> Iterator[Slice]:
-        """Yield every row once per epoch, epoch after epoch, in shuffled slices.
+        """Yield every row once per epoch, epoch after epoch for ever, in shuffled slices.
 
         The order is a function of the seed, the epoch, ``slice_rows``, the reader's shards and
         the excluded chunks.  Shards are shuffled; a few are held at a time and their slices
@@ -164,12 +147,8 @@ class CacheReader:
         Args:
             slice_rows: Rows of a slice; a chunk's last slice may have fewer.
             seed: Seed of the order, in [0, 2**64).
-            start: Slices consumed before; continuing reads no data that they were in, except
-                the few shards held at that point.
+            start: Slices consumed before; of their data only the few shards held then are read.
             exclude_chunks: Chunks to leave out, numbered through the whole cache.
-
-        Returns:
-            An endless iterator.
 
         Raises:
             ValueError: An argument is out of range, or nothing is left to stream.
@@ -179,24 +158,19 @@ class CacheReader:
             raise ValueError(f"slice_rows: got {slice_rows}, must be at least 1")
         if start < 0:
             raise ValueError(f"start: got {start}, must be at least 0")
-        if not 0 <= seed <= LARGEST_SEED:
+        if not 0 <= seed < 2**64:
             raise ValueError(f"seed: got {seed}, must be in [0, 2**64)")
-        cuts = self._cuts(slice_rows, exclude_chunks)
-        sizes = {shard: len(piece.starts) for shard, piece in cuts.items()}
-        if not sum(sizes.values()):
-            raise ValueError("every chunk is excluded: there is nothing to stream")
-        return self._stream(cuts, windows(sizes, WINDOW_SHARDS, seed, start), seed)
-
-    def _cuts(self, slice_rows: int, exclude_chunks: frozenset[int]) -> dict[int, Cuts]:
         layout = self.cache.layout
-        return {shard: cut(layout, shard, slice_rows, exclude_chunks) for shard in self.shards}
+        slices = {shard: cut(layout, shard, slice_rows, exclude_chunks) for shard in self.shards}
+        if not any(map(len, slices.values())):
+            raise ValueError("every chunk is excluded: there is nothing to stream")
+        return self._stream(windows(slices, WINDOW_SHARDS, seed, start))
 
-    def _stream(self, cuts: dict[int, Cuts], order: Iterator[Window], seed: int) -> Iterator[Slice]:
+    def _stream(self, order: Iterator[Array]) -> Iterator[Slice]:
         for window in order:
             # Shards without a slice, all of whose chunks are excluded, need not be read.
-            held = [s for s in window.shards if len(cuts[s].starts)]
-            data = {shard: self.read_shard(shard) for shard in held}
-            for shard, begin, end in arrange(cuts, window, seed):
+            data = {shard: self.read_shard(shard) for shard in np.unique(window[:, 0]).tolist()}
+            for shard, begin, end in window.tolist():
                 yield _slice(data[shard], self.cache.rows_of(shard).start, begin, end)
             del data  # before the next window is read, or two would be held
 
@@ -207,10 +181,47 @@ def _slice(columns: dict[str, Array], first: int, begin: int, end: int) -> Slice
     )
 
 
-def _incomplete(cache: Cache, committed: list[int]) -> IncompleteError:
-    rows = sum(len(cache.rows_of(shard)) for shard in committed)
-    hint = "`--partial` trains on what is there" if committed else "there is nothing to read yet"
-    return IncompleteError(
-        f"{cache.place} holds {len(committed)} of {cache.shards} shards, {rows} of "
-        f"{cache.layout.rows} rows; `pipeline teacher` with the same settings finishes it, {hint}"
-    )
+def shuffled(count: int, seed: int, epoch: int, part: int) -> Array:
+    """Return the integers below ``count`` in another order for each (seed, epoch, part).
+
+    Part 0 is the order of shards, 1 + a window's number that of its slices.
+    """
+    key = np.array([seed, epoch], np.uint64)
+    counter = np.array([0, 0, 0, part], np.uint64)
+    return np.argsort(np.random.Philox(key=key, counter=counter).random_raw(count), kind="stable")
+
+
+def cut(layout: Layout, shard: int, slice_rows: int, without: frozenset[int]) -> Array:
+    """Cut the chunks of a shard, but some, into slices; the last of a chunk may be short.
+
+    Returns:
+        Of each slice the shard, and the first row and that behind the last in the whole cache;
+        shape (slices, 3).
+    """
+    chunks = np.array([c for c in layout.chunks_of(shard) if c not in without], np.int64)
+    first = chunks[:, None] * layout.chunk_rows
+    starts = first + np.arange(0, layout.chunk_rows, slice_rows)
+    end = np.minimum(first + layout.chunk_rows, layout.rows_of(shard).stop)
+    stops = np.minimum(starts + slice_rows, end)
+    real = starts < stops
+    return np.stack([np.full(real.sum(), shard), starts[real], stops[real]], 1)
+
+
+def windows(slices: Mapping[int, Array], width: int, seed: int, start: int) -> Iterator[Array]:
+    """Yield the slices that :func:`cut` made of each shard, epoch after epoch for ever.
+
+    Those of ``width`` shards are shuffled together, so that no more need be held at once.  The
+    ``start`` slices that were consumed before are left out.
+    """
+    shards = np.array(sorted(slices), np.int64)
+    epoch, skip = divmod(start, sum(map(len, slices.values())))
+    while True:
+        order = shards[shuffled(len(shards), seed, epoch, 0)].tolist()
+        for number, first in enumerate(range(0, len(order), width), 1):
+            members = order[first : first + width]
+            size = sum(len(slices[shard]) for shard in members)
+            if skip < size:
+                together = np.concatenate([slices[shard] for shard in members])
+                yield together[shuffled(size, seed, epoch, number)[skip:]]
+            skip = max(skip - size, 0)
+        epoch += 1

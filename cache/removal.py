@@ -1,4 +1,4 @@
-"""Taking away: a whole cache, or one thing in it; never what is no cache's, nor behind a link."""
+"""Deletion: of a whole cache, or one thing in it; never what is no cache's, nor behind a link."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import errno
 import re
 from pathlib import Path, PurePosixPath
 
-from cache.commits import DIRECTORY, committed_shards
+from cache.directory import attempt
 from cache.errors import LostClaimError, ManifestError, PlaceError, StorageError, VersionError
-from cache.files import TEMPORARY, reporting
-from cache.layout import MOST_SHARDS
-from cache.manifest import ATTACHMENTS, LARGEST_MANIFEST, MANIFEST, Manifest
-from cache.places import CLAIMS, LocalPlace, Place, parse_place
-from cache.shards import GROUP
-from cache.storage import Files
+from cache.format import (
+    ATTACHMENTS,
+    DIRECTORY,
+    GROUP,
+    LARGEST_MANIFEST,
+    MANIFEST,
+    MOST_SHARDS,
+    Manifest,
+    committed_shards,
+)
+from cache.stores import CLAIMS, TEMPORARY, Files, LocalPlace, Place, parse_place, reporting
 
 _CONTENTS = (DIRECTORY, GROUP, ATTACHMENTS.rstrip("/"), TEMPORARY, MANIFEST)
 """What a cache is made of, in the order in which it goes: what is left never promises more."""
@@ -47,12 +52,9 @@ def remove_cache(place: str | Path | Place) -> None:
     # Who wants to create the cache anew must wait, or would lose the half of it.
     with claims.creating() as may_create, claims.removing() as may_remove:
         for name in _CONTENTS:
-            # Suspended for long, this may wake up beside someone who creates the cache anew.
+            # Suspended for long, this may wake up while someone creates the cache anew.
             if not (may_create() and may_remove()):
-                raise LostClaimError(
-                    f"{place} was removed in part only: this process was suspended, or cut off "
-                    "from it, until its right to do so lapsed; run the same command again"
-                )
+                raise LostClaimError.lapsed(place, "removed in part only")
             erase(place, files, name)
         # The locks held here go last: from then on others may create the cache anew.
         alone = set(files.names()) <= {CLAIMS}
@@ -65,17 +67,11 @@ def remove_cache(place: str | Path | Place) -> None:
 def check_removable(place: Place) -> Manifest | None:
     """Make sure that a place is a cache, or what is left of one, and no user's directory.
 
-    Args:
-        place: The place.
-
     Returns:
         Its manifest, or None where there is no sound one.
 
     Raises:
-        PlaceError: It is a link.
-        ManifestError: It is not a cache.
-        VersionError: It is of another version of the format.
-        StorageError: The storage refuses.
+        CacheError: As for :func:`remove_cache`.
     """
     if isinstance(place, LocalPlace) and _is_link(place.path):
         raise PlaceError(
@@ -85,7 +81,13 @@ def check_removable(place: Place) -> Manifest | None:
     files = place.open_files()
     names = set(files.names())
     only_ours = names <= {*_CONTENTS, CLAIMS}
-    manifest = _read_manifest(place, files)
+    data = attempt(lambda: files.read(MANIFEST, LARGEST_MANIFEST))
+    try:
+        manifest = Manifest.from_bytes(data, str(place)) if isinstance(data, bytes) else None
+    except VersionError:
+        raise
+    except ManifestError:
+        manifest = None
     if manifest is not None and (only_ours or manifest.directory in place.names):
         return manifest
     # Without a manifest the directory's name must say so, and something in it.
@@ -99,31 +101,18 @@ def check_removable(place: Place) -> Manifest | None:
 
 
 def erase(place: Place, files: Files, path: str) -> None:
-    """Remove a file, a link, or a directory with all that is in it, if it is there.
-
-    Args:
-        place: The cache.
-        files: The files below it.
-        path: What to remove, from there on.
-
-    Raises:
-        StorageError: It lies behind a link, or the storage refuses.
-    """
+    """Remove a file, a link, or a directory with all that is in it, if it is in the cache."""
     check_no_link(place, path)
     try:
         files.remove(path)
     except StorageError as error:
-        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _IS_DIRECTORY:
+        if getattr(error.__cause__, "errno", None) not in _IS_DIRECTORY:
             raise
     files.clear(path)
 
 
 def check_no_link(place: Place, path: str) -> None:
-    """Make sure that what is removed lies in the cache itself.
-
-    Raises:
-        StorageError: A directory on the way is a link.
-    """
+    """Raise StorageError unless what is removed lies in the cache itself, behind no link."""
     if not isinstance(place, LocalPlace):
         return
     for parent in PurePosixPath(path).parents:
@@ -138,17 +127,3 @@ def check_no_link(place: Place, path: str) -> None:
 def _is_link(path: Path) -> bool:
     with reporting("look at", path):
         return path.is_symlink()
-
-
-def _read_manifest(place: Place, files: Files) -> Manifest | None:
-    try:
-        data = files.read(MANIFEST, LARGEST_MANIFEST)
-        return None if data is None else Manifest.from_bytes(data, f"{place}/{MANIFEST}")
-    except VersionError:
-        raise
-    except ManifestError:
-        return None
-    except StorageError as error:
-        if not isinstance(error.__cause__, IsADirectoryError):
-            raise
-        return None

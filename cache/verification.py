@@ -12,21 +12,34 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cache.checks import MISSING, Fault, check_file, check_manifest, check_shard, judge
-from cache.commits import DIRECTORY, committed_shards, record_path
-from cache.directory import Cache
+from cache.directory import MISSING, Cache, attempt, first_non_finite
 from cache.errors import ForeignError, LostClaimError, ManifestError, StorageError, VersionError
-from cache.files import TEMPORARY
-from cache.layout import MOST_SHARDS, Layout
-from cache.manifest import ATTACHMENTS, MANIFEST
-from cache.places import CLAIMS, Place, parse_place
-from cache.removal import check_no_link, erase, remove_cache
-from cache.shards import GROUP, object_path
-from cache.store import read_manifest
-
-__all__ = ["Fault", "Report", "remove_cache", "repair_cache", "verify_cache"]
+from cache.format import (
+    ATTACHMENTS,
+    DIRECTORY,
+    GROUP,
+    MANIFEST,
+    MOST_SHARDS,
+    CommitRecord,
+    Layout,
+    committed_shards,
+    object_path,
+    record_path,
+)
+from cache.opening import read_manifest
+from cache.removal import check_no_link, erase
+from cache.stores import CLAIMS, TEMPORARY, Place, parse_place
 
 _OBJECT = re.compile(rf"{GROUP}/([a-z][a-z0-9_]*)/c/(0|[1-9][0-9]*)(/0)*")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One damaged file, by its path inside the cache; its shard is None where it has none."""
+
+    file: str
+    fault: str
+    shard: int | None
 
 
 @dataclass(frozen=True)
@@ -35,11 +48,10 @@ class Report:
 
     Attributes:
         place: Where the cache lies.
-        cache: The cache, None where its manifest cannot be read; no shard was checked then.
+        cache: The cache; None where its manifest cannot be read, and no shard was checked.
         committed: Commit records that are there.
         faults: All that is damaged: first what belongs to the cache as a whole, then by shard.
-        strays: Files that belong to nothing, such as a killed writer's.  No reader looks at
-            them, so they are no damage.
+        strays: Files that no reader looks at, such as a killed writer's; no damage.
         bytes: Size of all files.
     """
 
@@ -57,11 +69,9 @@ def verify_cache(
     """Read every byte of a cache and hold it against manifest and commit records.
 
     Checked are the manifest, zarr's metadata, attachments, and of each committed shard its record,
-    size, hash and structure of every column's file, and that floating values are finite.  The
-    sums of single chunks are not recomputed: the hash of the whole file covers their bytes.
-    Shards that are not committed are no damage, nor is what live processes are writing.
-
-    One column of one shard is held at a time.  Nothing is written.
+    size, hash and structure of every column's file, and that floating values are finite.  Shards
+    that are not committed are no damage, nor is what live processes are writing.  One column of
+    one shard is held at a time.  Nothing is written.
 
     Args:
         place: The cache, or its path or URL.
@@ -74,39 +84,45 @@ def verify_cache(
     """
     place = parse_place(place)
     files = place.open_files()
-    fault = check_manifest(place, files)
-    if fault is not None:
-        records = committed_shards(files.names(DIRECTORY), MOST_SHARDS)
-        if MANIFEST not in files.names() and not records:
-            raise ManifestError(f"{place} is not a cache: it has no {MANIFEST}")
+    try:
+        manifest = attempt(partial(read_manifest, place))
+    except VersionError:
+        raise
+    except ManifestError as error:
+        records = files.names(DIRECTORY)
+        if MANIFEST in files.names():
+            manifest = str(error).removeprefix(f"{place}/{MANIFEST} ").removeprefix(f"{place} ")
+        elif committed_shards(records, MOST_SHARDS):
+            manifest = MISSING
+        else:
+            raise
+    if isinstance(manifest, str):
+        count = len(committed_shards(files.names(DIRECTORY), MOST_SHARDS))
         size = sum(size for _, size in files.walk())
-        return Report(place, None, len(records), (Fault(MANIFEST, fault, None),), (), size)
-    cache = Cache(place, read_manifest(place))
-    faults = []
-    for path, info in cache.manifest.files.items():
-        if (fault := check_file(files, path, info)) is not None:
-            faults.append(Fault(path, fault, None))
-    in_shards: list[Fault] = []
+        return Report(place, None, count, (Fault(MANIFEST, manifest, None),), (), size)
+    cache = Cache(place, manifest)
+    faults = [
+        Fault(path, fault, None)
+        for path in cache.manifest.files
+        if (fault := _check_file(cache, path)) is not None
+    ]
     count = 0
     for shard in cache.committed():
-        found = check_shard(cache, shard)
+        found = _check_shard(cache, shard)
         if found is not None:
-            in_shards += found
+            faults += found
             count += 1
         advance(1)
     obstacles, strays, size = _sort_files(cache)
     # What is in the way of others first: repair goes in this order.
-    return Report(place, cache, count, (*obstacles, *faults, *in_shards), strays, size)
+    return Report(place, cache, count, (*obstacles, *faults), strays, size)
 
 
 def repair_cache(report: Report) -> list[str]:
-    """Remove what a verification found damaged, if it still is, for the teacher to make again.
+    """Remove what :func:`verify_cache` found damaged, if it still is, to be computed again.
 
     Of a damaged shard the commit record goes, and the files that were found changed; the rest of
     it means nothing without the record.
-
-    Args:
-        report: What :func:`verify_cache` returned.
 
     Returns:
         The paths removed, inside the cache.
@@ -122,18 +138,48 @@ def repair_cache(report: Report) -> list[str]:
     if report.cache is None:
         return _repair_manifest(report.place)
     removed = []
-    if any(fault.shard is None for fault in report.faults):
+    common = [fault.file for fault in report.faults if fault.shard is None]
+    if common:
         with report.place.open_claims().creating() as is_mine:
-            for fault in report.faults:
-                if fault.shard is None:
-                    removed += _repair_file(report.cache, fault, is_mine)
+            for path in common:
+                removed += _repair_file(report.cache, path, is_mine)
     for shard in sorted({fault.shard for fault in report.faults if fault.shard is not None}):
         removed += _repair_shard(report.cache, shard)
     return removed
 
 
+def _check_file(cache: Cache, path: str) -> str | None:
+    found = attempt(lambda: cache.read_checked(path, cache.manifest.files[path]))
+    return found if isinstance(found, str) else None
+
+
+def _check_shard(cache: Cache, shard: int) -> list[Fault] | None:
+    # None if it is not committed (any more).
+    read_record = partial(cache.record, shard)
+    while True:
+        record = attempt(read_record)
+        if record == MISSING and shard not in cache.committed():
+            return None
+        found = {record_path(shard): record if isinstance(record, str) else None}
+        for name in cache.layout.columns:
+            found[cache.column_path(shard, name)] = attempt(
+                partial(_check_column, cache, shard, name, record)
+            )
+        # If someone repaired it meanwhile, old record and new files were compared.
+        if not any(found.values()) or attempt(read_record) == record:
+            return [Fault(path, fault, shard) for path, fault in found.items() if fault]
+
+
+def _check_column(cache: Cache, shard: int, name: str, record: CommitRecord | str) -> str | None:
+    if isinstance(record, str):
+        # Nothing can be said of the file but whether it is there.
+        return MISSING if cache.files.read(cache.column_path(shard, name), 0) is None else None
+    bad = first_non_finite(cache.read_column(record, name))
+    return None if bad is None else f"row {record.rows[0] + bad} is NaN or infinite"
+
+
 def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
-    """Return files that stand where a directory must be, strays, and the size of all files."""
+    # Files that stand where a directory must be, strays, and the size of all files.
     committed = set(cache.committed())
     obstacles, loose, size = [], [], 0
     for path, file_size in cache.files.walk():
@@ -147,14 +193,8 @@ def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
             obstacles.append(Fault(path, "a file where a directory must be", None))
         else:
             loose.append((path, shard))
-    return obstacles, _find_strays(cache, loose), size
-
-
-def _find_strays(cache: Cache, loose: list[tuple[str, int | None]]) -> tuple[str, ...]:
-    if not loose:
-        return ()
     try:
-        live = {claim.shard for claim in cache.live_claims()}
+        live = {claim.shard for claim in cache.live_claims()} if loose else set()
     except StorageError:
         live = set()  # nothing can be locked here, so nobody writes here either
     # In this order: a writer that was done in between is no longer live, but its shard is there.
@@ -164,14 +204,14 @@ def _find_strays(cache: Cache, loose: list[tuple[str, int | None]]) -> tuple[str
         mine = live if path.startswith(f"{TEMPORARY}/") else shard in busy
         if not mine and cache.files.size(path) is not None:
             strays.append(path)
-    return tuple(sorted(strays))
+    return obstacles, tuple(sorted(strays)), size
 
 
 def _shard_of(path: str, layout: Layout) -> int | None:
-    """Return the shard whose record or column lies there, None where that is nobody's place."""
-    if path.startswith(f"{DIRECTORY}/"):
-        found = committed_shards([path.removeprefix(f"{DIRECTORY}/")], layout.shards)
-        return found[0] if found else None
+    # The shard whose record or column lies there, None where that is nobody's place.
+    folder, _, name = path.rpartition("/")
+    if folder == DIRECTORY:
+        return next(iter(committed_shards([name], layout.shards)), None)
     match = _OBJECT.fullmatch(path)
     if match is None or match[1] not in layout.columns or int(match[2]) >= layout.shards:
         return None
@@ -193,15 +233,12 @@ def _is_in_the_way(path: str, layout: Layout) -> bool:
 def _repair_manifest(place: Place) -> list[str]:
     with place.open_claims().creating() as is_mine:
         try:
-            read_manifest(place)
+            if not isinstance(attempt(partial(read_manifest, place)), str):
+                return []
         except (VersionError, ForeignError):
             raise
         except ManifestError:
             pass
-        except StorageError as error:
-            judge(error)
-        else:
-            return []
         files = place.open_files()
         there = MANIFEST in files.names()
         _check_right(place, is_mine)
@@ -209,20 +246,18 @@ def _repair_manifest(place: Place) -> list[str]:
         return [MANIFEST] if there else []
 
 
-def _repair_file(cache: Cache, fault: Fault, is_mine: Callable[[], bool]) -> list[str]:
-    info = cache.manifest.files.get(fault.file)
-    if info is None:
+def _repair_file(cache: Cache, path: str, is_mine: Callable[[], bool]) -> list[str]:
+    if path not in cache.manifest.files:
         # Not through erase: should a directory be there by now, it is what must be there.
-        check_no_link(cache.place, fault.file)
+        check_no_link(cache.place, path)
         _check_right(cache.place, is_mine)
-        cache.files.remove(fault.file)
-        return [fault.file]
-    found = check_file(cache.files, fault.file, info)
-    if found is None:
-        return []
-    _check_right(cache.place, is_mine)
-    erase(cache.place, cache.files, fault.file)
-    return [] if found == MISSING else [fault.file]
+        cache.files.remove(path)
+        return [path]
+    fault = _check_file(cache, path)
+    if fault is not None:
+        _check_right(cache.place, is_mine)
+        erase(cache.place, cache.files, path)
+    return [path] if fault not in (None, MISSING) else []
 
 
 def _repair_shard(cache: Cache, shard: int) -> list[str]:
@@ -231,27 +266,20 @@ def _repair_shard(cache: Cache, shard: int) -> list[str]:
     claim = claims.take_first([shard], lambda shard: False)
     if claim is None:
         return []
-    is_mine = partial(claim.is_held_in, claims)
     with claim:
-        faults = check_shard(cache, shard)
+        faults = {fault.file: fault.fault for fault in _check_shard(cache, shard) or ()}
         if not faults:
             return []
-        removed = []
         # The record last: until it has gone, the shard is seen to be damaged.
-        for fault in sorted(faults, key=lambda fault: fault.file == record_path(shard)):
-            if fault.file != record_path(shard):
-                _check_right(cache.place, is_mine)
-                erase(cache.place, cache.files, fault.file)
-                removed += [] if fault.fault == MISSING else [fault.file]
-        _check_right(cache.place, is_mine)
-        erase(cache.place, cache.files, record_path(shard))
+        faults.pop(record_path(shard), None)
+        for path in (*faults, record_path(shard)):
+            _check_right(cache.place, partial(claim.is_held_in, claims))
+            erase(cache.place, cache.files, path)
+        removed = [path for path, fault in faults.items() if fault != MISSING]
         return [*removed, record_path(shard)]
 
 
 def _check_right(place: Place, is_mine: Callable[[], bool]) -> None:
-    # Suspended for long, this may wake up beside someone who has made the thing anew.
+    # Suspended for long, this may wake up when someone else has made the thing anew.
     if not is_mine():
-        raise LostClaimError(
-            f"{place} was repaired in part only: this process was suspended, or cut off from it, "
-            "until its right to do so lapsed; run the same command again"
-        )
+        raise LostClaimError.lapsed(place, "repaired in part only")

@@ -6,30 +6,22 @@ Nothing but click is imported before a command runs, so that help answers at onc
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
-from pipeline import caching, exporting, inspecting, reporting, running, using
+from pipeline.commands.cache import cache
+from pipeline.commands.doctor import doctor
+from pipeline.commands.evaluate import evaluate
+from pipeline.commands.export import export
+from pipeline.commands.report import report
+from pipeline.commands.student import student
+from pipeline.commands.tag import tag
+from pipeline.commands.task import task
+from pipeline.commands.teacher import teacher
 from pipeline.params import read_params
 
 
-class Group(click.Group):
-    """Reads ``params.yaml`` before it parses, so that its values are the options' defaults."""
-
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        """Add the defaults to the context."""
-        extra.setdefault("default_map", read_params(self))
-        return super().make_context(info_name, args, parent, **extra)
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="functional-projection", prog_name="pipeline")
 def cli() -> None:
     """Turn a language model, a prompt and label words into a small text classifier.
@@ -39,17 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (
-    running.teacher,
-    running.student,
-    using.evaluate,
-    using.tag,
-    exporting.export,
-    reporting.report,
-    inspecting.task,
-    caching.cache,
-    inspecting.doctor,
-):
+for command in (teacher, student, evaluate, tag, export, report, task, cache, doctor):
     cli.add_command(command)
 
 
@@ -59,10 +41,8 @@ def main() -> None:
     0: done; 1: it failed; 2: what was asked for cannot be; 130: stopped by a signal.
     """
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(2)
+        # The values of params.yaml are the options' defaults.
+        sys.exit(cli.main(standalone_mode=False, default_map=read_params(cli)) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -78,15 +58,17 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> int:
+    """Print a failure as one sentence, with the command that helps, and return the exit code."""
     from cache.errors import CacheError
+    from pipeline.hints import format_hint
     from stages.errors import StageError
-    from stages.reporting import Interrupted
+    from stages.reporter import Interrupted
 
     if isinstance(error, Interrupted):
         click.echo(str(error), err=True)
         return 130
     if isinstance(error, StageError | CacheError):
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {error}{format_hint(error)}", err=True)
         return 2 if getattr(error, "usage", False) else 1
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

@@ -13,37 +13,37 @@ from types import FrameType
 
 import click
 
-from stages.reporting import Interrupted
+from stages.reporter import Interrupted
 
-PLAIN_SECONDS = 15.0
-"""Seconds between progress lines where standard error is no terminal."""
+PLAIN_SECONDS = 15.0  # between lines of progress where standard error is no terminal
 
 
 class Console:
     """A reporter on standard error; results alone go to standard output."""
 
     def __init__(self, resumable: bool = False) -> None:
-        """Make a reporter of one command.
-
-        Args:
-            resumable: Whether the same command continues what a signal has stopped.
-        """
-        self._farewell = "stopped; the same command continues" if resumable else "stopped"
-        self._bar: object | None = None
+        """Make a reporter; ``resumable`` where the same command continues after a signal."""
+        self._stopped = "stopped; the same command continues" if resumable else "stopped"
+        self._has_bar = False
         self._stop = False
 
     def say(self, line: str) -> None:
         """Print a line, above a progress bar where there is one."""
-        self._print(line)
+        if self._has_bar:
+            from tqdm import tqdm
+
+            tqdm.write(line, file=sys.stderr)
+        else:
+            click.echo(line, err=True)
 
     def warn(self, line: str) -> None:
         """Print a warning."""
-        self._print(f"{click.style('warning:', fg='yellow')} {line}")
+        self.say(f"{click.style('warning:', fg='yellow')} {line}")
 
     def check_stop(self) -> None:
         """Raise :class:`Interrupted` after a first signal."""
         if self._stop:
-            raise Interrupted(self._farewell)
+            raise Interrupted(self._stopped)
 
     @contextmanager
     def track(
@@ -57,7 +57,7 @@ class Console:
         from tqdm import tqdm
 
         with tqdm(total=total, initial=done, desc=title, unit=f" {unit}s", file=sys.stderr) as bar:
-            self._bar = bar
+            self._has_bar = True
             try:
 
                 def advance(count: int) -> None:
@@ -65,7 +65,7 @@ class Console:
 
                 yield advance
             finally:
-                self._bar = None
+                self._has_bar = False
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
@@ -85,14 +85,6 @@ class Console:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _print(self, line: str) -> None:
-        if self._bar is not None:
-            from tqdm import tqdm
-
-            tqdm.write(line, file=sys.stderr)
-        else:
-            click.echo(line, err=True)
 
     def _track_plainly(self, title: str, total: int, done: int, unit: str) -> Callable[[int], None]:
         began = last = time.monotonic()

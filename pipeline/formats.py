@@ -1,6 +1,12 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and small JSON files, written whole or not at all."""
 
 from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
 
 
 def format_duration(seconds: float) -> str:
@@ -13,3 +19,25 @@ def format_duration(seconds: float) -> str:
 def format_size(count: int) -> str:
     """Return a number of bytes in MiB, or in GiB from a thousand of those."""
     return f"{count / 2**30:,.1f} GiB" if count >= 1000 * 2**20 else f"{count / 2**20:,.1f} MiB"
+
+
+def format_json(data: Any) -> str:
+    """Format as JSON; NaN, such as the angle of a constant, becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return json.dumps(plain(data), indent=2, allow_nan=False)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a JSON file, and the directories above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of this process's own: torchrun's ranks all write the one summary.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(format_json(data) + "\n")
+    partial.replace(path)

@@ -1,56 +1,97 @@
-"""Options that several commands share."""
+"""Types and options that several commands share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
+SAMPLERS = ("unigram", "vocabulary", "uniform", "self", "self-labelled")
 
-class AutoCount(click.ParamType[int | None]):
-    """``auto``, which is None, or a whole number from 1."""
-
-    name = "auto or integer"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
-        """Return the number, or None."""
-        if value == "auto":
-            return None
-        return click.IntRange(min=1).convert(value, param, ctx)
+Decorator = Callable[[Any], Any]
+COUNT = click.IntRange(min=1)
+PATH = click.Path(path_type=Path)
 
 
-class SamplerMixture(click.ParamType[str]):
-    """A sampler's name, or several with shares; what the shares must be is checked when used."""
-
-    name = "sampler"
-    known = ("unigram", "vocabulary", "uniform", "self", "self-labelled")
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text as it was given."""
-        for part in str(value).split(","):
-            name = part.partition("=")[0].strip()
-            if name not in self.known:
-                self.fail(f"{name!r} is none of {', '.join(map(repr, self.known))}", param, ctx)
-        return str(value)
+def count(name: str, default: int, text: str) -> Decorator:
+    """Return an option that takes a whole number from 1."""
+    return click.option(name, type=COUNT, default=default, help=text)
 
 
+def choice(name: str, values: tuple[str, ...], text: str) -> Decorator:
+    """Return an option that takes one of some values, by default the first."""
+    return click.option(name, type=click.Choice(values), default=values[0], help=text)
+
+
+def path(name: str, text: str, **more: Any) -> Decorator:
+    """Return an option that takes a path."""
+    return click.option(name, type=PATH, help=text, **more)
+
+
+def seed(text: str) -> Decorator:
+    """Return the option for a seed, which is kept as a signed number of 64 bits."""
+    return click.option(
+        "--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, metavar="INTEGER", help=text
+    )
+
+
+def threshold(text: str) -> Decorator:
+    """Return the option for a least score, which is checked here as NaN passes ``FloatRange``."""
+
+    def check(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+        if value is not None and not 0 <= value <= 1:
+            raise click.BadParameter(f"got {value}, must be in [0, 1]")
+        return value
+
+    return click.option("--threshold", type=float, callback=check, help=text)
+
+
+TASK = click.option(
+    "--task", required=True, help="Name of a bundled task, or path of a task's YAML file."
+)
+TEXT_COLUMN = click.option(
+    "--text-column", default="text", help="Column, or key of a JSON line, that holds the text."
+)
+LABEL_COLUMN = click.option(
+    "--label-column", default="label", help="Column, or key of a JSON line, that holds the label."
+)
 CACHE = click.option(
     "--cache",
     default="data/cache",
-    show_default=True,
     metavar="ROOT",
     help="Where caches lie: a directory, or s3://bucket/prefix.",
 )
-
+DEVICE = click.option(
+    "--device", default="auto", help="Device to compute on: auto, cpu, cuda or cuda:N."
+)
+DTYPE = click.option(
+    "--dtype",
+    default="auto",
+    help="Number format that the teacher computes in: auto, float32, bfloat16 or float16.",
+)
 CHAT = click.option(
     "--chat", is_flag=True, help="Put the teacher's prompt through the model's chat template."
 )
-QUANTISE = click.option(
+QUANTISE = choice(
     "--quantise",
-    type=click.Choice(("none", "int8", "fp8")),
-    default="none",
-    show_default=True,
-    help="The teacher's weights; int8 and fp8 need the extra 'quantised'.",
+    ("none", "int8", "fp8"),
+    "Format of the teacher's weights; int8 and fp8 need the extra 'quantised'.",
 )
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def parse_positions(value: str) -> int | None:
+    """Return a whole number from 1, or None for ``auto``."""
+    return None if value == "auto" else COUNT(value)
+
+
+def parse_samplers(value: str) -> str:
+    """Return a sampler, or a mixture with shares, as given; shares are checked when it is used."""
+    for part in value.split(","):
+        name = part.partition("=")[0].strip()
+        if name not in SAMPLERS:
+            known = ", ".join(map(repr, SAMPLERS))
+            raise click.BadParameter(f"{name!r} is none of {known}")
+    return value

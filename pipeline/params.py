@@ -6,25 +6,19 @@ A command's section is named after it and holds its options by name, dashes as u
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cache.suggestion import suggest
+
 FILE = Path("params.yaml")
-OTHER_SECTIONS = ("pipeline",)
-"""Sections that are for dvc.yaml alone."""
+OTHER_SECTIONS = ("pipeline",)  # for dvc.yaml alone
 
 
 def read_params(group: click.Group) -> dict[str, Any]:
-    """Read the defaults of every command.
-
-    Args:
-        group: The command line; its commands say which options there are.
-
-    Returns:
-        Defaults by command and parameter name, in click's form; empty where there is no file.
+    """Read the commands' defaults, in click's form; empty where there is no file.
 
     Raises:
         click.UsageError: The file is not as it must be; the message names the key.
@@ -50,7 +44,7 @@ def read_params(group: click.Group) -> dict[str, Any]:
         command = group.commands.get(section)
         if command is None:
             known = (*group.commands, *OTHER_SECTIONS)
-            raise click.UsageError(f"{FILE}: unknown section {section!r}{_nearest(section, known)}")
+            raise click.UsageError(f"{FILE}: unknown section {section!r}{suggest(section, known)}")
         if not isinstance(values, dict):
             raise click.UsageError(f"{FILE}: {section} must map options to values")
         # By the names that are typed: the parameter of "--from" cannot be named so in Python.
@@ -63,19 +57,14 @@ def read_params(group: click.Group) -> dict[str, Any]:
         for key, value in values.items():
             if key not in options:
                 raise click.UsageError(
-                    f"{FILE}: {section}: unknown option {key!r}{_nearest(key, tuple(options))}"
+                    f"{FILE}: {section}: unknown option {key!r}{suggest(key, options)}"
                 )
             option = options[key]
-            several = value if isinstance(value, list) and option.multiple else [value]
-            if any(isinstance(each, list | dict) for each in several):
+            given = value if isinstance(value, list) and option.multiple else [value]
+            if any(isinstance(each, list | dict) for each in given):
                 raise click.UsageError(f"{FILE}: {section}: {key} must be a single value")
             if value is not None:
                 # As typed, so that the option's own type judges it: int() would cut 1.5 to 1.
-                typed = [str(each) for each in several]
+                typed = [str(each) for each in given]
                 defaults[section][option.name] = typed if option.multiple else typed[0]
     return defaults
-
-
-def _nearest(word: object, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""

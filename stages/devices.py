@@ -50,26 +50,34 @@ def choose_device(device: str, several: bool = False) -> Choice:
     """
     import torch
 
+    count, rank = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
     if device == ALL and several:
-        return _choose_all(torch.cuda.device_count())
-    if device == "auto" and not torch.cuda.is_available():
+        if rank is not None:
+            raise SettingError(
+                "device 'all' splits one model over every CUDA device, torchrun starts a worker "
+                "with a model of its own for each of them: use one or the other"
+            )
+        if count == 1:
+            return Choice("cuda", "as asked: one CUDA device is all there is")
+        if count > 1:
+            return Choice(ALL, f"as asked: {count} CUDA devices")
+    elif device == "auto" and not torch.cuda.is_available():
         return Choice("cpu", "auto: no CUDA device is there")
-    rank = os.environ.get("LOCAL_RANK")
-    if device in ("auto", "cuda") and rank is not None:
-        return _choose_ranks_device(rank, torch.cuda.device_count())
-    if device == "auto":
+    elif device in ("auto", "cuda") and rank is not None:
+        return _choose_ranks_device(rank, count)
+    elif device == "auto":
         return Choice("cuda", f"auto: {torch.cuda.get_device_name()} is there")
-    known = "auto, cpu, cuda, cuda:N or all" if several else "auto, cpu, cuda or cuda:N"
-    try:
-        parsed = torch.device(device)
-    except RuntimeError as error:
-        raise SettingError(f"device {device!r}: use {known}") from error
-    if parsed.type not in ("cpu", "cuda"):
-        raise SettingError(f"device {device!r}: use {known}")
-    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise SettingError(f"device {device!r} is not there: torch sees {count} CUDA device(s)")
-    return Choice(device, "as asked")
+    else:
+        known = "auto, cpu, cuda, cuda:N or all" if several else "auto, cpu, cuda or cuda:N"
+        try:
+            parsed = torch.device(device)
+        except RuntimeError as error:
+            raise SettingError(f"device {device!r}: use {known}") from error
+        if parsed.type not in ("cpu", "cuda"):
+            raise SettingError(f"device {device!r}: use {known}")
+        if parsed.type == "cpu" or (parsed.index or 0) < count:
+            return Choice(device, "as asked")
+    raise SettingError(f"device {device!r} is not there: torch sees {count} CUDA device(s)")
 
 
 def find_main_device(device: str) -> str:
@@ -93,11 +101,8 @@ def choose_model(model: str, device: str) -> Choice:
     devices = range(torch.cuda.device_count()) if device == ALL else (torch.device(device),)
     room = sum(torch.cuda.mem_get_info(each)[1] for each in devices)
     if room < LLAMA_BYTES:
-        return Choice(
-            "mini",
-            f"auto: {LLAMA} needs {LLAMA_BYTES / 2**30:.0f} GiB, {device} has "
-            f"{room / 2**30:.1f} GiB",
-        )
+        need = f"{LLAMA_BYTES / 2**30:.0f} GiB"
+        return Choice("mini", f"auto: {LLAMA} needs {need}, {device} has {room / 2**30:.1f} GiB")
     return Choice(LLAMA, f"auto: {device} has {room / 2**30:.0f} GiB")
 
 
@@ -113,27 +118,10 @@ def choose_dtype(dtype: str, device: str) -> Choice:
         if dtype not in DTYPES:
             raise SettingError(f"dtype: got {dtype!r}, must be auto or one of {', '.join(DTYPES)}")
         return Choice(dtype, "as asked")
-    if torch.device(find_main_device(device)).type != "cuda":
-        return _choose_cpu_dtype()
-    if has_bfloat16():
-        return Choice("bfloat16", "auto: the GPU computes it natively")
-    return Choice("float16", "auto: the GPU does not compute bfloat16 natively")
-
-
-def has_bfloat16() -> bool:
-    """Whether the CUDA device multiplies bfloat16 itself.
-
-    Older ones only emulate it, several times slower than float16, and torch counts that too where
-    it is not told otherwise.
-    """
-    import torch
-
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-def _choose_cpu_dtype() -> Choice:
-    import torch
-
+    if torch.device(find_main_device(device)).type == "cuda":
+        if has_bfloat16():
+            return Choice("bfloat16", "auto: the GPU computes it natively")
+        return Choice("float16", "auto: the GPU does not compute bfloat16 natively")
     # Without such instructions bfloat16 is emulated, several times slower than float32.
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     fast = next((name for name in FAST_BF16 if able.get(name)), None)
@@ -144,17 +132,11 @@ def _choose_cpu_dtype() -> Choice:
     return Choice("bfloat16", f"auto: the CPU multiplies it by its own instructions, {fast}")
 
 
-def _choose_all(count: int) -> Choice:
-    if "LOCAL_RANK" in os.environ:
-        raise SettingError(
-            "--device all splits one model over every CUDA device, torchrun starts a worker with a "
-            "model of its own for each of them: use one or the other"
-        )
-    if count == 0:
-        raise SettingError("device 'all' is not there: torch sees 0 CUDA device(s)")
-    if count == 1:
-        return Choice("cuda", "as asked: one CUDA device is all there is")
-    return Choice(ALL, f"as asked: {count} CUDA devices")
+def has_bfloat16() -> bool:
+    """Whether the CUDA device multiplies bfloat16 itself, not several times slower than float16."""
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _choose_ranks_device(rank: str, count: int) -> Choice:
@@ -164,7 +146,7 @@ def _choose_ranks_device(rank: str, count: int) -> Choice:
         ranks = os.environ.get("LOCAL_WORLD_SIZE", "an unknown number of")
         raise SettingError(
             f"torchrun's local rank {rank} has no device of its own: torchrun started {ranks:.40} "
-            f"processes here, torch sees {count} CUDA device(s); start one for each, or say "
-            "--device cuda:N to share one, or --device cpu"
+            f"processes here, torch sees {count} CUDA device(s); start one for each, or name "
+            "the device cuda:N to share one, or cpu"
         )
     return Choice(f"cuda:{int(rank)}", f"torchrun's local rank {int(rank)}")

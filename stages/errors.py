@@ -1,14 +1,36 @@
 """Typed errors of the stages; only the command line turns them into messages."""
 
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that an error is about, by their names in a stage's config."""
+
+    names: tuple[str, ...]
+
+
+class Hint(Enum):
+    """What a person can do about an error; only the command line knows the command for it."""
+
+    TRAIN = "train a student"
+    EXPORT = "export a student"
+
 
 class StageError(Exception):
     """Anything a stage refuses or cannot do, as one sentence for the person who ran it.
 
     Attributes:
         usage: Whether what was asked for is at fault, rather than how it went.
+        hint: What helps, or the settings to look at; None where the message says it.
     """
 
     usage = False
+
+    def __init__(self, message: str, hint: Hint | Settings | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class SettingError(StageError):
@@ -19,12 +41,6 @@ class SettingError(StageError):
 
 class TaskError(StageError):
     """A task file, or a task against a tokenizer, is not usable."""
-
-    usage = True
-
-
-class CacheChoiceError(StageError):
-    """No cache fits what was asked for, or several do; the message lists what there is."""
 
     usage = True
 

@@ -1,15 +1,17 @@
-"""Loading models of transformers, which would make up weights that are missing at random."""
+"""Loading from transformers: models that lack no weight, and tokenizers; no code is run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import ModelError
+from stages.errors import ModelError, StageError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_weights(
@@ -21,13 +23,9 @@ def load_weights(
 ) -> PreTrainedModel:
     """Load a model from safetensors, none of its weights missing.
 
-    Args:
-        kind: One of transformers' classes with ``from_pretrained``.
-        source: A directory or hub id.
-        what: What it is to be, for messages.
-        may_be_new: Says of a model's weight whether it may be missing, such as a head's that is
-            to be trained; None: no weight may.
-        **options: What else ``from_pretrained`` is given.
+    ``kind`` is one of transformers' classes with ``from_pretrained``, ``what`` says for messages
+    what it is to be.  ``may_be_new`` says of a model's weight whether it may be missing, such as a
+    head's that is to be trained; None: no weight may.
 
     Raises:
         ModelError: It cannot be loaded, or a weight is missing or of another shape.
@@ -43,7 +41,7 @@ def load_weights(
             **options,
         )
     except Exception as error:  # transformers raises a dozen types, some of them bare
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error)
         if "file named model.safetensors" in reason:
             reason = (
                 "it has no model.safetensors, and other files of weights, which may run code when "
@@ -64,3 +62,25 @@ def load_weights(
         raise ModelError(f"{source} is not {what}: the weight {lost[0]}{more} is {fault}")
     loaded: PreTrainedModel = model
     return loaded
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model directory, or raise ModelError."""
+    from transformers import AutoTokenizer
+
+    with explained(ModelError, f"cannot load the tokenizer of {folder}"):
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+
+
+@contextmanager
+def explained(kind: type[StageError], message: str) -> Iterator[None]:
+    """Have whatever fails inside be an error of one sentence that begins with the message."""
+    try:
+        yield
+    except Exception as error:  # transformers, torch and onnx raise dozens of types, some bare
+        raise kind(f"{message}: {one_line(error)}") from error
+
+
+def one_line(error: object) -> str:
+    """Return an exception's text as one line of at most 300 characters, or its type's name."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

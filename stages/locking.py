@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stages.reporting import Reporter
+    from stages.reporter import Reporter
 
 POLL_SECONDS = 1.0
 
@@ -20,15 +20,8 @@ POLL_SECONDS = 1.0
 def hold_lock(path: Path, reporter: Reporter) -> Iterator[bool]:
     """Hold a lock file, waiting for whichever live process holds it.
 
-    Args:
-        path: The lock file; made if need be and never removed, so that nobody locks another one.
-        reporter: Told who is waited for; may stop the waiting.
-
-    Yields:
-        Whether another process had to be waited for.
-
-    Raises:
-        Interrupted: A stop was asked for while waiting.
+    The file is made if need be and never removed, so that nobody locks another one.  Yields whether
+    another process had to be waited for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     waited = False

@@ -10,11 +10,7 @@ import torch
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Return versions of Python and its libraries, the processor and the threads used.
-
-    Args:
-        device: Where it was computed, such as ``cpu`` or ``cuda:0``.
-    """
+    """Return versions of Python and its libraries, the device's processor and the threads used."""
     import numpy
     import transformers
 

@@ -1,12 +1,14 @@
-"""What a student was trained from and how, kept beside its weights."""
+"""What a student was trained from and how, kept with its weights; and its directory as a whole."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.errors import ExportError
+from stages.errors import ExportError, ModelError
 
 RECORD = "training.json"
 
@@ -24,8 +26,53 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder} is no student: {RECORD} is missing or damaged") from error
-    lost = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
-    if lost:
+    found: dict[str, Any] = record if isinstance(record, dict) else {}
+    if lost := [key for key in NEEDED if key not in found]:
         raise ExportError(f"{folder} is no student: {RECORD} does not say its {', '.join(lost)}")
-    found: dict[str, Any] = record
     return found
+
+
+def find_record(folder: Path) -> dict[str, Any]:
+    """Read what a student was trained from; an empty record of a model that is none of ours.
+
+    Raises:
+        ExportError: The record is damaged.
+    """
+    return read_record(folder) if (folder / RECORD).is_file() else {}
+
+
+def read_temperature(record: Mapping[str, Any]) -> float | None:
+    """Return the temperature that a student's last layer was divided by, or None.
+
+    Raises:
+        ModelError: The record's temperature is none.
+    """
+    found = record.get("calibration")
+    if found is None:
+        return None
+    if isinstance(found, dict) and "temperature" in found:
+        if not found.get("folded"):
+            return None
+        value = found["temperature"]
+        if isinstance(value, int | float) and 0 < value < math.inf:
+            return float(value)
+    raise ModelError(f"the student's record is damaged: its calibration is {found!r:.80}")
+
+
+def publish_directory(folder: Path, out: Path) -> None:
+    """Sync a finished directory, in a temporary one beside its place, and rename it to its place.
+
+    What is there already goes into the temporary directory.
+
+    Raises:
+        OSError: It cannot be synced or renamed.
+    """
+    # Imported here: a student in use needs no cache, nor the locks that only Unix has.
+    from cache.stores import sync
+
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+    if out.exists():
+        out.rename(folder.with_name("replaced"))
+    folder.rename(out)
+    sync(out.parent)

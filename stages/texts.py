@@ -1,7 +1,8 @@
-"""Files of texts: JSON lines, CSV, TSV or plain lines, each also gzipped; as text or as pieces."""
+"""Files of texts: JSON lines, CSV, TSV or plain lines, each also gzipped; as text or as tokens."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -19,23 +20,17 @@ from stages.errors import TextDataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from stages.reporting import Reporter
+    from stages.reporter import Reporter
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 TABLE_ENDINGS = {".csv": ",", ".tsv": "\t"}
+# Characters in one cell of a table; Python's own limit of 131,072 is too short for articles.
 LONGEST_CELL = 16 * 2**20
-"""Characters in one cell of a table; Python's own limit of 131,072 is too short for articles."""
 
 
 @dataclass(frozen=True)
 class TextRow:
-    """One text of a file.
-
-    Attributes:
-        line: Line it begins at, from 1.
-        text: The text, possibly empty.
-        label: Its label, or None where the file has no such column.
-    """
+    """One text of a file, the line it begins at, and its label where the file has such a column."""
 
     line: int
     text: str
@@ -44,19 +39,12 @@ class TextRow:
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Every text of a file.
+    """Every text of a file."""
 
-    Attributes:
-        lines: Line of the file that each text begins at, shape (N,), int64.
-        labels: Each text's label, or None.
-        lengths: Pieces of each text, shape (N,), int32.
-        tokens: Pieces padded with -1, shape (N, longest), int32.
-    """
-
-    lines: np.ndarray
+    lines: np.ndarray  # of the file that each text begins at, shape (N,), int64
     labels: tuple[str | None, ...]
-    lengths: np.ndarray
-    tokens: np.ndarray
+    lengths: np.ndarray  # tokens of each text, shape (N,), int32
+    tokens: np.ndarray  # padded with -1, shape (N, longest), int32
 
 
 def read_texts(path: Path, text_column: str = "text", label_column: str = "label") -> list[TextRow]:
@@ -71,88 +59,59 @@ def read_texts(path: Path, text_column: str = "text", label_column: str = "label
         The rows in file order; none is skipped.
 
     Raises:
-        TextDataError: The file cannot be read, or one row is not what the format says; the
-            message names the line.
+        TextDataError: The file cannot be read or holds no text, or one row is not what the format
+            says; the message names the line.
     """
     try:
-        try:
-            with _open_text(path) as stream:
-                return list(_parse_rows(stream, path, text_column, label_column))
-        except UnicodeDecodeError as error:
-            line = _find_line(path)
-            raise TextDataError(
-                f"{path}, line {line}: not UTF-8; convert the file first"
-            ) from error
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise TextDataError(f"cannot read {path}: {reason}") from error
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise TextDataError(f"{path}, line {line}: not UTF-8; convert the file first") from error
+    del data
+    # Not str.splitlines: U+2028 and its like are part of a text, not the end of a line.
+    lines = io.StringIO(text, newline="")
+    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if ending in TABLE_ENDINGS:
+        rows = list(_parse_table(lines, path, TABLE_ENDINGS[ending], text_column, label_column))
+    else:
+        rows = [
+            parse_json_row(line, f"{path}, line {number}", number, text_column, label_column)
+            if ending in JSON_ENDINGS
+            else TextRow(number, line, None)
+            for number, line in enumerate((line.rstrip("\r\n") for line in lines), start=1)
+        ]
+    if not rows:
+        raise TextDataError(f"{path} holds no texts")
+    return rows
 
 
 def encode_texts(
-    path: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    reporter: Reporter,
-    text_column: str = "text",
-    label_column: str = "label",
-) -> EncodedTexts:
-    """Read a file of texts and cut them into pieces.
-
-    Args:
-        path: A file that :func:`read_texts` reads.
-        tokenizer: The language model's.
-        max_length: Longest input; longer texts keep their first pieces, and the reporter is told
-            how many were cut.
-        reporter: Told about texts that were cut.
-        text_column: Column of the text.
-        label_column: Column of the label.
-
-    Returns:
-        The texts in file order.
-
-    Raises:
-        TextDataError: The file cannot be read or holds no text.
-    """
-    rows = read_texts(path, text_column, label_column)
-    if not rows:
-        raise TextDataError(f"{path} holds no texts")
-    return encode_rows(rows, tokenizer, max_length, reporter)
-
-
-def encode_rows(
     rows: Sequence[TextRow],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     reporter: Reporter,
 ) -> EncodedTexts:
-    """Cut texts into pieces.
-
-    Args:
-        rows: At least one text.
-        tokenizer: The language model's.
-        max_length: Longest input; longer texts keep their first pieces.
-        reporter: Told how many were cut.
-
-    Returns:
-        The texts in the order given.
-    """
-    ids = [
-        piece
-        for begin in range(0, len(rows), 1024)
-        for piece in tokenizer(
-            [row.text for row in rows[begin : begin + 1024]], add_special_tokens=False
-        )["input_ids"]
-    ]
-    cut = sum(len(pieces) > max_length for pieces in ids)
+    """Turn at least one text into tokens; those longer than ``max_length`` keep their first."""
+    ids: list[list[int]] = []
+    cut = 0
+    for begin in range(0, len(rows), 1024):
+        texts = [row.text for row in rows[begin : begin + 1024]]
+        found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        cut += sum(len(tokens) > max_length for tokens in found)
+        ids += [tokens[:max_length] for tokens in found]
     if cut:
-        reporter.say(f"{cut:,} of {len(ids):,} texts are cut at {max_length} pieces")
-    ids = [pieces[:max_length] for pieces in ids]
-    lengths = np.array([len(pieces) for pieces in ids], dtype=np.int32)
-    tokens = np.full((len(ids), max(1, int(lengths.max()))), -1, dtype=np.int32)
-    for row, pieces in zip(tokens, ids, strict=True):
-        row[: len(pieces)] = pieces
+        reporter.say(f"{cut:,} of {len(ids):,} texts are cut at {max_length} tokens")
+    lengths = np.array([len(tokens) for tokens in ids], dtype=np.int32)
+    padded = np.full((len(ids), max(1, int(lengths.max()))), -1, dtype=np.int32)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(ids)
     return EncodedTexts(
-        np.array([row.line for row in rows]), tuple(row.label for row in rows), lengths, tokens
+        np.array([row.line for row in rows]), tuple(row.label for row in rows), lengths, padded
     )
 
 
@@ -160,45 +119,15 @@ def number_labels(rows: Sequence[TextRow], names: Sequence[str], path: Path) -> 
     """Return each text's label as its column among the names, shape (N,), int64.
 
     Raises:
-        TextDataError: There are no texts, or one of them has no label or another one; the message
-            names its line.
+        TextDataError: A text has no label or another one; the message names its line.
     """
-    columns = {name: column for column, name in enumerate(names)}
-    if not rows:
-        raise TextDataError(f"{path} holds no texts")
-    found = []
     for row in rows:
-        if row.label is None:
-            raise TextDataError(f"{path}, line {row.line}: the text has no label")
-        if row.label not in columns:
-            raise TextDataError(
-                f"{path}, line {row.line}: the label {row.label!r} is none of {', '.join(names)}"
-            )
-        found.append(columns[row.label])
-    return np.array(found)
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _parse_rows(
-    stream: IO[str], path: Path, text_column: str, label_column: str
-) -> Iterator[TextRow]:
-    ending = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    ending = ending.lower()
-    if ending in TABLE_ENDINGS:
-        yield from _parse_table(stream, path, TABLE_ENDINGS[ending], text_column, label_column)
-        return
-    # Not str.splitlines: U+2028 and its like are part of a text, not the end of a line.
-    for number, line in enumerate(stream, start=1):
-        line = line.rstrip("\r\n")
-        if ending not in JSON_ENDINGS:
-            yield TextRow(number, line, None)
-            continue
-        yield parse_json_row(line, f"{path}, line {number}", number, text_column, label_column)
+        if row.label not in names:
+            label = f"the label {row.label!r} is none of {', '.join(names)}"
+            fault = "the text has no label" if row.label is None else label
+            raise TextDataError(f"{path}, line {row.line}: {fault}")
+    columns: dict[str | None, int] = {name: column for column, name in enumerate(names)}
+    return np.array([columns[row.label] for row in rows])
 
 
 def parse_json_row(
@@ -207,8 +136,7 @@ def parse_json_row(
     """Parse one JSON line that holds a text.
 
     Raises:
-        TextDataError: It is not a JSON object with the text column; the message begins with
-            ``where``.
+        TextDataError: It is no object with the text column; the message begins with ``where``.
     """
     try:
         data = json.loads(line)
@@ -258,17 +186,3 @@ def _parse_table(
             begins = lines.line_num + 1
     except csv.Error as error:
         raise TextDataError(f"{path}, line {lines.line_num}: {error}") from error
-
-
-def _find_line(path: Path) -> int:
-    """Find the first line that is not UTF-8; the decoder knows only its own buffer."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 1
-    with opener(path, "rb") as stream:
-        for line in io.BufferedReader(stream):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                break
-            number += 1
-    return number

@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from processes import Result
 
-    from stages.stage_one import TeacherResult
+    from stages.teacher.stage import TeacherResult
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -101,8 +101,8 @@ def filled(
     """A root with one full cache, and what filling it gave; for reading alone."""
     from tiny import make_teacher_config
 
-    from stages.reporting import SilentReporter
-    from stages.stage_one import run_teacher
+    from stages.reporter import SilentReporter
+    from stages.teacher.stage import run_teacher
 
     root = tmp_path_factory.mktemp("filled")
     return root, run_teacher(make_teacher_config(mood, llm, root), SilentReporter())
@@ -115,8 +115,8 @@ def student(
     """A trained student's directory, for reading alone."""
     from tiny import make_student_config
 
-    from stages.reporting import SilentReporter
-    from stages.stage_two import run_student
+    from stages.reporter import SilentReporter
+    from stages.student.stage import run_student
 
     out = tmp_path_factory.mktemp("students") / "mood-mini"
     config = make_student_config(mood, filled[0], out, steps=60)

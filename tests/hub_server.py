@@ -72,6 +72,9 @@ class Hub:
             files = [{"rfilename": each} for each in repository.files]
             own = {"private": repository.private, "sha": repository.sha, "siblings": files}
             return 200, {"id": name, **own}
+        if rest == "tree/main":
+            kind = {"type": "file", "oid": ""}
+            return 200, [kind | {"path": p, "size": len(d)} for p, d in repository.files.items()]
         if rest.startswith("resolve/"):
             return 200, repository.files[rest.split("/", 2)[2]]
         if rest == "preupload/main":
@@ -87,15 +90,15 @@ class Hub:
     def _validate(self, content: str) -> tuple[int, Any]:
         if "model-index: wrong" in content:
             return 400, {"errors": [{"message": '"model-index" must be an array'}], "warnings": []}
-        warnings = [] if content.startswith("---\n") else [{"message": "empty metadata"}]
-        return 200, {"errors": [], "warnings": warnings}
+        return 200, {"errors": [], "warnings": []}
 
     def _create(self, name: str, organization: str, **own: Any) -> tuple[int, Any]:
         if organization != "me":
             return 403, {"error": f"You don't have the rights to create under {organization}"}
         repository = f"{organization}/{name}"
         if repository in self.repositories:
-            return 409, {"error": "You already created this model repo"}
+            said = "You already created this model repo"
+            return 409, {"error": said, "url": f"{self.address}/{repository}"}
         self.repositories[repository] = Repository(own.get("visibility") == "private")
         return 200, {"url": f"{self.address}/{repository}"}
 

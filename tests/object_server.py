@@ -1,7 +1,7 @@
 """An S3 server on loopback: moto's, with one request at a time, since its conditions race.
 
 Run as a script it prints its port and serves until killed.  Keys that begin with "wrong" are
-refused as S3 does it.  In the bucket "lax" no condition is heeded.  Below ``/_server/`` it tells
+refused as S3 does it.  The bucket "lax" ignores conditions.  Below ``/_server/`` it tells
 what it was asked, and takes orders: to carry out the next put of some path and lose the answer,
 which makes a client ask again.
 """

@@ -7,32 +7,31 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.plan import CAREFUL, COMPILED, KERNELS, OURS, PEAK
-from benchmarks.gpu.worker import Found, Setting
+from benchmarks.common import timed
+from benchmarks.gpu.parts import Found, Setting
+from benchmarks.gpu.table import CAREFUL, COMPILED, KERNELS, OURS, PEAK
 from benchmarks.subjects import (
     LLAMA_7B,
     TINY,
     Rows,
     Shape,
     draw_rows,
+    make_lengths,
     make_model,
     make_task,
     make_tokenizer,
 )
-from benchmarks.yardsticks import BATCH_ROWS, Loop, Ours, timed
-from cache.lengths import LengthRule
-from stages.prompting import frame_task
+from benchmarks.yardsticks import BATCH_ROWS, Loop, Ours
 from stages.teacher import Teacher
-from stages.verbaliser import build_verbaliser
 
-DTYPE = torch.bfloat16
 MILLION = 1_000_000
 COMPARED = 64
 """Rows whose answers are kept, to compare all ways."""
@@ -42,53 +41,52 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Load:
-    """What a device is measured with.
-
-    Attributes:
-        shape: The model.
-        tokens: About how many the teacher answers, for each kind of lengths.
-        share: Which share of the rows the loops answer.
-        side: Of the matrices whose product gives the peak.
-        whole: Rows of the run that batches are to suit.
-    """
+    """What a device is measured with."""
 
     shape: Shape
-    tokens: int
-    share: float
-    side: int
-    whole: int = MILLION
+    tokens: int  # about how many the teacher answers, for each kind of lengths
+    share: float  # of the rows that the loops answer
+    side: int  # of the matrices whose product gives the peak
+    whole: int  # rows of the run that batches are to suit
 
 
-FULL = Load(LLAMA_7B, 600_000, 0.25, 8192)
+FULL = Load(LLAMA_7B, 600_000, 0.25, 8192, MILLION)
 QUICK = Load(TINY, 3000, 0.5, 128, 1000)
 
 
-class Part:
+def teacher(name: str, setting: Setting, seconds: float) -> Found:
+    """Measure a row of :data:`benchmarks.gpu.table.ROWS`."""
+    return _make_bench(setting).measure(name)
+
+
+@functools.cache
+def _make_bench(setting: Setting) -> Bench:
+    if setting.quick:  # traced, and not for minutes compiled
+        torch.compile = functools.partial(torch.compile, backend="eager")
+    return Bench(QUICK if setting.quick else FULL, setting.device)
+
+
+class Bench:
     """A large model on one device, one way to run it in memory at a time."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._load, self._device = (QUICK if setting.quick else FULL), setting.device
-        self._cuda = torch.device(setting.device).type == "cuda"
-        shape = self._load.shape
-        if setting.quick:  # traced, and not for minutes compiled
-            torch.compile = functools.partial(torch.compile, backend="eager")
+    def __init__(self, load: Load, device: str) -> None:
+        self._load, self._device = load, device
+        self._cuda = torch.device(device).type == "cuda"
         self._tokenizer = make_tokenizer()
-        self._task = make_task(shape.prompts[0], shape.longest)
+        self._task = make_task(load.shape.prompts[0], load.shape.longest)
         self._held: Any = None
         self._way = ""
         self._tuned: dict[str, tuple[Ours, dict[str, Any]]] = {}
         # By every process anew: a share is of the peak that was there beside it.
-        self._rates = measure_peak(self._load.side, setting.device, DTYPE)
-        self._peak = max(self._rates)
+        self._rates = measure_peak(load.side, device)
 
-    def measure(self, name: str, limit: float) -> Found:
-        """Measure a row of :data:`benchmarks.gpu.plan.ROWS`; ``limit`` is the caller's affair."""
+    def measure(self, name: str) -> Found:
+        """Measure a row."""
         if name == PEAK:
-            middle = statistics.median(self._rates) / 1e12
-            side = f"{self._load.side:,}"
+            middle, side = statistics.median(self._rates) / 1e12, f"{self._load.side:,}"
             note = f"peak: the best of {ROUNDS} rounds of {PRODUCTS} products of {side} × {side} "
             note += f"matrices in bfloat16; their median is {middle:.0f}"
-            return Found([{"name": name, "tflops": self._peak / 1e12}], [note])
+            return [{"name": name, "tflops": max(self._rates) / 1e12}], [note], ""
         way, kind = name.split(", ")
         every = self._draw(kind)
         if name == KERNELS:
@@ -96,19 +94,20 @@ class Part:
         if way in (OURS, COMPILED):
             ours, line = self._tune(way, kind)
             line = line | self._run(ours.answer, every, True) | compare(ours.answer, every)
-            path = (ours.teacher.forward_pass.words, *ours.teacher.fallbacks, *ours.notes)
-            return Found([{"name": name} | line], [f"{name}: {note}" for note in path])
-        loop = replace(self._hold("loop", self._make_loop), careful=way == CAREFUL)
+            path = (ours.teacher.forward_pass.description, *ours.teacher.fallbacks, *ours.notes)
+            return [{"name": name} | line], [f"{name}: {note}" for note in path], ""
+        model = self._hold("loop", self._make_model)
+        loop = Loop.of(model, self._tokenizer, self._task, way == CAREFUL)
         count = max(BATCH_ROWS, int(len(every.lengths) * self._load.share))
         rows = every.select(every.choose(count, BATCH_ROWS if way == CAREFUL else 1))
-        line = self._run(loop.answer, rows, False) | compare(loop.answer, every)
-        return Found([{"name": name} | line])
+        line = self._run(loop.answer_rows, rows, False) | compare(loop.answer_rows, every)
+        return [{"name": name} | line], [], ""
 
     def _draw(self, kind: str) -> Rows:
         longest = self._load.shape.longest
         mean = longest if kind == "constant" else (longest + 1) / 2
         count = max(COMPARED, round(self._load.tokens / mean / COMPARED) * COMPARED)
-        return draw_rows(self._load.shape, count, "fixed" if kind == "constant" else kind)
+        return draw_rows(self._load.shape, count, kind)
 
     def _run(self, answer: Callable[[Rows], np.ndarray], rows: Rows, ours: bool) -> dict[str, Any]:
         """Answer rows, some of them once to warm up, then all of them for the figures."""
@@ -125,8 +124,8 @@ class Part:
         return {
             "rate": tokens / seconds,
             "tflops": rate / 1e12,
-            "share": rate / self._peak,
-            "trimmed": trimmed / self._peak if ours else None,
+            "share": rate / max(self._rates),
+            "trimmed": trimmed / max(self._rates) if ours else None,
             "memory": memory and memory / 2**30,
             "million": MILLION / count * seconds,
             "rows": count,
@@ -134,41 +133,39 @@ class Part:
 
     def _tune(self, way: str, kind: str) -> tuple[Ours, dict[str, Any]]:
         """Find the batches as stage one does for a whole run, and compile where that is meant."""
-        teacher = self._hold(way, self._make_teacher)
-        if kind in self._tuned:
-            return self._tuned[kind]
-        longest = self._load.shape.longest
-        rule = LengthRule("fixed", longest, longest)
-        if kind != "constant":
-            rule = LengthRule(kind, 1, longest)
-        lengths = rule.draw_lengths(0, 0, 1000).repeat(max(1, self._load.whole // 1000))
-        layers = teacher.model.model.layers
-        is_compiled = layers[0]._compiled_call_impl is not None
-        began = time.perf_counter()
-        # Layers that another kind of lengths had compiled are so already, for any lengths.
-        compiling = "on" if way == COMPILED and not is_compiled else "off"
-        ours = Ours.tune(teacher, lengths, compiling)
-        spent = time.perf_counter() - began
-        line = {"batch": ours.batch_positions, "tuning": spent}
-        line["compiled"] = "compiled" if way == COMPILED else "eager"
-        self._tuned[kind] = ours, line
+        model_teacher = self._hold(
+            way, lambda: Teacher(self._make_model(), self._tokenizer, self._task)
+        )
+        if kind not in self._tuned:
+            rule = make_lengths(kind, self._load.shape.longest)
+            lengths = rule.draw_lengths(0, 0, 1000).repeat(max(1, self._load.whole // 1000))
+            start = time.perf_counter()
+            # Layers that another kind of lengths had compiled are so already, for any lengths.
+            compiling = "on" if way == COMPILED and not self._tuned else "off"
+            ours = Ours.tune(model_teacher, lengths, compiling)
+            line = {"batch": ours.batch_positions, "tuning": time.perf_counter() - start}
+            line["compiled"] = "compiled" if way == COMPILED else "eager"
+            self._tuned[kind] = ours, line
         return self._tuned[kind]
 
     def _profile(self, ours: Ours, rows: Rows) -> Found:
         """Tell the kernels that take most of the device's time."""
         rows = rows.select(rows.choose(max(BATCH_ROWS, len(rows.lengths) // 8)))
         ours.answer(rows)
-        kind = ProfilerActivity.CUDA if self._cuda else ProfilerActivity.CPU
-        with profile(activities=[kind]) as prof:
+        activity, device, time_of = ProfilerActivity.CPU, DeviceType.CPU, "self_cpu_time_total"
+        if self._cuda:
+            activity, device, time_of = (
+                ProfilerActivity.CUDA,
+                DeviceType.CUDA,
+                "self_device_time_total",
+            )
+        with profile(activities=[activity]) as prof:
             wall = timed(lambda: ours.answer(rows))
-        found: dict[str, float] = {}
-        for event in prof.key_averages():
-            if not self._cuda:
-                found[event.key] = event.self_cpu_time_total / 1e6
-            elif event.device_type == torch.autograd.DeviceType.CUDA and not getattr(
-                event, "is_user_annotation", False
-            ):
-                found[event.key] = event.self_device_time_total / 1e6
+        found = {
+            event.key: getattr(event, time_of) / 1e6
+            for event in prof.key_averages()
+            if event.device_type == device and not getattr(event, "is_user_annotation", False)
+        }
         whole = sum(found.values())
         if not whole:
             raise RuntimeError("torch's profiler saw no kernel of the device")
@@ -179,7 +176,7 @@ class Part:
         ]
         first = f"{KERNELS}: {whole:.2f} s of kernels in {wall:.2f} s under the profiler, of which"
         line = {"name": KERNELS, "rows": len(rows.lengths), "batch": ours.batch_positions}
-        return Found([line], [f"{first} the {len(largest)} largest are", *notes])
+        return [line], [f"{first} the {len(largest)} largest are", *notes], ""
 
     def _hold(self, way: str, make: Callable[[], Any]) -> Any:
         """Have one way in memory, the last one being given up for it."""
@@ -191,14 +188,8 @@ class Part:
             self._held, self._way = make(), way
         return self._held
 
-    def _make_teacher(self) -> Teacher:
-        model = make_model(self._load.shape, self._device, DTYPE)
-        return Teacher(model, self._tokenizer, self._task)
-
-    def _make_loop(self) -> Loop:
-        model = make_model(self._load.shape, self._device, DTYPE)
-        prompt = frame_task(self._task, self._tokenizer).prefix_ids
-        return Loop(model, prompt, build_verbaliser(self._task, self._tokenizer), careful=False)
+    def _make_model(self) -> Any:
+        return make_model(self._load.shape, self._device, torch.bfloat16)
 
 
 def compare(answer: Callable[[Rows], np.ndarray], rows: Rows) -> dict[str, Any]:
@@ -207,9 +198,9 @@ def compare(answer: Callable[[Rows], np.ndarray], rows: Rows) -> dict[str, Any]:
     return {"answers": [round(float(each), 6) for each in answers]}
 
 
-def measure_peak(side: int, device: str, dtype: torch.dtype) -> list[float]:
+def measure_peak(side: int, device: str) -> list[float]:
     """Return the operations a second of products of large square matrices, round by round."""
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
 
     def multiply() -> None:
         for _ in range(PRODUCTS):

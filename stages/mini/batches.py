@@ -8,79 +8,49 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from stages.errors import TextDataError
-from stages.task import Task, load_task
-from stages.verbaliser import Verbaliser, build_verbaliser
+from stages.tasks import Task, Verbaliser, build_verbaliser, frame_task, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BOS, EOS = "<s>", "</s>"
-SPECIALS = 2
-"""Ids below this are special pieces."""
-
-Item = tuple[int, int, int]
-"""An example's number, its window's start and its window's end."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Passes over the training texts under one cycle of the learning rate.
-
-    Attributes:
-        passes: Number of passes, each time over another window of every text.
-        shares: Share of each task's texts that a pass takes.
-        learning_rate: Peak of the cycle (linear warm-up, cosine decay to 0).
-    """
-
-    passes: int
-    shares: tuple[float, ...]
-    learning_rate: float
+SPECIALS = 2  # ids below this are special tokens
+Phase = tuple[int, tuple[float, ...], float]
+"""Passes, each over another window of every text, under one cycle of the learning rate; the share
+of each task's texts that a pass takes; the cycle's peak (linear warm-up, cosine decay to 0)."""
+Item = tuple[int, int, int]  # an example's number, its window's start and its end
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the weights depend on beside the data.
-
-    Attributes:
-        tasks: Bundled tasks to train on, together.
-        balanced: Tasks whose labels count alike, because the full data set is balanced.
-        vocabulary: Pieces of the byte-level BPE.
-        width: Embedding width.
-        layers: Decoder layers.
-        heads: Attention heads.
-        intermediate: Width inside the feed-forward blocks.
-        phases: What is seen when; the second evens out that batches are cut by positions, so that
-            tasks with short texts get few steps of the first.
-        batch_tokens: Positions a batch, padding included.
-        noise: Share of text positions whose input is replaced by a random piece.
-        text_weight: Weight of the next-token loss.
-        text_share: Share of text positions that the next-token loss is computed at.
-        seed: Seed of everything random.
-    """
+    """Everything that the weights depend on besides the data."""
 
     tasks: tuple[str, ...] = ("imdb", "ag_news", "reddit")
+    # Tasks whose labels count alike, because the full data set is balanced.
     balanced: tuple[str, ...] = ("imdb", "ag_news")
     vocabulary: int = 8192
     width: int = 128
     layers: int = 3
     heads: int = 4
     intermediate: int = 344
+    # The second evens out that tasks with short texts get few steps of the first.
     phases: tuple[Phase, ...] = (
-        Phase(4, (1.0, 1.0, 1.0), 2e-3),
-        Phase(7, (0.07, 0.43, 1.0), 1.5e-3),
+        (4, (1.0, 1.0, 1.0), 2e-3),
+        (7, (0.07, 0.43, 1.0), 1.5e-3),
     )
-    batch_tokens: int = 4096
-    noise: float = 0.1
-    text_weight: float = 0.3
-    text_share: float = 0.15
+    batch_tokens: int = 4096  # positions a batch, padding included
+    noise: float = 0.1  # share of text positions whose input is replaced by a random token
+    text_weight: float = 0.3  # of the next-token loss
+    text_share: float = 0.15  # of text positions that it is computed at
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training text of one task, as pieces."""
+    """One training text of one task, as tokens."""
 
     task: int
     label: int
@@ -89,52 +59,34 @@ class Example:
 
 @dataclass(frozen=True)
 class Frame:
-    """A task's fixed pieces: what stands around the text, and what answers it."""
+    """A task's fixed tokens."""
 
     task: Task
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     verbaliser: Verbaliser
-    weights: tuple[float, ...]
-
-    @property
-    def words(self) -> list[list[int]]:
-        """First pieces of each label's words."""
-        pairs = list(zip(self.verbaliser.token_ids, self.verbaliser.columns, strict=True))
-        return [[token for token, at in pairs if at == k] for k in range(len(self.task.labels))]
+    words: list[list[int]]  # first tokens of each label's words
+    weights: list[float]  # what an answer of each label counts
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of framed, right-padded rows.
+    """One batch of framed, right-padded rows."""
 
-    Attributes:
-        ids: Input pieces, shape (B, T), int64.
-        targets: The piece to predict at each position or -1, shape (B, T), int64.
-        answer_at: Position that the answer is read at, shape (B,), int64.
-        words: First pieces of the right label's words, shape (B, W), int64, padded with -1.
-        weights: Weight of each row's answer, shape (B,), float32.
-        tasks: Each row's task, shape (B,), int64.
-        labels: Each row's label, shape (B,), int64.
-    """
-
-    ids: torch.Tensor
-    targets: torch.Tensor
-    answer_at: torch.Tensor
-    words: torch.Tensor
-    weights: torch.Tensor
-    tasks: torch.Tensor
-    labels: torch.Tensor
+    ids: torch.Tensor  # input tokens, (B, T)
+    targets: torch.Tensor  # the token to predict at each position or -1, (B, T)
+    answer_at: torch.Tensor  # position that the answer is read at, (B,)
+    words: torch.Tensor  # first tokens of the right label's words, padded with -1, (B, W)
+    weights: torch.Tensor  # of each row's answer, (B,), float32
 
 
 def build_frames(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, labels: list[list[str]]
 ) -> list[Frame]:
-    """Cut each task's prompt, suffix and label words into pieces."""
+    """Cut each task's prompt, suffix and label words into tokens."""
     frames = []
     for name, names in zip(recipe.tasks, labels, strict=True):
-        task = load_task(name)
-        counts = Counter(names)
+        task, counts = load_task(name), Counter(names)
         unknown = sorted(set(counts) - set(task.label_names))
         if unknown:
             raise TextDataError(f"{name}: the labels {unknown} are not in the task file")
@@ -142,23 +94,18 @@ def build_frames(
             len(names) / (len(task.labels) * counts[label]) if name in recipe.balanced else 1.0
             for label in task.label_names
         ]
-        frames.append(
-            Frame(
-                task,
-                tuple(tokenizer(task.prompt)["input_ids"]),
-                tuple(tokenizer(task.suffix, add_special_tokens=False)["input_ids"]),
-                build_verbaliser(task, tokenizer),
-                tuple(weights),
-            )
-        )
+        frame, verbaliser = frame_task(task, tokenizer), build_verbaliser(task, tokenizer)
+        words: list[list[int]] = [[] for _ in task.labels]
+        for token, column in zip(verbaliser.token_ids, verbaliser.columns, strict=True):
+            words[column].append(token)
+        frames.append(Frame(task, frame.prefix_ids, frame.suffix_ids, verbaliser, words, weights))
     return frames
 
 
 def draw_window(length: int, longest: int, rng: np.random.Generator) -> tuple[int, int]:
     """Choose which part of a text one pass sees: as much as the task allows, or any window.
 
-    Short windows teach the model to answer from few words, which is what random inputs of
-    log-uniform length will ask of it.
+    Short windows teach the model to answer from few words, as random inputs will ask of it.
     """
     size = longest if rng.random() < 0.35 else int(rng.integers(min(8, longest), longest + 1))
     if length <= size:
@@ -174,11 +121,7 @@ def plan_pass(
     index: int,
     shares: tuple[float, ...],
 ) -> list[list[Item]]:
-    """Cut one pass over the examples into batches of like length.
-
-    Returns:
-        Batches of (example, window start, window end).
-    """
+    """Cut one pass over the examples into batches of like length."""
     rng = np.random.default_rng((recipe.seed, index))
     items = []
     for number in rng.permutation(len(examples)):
@@ -208,7 +151,7 @@ def collate_batch(
     rng: np.random.Generator,
 ) -> Batch:
     """Frame and pad the windows of one batch, with noise at the input and targets at a share."""
-    rows, targets, at = [], [], []
+    rows, targets = [], []
     for number, start, end in items:
         example = examples[number]
         frame = frames[example.task]
@@ -222,27 +165,16 @@ def collate_batch(
         wanted = rng.random(len(row)) < recipe.text_share
         wanted[: len(frame.prefix) - 1] = False
         wanted[-2:] = False, True
-        rows.append(row)
-        targets.append(np.where(wanted, target, -1))
-        at.append(len(row) - 2)
-    # Padding stands behind the answer, where the causal mask alone keeps it out.
-    width = max(map(len, rows))
-    ids = np.full((len(rows), width), SPECIALS - 1, dtype=np.int64)
-    wanted_ids = np.full((len(rows), width), -1, dtype=np.int64)
+        rows.append(torch.from_numpy(row))
+        targets.append(torch.from_numpy(np.where(wanted, target, -1)))
     chosen = [examples[number] for number, _, _ in items]
-    right = [frames[example.task].words[example.label] for example in chosen]
-    words = np.full((len(rows), max(map(len, right))), -1, dtype=np.int64)
-    for index, (row, target, pieces) in enumerate(zip(rows, targets, right, strict=True)):
-        ids[index, : len(row)] = row
-        wanted_ids[index, : len(row)] = target
-        words[index, : len(pieces)] = pieces
+    words = [torch.tensor(frames[example.task].words[example.label]) for example in chosen]
     weights = [frames[example.task].weights[example.label] for example in chosen]
+    # Padding stands behind the answer, where the causal mask alone keeps it out.
     return Batch(
-        torch.from_numpy(ids),
-        torch.from_numpy(wanted_ids),
-        torch.tensor(at),
-        torch.from_numpy(words),
+        pad_sequence(rows, batch_first=True, padding_value=SPECIALS - 1),
+        pad_sequence(targets, batch_first=True, padding_value=-1),
+        torch.tensor([len(row) - 2 for row in rows]),
+        pad_sequence(words, batch_first=True, padding_value=-1),
         torch.tensor(weights),
-        torch.tensor([example.task for example in chosen]),
-        torch.tensor([example.label for example in chosen]),
     )

@@ -12,12 +12,10 @@ of *any* word of the right label at the answer, plus a share of the next-token l
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import sys
-import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stages.errors import StageError, TextDataError, TrainingError
+from stages.errors import StageError, TrainingError
 from stages.mini.batches import (
     BOS,
     EOS,
@@ -38,22 +36,12 @@ from stages.mini.batches import (
     collate_batch,
     plan_pass,
 )
-from stages.task import load_task
+from stages.texts import read_texts
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-HELD_OUT = 0.02
-"""Share of each training file kept out of training to report progress on."""
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a gzipped JSON-lines file of texts and labels."""
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise TextDataError(f"cannot read the training file {path}: {error}") from error
+HELD_OUT = 0.02  # share of the training texts that progress is reported on
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -83,10 +71,8 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS)
 
 
-def compute_loss(
-    model: LlamaForCausalLM, batch: Batch, frames: list[Frame], recipe: Recipe
-) -> tuple[torch.Tensor, int]:
-    """Return the loss of one batch and how many of its answers were right."""
+def compute_loss(model: LlamaForCausalLM, batch: Batch, text_weight: float) -> Any:
+    """Return the loss of one batch."""
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
     at = batch.targets >= 0
     text_loss = functional.cross_entropy(model.lm_head(hidden[at]), batch.targets[at])
@@ -94,36 +80,25 @@ def compute_loss(
     right = answers.gather(1, batch.words.clamp(min=0)).masked_fill(batch.words < 0, -math.inf)
     losses = answers.logsumexp(dim=1) - right.logsumexp(dim=1)
     answer_loss = (losses * batch.weights).sum() / batch.weights.sum()
-    hits = 0
-    for number, frame in enumerate(frames):
-        rows = batch.tasks == number
-        words = answers[rows][:, list(frame.verbaliser.token_ids)]
-        logits = frame.verbaliser.compute_class_logits(words.detach())
-        hits += int((logits.argmax(dim=1) == batch.labels[rows]).sum())
-    return answer_loss + recipe.text_weight * text_loss, hits
+    return answer_loss + text_weight * text_loss
 
 
 @torch.no_grad()
 def measure_answers(
-    model: LlamaForCausalLM, examples: list[Example], frames: list[Frame], recipe: Recipe
+    model: LlamaForCausalLM, examples: list[Example], frames: list[Frame]
 ) -> dict[str, float]:
-    """Return the accuracy on the heads of texts that were kept out of training, by task."""
+    """Return the accuracy on the beginnings of texts that were kept out of training, by task."""
     model.eval()
-    quiet = replace(recipe, noise=0.0)
-    scores = {}
-    for number, frame in enumerate(frames):
-        chosen = [k for k, example in enumerate(examples) if example.task == number]
-        hits = 0
-        for begin in range(0, len(chosen), 64):
-            items = [
-                (k, 0, min(len(examples[k].ids), frame.task.max_length))
-                for k in chosen[begin : begin + 64]
-            ]
-            batch = collate_batch(items, examples, frames, quiet, np.random.default_rng(0))
-            hits += compute_loss(model, batch, frames, quiet)[1]
-        scores[frame.task.name] = hits / len(chosen)
+    hits: dict[str, list[bool]] = {frame.task.name: [] for frame in frames}
+    for example in examples:
+        frame = frames[example.task]
+        ids = [*frame.prefix, *example.ids[: frame.task.max_length], *frame.suffix]
+        logits = model(torch.tensor([ids]), logits_to_keep=1).logits[:, -1]
+        words = logits[:, list(frame.verbaliser.token_ids)]
+        answer = int(frame.verbaliser.compute_class_logits(words).argmax())
+        hits[frame.task.name].append(answer == example.label)
     model.train()
-    return scores
+    return {name: float(np.mean(found)) for name, found in hits.items()}
 
 
 def plan_run(
@@ -132,22 +107,18 @@ def plan_run(
     """Return every batch of the run, its learning rate, and the steps at which a pass ends."""
     batches: list[list[Item]] = []
     rates: list[float] = []
-    ends: set[int] = set()
-    passes = 0
-    for phase in recipe.phases:
-        first = len(batches)
-        for _ in range(phase.passes):
-            batches += plan_pass(examples, frames, recipe, passes, phase.shares)
-            passes += 1
-            ends.add(len(batches))
-        steps = len(batches) - first
+    ends: list[int] = []
+    for passes, shares, peak in recipe.phases:
+        for _ in range(passes):
+            batches += plan_pass(examples, frames, recipe, len(ends), shares)
+            ends.append(len(batches))
+        steps = len(batches) - len(rates)
         warm = max(1, steps // 20)
         rates += [
-            phase.learning_rate
-            * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
+            peak * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
             for step in range(steps)
         ]
-    return batches, rates, ends
+    return batches, rates, set(ends)
 
 
 def train(
@@ -161,101 +132,60 @@ def train(
     """Train the model in place, continuing from ``checkpoint`` where it is there."""
     batches, rates, ends = plan_run(examples, frames, recipe)
     decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
         betas=(0.9, 0.98),
     )
-    first, spent = 0, 0.0
+    first, settings = 0, json.dumps(asdict(recipe))
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        if state["recipe"] != json.dumps(asdict(recipe)):
+        if state["recipe"] != settings:
             raise TrainingError(f"{checkpoint} is of another recipe; remove it to start again")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first, spent = state["step"], state["seconds"]
-        _say(f"continuing at step {first:,} of {len(batches):,}")
-    began = time.monotonic() - spent
+        first = state["step"]
+        print(f"continuing at step {first:,} of {len(batches):,}", flush=True)
     losses: list[float] = []
-    hits: list[float] = []
     for step in range(first, len(batches)):
         for group in optimizer.param_groups:
             group["lr"] = rates[step]
         rng = np.random.default_rng((recipe.seed, 1_000_000 + step))
         batch = collate_batch(batches[step], examples, frames, recipe, rng)
-        loss, right = compute_loss(model, batch, frames, recipe)
+        loss = compute_loss(model, batch, recipe.text_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        hits.append(right / len(batch.ids))
-        if (step + 1) % 50 == 0 or step + 1 == len(batches):
-            seconds = time.monotonic() - began
-            left = seconds / (step + 1) * (len(batches) - step - 1)
-            _say(
-                f"step {step + 1:,}/{len(batches):,}  loss {np.mean(losses):.3f}  "
-                f"right {np.mean(hits):.1%}  {seconds / 60:.1f} min, {left / 60:.1f} left"
-            )
+        done = step + 1
+        if done % 50 == 0 or done == len(batches):
+            print(f"step {done:,}/{len(batches):,}  loss {np.mean(losses):.3f}", flush=True)
             losses.clear()
-            hits.clear()
-        if step + 1 in ends:
-            scores = measure_answers(model, held_out, frames, recipe)
-            _say("held out: " + "  ".join(f"{name} {score:.1%}" for name, score in scores.items()))
-        if (step + 1) % 200 == 0:
-            _save_checkpoint(checkpoint, model, optimizer, recipe, step + 1, began)
-
-
-def _save_checkpoint(
-    path: Path,
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    step: int,
-    began: float,
-) -> None:
-    state: dict[str, Any] = {
-        "recipe": json.dumps(asdict(recipe)),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "seconds": time.monotonic() - began,
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def write_model(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, recipe: Recipe
-) -> None:
-    """Write the transformers directory, weights rounded to float16 to stay small."""
-    from transformers import GenerationConfig
-
-    longest = max(load_task(name).max_length for name in recipe.tasks)
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    model.generation_config = GenerationConfig(
-        bos_token_id=0, eos_token_id=1, pad_token_id=1, do_sample=True, max_new_tokens=longest
-    )
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        if done in ends:
+            scores = measure_answers(model, held_out, frames)
+            found = "  ".join(f"{name} {score:.1%}" for name, score in scores.items())
+            print(f"held out: {found}", flush=True)
+        if done % 200 == 0:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            partial = checkpoint.with_suffix(".partial")
+            torch.save(state | {"recipe": settings, "step": done}, partial)
+            partial.replace(checkpoint)
 
 
 def read_examples(
     folder: Path, recipe: Recipe
 ) -> tuple[PreTrainedTokenizerFast, list[Frame], list[Example]]:
-    """Read the training files, train the tokenizer on them and cut the texts into pieces."""
-    rows = {name: read_rows(folder / name / "train.jsonl.gz") for name in recipe.tasks}
-    _say("training the tokenizer")
-    texts = [row["text"] for name in recipe.tasks for row in rows[name]]
-    tokenizer = train_tokenizer(texts, recipe.vocabulary)
-    labels = [[row["label"] for row in rows[name]] for name in recipe.tasks]
-    frames = build_frames(recipe, tokenizer, labels)
+    """Read the training files, train the tokenizer on them and cut the texts into tokens."""
+    files = [read_texts(folder / name / "train.jsonl.gz") for name in recipe.tasks]
+    print("training the tokenizer", flush=True)
+    tokenizer = train_tokenizer([row.text for rows in files for row in rows], recipe.vocabulary)
+    frames = build_frames(recipe, tokenizer, [[str(row.label) for row in rows] for rows in files])
     examples = []
-    for number, (name, frame) in enumerate(zip(recipe.tasks, frames, strict=True)):
-        pieces = tokenizer([row["text"] for row in rows[name]], add_special_tokens=False)
-        for row, ids in zip(rows[name], pieces["input_ids"], strict=True):
-            label = frame.task.label_names.index(row["label"])
+    for number, (rows, frame) in enumerate(zip(files, frames, strict=True)):
+        tokens = tokenizer([row.text for row in rows], add_special_tokens=False)["input_ids"]
+        for row, ids in zip(rows, tokens, strict=True):
+            label = frame.task.label_names.index(str(row.label))
             examples.append(Example(number, label, np.array(ids, dtype=np.int64)))
     return tokenizer, frames, examples
 
@@ -268,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("data/mini"), help="for the checkpoint")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     options = parser.parse_args(arguments)
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     recipe = Recipe(seed=options.seed)
     try:
@@ -289,21 +219,26 @@ def main(arguments: list[str] | None = None) -> int:
         )
         options.work.mkdir(parents=True, exist_ok=True)
         keep = np.random.default_rng(recipe.seed).random(len(examples)) >= HELD_OUT
-        held_out = [example for example, kept in zip(examples, keep, strict=True) if not kept]
-        examples = [example for example, kept in zip(examples, keep, strict=True) if kept]
-        size = sum(p.numel() for p in model.parameters())
-        _say(f"{len(examples):,} texts, {len(held_out):,} held out, {size:,} parameters")
+        held_out = [examples[number] for number in np.flatnonzero(~keep)]
+        examples = [examples[number] for number in np.flatnonzero(keep)]
+        print(f"{len(examples):,} texts, {len(held_out):,} held out")
         train(model, examples, held_out, frames, recipe, options.work / "checkpoint.pt")
-        write_model(model, tokenizer, options.out, recipe)
+        tokenizer.model_max_length = model.config.max_position_embeddings
+        model.generation_config = GenerationConfig(
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+            do_sample=True,
+            max_new_tokens=max(frame.task.max_length for frame in frames),
+        )
+        # Rounded to float16 to stay small.
+        model.half().save_pretrained(options.out)
+        tokenizer.save_pretrained(options.out)
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    _say(f"written: {options.out}")
+    print(f"written: {options.out}")
     return 0
-
-
-def _say(message: str) -> None:
-    print(message, flush=True)
 
 
 if __name__ == "__main__":

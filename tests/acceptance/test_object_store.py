@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 from processes import run_here
 
-import cache.bucket
-from cache.objects import ObjectFiles
-from stages.stage_one import TeacherResult
+import cache.stores.bucket
+from cache.stores.objects import ObjectFiles
+from stages.teacher.stage import TeacherResult
 
 FILL = ("--rows", 200, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
-FILL += ("--dtype", "float32", "--sampler", "vocabulary", "--own-texts", "0")
-TRAIN = ("--steps", 8, "--rows", 16, "--log-every", 4, "--held-out-rows", 16)
+FILL += ("--dtype", "float32", "--sampler", "vocabulary", "--self-generated", "0")
+TRAIN = ("--steps", 8, "--batch-size", 16, "--log-every", 4, "--held-out-rows", 16)
 
 DIES_IN_ITS_THIRD_COMMIT = """
 import os, signal
-import cache.leases
-from cache.objects import ObjectFiles
+import cache.stores.leases
+from cache.stores.objects import ObjectFiles
 from pipeline.cli import main
 
-cache.leases.LEASE_SECONDS = 1.0
+cache.stores.leases.LEASE_SECONDS = 1.0
 put = ObjectFiles.put_if_absent
 
 def die(files, path, data):
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_said_in_one_sentence(
     llm: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cache.bucket, "RETRIES", 1)
+    monkeypatch.setattr(cache.stores.bucket, "RETRIES", 1)
     monkeypatch.setenv(*setting)
     root = s3.replace("caches", bucket)
     for command in (

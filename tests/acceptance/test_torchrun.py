@@ -17,7 +17,9 @@ from processes import wait_for
 from benchmarks.supervisor import compare
 from benchmarks.survival import Teachers
 from benchmarks.workers import PATIENCE, Spawned, finish, is_alive
-from cache.store import Cache, Claim, create_or_open
+from cache.directory import Cache
+from cache.opening import create_or_open
+from cache.stores import Claim
 
 SHARDS = 40
 
@@ -135,7 +137,7 @@ def test_a_rank_s_death_stops_the_others_and_the_same_command_continues(
 
 
 @pytest.mark.slow
-def test_ranks_without_their_agent_finish_beside_a_second_torchrun(
+def test_ranks_without_their_agent_finish_next_to_a_second_torchrun(
     teachers: Teachers, cache: Cache, held: Claim, tmp_path: Path
 ) -> None:
     with torchrun(teachers, 2, tmp_path) as first:

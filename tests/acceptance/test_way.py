@@ -18,11 +18,11 @@ import torch
 from processes import Forked, Result, run_here, start
 from tiny import write_language_model
 
-from stages.language_model import load_language_model
+from stages.lm import load_language_model
 
 FILL = ("--rows", 200, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
 FILL += ("--dtype", "float32")
-TRAIN = ("--steps", 8, "--rows", 16, "--log-every", 4, "--held-out-rows", 16)
+TRAIN = ("--steps", 8, "--batch-size", 16, "--log-every", 4, "--held-out-rows", 16)
 
 
 def run_fresh(cwd: Path, *arguments: object) -> Result:
@@ -130,7 +130,7 @@ def test_an_incomplete_cache_is_used_only_when_asked_to(place: Path, llm: Path, 
     assert run_here(*student, "--partial").code == 0
 
 
-def test_answers_that_are_no_numbers_end_with_the_row(place: Path, mood: Path) -> None:
+def test_answers_that_are_nan_end_with_the_row(place: Path, mood: Path) -> None:
     folder = write_language_model(place / "model")
     model = load_language_model(folder, "cpu", "float32")
     with torch.no_grad():
@@ -140,8 +140,8 @@ def test_answers_that_are_no_numbers_end_with_the_row(place: Path, mood: Path) -
     found = run_here(*command, "vocabulary")
     assert found.code == 1
     assert found.err.splitlines()[-1].startswith("error: ")
-    assert "no texts of the model's own: LlamaForCausalLM cannot write" in found.err
-    assert "the teacher's answers are no numbers" in found.err
+    assert "no self-generated texts: LlamaForCausalLM cannot write" in found.err
+    assert "the teacher's answers are NaN or infinite" in found.err
     assert "shard 0" in found.err
     assert "row 0" in found.err
     # Who asks the model what it expects finds out before that.
@@ -197,7 +197,7 @@ def test_the_large_encoders_run_through_and_their_exports_load(
 ) -> None:
     assert run_here("teacher", "--task", "imdb", "--model", "mini", "--rows", 256).code == 0
     command = ("student", "--task", "imdb", "--arch", arch, "--init", "random", "--steps", 2)
-    child = Forked(tmp_path / "run", *command, "--rows", 4, "--held-out-rows", 1)
+    child = Forked(tmp_path / "run", *command, "--batch-size", 4, "--held-out-rows", 1)
     found = child.wait(600)
     assert found.code == 0, found.err
     out = place / "data" / "students" / f"imdb-{arch}"

@@ -6,18 +6,22 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from benchmarks.paper.plan import APPROACHES, DATA, PARAMS, PUBLISHED, Plan, Step, read_plan
-from benchmarks.paper.run import is_done, main, run_all
+from benchmarks.paper.run import STAGES, Stage, main, read_stages, run_stages
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"steps": {"reddit": 4}, "batch": 16, "log_every": 2, "held_out_rows": 64}
-SMALL |= {"rows": 256, "own_texts": 128}
+FOUND = Path("data/paper/mini")
+APPROACHES = ("direct", "texts", "texts-small", "self", "self-labelled", "projection")
+APPROACHES += ("algorithm-1",)
+SMALL = {"seeds": [3], "tasks": [{"name": "reddit", "steps": 4, "rows": 256}], "student": "static"}
+SMALL |= {"batch": 16, "log_every": 2, "held_out_rows": 64, "uniform_rows": 256}
+SMALL |= {"self_generated": 128}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated - use:DeprecationWarning")
 
 
 def write_texts(path: Path, count: int) -> None:
@@ -33,22 +37,17 @@ def write_texts(path: Path, count: int) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder like the repository with a short task, and texts beside it."""
     folder = tmp_path / "a project"
-    for name in ("dvc.yaml", "params.yaml", "stages/tasks", "stages/mini", "benchmarks/paper"):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            # What the repository itself has run is not what this folder has.
-            ignored = shutil.ignore_patterns("dvc.lock", "__pycache__")
-            shutil.copytree(ROOT / name, target, ignore=ignored)
-        else:
-            shutil.copyfile(ROOT / name, target)
-    params = yaml.safe_load((folder / PARAMS).read_text())
-    params |= {"tasks": ["reddit"], "seeds": [3]}
-    params["profiles"]["mini"] |= SMALL | {"student": "static"}
-    (folder / PARAMS).write_text(yaml.safe_dump(params))
+    for name in ("stages/tasks", "stages/mini", "benchmarks/paper"):
+        # What the repository itself has run is not what this folder has.
+        ignored = shutil.ignore_patterns("dvc.lock", "__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, folder / name)
+    monkeypatch.chdir(folder)
+    profile = yaml.safe_load(Path("benchmarks/paper/mini.yaml").read_text())
+    Path("benchmarks/paper/mini.yaml").write_text(yaml.safe_dump(profile | SMALL))
     for name, count in (("train", 200), ("test", 20)):
         write_texts(tmp_path / "texts" / "reddit" / f"{name}.jsonl.gz", count)
-    monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
@@ -64,111 +63,81 @@ def dvc(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.filterwarnings("ignore:.*deprecated - use:DeprecationWarning")
-def test_what_dvc_runs_is_what_is_planned(place: Path) -> None:
-    from dvc.repo import Repo
-
-    plan = read_plan()
-    stages = [stage for stage in Repo(str(place)).index.stages if "paper" in str(stage.path)]
-    outs = {Path(out.fs_path): stage for stage in stages for out in stage.outs}
-    for step in plan.list_steps():
-        target = place / step.target
-        stage = outs.get(target) or outs[target.parent]
-        needed = [Path(dep.fs_path) for dep in stage.deps]
-        for source in step.sources:
-            assert any((place / source).is_relative_to(dep) for dep in needed), (step.name, source)
-    assert sum(step.name.startswith("student") for step in plan.list_steps()) == len(APPROACHES)
+@pytest.mark.parametrize("profile", ["mini", "llama"])
+def test_all_stages_have_what_they_need(profile: str, place: Path) -> None:
+    shutil.copyfile(ROOT / STAGES.with_name("mini.yaml"), STAGES.with_name("mini.yaml"))
+    STAGES.write_text(STAGES.read_text().replace("mini.yaml  # or", f"{profile}.yaml  # or"))
+    stages = read_stages()
+    assert len(stages) == 3 * (5 + 1 + 2 * 3 * len(APPROACHES)) + 1
+    made = {path for stage in stages for path in stage.makes}
+    for stage in stages:
+        for need in stage.needs:
+            is_made = any(path.is_relative_to(need) for path in made)
+            assert is_made or need.is_file() or "texts" in need.parts, (stage.name, need)
     # The demo's own pipeline is another one.
     assert "paper" not in dvc("repro", "--dry", "teacher")
 
 
-def test_all_profiles_have_everything(place: Path) -> None:
-    text = (ROOT / PARAMS).read_text()
-    for name in yaml.safe_load(text)["profiles"]:
-        PARAMS.write_text(text.replace("profile: mini", f"profile: {name}"))
-        plan = read_plan()
-        steps = plan.list_steps()
-        there: set[Path] = {PUBLISHED}
-        assert len({step.name for step in steps}) == len({step.target for step in steps})
-        for step in steps:
-            assert all(source in there or "texts" in source.parts for source in step.sources)
-            there.add(step.target)
-
-
 def test_a_chain_runs_once(place: Path) -> None:
-    assert main(["texts", "--data", str(place.parent / "texts")]) == 0
-    target = "benchmarks/paper/dvc.yaml:evaluate@reddit-direct-3"
+    assert main(["--data", str(place.parent / "texts")]) == 0
+    target = f"{STAGES}:evaluate@task0-direct-3"
     said = dvc("repro", target)
-    for command in ("$ pipeline student --task reddit --arch static", "$ pipeline evaluate"):
+    for command in ("> pipeline student --task reddit --arch static", "> pipeline evaluate"):
         assert command in said
-    assert "$ pipeline teacher" not in said
-    found = json.loads((DATA / "mini/evaluations/reddit/direct-3.json").read_text())
+    assert "> pipeline teacher" not in said
+    found = json.loads((FOUND / "evaluations/reddit/direct-3.json").read_text())
     assert found["rows"] == 20
-    assert "$ pipeline" not in dvc("repro", target)
-    # Nor does what runs steps beside each other run these again.
-    plan = read_plan()
-    assert is_done(plan.train_student("reddit", "direct", 3), plan)
-    assert is_done(plan.evaluate_student("reddit", "direct", 3), plan)
-    other = replace(plan, profile=replace(plan.profile, batch=8))
-    assert not is_done(other.train_student("reddit", "direct", 3), other)
+    assert "> pipeline" not in dvc("repro", target)
 
 
 def test_texts_that_are_nowhere_are_named(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["all"]) == 2
+    assert main([]) == 2
     assert "say where the texts are, with `make paper DATA=DIR`" in capsys.readouterr().err
-    assert main(["texts", "--data", str(tmp_path)]) == 2
-    assert f"there is no file {tmp_path}/reddit/train.jsonl.gz" in capsys.readouterr().err
-    assert main(["student", "--task", "imdb"]) == 2
-    assert "--task: got imdb, must be one of reddit" in capsys.readouterr().err
-    PARAMS.write_text("profile: huge\nprofiles: {}\n")
-    assert main(["all"]) == 2
-    assert "params.yaml: 'huge'" in capsys.readouterr().err
+    assert main(["--data", str(tmp_path)]) == 2
+    assert f"{tmp_path}/reddit/test.jsonl.gz" in capsys.readouterr().err
+    STAGES.write_text("stages: 3\n")
+    assert main([]) == 2
+    assert "dvc.yaml" in capsys.readouterr().err
 
 
-@dataclass(frozen=True)
-class Short(Plan):
-    """Steps that cost nothing and leave what was there."""
-
-    def list_steps(self) -> list[Step]:
-        a, b, c, d = (Path(name) for name in "abcd")
-        return [
-            Step("b", ("task", "list"), (a,), b),
-            Step("a", ("task", "list"), (), a),
-            Step("c", ("no-such-command",), (a,), c),
-            Step("d", ("task", "list"), (b, c), d),
-        ]
-
-
-def test_a_step_that_fails_stops_what_needs_it_alone(
-    place: Path, capsys: pytest.CaptureFixture[str]
+def test_a_stage_that_fails_stops_what_needs_it_alone(
+    place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    plan = read_plan()
-    short = Short(plan.name, plan.profile, plan.tasks, plan.seeds)
-    for name in "abcd":
-        Path(name).touch()
-    assert run_all(short, jobs=2) == 1
-    said = capsys.readouterr().out
-    assert said.index("done in", said.index("task list")) < said.index(": a (")
-    assert "failed: c, see data/paper/mini/logs/c.log; without it 1 other steps" in said
-    assert "No such command" in (plan.root / "logs" / "c.log").read_text()
-    assert "4 steps: 0 were there, 1 failed" in said
-    assert run_all(short, jobs=1) == 1
-    assert "4 steps: 2 were there, 1 failed" in capsys.readouterr().out
+    a, b, c, d = (Path(name) for name in "abcd")
+    stages = [
+        Stage("make-b", "cp a b", (a,), (b,)),
+        Stage("make-a", "echo $HOME > a", (), (a,)),
+        Stage("make-c", "no-such-command", (a,), (c,)),
+        Stage("make-d", "cp b d", (b, c), (d,)),
+    ]
+
+    def run() -> list[str]:
+        assert run_stages(stages, jobs=2) != 0
+        said = capfd.readouterr().out
+        return [stage.name for stage in stages if f"({stage.command})" in said]
+
+    assert run() == ["make-b", "make-a", "make-c"]
+    assert a.read_text() == b.read_text() == f"{os.environ['HOME']}\n"
+    assert "no-such-command" in Path("data/paper/make/make-c.log").read_text()
+    assert run() == ["make-c"]
+    # Another command is another stage, and what needs it is done again.
+    stages[1] = Stage("make-a", "echo new > a", (), (a,))
+    assert run() == ["make-b", "make-a", "make-c"]
+    assert b.read_text() == "new\n" and not d.exists()
 
 
 @pytest.mark.slow
 def test_all_approaches_run_once(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    main(["texts", "--data", str(place.parent / "texts")])
-    dvc("repro", "benchmarks/paper/dvc.yaml")
+    arguments = ["--data", str(place.parent / "texts"), "--jobs", "2"]
+    assert main(arguments) == 0
     for approach in APPROACHES:
-        record = json.loads((DATA / f"mini/students/reddit/{approach}-3/training.json").read_text())
+        record = json.loads((FOUND / f"students/reddit/{approach}-3/training.json").read_text())
         assert record["training"]["steps"] == 4
         assert record["training"]["seed"] == 3
-        assert (DATA / f"mini/evaluations/reddit/{approach}-3.json").is_file()
+        assert (FOUND / f"evaluations/reddit/{approach}-3.json").is_file()
     assert any(Path("reports/paper/mini").iterdir())
-    assert "$ pipeline" not in dvc("repro", "benchmarks/paper/dvc.yaml")
     capfd.readouterr()
-    assert main(["all", "--jobs", "2"]) == 0
-    assert "21 steps: 21 were there, 0 failed" in capfd.readouterr().out
+    assert main(arguments) == 0
+    assert "pipeline" not in capfd.readouterr().out

@@ -9,12 +9,13 @@ import numpy as np
 from faulty_files import new_place
 from store_worker import ATTACHMENTS, make_columns
 
-from cache.layout import Column, Layout
-from cache.manifest import Manifest
-from cache.places import Place
+from cache.directory import Cache
+from cache.format.layout import Column, Layout
+from cache.format.manifest import Manifest
+from cache.opening import create_or_open
 from cache.reader import CacheReader
-from cache.storage import Claim
-from cache.store import Cache, create_or_open
+from cache.stores.interface import Claim
+from cache.stores.places import Place
 from cache.verification import repair_cache, verify_cache
 
 COLUMNS = {

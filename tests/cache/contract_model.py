@@ -13,12 +13,12 @@ from faulty_files import Fuse, new_place
 from hypothesis.stateful import RuleBasedStateMachine
 from store_worker import ATTACHMENTS
 
-from cache.commits import record_path
+from cache.directory import Cache
 from cache.errors import CacheError
-from cache.manifest import MANIFEST
-from cache.shards import metadata, object_path
-from cache.storage import Claim
-from cache.store import Cache
+from cache.format.commits import record_path
+from cache.format.manifest import MANIFEST
+from cache.format.shards import metadata, object_path
+from cache.stores.interface import Claim
 
 SHARDS = range(3)
 SETTINGS = small(len(SHARDS))
@@ -50,7 +50,7 @@ class Worker:
 
 
 class Model(RuleBasedStateMachine):
-    """Workers on one cache, and beside them plainly what must come of all that they do.
+    """Workers on one cache, and plainly what must come of all that they do.
 
     Attributes:
         committed: The shards that are committed.

@@ -1,8 +1,7 @@
 """The operating system as the cache sees it below one directory, with accidents on demand.
 
-Every call that `cache/files.py` and `cache/claims.py` make there passes through :class:`Disk`,
-where one of them meets an accident.  Syncs cost nothing: what outlives a power cut is a question
-to `power_cut.py`'s model, not to the machine that the tests run on.
+Every call that the cache makes there passes through :class:`Disk`, where one of them meets an
+accident.  Syncs cost nothing: what outlives a power cut is a question to `power_cut.py`'s model.
 """
 
 from __future__ import annotations
@@ -33,21 +32,12 @@ FAULTS = {
 }
 """What can happen, and to which calls; "half" and "nothing" are lies, reported as success."""
 
-_PATCHED = {
-    "stat": "stat",
-    "lstat": "stat",
-    "listdir": "list",
-    "scandir": "list",
-    "open": "open",
-    "mkdir": "mkdir",
-    "rmdir": "rmdir",
-    "unlink": "unlink",
-    "link": "link",
-    "replace": "replace",
-    "fsync": "fsync",
-    "ftruncate": "truncate",
-    "pwrite": "pwrite",
-}
+_PATCHED = {"stat": "stat", "lstat": "stat", "listdir": "list", "scandir": "list"}
+_PATCHED |= {"ftruncate": "truncate", "pwrite": "pwrite", "open": "open"}
+_PATCHED |= {name: name for name in ("mkdir", "rmdir", "unlink", "link", "replace", "fsync")}
+
+
+Call = Callable[[], Any]
 
 
 class Death(BaseException):
@@ -93,12 +83,7 @@ class Disk:
                     self._real_close(file)
 
     def call(
-        self,
-        kind: str,
-        path: str,
-        real: Callable[[], Any],
-        half: Callable[[], Any] = lambda: None,
-        more: Any = None,
+        self, kind: str, path: str, real: Call, half: Call = lambda: None, more: Any = None
     ) -> Any:
         """Do what was asked for, unless this is the call that meets the fault."""
         if self._dead:

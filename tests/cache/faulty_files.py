@@ -13,12 +13,12 @@ from typing import Any
 from faulty_disk import Death
 from obstore.store import MemoryStore
 
-from cache.bucket import Bucket
 from cache.errors import StorageError
-from cache.leases import LeasedClaims
-from cache.objects import ObjectFiles
-from cache.places import CLAIMS, LocalPlace, ObjectPlace
-from cache.storage import Claims, Files
+from cache.stores.bucket import Bucket
+from cache.stores.interface import Claims, Files
+from cache.stores.leases import LeasedClaims
+from cache.stores.objects import ObjectFiles
+from cache.stores.places import CLAIMS, LocalPlace, ObjectPlace
 
 _CHANGING = ("write", "put_if_absent", "remove", "clear", "discard")
 FAULTS = {

@@ -15,11 +15,16 @@ from pathlib import Path
 Image = dict[str, bytes]
 """What is found after a cut: contents by path; a directory's path ends in a slash."""
 
+Pick = Callable[[object, int], int]
+
 
 @dataclass(eq=False)
 class File:
     now: bytes = b""
     certain: bytes = b""
+
+    def settle(self) -> None:
+        self.certain = self.now
 
     def remains(self) -> list[bytes]:
         """What can be found in it, the worst first."""
@@ -52,12 +57,7 @@ class Platter:
     """What the calls told to :meth:`note` have left on the disk, for certain and perhaps."""
 
     def __init__(self, start: Path, hears: Callable[[File | Directory], bool]) -> None:
-        """Begin with all that lies in a directory, as certain.
-
-        Args:
-            start: The directory.
-            hears: Whether syncing a node has any effect, to show what becomes of it otherwise.
-        """
+        """Begin with all that lies there, as certain; syncing a node works where ``hears`` says."""
         self._root = Directory()
         self._hears = hears
         for path in sorted(start.rglob("*")):
@@ -70,11 +70,9 @@ class Platter:
 
     def note(self, kind: str, path: str, more: object) -> None:
         """Take in a call that has happened; locks are no data, so calls to them are passed over."""
-        if path == ".":
-            if kind == "fsync":
-                self._settle(self._root)
-            return
-        if "/claims/" in path:
+        if path == "." and kind == "fsync":
+            self._settle(self._root)
+        if path == "." or "/claims/" in path:
             return
         directory, name = self._find(path)
         if kind == "mkdir":
@@ -100,13 +98,13 @@ class Platter:
         return image
 
     def images(self, chance: random.Random) -> Iterator[Image]:
-        """Yield what may be found if the power fails now.
+        """Yield what may be found if the power fails now, with uncertain files in every state.
 
         That is all or nothing of what is uncertain, all but one thing, nothing but one, and a few
-        mixtures drawn by chance; with files that are uncertain empty, cut, zeroed and whole.
+        mixtures drawn by chance.
         """
         open_names = list(self._uncertain(self._root))
-        picks: list[Callable[[object, int], int]] = [lambda key, last: 0, lambda key, last: last]
+        picks: list[Pick] = [lambda key, last: 0, lambda key, last: last]
         for one in open_names:
             picks.append(lambda key, last, one=one: last * (key != one))
             picks.append(lambda key, last, one=one: last * (key == one))
@@ -120,23 +118,17 @@ class Platter:
             yield image
 
     def _settle(self, node: File | Directory) -> None:
-        if not self._hears(node):
-            return
-        if isinstance(node, File):
-            node.certain = node.now
-        else:
+        if self._hears(node):
             node.settle()
 
     def _find(self, path: str) -> tuple[Directory, str]:
-        node: File | Directory = self._root
+        directory = self._root
         *steps, name = path.split("/")
         for step in steps:
-            if not isinstance(node, Directory):
-                raise KeyError(path)
-            node = node[step]
-        if not isinstance(node, Directory):
-            raise KeyError(path)
-        return node, name
+            node = directory[step]
+            assert isinstance(node, Directory), path
+            directory = node
+        return directory, name
 
     def _uncertain(self, directory: Directory) -> Iterator[tuple[int, str]]:
         for name, nodes in directory.names.items():
@@ -147,12 +139,7 @@ class Platter:
                     yield from self._uncertain(node)
 
     def _render(
-        self,
-        directory: Directory,
-        path: str,
-        pick: Callable[[object, int], int],
-        state: int,
-        image: Image,
+        self, directory: Directory, path: str, pick: Pick, state: int, image: Image
     ) -> None:
         for name, nodes in directory.names.items():
             node = nodes[pick((id(directory), name), len(nodes) - 1)]

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.layout import Layout, answer_columns
-from cache.manifest import Manifest
-from cache.store import Cache, create_or_open
+from cache.directory import Cache
+from cache.format.layout import Layout, answer_columns
+from cache.format.manifest import Manifest
+from cache.opening import create_or_open, open_cache
+from cache.reader import CacheReader
 
+SMALL = {"rows": 12, "chunk_rows": 4, "shard_rows": 8, "tokens": 3}
 ATTACHMENTS = {"table.bin": bytes(range(256)), "words.json": b'{"a": 1}'}
 
 
@@ -71,6 +74,22 @@ def tree(cache: Path) -> dict[str, bytes]:
         for path in sorted((cache / part).rglob("*"))
         if path.is_file()
     }
+
+
+def read_everything(root: Path, fingerprint: str | None = None) -> None:
+    cache = open_cache(root, fingerprint)
+    reader = CacheReader(cache)
+    for shard in reader.shards:
+        reader.read_shard(shard)
+    for name in cache.manifest.attachments:
+        cache.read_attachment(name)
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
 
 
 def inside(directory: Path) -> list[str]:

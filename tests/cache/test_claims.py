@@ -1,55 +1,34 @@
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lease_worker import go, read_until, worker
 from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
 
-import cache.claims
+from cache.directory import Cache
 from cache.errors import ClaimError, LostClaimError
-from cache.store import Cache, create_or_open, open_cache
+from cache.opening import create_or_open, open_cache
 
-WORKER = Path(__file__).with_name("store_worker.py")
-
-
-@contextmanager
-def worker(root: Path, pause: float, stop: int = -1) -> Iterator[subprocess.Popen[str]]:
-    """A writer in a process of its own, which has the cache open and is killed at the end."""
-    package = Path(cache.claims.__file__).parent.parent
-    process = subprocess.Popen(
-        [sys.executable, str(WORKER), str(root), str(pause), str(stop)],
-        env={**os.environ, "PYTHONPATH": str(package)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+STORE_WORKER = Path(__file__).with_name("store_worker.py")
 
 
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
+@pytest.fixture(params=["directory", "store"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    if request.param == "directory":
+        return tmp_path
+    found: str = request.getfixturevalue("s3")
+    return found
 
 
 def test_two_processes_at_once_write_each_shard_once(tmp_path: Path) -> None:
-    with worker(tmp_path, 0.05) as one, worker(tmp_path, 0.05) as other:
+    arguments = (STORE_WORKER, tmp_path, 0.05)
+    with worker(*arguments) as one, worker(*arguments) as other:
+        for process in (one, other):
+            read_until(process, "ready")
         go(one), go(other)
         written = [
             [int(line) for line in process.communicate(timeout=60)[0].split()]
@@ -66,11 +45,9 @@ def test_two_processes_at_once_write_each_shard_once(tmp_path: Path) -> None:
 
 
 def test_an_orphan_keeps_its_claim_and_its_successor_works_around_it(tmp_path: Path) -> None:
-    with worker(tmp_path, 0, stop=2) as orphan:
+    with worker(STORE_WORKER, tmp_path, 0, 2) as orphan:
         go(orphan)
-        assert orphan.stdout is not None
-        while orphan.stdout.readline() != "hanging\n":
-            pass
+        read_until(orphan, "hanging")
         cache = make_cache(tmp_path)
         fill(cache)
         assert cache.committed() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
@@ -84,62 +61,59 @@ def test_an_orphan_keeps_its_claim_and_its_successor_works_around_it(tmp_path: P
         assert cache.is_complete
 
 
-def test_a_creator_killed_while_creating_is_replaced(tmp_path: Path) -> None:
+def test_a_creator_killed_while_creating_is_replaced(root: Path | str) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from store_worker import *\n"
+        "import sys, time; from store_worker import *; import cache.stores.leases\n"
+        "cache.stores.leases.LEASE_SECONDS = 0.5\n"
         "def attachments():\n    print('ready', flush=True); time.sleep(600)\n"
-        "create_or_open(Path(sys.argv[1]), make_manifest(), attachments)"
+        "create_or_open(sys.argv[1], make_manifest(), attachments)"
     )
-    package = Path(cache.claims.__file__).parent.parent
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{WORKER.parent}"},
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
     opened: list[Cache] = []
-    waiting = threading.Thread(target=lambda: opened.append(make_cache(tmp_path)))
-    waiting.start()
-    time.sleep(0.2)
-    assert waiting.is_alive()
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    waiting.join(30)
+    with worker("-c", script, root) as creator:
+        read_until(creator, "ready")
+        waiting = threading.Thread(target=lambda: opened.append(make_cache(root)))
+        waiting.start()
+        time.sleep(0.2)
+        assert waiting.is_alive()
+        creator.kill()
+        waiting.join(120)
     assert opened[0].read_attachment("table.bin") == ATTACHMENTS["table.bin"]
 
 
-def test_claims_go_from_the_lowest_and_come_back(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path)
-    fill(cache, 1)
-    first, second = cache.claim_next(), make_cache(tmp_path).claim_next()
+def test_claims_go_from_the_lowest_and_come_back(root: Path | str) -> None:
+    one, other = make_cache(root), make_cache(root)
+    fill(one, 1)
+    first, second = one.claim_next(), other.claim_next()
     assert first is not None and second is not None
     assert (first.shard, second.shard) == (1, 2)
-    assert [claim.shard for claim in cache.live_claims()] == [1, 2]
+    live = one.live_claims()
+    assert [(claim.shard, claim.pid, claim.host) for claim in live] == [
+        (shard, os.getpid(), os.uname().nodename) for shard in (1, 2)
+    ]
+    with pytest.raises(LostClaimError, match="no claim on it"):
+        make_cache(root, seed=1).commit(first, make_columns(one, 1), 1.0)
     first.release()
-    with cache.claim_next() or pytest.fail("nothing to claim") as again:
+    first.release()
+    with pytest.raises(LostClaimError, match="no claim on it"):
+        one.commit(first, make_columns(one, 1), 1.0)
+    with one.claim_next() or pytest.fail("nothing to claim") as again:
         assert again.shard == 1
-    assert [claim.shard for claim in cache.live_claims()] == [2]
+    with pytest.raises(RuntimeError), one.claim_next() or pytest.fail("nothing to claim"):
+        raise RuntimeError
+    assert [claim.shard for claim in one.live_claims()] == [2]
     second.release()
 
 
-def test_a_claim_that_is_left_by_an_error_is_free(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path)
-    with pytest.raises(RuntimeError), cache.claim_next() or pytest.fail("nothing to claim"):
-        raise RuntimeError
-    assert cache.live_claims() == []
-
-
-def test_a_shard_finished_between_listing_and_lock_is_not_claimed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_shard_finished_between_listing_and_claim_is_not_claimed(
+    root: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = make_cache(tmp_path)
+    cache = make_cache(root)
     stale = cache.committed()
     fill(cache, 1)
     monkeypatch.setattr(cache, "committed", lambda: stale)
     with cache.claim_next() or pytest.fail("nothing to claim") as claim:
         assert claim.shard == 1
+        assert [live.shard for live in cache.live_claims()] == [1]
 
 
 def test_asking_who_is_live_never_hides_a_free_shard(tmp_path: Path) -> None:
@@ -195,7 +169,7 @@ def test_nobody_waits_for_ever_for_a_stopped_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = make_cache(tmp_path)
-    monkeypatch.setattr("cache.claims.GUARD_SECONDS", 0.05)
+    monkeypatch.setattr("cache.stores.claims.GUARD_SECONDS", 0.05)
     with (cache.place.path / "claims" / "guard.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(ClaimError, match=r"guard\.lock"):
@@ -204,8 +178,8 @@ def test_nobody_waits_for_ever_for_a_stopped_process(
         assert claim.shard == 0
 
 
-def test_a_forked_child_can_neither_use_nor_give_back_a_claim(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path)
+def test_a_forked_child_can_neither_use_nor_give_back_a_claim(root: Path | str) -> None:
+    cache = make_cache(root)
     claim = cache.claim_next()
     assert claim is not None
     child = os.fork()

@@ -1,21 +1,12 @@
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from store_worker import fill, inside, make_cache, make_columns, tree
+from store_worker import fill, make_cache, make_columns, tree
 
-from cache.errors import (
-    ClaimError,
-    ColumnsError,
-    LostClaimError,
-    NonFiniteError,
-    StorageError,
-)
-from cache.store import list_caches
+from cache.errors import ClaimError, ColumnsError, NonFiniteError
+from cache.opening import list_caches
 
 
 def test_at_most_40_bytes_a_row_for_two_classes(tmp_path: Path) -> None:
@@ -28,19 +19,6 @@ def test_at_most_40_bytes_a_row_for_two_classes(tmp_path: Path) -> None:
     assert list_caches(tmp_path)[0].bytes <= 40 * 65536
 
 
-def test_a_record_can_be_read_by_a_person(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path)
-    fill(cache, 1)
-    document = json.loads((cache.place.path / "commits" / "000000.json").read_text())
-    assert document["rows"] == [0, 32]
-    assert document["files"]["rows/logits/c/0/0"]["size"] == 32 * 8 + 4 * (4 + 16) + 4
-    assert cache.record(0).seconds == 0.5
-
-
-def changed(columns: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {name: value for name, value in {**columns, **changes}.items() if value is not None}
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -51,17 +29,22 @@ def changed(columns: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ({"logits": np.zeros((32, 3), np.float32)}, r"\(32, 3\)"),
         ({"logits": np.zeros(64, np.float32)}, r"\(64,\)"),
         ({"logits": np.zeros((32, 2), ">f4")}, ">f4"),
+        ({"seconds": -1.0}, "seconds"),
+        ({"seconds": np.nan}, "seconds"),
+        ({"seconds": np.inf}, "seconds"),
     ],
 )
-def test_columns_of_another_shape_or_dtype_are_refused(
+def test_columns_of_another_shape_or_dtype_and_odd_seconds_are_refused(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     cache = make_cache(tmp_path)
     before = tree(cache.place.path)
-    claim = cache.claim_next()
-    assert claim is not None
-    with claim, pytest.raises(ColumnsError, match=named):
-        cache.commit(claim, changed(make_columns(cache, 0), **changes), 1.0)
+    with cache.claim_next() or pytest.fail("nothing to claim") as claim:
+        columns = {**make_columns(cache, 0), **changes}
+        seconds = columns.pop("seconds", 1.0)
+        there = {name: values for name, values in columns.items() if values is not None}
+        with pytest.raises(ColumnsError, match=named):
+            cache.commit(claim, there, seconds)
     assert (cache.committed(), tree(cache.place.path)) == ([], before)
 
 
@@ -72,9 +55,7 @@ def test_a_value_that_is_not_finite_commits_and_leaves_nothing(
     cache = make_cache(tmp_path)
     fill(cache, 2)
     before = tree(cache.place.path)
-    claim = cache.claim_next()
-    assert claim is not None
-    with claim:
+    with cache.claim_next() or pytest.fail("nothing to claim") as claim:
         columns = make_columns(cache, 2)
         columns["logits"][5:, 1] = value
         with pytest.raises(NonFiniteError, match="shard 2: column 'logits' of row 69") as caught:
@@ -84,86 +65,9 @@ def test_a_value_that_is_not_finite_commits_and_leaves_nothing(
     assert cache.live_claims() == []
 
 
-@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
-def test_seconds_are_a_number(tmp_path: Path, seconds: float) -> None:
+def test_a_shard_is_committed_once(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
-    claim = cache.claim_next()
-    assert claim is not None
-    with claim, pytest.raises(ColumnsError, match="seconds"):
-        cache.commit(claim, make_columns(cache, 0), seconds)
-
-
-def test_a_shard_is_committed_once_and_only_under_its_claim(tmp_path: Path) -> None:
-    cache, other = make_cache(tmp_path), make_cache(tmp_path, seed=1)
-    claim, foreign = cache.claim_next(), other.claim_next()
-    assert claim is not None and foreign is not None
-    with pytest.raises(LostClaimError, match="no claim on it"):
-        cache.commit(foreign, make_columns(cache, 0), 1.0)
-    cache.commit(claim, make_columns(cache, 0), 1.0)
-    with pytest.raises(ClaimError, match="committed already"):
-        cache.commit(claim, make_columns(cache, 0), 1.0)
-    claim.release()
-    claim.release()
-    with pytest.raises(LostClaimError, match="no claim on it"):
-        cache.commit(claim, make_columns(cache, 0), 1.0)
-
-
-def test_what_a_killed_writer_left_is_swept_when_the_shard_is_claimed(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path)
-    fill(cache, 1)
-    objects = ["rows/seed/c/1", "rows/logits/c/1/0"]
-    partials = [f"tmp/{name.replace('/', '.')}.{'0' * 32}.partial" for name in objects]
-    others = f"tmp/rows.seed.c.11.{'0' * 32}.partial"
-    for path in [*objects, *partials, others]:
-        (cache.place.path / path).parent.mkdir(exist_ok=True)
-        (cache.place.path / path).write_bytes(b"half")
     with cache.claim_next() or pytest.fail("nothing to claim") as claim:
-        assert claim.shard == 1
-        assert not any((cache.place.path / path).exists() for path in [*objects, *partials])
-        assert (cache.place.path / others).exists()
-    fill(cache)
-    clean = make_cache(tmp_path / "clean")
-    fill(clean)
-    assert tree(cache.place.path) == tree(clean.place.path)
-
-
-def test_a_write_that_fails_leaves_the_shard_to_be_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full disk at every single sync, link and rename of a creation and two commits in turn."""
-    whole = make_cache(tmp_path / "whole", rows=40, tokens=None)
-    fill(whole)
-    budget = 0
-    calls = {"left": 10**9}
-
-    def failing(real: Any) -> Any:
-        def call(*arguments: Any, **settings: Any) -> Any:
-            calls["left"] -= 1
-            if calls["left"] == 0:
-                raise OSError(28, "No space left on device")
-            return real(*arguments, **settings)
-
-        return call
-
-    monkeypatch.setattr(os, "fsync", failing(lambda descriptor: None))
-    monkeypatch.setattr(os, "link", failing(os.link))
-    monkeypatch.setattr(Path, "replace", failing(Path.replace))
-    failures = 0
-    while failures == budget:
-        budget += 1
-        root = tmp_path / str(budget)
-        calls["left"] = budget
-        try:
-            fill(make_cache(root, rows=40, tokens=None))
-        except StorageError as error:
-            assert "No space left" in str(error)
-            failures += 1
-        calls["left"] = 10**9
-        cache = make_cache(root, rows=40, tokens=None)
-        assert cache.live_claims() == []
-        fill(cache)
-        assert cache.is_complete
-        assert tree(cache.place.path) == tree(whole.place.path)
-        assert inside(cache.place.path / "tmp") == []
-        shutil.rmtree(root)
-    assert failures > 50
+        cache.commit(claim, make_columns(cache, 0), 1.0)
+        with pytest.raises(ClaimError, match="committed already"):
+            cache.commit(claim, make_columns(cache, 0), 1.0)

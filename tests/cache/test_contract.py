@@ -11,28 +11,25 @@ from contract_model import ATTACHED, COMMON, FILES, METADATA, SETTINGS, SHARDS, 
 from faulty_files import FAULTS, behind
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
 from store_worker import make_columns
 
-from cache.commits import record_path
 from cache.errors import (
     ClaimError,
     DamageError,
+    Hint,
     IncompleteError,
     ManifestError,
     StorageError,
 )
-from cache.manifest import MANIFEST
-from cache.places import LocalPlace
+from cache.format.commits import record_path
+from cache.format.manifest import MANIFEST
+from cache.opening import list_caches
 from cache.reader import CacheReader
-from cache.store import list_caches
-from cache.verification import remove_cache, repair_cache, verify_cache
+from cache.removal import remove_cache
+from cache.stores.places import LocalPlace
+from cache.verification import repair_cache, verify_cache
 
 WORKERS = st.integers(0, 2)
 NONE = st.just((-1, ""))
@@ -218,6 +215,9 @@ class Contract(Model):
                     with pytest.raises(DamageError) as caught:
                         reader.read_shard(shard)
                     assert caught.value.shard == shard and caught.value.file in self.faulty
+                    where = f"shard {shard}: {self.place}/{caught.value.file}: "
+                    assert str(caught.value).startswith(where)
+                    assert caught.value.hint is Hint.VERIFY
                     continue
                 rows, expected = reader.read_shard(shard), make_columns(cache, shard)
                 for name, values in rows.items():
@@ -267,7 +267,7 @@ def test_whatever_workers_do_the_contract_holds(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     seen: Counter[str] = Counter()
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_machine(  # type: ignore[no-untyped-call]
         lambda: Contract(kind, tmp_path, seen),
         settings=settings(
             max_examples=examples,

@@ -10,26 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from contract import (
-    contents,
-    damage,
-    expect_recovery,
-    expect_whole,
-    mend,
-    run,
-    small,
-)
+from contract import contents, damage, expect_recovery, expect_whole, mend, run, small
 from faulty_disk import FAULTS, Death, Disk
 from faulty_files import FAULTS as CALL_FAULTS
 from faulty_files import FaultyPlace, Fuse, MemoryPlace, behind, new_place
 from store_worker import fill, make_cache, make_manifest
 
-import cache.store
+import cache.opening
 from cache.errors import CacheError, StorageError
-from cache.manifest import Manifest
-from cache.places import LocalPlace, Place
+from cache.format.manifest import Manifest
 from cache.reader import CacheReader
-from cache.verification import remove_cache, verify_cache
+from cache.removal import remove_cache
+from cache.stores.places import LocalPlace, Place
+from cache.verification import verify_cache
 
 LIES = [fault for fault in FAULTS if "nothing" in fault]
 HONEST = [fault for fault in FAULTS if fault not in LIES]
@@ -81,37 +74,23 @@ def accidents(
 
 @pytest.mark.parametrize(("shards", "step"), SIZES)
 @pytest.mark.parametrize("fault", HONEST)
-def test_after_any_call_that_fails_the_same_command_finishes(
-    tmp_path: Path, fault: str, shards: int, step: int
-) -> None:
-    for root in accidents(tmp_path, run, small(shards), fault, (step + 1) // 2):
-        expect_recovery(root, small(shards))
-
-
-@pytest.mark.parametrize(("shards", "step"), SIZES)
-@pytest.mark.parametrize("fault", HONEST)
-def test_after_any_call_that_fails_a_repair_can_be_repeated(
-    tmp_path: Path, fault: str, shards: int, step: int
+@pytest.mark.parametrize("operation", [run, mend, remove])
+def test_after_any_call_that_fails_the_same_command_finishes_what_is_a_cache_or_gone(
+    tmp_path: Path, operation: Operation, fault: str, shards: int, step: int
 ) -> None:
     manifest, last = small(shards), f"commits/{shards - 1:06d}.json"
-    for root in accidents(tmp_path, mend, manifest, fault, step):
+    step = (step + 1) // 2 if operation is run else step
+    for root in accidents(tmp_path, operation, manifest, fault, step):
+        if operation is run:
+            expect_recovery(root, manifest)
+            continue
         kept = contents(root, manifest, last)
         mend(root, manifest)
-        assert kept and contents(root, manifest, last) == kept
+        assert operation is remove or (kept and contents(root, manifest, last) == kept)
         expect_whole(root, manifest)
-
-
-@pytest.mark.parametrize(("shards", "step"), SIZES)
-@pytest.mark.parametrize("fault", HONEST)
-def test_after_any_call_that_fails_what_was_to_be_removed_is_a_cache_or_gone(
-    tmp_path: Path, fault: str, shards: int, step: int
-) -> None:
-    manifest = small(shards)
-    for root in accidents(tmp_path, remove, manifest, fault, step):
-        mend(root, manifest)
-        expect_whole(root, manifest)
-        remove(root, manifest)
-        assert not (root / manifest.directory).path.exists()
+        if operation is remove:
+            remove(root, manifest)
+            assert not (root / manifest.directory).path.exists()
 
 
 @pytest.mark.parametrize(("shards", "step"), [(2, 1), pytest.param(3, 1, marks=pytest.mark.slow)])
@@ -184,7 +163,7 @@ import subprocess, sys
 from pathlib import Path
 from contract import expect_recovery, run, small
 from cache.errors import StorageError
-from cache.places import LocalPlace
+from cache.stores.places import LocalPlace
 
 disk, refused = Path(sys.argv[1]), 0
 def mount(*options): subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", disk], check=True)
@@ -210,7 +189,7 @@ def test_a_full_disk_is_named_and_survived(tmp_path: Path) -> None:
         subprocess.run(probe, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
-    folders = [Path(cache.store.__file__).parents[1], Path(__file__).parent]
+    folders = [Path(cache.opening.__file__).parents[1], Path(__file__).parent]
     result = subprocess.run(
         [*alone, sys.executable, "-c", SMALL_DISKS, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},

@@ -2,69 +2,32 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from lease_worker import LAPSED, go, in_memory, read_until, take, worker
 from object_server import ask
-from obstore.store import MemoryStore
 from processes import wait_for
 from store_worker import ATTACHMENTS, fill, make_cache, make_columns, make_manifest, tree
 
-import cache.bucket
-import cache.lease
-from cache.bucket import Bucket, Found, Version, open_bucket
+import cache.stores.leases
+from cache.directory import Cache
 from cache.errors import ClaimError, LostClaimError, StorageError
-from cache.lease import LEASE_SECONDS, LONGEST_SECONDS, Lease, Terms
-from cache.leases import LeasedClaim, LeasedClaims
+from cache.opening import create_or_open
 from cache.reader import CacheReader
-from cache.storage import Files
-from cache.store import Cache, create_or_open
+from cache.stores.bucket import open_bucket
+from cache.stores.interface import Files
+from cache.stores.leases import LEASE_SECONDS, LONGEST_SECONDS, Lease, LeasedClaims, Terms
 
 WORKER = Path(__file__).with_name("lease_worker.py")
-PATH = os.pathsep.join([str(Path(cache.bucket.__file__).parents[1]), str(WORKER.parent)])
-LAPSED = Terms("somebody", "elsewhere", 1, 0.0)
 
 
-@contextmanager
-def worker(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": PATH},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def go(process: subprocess.Popen[str], until: str) -> None:
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    for line in process.stdout:
-        if line == until + "\n":
-            return
-    raise AssertionError(f"ended before {until}: {process.communicate()[1]}")
-
-
-def claim_of(held: Cache, shard: int) -> LeasedClaim:
+def claim_of(held: Cache, shard: int) -> Lease:
     """Wait for a shard's claim, asking without a pause."""
-    found: list[LeasedClaim] = []
+    found: list[Lease] = []
 
     def is_taken() -> bool:
         claims = LeasedClaims(f"{held.place}/claims")
@@ -76,156 +39,15 @@ def claim_of(held: Cache, shard: int) -> LeasedClaim:
     return found[0]
 
 
-def at_once(*tasks: Callable[[], None]) -> None:
-    barrier = threading.Barrier(len(tasks))
-
-    def run(task: Callable[[], None]) -> None:
-        barrier.wait()
-        task()
-
-    threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 def rows_of(files: Files) -> dict[str, bytes | None]:
     found = sorted(path for path, _ in files.walk() if path.startswith(("rows/", "attachments/")))
     return {path: files.read(path, 10**6) for path in found}
 
 
-def in_memory(seconds: float = 60.0) -> Iterator[LeasedClaims]:
-    """Claims as any number of processes have them."""
-    store = MemoryStore()
-    for _ in itertools.count():
-        yield LeasedClaims(Bucket("s3://memory/here/claims", lambda seconds: store), seconds)
-
-
-def take(claims: LeasedClaims, shards: int = 1, done: tuple[int, ...] = ()) -> LeasedClaim | None:
-    return claims.take_first(range(shards), lambda shard: shard in done)
-
-
-def try_once(mine: LeasedClaims, won: list[LeasedClaim | None]) -> None:
-    won.append(take(mine))
-
-
-class Order:
-    """Which of two threads makes the next call of a store, for as long as both make some."""
-
-    def __init__(self, turns: list[bool]) -> None:
-        self.is_on = False
-        self._turns = turns
-        self._ended: set[bool] = set()
-        self._changed = threading.Condition()
-
-    def step(self, me: bool) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_turn_of(me))
-            del self._turns[:1]
-            self._changed.notify_all()
-
-    def follow(self, me: bool, task: Callable[[], None]) -> None:
-        task()
-        with self._changed:
-            self._ended.add(me)
-            self._changed.notify_all()
-
-    def _is_turn_of(self, me: bool) -> bool:
-        return not self._turns or self._turns[0] == me or bool(self._ended)
-
-
-class Ordered(Bucket):
-    def __init__(self, store: MemoryStore, order: Order, me: bool) -> None:
-        super().__init__("s3://memory/here/claims", lambda seconds: store)
-        self._order, self._me = order, me
-
-    def get(self, path: str, limit: int) -> Found | None:
-        self._step()
-        return super().get(path, limit)
-
-    def create(self, path: str, data: bytes) -> Version | None:
-        self._step()
-        return super().create(path, data)
-
-    def walk(self, path: str = "") -> Iterator[tuple[str, int]]:
-        self._step()
-        return super().walk(path)
-
-    def _step(self) -> None:
-        if self._order.is_on:
-            self._order.step(self._me)
-
-
-def work(mine: LeasedClaims, held: ExitStack, having: list[str]) -> None:
-    with suppress(ClaimError):
-        claim = take(mine)
-        assert claim is not None
-        held.enter_context(claim)
-        having.append("a shard")
-
-
-def remove(mine: LeasedClaims, held: ExitStack, having: list[str]) -> None:
-    with suppress(ClaimError):
-        held.enter_context(mine.removing())
-        having.append("the cache")
-
-
 def jump(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let this machine's clock run on, as it does while the machine sleeps."""
-    real = cache.lease.boot_time
-    monkeypatch.setattr("cache.lease.boot_time", lambda: real() + seconds)
-    monkeypatch.setattr("cache.leases.boot_time", lambda: real() + seconds)
-
-
-def test_claims_go_from_the_lowest_and_come_back(s3: str) -> None:
-    one, other = make_cache(s3), make_cache(s3)
-    fill(one, 1)
-    first, second = one.claim_next(), other.claim_next()
-    assert first is not None and second is not None
-    assert (first.shard, second.shard) == (1, 2)
-    live = one.live_claims()
-    assert [(claim.shard, claim.pid, claim.host) for claim in live] == [
-        (shard, os.getpid(), os.uname().nodename) for shard in (1, 2)
-    ]
-    with pytest.raises(LostClaimError, match="no claim on it"):
-        make_cache(s3, seed=1).commit(first, make_columns(one, 1), 1.0)
-    first.release()
-    first.release()
-    with pytest.raises(LostClaimError, match="no claim on it"):
-        one.commit(first, make_columns(one, 1), 1.0)
-    with one.claim_next() or pytest.fail("nothing to claim") as again:
-        assert again.shard == 1
-    with pytest.raises(RuntimeError), one.claim_next() or pytest.fail("nothing to claim"):
-        raise RuntimeError
-    assert [claim.shard for claim in one.live_claims()] == [2]
-    second.release()
-
-
-def test_a_shard_finished_meanwhile_is_not_claimed() -> None:
-    one, other = itertools.islice(in_memory(), 2)
-    with take(one, 3, done=(0, 1)) or pytest.fail("nothing to claim") as claim:
-        assert claim.shard == 2
-        assert [live.shard for live in other.live()] == [2]
-    assert take(one, 2, done=(0, 1)) is None
-    assert other.live() == []
-
-
-def test_a_forked_child_can_neither_use_nor_give_back_a_claim(s3: str) -> None:
-    cache = make_cache(s3)
-    claim = cache.claim_next()
-    assert claim is not None
-    child = os.fork()
-    if child == 0:
-        try:
-            claim.release()
-            os._exit(0 if not claim.is_held_in(cache._claims) else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-    assert [live.shard for live in cache.live_claims()] == [0]
-    cache.commit(claim, make_columns(cache, 0), 1.0)
-    claim.release()
+    real = cache.stores.leases.boot_time
+    monkeypatch.setattr("cache.stores.leases.boot_time", lambda: real() + seconds)
 
 
 def test_a_lease_is_renewed_and_outlives_its_length(s3: str) -> None:
@@ -247,17 +69,6 @@ def test_a_lease_is_renewed_and_outlives_its_length(s3: str) -> None:
     assert other.live() == []
 
 
-def test_a_lapsed_lease_is_taken_over_by_one() -> None:
-    claims = list(itertools.islice(in_memory(), 8))
-    claims[0].bucket.create("000000.json", json.dumps(vars(LAPSED)).encode())
-    wait_for(lambda: claims[0].live() == [])
-    won: list[LeasedClaim | None] = []
-    at_once(*(partial(try_once, mine, won) for mine in claims))
-    (winner,) = [claim for claim in won if claim is not None]
-    assert winner.is_held_in(claims[0])
-    winner.release()
-
-
 def test_a_renewed_lease_is_not_taken_over_by_who_saw_it_before(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +79,7 @@ def test_a_renewed_lease_is_not_taken_over_by_who_saw_it_before(
         assert before is not None
         jump(monkeypatch, 55)
         assert held.is_held_in(claims)
-        assert Lease.take(claims.bucket, "000000.json", 60.0, before) is None
+        assert claims.bucket.replace("000000.json", b"", before.version) is None
         assert held.is_held_in(claims)
 
 
@@ -300,7 +111,7 @@ def test_who_cannot_reach_the_store_is_not_certain_for_ever(
     claim = take(claims)
     assert claim is not None
 
-    def refuse(path: str, data: bytes, version: Version) -> None:
+    def refuse(path: str, data: bytes, version: Any) -> None:
         raise StorageError("not now")
 
     with monkeypatch.context() as patch:
@@ -349,46 +160,15 @@ def test_a_lease_with_anything_in_it_is_a_lease_that_lapses(content: bytes) -> N
     assert Terms.read(content).seconds in (LEASE_SECONDS, LONGEST_SECONDS)
 
 
-def test_nobody_claims_while_the_cache_is_removed_and_the_other_way_round() -> None:
-    one, other = itertools.islice(in_memory(), 2)
-    with take(one) or pytest.fail("nothing to claim") as claim:
-        with pytest.raises(ClaimError, match=rf"process {os.getpid()} on .*shards: 0\)"):
-            other.removing().__enter__()
-        assert claim.is_held_in(one)
-    with one.removing():
-        with pytest.raises(ClaimError, match="being removed"):
-            take(other)
-        with pytest.raises(ClaimError, match="being removed"):
-            other.removing().__enter__()
-        assert other.live() == []
-    with take(other) or pytest.fail("nothing to claim"):
-        pass
-
-
-@given(st.lists(st.booleans(), max_size=20))
-@settings(max_examples=150, deadline=None)
-def test_of_a_worker_and_a_remover_at_once_at_most_one_has_its_way(turns: list[bool]) -> None:
-    order, store = Order(turns), MemoryStore()
-    one, other = (LeasedClaims(Ordered(store, order, me)) for me in (True, False))
-    order.is_on = True
-    having: list[str] = []
-    # Nobody gives back what he has before both have tried.
-    with ExitStack() as held:
-        at_once(
-            partial(order.follow, True, partial(work, one, held, having)),
-            partial(order.follow, False, partial(remove, other, held, having)),
-        )
-        order.is_on = False
-        assert len(having) < 2
-
-
 def test_a_killed_workers_shard_is_free_when_its_lease_has_lapsed(s3: str, tmp_path: Path) -> None:
     with worker(WORKER, 2, "-", s3, 0, 2) as orphan:
-        go(orphan, "hanging")
+        go(orphan)
+        read_until(orphan, "hanging")
         held = make_cache(s3)
         wait_for(lambda: [live.pid for live in held.live_claims()] == [orphan.pid])
         with worker(WORKER, 12, "-", s3, 0) as other:
-            go(other, "3")
+            go(other)
+            read_until(other, "3")
             orphan.kill()
             assert other.wait(120) == 0
     assert held.is_complete
@@ -416,7 +196,8 @@ def test_who_wakes_up_in_a_write_leaves_its_successors_shard_as_it_is(
     if part.startswith("replace"):
         held.files.write({"rows/logits/c/0/0": b"somebody's who was killed"})
     with worker(WORKER, 0.5, part, s3, 0) as sleeper:
-        go(sleeper, "stopping")
+        go(sleeper)
+        read_until(sleeper, "stopping")
         wait_for(lambda: os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED | os.WNOHANG) is not None)
         # Rows that can be told from the sleeper's, as another kind of device might give them.
         columns = make_columns(held, 0)
@@ -434,24 +215,6 @@ def test_who_wakes_up_in_a_write_leaves_its_successors_shard_as_it_is(
     assert held.committed() == [0]
     found = CacheReader(held, partial=True).read_shard(0)
     assert (found["logits"] == columns["logits"]).all()
-
-
-def test_a_creator_killed_while_creating_is_replaced(s3: str) -> None:
-    script = (
-        "import sys, time; from store_worker import *; import cache.leases\n"
-        "cache.leases.LEASE_SECONDS = 0.5\n"
-        "def attachments():\n    print('ready', flush=True); time.sleep(600)\n"
-        "create_or_open(sys.argv[1], make_manifest(), attachments)"
-    )
-    opened: list[Cache] = []
-    with worker("-c", script, s3) as creator:
-        assert creator.stdout is not None
-        assert creator.stdout.readline() == "ready\n"
-        waiting = threading.Thread(target=lambda: opened.append(make_cache(s3)))
-        waiting.start()
-        creator.kill()
-        waiting.join(120)
-    assert opened[0].read_attachment("table.bin") == ATTACHMENTS["table.bin"]
 
 
 def test_a_creator_that_lost_its_right_publishes_nothing(

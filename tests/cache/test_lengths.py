@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.draw.lengths import LengthRule, _length_threshold
 from cache.errors import SamplerError
-from cache.lengths import LengthRule, _length_threshold
 
 
 def test_a_length_depends_on_the_run_and_the_chunk_alone() -> None:

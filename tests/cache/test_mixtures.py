@@ -8,10 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cache.draw.mixtures import MixtureSampler, mix_samplers, parse_mixture
+from cache.draw.philox import mix_seeds
+from cache.draw.samplers import (
+    SAMPLERS,
+    Sampler,
+    TokenSampler,
+    build_sampler,
+    quantise_distribution,
+)
 from cache.errors import SamplerError
-from cache.mixtures import MixtureSampler, mix_samplers, parse_mixture
-from cache.philox import mix_seeds
-from cache.samplers import SAMPLERS, Sampler, TokenSampler, build_sampler, quantise_distribution
 
 TABLE = torch.arange(300, dtype=torch.float32).view(50, 6)
 THRESHOLDS = quantise_distribution(np.arange(1, 51) / np.arange(1, 51).sum())

@@ -1,23 +1,21 @@
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from object_server import LAX, ask
+from lease_worker import go, read_until, worker
+from object_server import ask
 from obstore.store import MemoryStore
 
-import cache.bucket
-from cache.bucket import Bucket, open_bucket
+import cache.stores.bucket
 from cache.errors import ClaimError, StorageError
-from cache.files import LocalFiles
-from cache.leases import LeasedClaims
-from cache.objects import ObjectFiles
-from cache.storage import Files
+from cache.stores.bucket import Bucket, open_bucket
+from cache.stores.files import LocalFiles
+from cache.stores.interface import Files
+from cache.stores.objects import ObjectFiles
 
 
 def in_memory() -> ObjectFiles:
@@ -49,7 +47,7 @@ def test_what_is_written_is_read_and_replaced(files: Files) -> None:
 def test_no_more_is_read_than_asked_for_and_one_byte(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache.bucket, "PART", 1000)
+    monkeypatch.setattr(cache.stores.bucket, "PART", 1000)
     data = bytes(range(256)) * 20
     files.write({"a": data})
     for limit in (0, 1, 10, 999, 1000, 1001, 2500, 5118, 5119, 5120, 10**9):
@@ -182,7 +180,7 @@ def test_what_a_late_writer_sweeps_stays() -> None:
 def test_an_object_is_never_read_half_before_and_half_after_a_change(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache.bucket, "PART", 1000)
+    monkeypatch.setattr(cache.stores.bucket, "PART", 1000)
     files, other, stop = ObjectFiles(s3), ObjectFiles(s3), threading.Event()
     files.write({"a": b"0" * 4000})
 
@@ -224,7 +222,7 @@ def test_a_put_whose_answer_was_lost_is_known_again(s3: str, object_server: str)
 
 def test_of_several_processes_one_wins_each_object(s3: str) -> None:
     script = (
-        "import sys; from cache.bucket import open_bucket\n"
+        "import sys; from cache.stores.bucket import open_bucket\n"
         "bucket = open_bucket(sys.argv[1])\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for number in range(12):\n"
@@ -236,26 +234,13 @@ def test_of_several_processes_one_wins_each_object(s3: str) -> None:
     bucket = open_bucket(s3)
     for number in range(12):
         bucket.create(f"old/{number}", b"")
-    package = str(Path(cache.bucket.__file__).parents[1])
-    pipe = subprocess.PIPE
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, s3, str(number)],
-            env={**os.environ, "PYTHONPATH": package},
-            stdin=pipe,
-            stdout=pipe,
-            text=True,
-        )
-        for number in range(3)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    won = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    with ExitStack() as running:
+        processes = [running.enter_context(worker("-c", script, s3, number)) for number in range(3)]
+        for process in processes:
+            read_until(process, "ready")
+        for process in processes:
+            go(process)
+        won = [process.communicate(timeout=120)[0].splitlines() for process in processes]
     every = [f"{kind} {number}" for kind in ("new", "old") for number in range(12)]
     assert sorted(line for lines in won for line in lines) == sorted(every)
     for number, lines in enumerate(won):
@@ -263,81 +248,3 @@ def test_of_several_processes_one_wins_each_object(s3: str) -> None:
             found = bucket.get(line.replace(" ", "/"), 9)
             assert found is not None
             assert found.data == str(number).encode()
-
-
-def test_a_forked_child_says_so_instead_of_waiting_for_ever(s3: str) -> None:
-    files = ObjectFiles(s3)
-    files.write({"a": b""})
-    child = os.fork()
-    if child == 0:
-        try:
-            files.size("a")
-        except StorageError as error:
-            os._exit(0 if "forked" in str(error) else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-
-
-def test_a_store_that_heeds_no_conditions_is_refused(s3: str) -> None:
-    with pytest.raises(StorageError, match="does not heed conditions"):
-        LeasedClaims(s3.replace("caches", LAX)).take_first([0], lambda shard: False)
-
-
-NOWHERE = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-WRONG = {"AWS_ACCESS_KEY_ID": "wrong", "AWS_SESSION_TOKEN": "a-secret-token"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        (NOWHERE, r"http://127\.0\.0\.1:9 cannot be reached \(Connection refused\)"),
-        ({"AWS_ENDPOINT_URL": "localhost:9000"}, "AWS_ENDPOINT_URL must be http://host:port"),
-        ({"AWS_ENDPOINT_URL": "http://me:a-secret-key@x"}, "AWS_ENDPOINT_URL must be"),
-        ({"AWS_ENDPOINT_URL": "http://x:port"}, "AWS_ENDPOINT_URL must be"),
-        ({"AWS_ENDPOINT_URL": ""}, "AWS_ENDPOINT_URL is empty"),
-        ({"AWS_REGION": "a/b"}, "AWS_REGION is no region: 'a/b'"),
-        ({"AWS_SECRET_ACCESS_KEY": "a-secret-key\n"}, "AWS_SECRET_ACCESS_KEY holds a space"),
-        ({"AWS_SECRET_ACCESS_KEY": None}, "there are no credentials; set AWS_ACCESS_KEY_ID"),
-        (WRONG, r"refuses it \(SignatureDoesNotMatch\); check AWS_ACCESS_KEY_ID"),
-        (
-            {
-                "AWS_ACCESS_KEY_ID": None,
-                "AWS_SECRET_ACCESS_KEY": None,
-                "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9",
-            },
-            "there are no credentials; set AWS_ACCESS_KEY_ID",
-        ),
-    ],
-)
-def test_what_is_wrong_is_said_in_one_sentence_without_a_secret(
-    s3: str, monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str | None], told: str
-) -> None:
-    monkeypatch.setattr(cache.bucket, "RETRIES", 1)
-    for name, value in changes.items():
-        if value is None:
-            monkeypatch.delenv(name)
-        else:
-            monkeypatch.setenv(name, value)
-    with pytest.raises(StorageError, match=told) as caught:
-        ObjectFiles(s3).read("a", 1)
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 300
-
-
-def test_a_missing_bucket_is_named_by_every_call_that_can_know(s3: str) -> None:
-    files = ObjectFiles("s3://nowhere/prefix")
-    calls: list[Callable[[], object]] = [
-        lambda: files.read("a", 1),
-        lambda: files.write({"a": b""}),
-        lambda: files.put_if_absent("a", b""),
-        lambda: files.remove("a"),
-        lambda: files.names("a"),
-        lambda: list(files.walk()),
-        files.names,
-        files.list_prefixes,
-    ]
-    for call in calls:
-        with pytest.raises(StorageError, match="there is no bucket 'nowhere'; make it"):
-            call()

@@ -12,24 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import philox_torch
-from cache.errors import CacheError, SamplerError
-from cache.philox import (
+from cache.draw import philox as generator
+from cache.draw.philox import (
     TILE,
     Purpose,
     draw_blocks,
     mix_seeds,
-    philox_numpy,
-    random_integers_numpy,
-)
-from cache.philox_torch import (
-    choose_backend,
-    compiler_problem,
-    describe_backend,
-    random_bits,
     random_integers,
+    random_integers_numpy,
     random_uniform,
 )
+from cache.errors import CacheError, SamplerError
 
 # Random123's kat_vectors for philox4x32-10: counter, key, words.
 KNOWN = [
@@ -41,9 +34,6 @@ KNOWN = [
         "d16cfe09 94fdcceb 5001e420 24126ea1",
     ),
 ]
-needs_compiler = pytest.mark.skipif(
-    compiler_problem("cpu") != "", reason=compiler_problem("cpu") or "there is a compiler"
-)
 uint64s = st.integers(0, 2**64 - 1)
 
 
@@ -55,38 +45,34 @@ def as_seeds(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.uint64)
 
 
+def philox(counter: list[int], key: list[int]) -> list[int]:
+    """Philox4x32-10 with Python's own integers."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p, q = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = q >> 32 ^ c1 ^ k0, q % 2**32, p >> 32 ^ c3 ^ k1, p % 2**32
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return [c0, c1, c2, c3]
+
+
 def reference(seed: int, first: int, count: int, stream: int) -> list[int]:
-    """Philox4x32-10 with Python's own integers, one word at a time."""
-    out = []
-    for word in range(first, first + count):
-        block = word // 4
-        c0, c1, c2, c3 = block % 2**32, block >> 32, stream, 0
-        k0, k1 = seed % 2**32, seed >> 32
-        for _ in range(10):
-            p, q = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-            c0, c1, c2, c3 = q >> 32 ^ c1 ^ k0, q % 2**32, p >> 32 ^ c3 ^ k1, p % 2**32
-            k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
-        out.append((c0, c1, c2, c3)[word % 4])
-    return out
+    """A row's integers, one at a time."""
+    key = [seed % 2**32, seed >> 32]
+    return [
+        philox([word // 4 % 2**32, word // 4 >> 32, stream, 0], key)[word % 4]
+        for word in range(first, first + count)
+    ]
 
 
-def test_known_answers_in_numpy() -> None:
-    counters = np.array([words(counter) for counter, _, _ in KNOWN], dtype=np.uint32)
-    keys = np.array([words(key) for _, key, _ in KNOWN], dtype=np.uint32)
-    assert philox_numpy(counters, keys).tolist() == [words(answer) for _, _, answer in KNOWN]
-
-
-def test_known_answers_in_torch() -> None:
-    counters = np.array([words(counter) for counter, _, _ in KNOWN], dtype=np.uint32)
-    keys = np.array([words(key) for _, key, _ in KNOWN], dtype=np.uint32)
-    made = philox_torch.philox_torch(
-        torch.from_numpy(counters.astype(np.int64)), torch.from_numpy(keys.astype(np.int64))
-    )
-    assert made.numpy().view(np.uint32).tolist() == [words(answer) for _, _, answer in KNOWN]
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
+def test_the_reference_gives_the_known_answers(counter: str, key: str, answer: str) -> None:
+    assert philox(words(counter), words(key)) == words(answer)
 
 
 def test_a_draw_is_the_known_answer_for_seed_zero() -> None:
     assert random_integers_numpy(as_seeds(0), 4)[0].tolist() == words(KNOWN[0][2])
+    assert random_integers(as_seeds(0), 4)[0].tolist() == words(KNOWN[0][2])
 
 
 @settings(max_examples=60, deadline=None)
@@ -101,10 +87,9 @@ def test_numpy_and_torch_give_the_reference(seed: int, first: int, count: int, s
     made = random_integers_numpy(as_seeds(seed), count, first=first, stream=stream)
     assert made.dtype == np.uint32
     assert made.tolist() == expected
-    for backend in ("numpy", "eager"):
-        tensor = random_integers(as_seeds(seed), count, first=first, stream=stream, backend=backend)
-        assert tensor.dtype == torch.int64
-        assert tensor.tolist() == expected
+    tensor = random_integers(as_seeds(seed), count)
+    assert tensor.dtype == torch.int64
+    assert tensor.tolist() == [reference(seed, 0, count, 0)]
 
 
 @pytest.mark.parametrize("first", [2**34 - 8, 2**34, 2**64 - 8, 2**66 - 20])
@@ -112,8 +97,6 @@ def test_counters_beyond_32_and_63_bits(first: int) -> None:
     seeds = as_seeds(3, 2**64 - 1)
     expected = [reference(int(seed), first, 20, 7) for seed in seeds]
     assert random_integers_numpy(seeds, 20, first=first, stream=7).tolist() == expected
-    eager = random_integers(seeds, 20, first=first, stream=7, backend="eager")
-    assert eager.tolist() == expected
 
 
 @settings(max_examples=40, deadline=None)
@@ -137,50 +120,40 @@ def test_any_split_of_rows_and_columns_and_any_order_give_the_same(
     assert np.array_equal(shuffled, whole[list(order)])
 
 
-@pytest.mark.parametrize("backend", ["numpy", "eager"])
-@pytest.mark.parametrize(
-    ("rows", "blocks"), [(3, TILE + 5), (2, TILE // 2 + 1), (5, TILE // 4), (TILE + 3, 1)]
-)
-def test_tiles_meet_without_a_seam(backend: philox_torch.Backend, rows: int, blocks: int) -> None:
+SHAPES = [(3, TILE + 5), (2, TILE // 2 + 1), (5, TILE // 4), (TILE + 3, 1)]
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize(("rows", "blocks"), SHAPES)
+def test_tiles_meet_without_a_seam(
+    library: str, rows: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "GPU_TILE", TILE)
     seeds = mix_seeds(1, 0, rows)
-    made = random_integers(seeds, 4 * blocks, backend=backend).numpy()
+    draw = random_integers if library == "torch" else random_integers_numpy
+    made = np.asarray(draw(seeds, 4 * blocks))
     for row in (0, rows // 2, rows - 1):
         assert made[row, :4].tolist() == reference(int(seeds[row]), 0, 4, 0)
         assert made[row, -4:].tolist() == reference(int(seeds[row]), 4 * blocks - 4, 4, 0)
     # Against draws that fit one tile, so a wrong column or row in the middle shows as well.
-    row, piece = rows - 1, TILE // 4
-    for start in range(0, 4 * blocks, piece):
-        part = random_integers_numpy(
-            seeds[row : row + 1], min(piece, 4 * blocks - start), first=start
-        )
-        assert np.array_equal(made[row, start : start + piece], part[0])
+    row, step = rows - 1, TILE // 4
+    for start in range(0, 4 * blocks, step):
+        count = min(step, 4 * blocks - start)
+        part = random_integers_numpy(seeds[row : row + 1], count, first=start)
+        assert np.array_equal(made[row, start : start + step], part[0])
 
 
-@needs_compiler
-def test_the_compiled_kernel_gives_the_same_bits_for_every_shape() -> None:
-    draws = [
-        (3, 50, 0, 0),
-        (3, 50, 2**65, 5),
-        (4, 4, 0, 2**32 - 1),  # the all-ones word, whose product overflows an int64
-        (1, 3, 2, 2**31),
-        (2, 4 * TILE, 2**34 - 9, 1),
-    ]
-    for rows, count, first, stream in draws:
-        seeds = mix_seeds(2, 0, rows)
-        made = random_bits(seeds, count, first=first, stream=stream, backend="compiled")
-        assert made.dtype == torch.int32
-        expected = random_integers_numpy(seeds, count, first=first, stream=stream)
-        assert np.array_equal(made.numpy().view(np.uint32), expected)
-    seeds = as_seeds(1, 2**64 - 1)
-    for dtype in (torch.float32, torch.bfloat16):
-        made = random_uniform(seeds, 9, dtype=dtype, backend="compiled")
-        assert torch.equal(made, random_uniform(seeds, 9, dtype=dtype, backend="numpy"))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_gpu_s_numbers_are_the_processor_s(dtype: torch.dtype) -> None:
+    seeds = mix_seeds(2, 0, 40)
+    made = generator._draw(seeds, 43, torch.device("cpu"), dtype)
+    assert torch.equal(made, random_uniform(seeds, 43, dtype=dtype))
 
 
-@pytest.mark.parametrize("backend", ["numpy", "eager", "auto"])
-def test_an_empty_draw_has_its_shape(backend: philox_torch.Backend) -> None:
-    assert random_integers(as_seeds(1, 2), 0, backend=backend).shape == (2, 0)
-    assert random_integers(as_seeds(), 5, backend=backend).shape == (0, 5)
+def test_an_empty_draw_has_its_shape() -> None:
+    for draw in (random_integers, random_integers_numpy):
+        assert draw(as_seeds(1, 2), 0).shape == (2, 0)
+        assert draw(as_seeds(), 5).shape == (0, 5)
 
 
 def test_row_seeds_depend_on_the_run_and_the_index_alone() -> None:
@@ -199,7 +172,7 @@ def test_purposes_never_share_a_block() -> None:
 
 def test_another_process_draws_the_same() -> None:
     code = (
-        "from cache.philox import mix_seeds, random_integers_numpy as draw;"
+        "from cache.draw.philox import mix_seeds, random_integers_numpy as draw;"
         "import sys; sys.stdout.write(draw(mix_seeds(5, 9, 4), 300).tobytes().hex())"
     )
     root = Path(__file__).parents[2]
@@ -229,7 +202,7 @@ def test_bits_and_words_are_as_frequent_as_they_should_be() -> None:
     ],
 )
 def test_wrong_arguments_are_named(arguments: tuple[np.ndarray, int], message: str) -> None:
-    for draw in (random_integers_numpy, random_integers, random_bits):
+    for draw in (random_integers_numpy, random_integers):
         with pytest.raises(SamplerError, match=message):
             draw(*arguments)
 
@@ -243,53 +216,3 @@ def test_wrong_numbers_are_named() -> None:
         mix_seeds(-1, 0, 1)
     with pytest.raises(SamplerError, match="first: got -4"):
         mix_seeds(0, -1, 1)
-
-
-def test_draws_for_a_gpu_are_made_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_backend("cpu", 1 << 40) == "numpy"
-    assert choose_backend("mps", 1 << 40) == "numpy"
-    assert choose_backend("cuda:1", 1000) == "eager"
-    monkeypatch.setattr(philox_torch, "compiler_problem", lambda _: "")
-    assert choose_backend("cuda", 1 << 20) == "compiled"
-    assert "a compiled torch kernel on cuda" in describe_backend("cuda")
-    monkeypatch.setattr(philox_torch, "compiler_problem", lambda _: "no compiler here")
-    assert choose_backend("cuda", 1 << 20) == "eager"
-    assert describe_backend("cuda").endswith("unfused torch kernels on cuda (no compiler here)")
-    assert "numpy blocks (no compiler here)" in describe_backend("cpu")
-    assert "numpy blocks, copied to mps" in describe_backend("mps")
-
-
-def test_a_missing_compiler_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = compiler_problem.__wrapped__
-    monkeypatch.setenv("CXX", "/nowhere/c++ -O3")
-    assert find("cpu") == "no compiled kernel: no compiler (/nowhere/c++) was found"
-    assert find("mps") == "no compiled kernel for mps"
-
-
-def test_asking_for_a_kernel_that_cannot_be_had_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(philox_torch, "_compile", lambda *_: (None, "no compiler here"))
-    with pytest.raises(SamplerError, match="cannot be had: no compiler here"):
-        random_integers(as_seeds(1), 4, backend="compiled")
-    # Where it was chosen rather than asked for, the draw goes on and says so.
-    monkeypatch.setattr(philox_torch, "choose_backend", lambda *_: "compiled")
-    with pytest.warns(RuntimeWarning, match="unfused torch kernels on cpu: no compiler here"):
-        made = random_integers(as_seeds(1), 4)
-    assert made.tolist() == [reference(1, 0, 4, 0)]
-
-
-def test_a_compiler_that_fails_is_reported_once_and_for_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fail(*_: object, **__: object) -> object:
-        def kernel(*_: object) -> object:
-            raise RuntimeError("ld: cannot find -lgomp\nmore")
-
-        return kernel
-
-    monkeypatch.setattr(philox_torch, "compiler_problem", lambda _: "")
-    monkeypatch.setattr(torch, "compile", fail)
-    kernel, problem = philox_torch._compile.__wrapped__("cpu", None)
-    assert kernel is None
-    assert problem == "torch.compile failed: ld: cannot find -lgomp"

@@ -15,25 +15,28 @@ from contract import damage, expect_recovery, expect_whole, mend, run, small
 from faulty_disk import FAULTS, Disk
 from power_cut import Directory, File, Image, Platter, restore
 
-import cache.places
-from cache.files import LocalFiles
-from cache.manifest import Manifest
-from cache.places import LocalPlace
-from cache.verification import remove_cache
+import cache.stores.places
+from cache.format.manifest import Manifest
+from cache.removal import remove_cache
+from cache.stores.files import LocalFiles
+from cache.stores.places import LocalPlace
 
 ROOT = "data/cache"
+Hears = Callable[[Any], bool]
+
+
+def all_of(node: object) -> bool:
+    return True
 
 
 class Cuts:
     """An operation on a disk whose power may fail after every single call.
 
-    Attributes:
-        images: All that may be found after a cut, each once.
-        broken: What of it breaks the contract.
-        committed: Shards of which the user was told that they are committed.
+    ``images`` are what may be found then, each once; ``broken`` is what of it breaks the contract;
+    of the shards in ``committed`` the user was told so.
     """
 
-    def __init__(self, folder: Path, hears: Callable[[Any], bool] = lambda node: True) -> None:
+    def __init__(self, folder: Path, hears: Hears = all_of) -> None:
         self.folder = folder
         self.images: dict[frozenset[tuple[str, bytes]], Image] = {}
         self.broken: list[str] = []
@@ -46,7 +49,7 @@ class Cuts:
     def root(self) -> LocalPlace:
         return LocalPlace(self.folder / ROOT)
 
-    def watch(self, operation: Callable[[], object], is_cut: bool = True, at: int = -1) -> None:
+    def callbacks(self, operation: Callable[[], object], is_cut: bool = True, at: int = -1) -> None:
         """Run an operation, with cuts after every call, or none; killed at one of its calls."""
 
         def told(kind: str, path: str, more: object) -> None:
@@ -133,10 +136,7 @@ Operation = Callable[[Cuts, Manifest], None]
 
 
 def carry_out(
-    folder: Path,
-    operation: Operation,
-    manifest: Manifest,
-    hears: Callable[[Any], bool] = lambda node: True,
+    folder: Path, operation: Operation, manifest: Manifest, hears: Hears = all_of
 ) -> Cuts:
     disk = folder / "disk"
     disk.mkdir()
@@ -146,7 +146,7 @@ def carry_out(
         elif operation is remove:
             run(LocalPlace(disk / ROOT), manifest)
     cuts = Cuts(disk, hears)
-    cuts.watch(functools.partial(operation, cuts, manifest))
+    cuts.callbacks(functools.partial(operation, cuts, manifest))
     return cuts
 
 
@@ -187,7 +187,7 @@ def test_what_a_killed_process_did_not_sync_its_successor_does(tmp_path: Path, s
             disk.mkdir()
             cuts = Cuts(disk)
             for killed_at in (at, -1):
-                cuts.watch(functools.partial(fill, cuts, manifest), False, killed_at)
+                cuts.callbacks(functools.partial(fill, cuts, manifest), False, killed_at)
             cuts.cut("all was done")
             assert cuts.broken == [], f"killed at {kind} {path}"
             shutil.rmtree(disk)
@@ -213,7 +213,7 @@ def clear(files: LocalFiles, path: str) -> None:
     ("owner", "name", "stand_in", "operation"),
     [
         (LocalFiles, "_durable_name", lambda files, directory: None, fill),
-        (cache.places, "make_directory", lambda path: path.mkdir(parents=True), fill),
+        (cache.stores.places, "make_directory", lambda path: path.mkdir(parents=True), fill),
         (LocalFiles, "remove", unlink, repair),
         (LocalFiles, "clear", clear, remove),
     ],

@@ -16,11 +16,12 @@ from faulty_disk import Death
 from faulty_files import Fuse, behind, new_place
 from store_worker import make_columns
 
-import cache.bucket
+import cache.stores.bucket
 from cache.errors import ClaimError, StorageError
-from cache.lease import LEASE_SECONDS, RELEASED
 from cache.reader import CacheReader
-from cache.verification import remove_cache, repair_cache, verify_cache
+from cache.removal import remove_cache
+from cache.stores.leases import LEASE_SECONDS, RELEASED
+from cache.verification import repair_cache, verify_cache
 
 
 @pytest.mark.parametrize("kind", ["directory", "store"])
@@ -73,9 +74,8 @@ def test_who_was_suspended_at_any_request_and_replaced_does_no_harm(
             told = []
 
             def replace(root: Any = root, claim: Any = claim, told: list[int] = told) -> None:
-                lease = claim._lease
-                lease._bucket.overwrite(lease._path, RELEASED)
-                lease._began -= 2 * LEASE_SECONDS
+                claim._bucket.overwrite(claim._path, RELEASED)
+                claim._began -= 2 * LEASE_SECONDS
                 fuse = Fuse()
                 successor = open_small(behind(root, fuse), small(2))
                 # Of its calls in a commit, which begin with a look for the record, the second.
@@ -85,7 +85,7 @@ def test_who_was_suspended_at_any_request_and_replaced_does_no_harm(
                     told.append(mine.shard)
 
             interruption = Interruption(at, when, replace)
-            monkeypatch.setattr(cache.bucket, "obstore", interruption)
+            monkeypatch.setattr(cache.stores.bucket, "obstore", interruption)
             with suppress(ClaimError):
                 commit(sleeper, claim)
                 told.append(claim.shard)

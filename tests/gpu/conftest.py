@@ -1,15 +1,9 @@
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
-
-if TYPE_CHECKING:
-    from stages.stage_one import TeacherResult
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,19 +23,6 @@ def device(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture
-def compiler(device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A compiler for the device; on the processor one that only traces, in seconds."""
-    from cache.philox_torch import compiler_problem
-
-    if device == "cpu":
-        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    elif problem := compiler_problem(device):
-        pytest.skip(problem)
-    yield
-    torch.compiler.reset()
-
-
 @pytest.fixture(scope="session")
 def news(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundled task of short inputs, which the bundled model answers in all ways."""
@@ -51,19 +32,3 @@ def news(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bundled.replace("name: ag_news", "name: news").replace("_length: 128", "_length: 16")
     )
     return path
-
-
-@pytest.fixture(scope="session")
-def cached(
-    device: str, news: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, TeacherResult]:
-    """A root with one cache for students, filled on the device, partly with texts of the model."""
-    from tiny import make_teacher_config
-
-    from stages.reporting import SilentReporter
-    from stages.stage_one import run_teacher
-
-    root = tmp_path_factory.mktemp("cached")
-    own = {"sampler": "self=0.1,vocabulary=0.9", "own_texts": 8, "rows": 512}
-    own |= {"batch_positions": 4096, "device": device, "dtype": "float32"}
-    return root, run_teacher(make_teacher_config(news, "mini", root, **own), SilentReporter())

@@ -13,7 +13,7 @@ from processes import run_here
 from tiny import make_tokenizer
 
 from pipeline.cli import cli
-from stages.stage_one import TeacherResult
+from stages.teacher.stage import TeacherResult
 
 
 @pytest.fixture(autouse=True)
@@ -26,32 +26,39 @@ def all_commands(
     group: click.Group, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     for name, command in group.commands.items():
+        yield (*path, name), command
         if isinstance(command, click.Group):
             yield from all_commands(command, (*path, name))
-        else:
-            yield (*path, name), command
 
 
-COMMANDS = [path for path, _ in all_commands(cli)]
+COMMANDS = dict(all_commands(cli))
+GROUPS = [(), *(path for path, command in COMMANDS.items() if isinstance(command, click.Group))]
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path not in GROUPS], ids=" ".join)
 def test_every_command_has_help_with_an_example_of_itself(path: tuple[str, ...]) -> None:
     for flag in ("--help", "-h"):
         found = run_here(*path, flag)
-        assert found.code == 0
-        assert found.err == ""
+        assert (found.code, found.err) == (0, "")
         example = found.out.split("Example:")[1].split("\n\n")[0]
         assert f"pipeline {' '.join(path)}" in " ".join(example.split())
+        options = {name for option in COMMANDS[path].params for name in option.opts}
+        assert {word for word in example.split() if word.startswith("--")} <= options
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_the_options_of_every_example_exist(path: tuple[str, ...]) -> None:
-    found = run_here(*path, "--help").out
-    example = found.split("Example:")[1].split("\n\n")[0]
-    command = dict(all_commands(cli))[path]
-    options = {name for option in command.params for name in option.opts}
-    assert {word for word in example.split() if word.startswith("--")} <= options
+def test_every_option_has_help_in_a_full_phrase(path: tuple[str, ...]) -> None:
+    for option in COMMANDS[path].params:
+        if isinstance(option, click.Option):
+            text = option.help or ""
+            assert text.endswith(".") and len(text.split()) > 2, f"{option.name}: {text}"
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=" ".join)
+def test_no_command_s_summary_is_cut(path: tuple[str, ...]) -> None:
+    found = run_here(*path, "--help")
+    assert found.code == 0
+    assert "..." not in found.out.split("Commands:")[1]
 
 
 def test_the_verbs_of_the_design_are_there() -> None:
@@ -108,8 +115,11 @@ assert not heavy, heavy
         (["student", "--task", "imdb", "--arch", "mini"], ["no complete cache of task imdb"]),
         (["student", "--task", "imdb", "--arch", "mini", "--from", "ab"], ["no caches", "'ab'"]),
         (["student", "--task", "imdb", "--arch", "mini", "--init", "x"], ["'x'", "'random'"]),
-        (["student", "--task", "imdb", "--arch", "mini", "--rows", "9"], ["9", "multiple of 4"]),
-        (["evaluate", "--data", "x.jsonl"], ["--model DIR", "--teacher MODEL"]),
+        (
+            ["student", "--task", "imdb", "--arch", "mini", "--batch-size", "9"],
+            ["9", "multiple of 4"],
+        ),
+        (["evaluate", "--data", "x.jsonl"], ["nothing to measure", "(--model, --teacher, --task)"]),
         (["tag"], ["Missing option '--model'"]),
         (["task", "show", "redit"], ["unknown task 'redit'", "'reddit'"]),
         ([], ["Usage: ", "teacher", "doctor"]),
@@ -132,12 +142,16 @@ def test_what_cannot_be_is_said_and_ends_with_2(arguments: list[str], named: lis
         (["teacher", "--task", "imdb", "--model", "no-such-model"], ["hub cannot be reached"]),
         (["teacher", "--task", "imdb", "--texts", "none.txt"], ["cannot read none.txt"]),
         (["tag", "--model", "none", "."], ["directory"]),
-        (["tag", "--model", "none"], ["none is no model directory", "pipeline student"]),
+        (
+            ["tag", "--model", "none"],
+            ["none is no model directory (it has no config.json); `pipeline student`"],
+        ),
         (["tag", "--model", "."], [". is no model directory"]),
+        (["tag", "--model", "a.onnx"], ["a.onnx is not there; `pipeline export` makes it"]),
         (["evaluate", "--model", "none", "--data", "x.txt"], ["none is no student"]),
         (["task", "check", "imdb", "--model", "./none"], ["model directory './none'"]),
         (["task", "check", "imdb", "--model", "."], ["cannot load the tokenizer"]),
-        (["task", "check", "imdb", "--chat"], ["has no chat template", "leave --chat out"]),
+        (["task", "check", "imdb", "--chat"], ["has no chat template", "turn the template off"]),
     ],
 )
 def test_what_fails_is_said_in_one_line_and_ends_with_1(
@@ -161,7 +175,7 @@ class TestTasks:
 
     def test_show_gives_everything(self, mood: Path) -> None:
         found = run_here("task", "show", mood)
-        for part in ("mood", r"Is this good or bad?\n", r"\nAnswer:", "12 pieces", "Good, Great"):
+        for part in ("mood", r"Is this good or bad?\n", r"\nAnswer:", "12 tokens", "Good, Great"):
             assert part in found.out
         assert json.loads(run_here("task", "show", mood, "--json").out) == {
             "name": "mood",
@@ -171,7 +185,7 @@ class TestTasks:
             "labels": {"bad": ["Bad", "Poor"], "good": ["Good", "Great"]},
         }
 
-    def test_check_lists_pieces(self, mood: Path, llm: Path) -> None:
+    def test_check_lists_tokens(self, mood: Path, llm: Path) -> None:
         found = run_here("task", "check", mood, "--model", llm)
         assert found.code == 0
         for word in ("Bad", "Poor", "Good", "Great"):
@@ -188,7 +202,7 @@ class TestTasks:
         plain = run_here("task", "check", mood, "--model", "talker")
         assert plain.code == 0
         assert r"'<s>Is this good or bad?\n' <input> '\nAnswer:'" in plain.out.splitlines()
-        assert "--chat would put the prompt through it" in plain.err
+        assert "the prompt is not put through it" in plain.err
         found = run_here("task", "check", mood, "--model", "talker", "--chat")
         assert found.code == 0
         shown, sizes, *words, last = found.out.splitlines()
@@ -203,7 +217,7 @@ class TestTasks:
         assert found.code == 0
         assert f"task {name} can be used with mini" in found.out
 
-    def test_check_refuses_labels_that_share_a_piece_and_warns_of_splits(
+    def test_check_refuses_labels_that_share_a_token_and_warns_of_splits(
         self, llm: Path, mood: Path, here: Path
     ) -> None:
         (here / "a.yaml").write_text(mood.read_text().replace("Poor]", "Qqa]"))

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import console as module
 from pipeline.console import Console
-from stages.reporting import Interrupted
+from stages.reporter import Interrupted
 
 
 def read_to_the_end(leader: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 from processes import run_here
 
 from pipeline.cli import cli
@@ -26,12 +27,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Seen]:
     """Replaces a command by one that only keeps what it was given."""
 
-    def watch(name: str) -> Seen:
+    def callbacks(name: str) -> Seen:
         kept: Seen = []
         monkeypatch.setattr(cli.commands[name], "callback", lambda **given: kept.append(given))
         return kept
 
-    return watch
+    return callbacks
 
 
 def write(text: str) -> None:
@@ -73,7 +74,7 @@ def test_options_go_by_the_names_they_are_typed_with(seen: Callable[[str], Seen]
     assert (kept[0]["source"], kept[0]["held_out_rows"], kept[0]["partial"]) == ("abc", 3, True)
     kept = seen("tag")
     assert run_here("tag", "--model", "there").code == 0
-    assert kept[0]["every"] is True
+    assert kept[0]["all_scores"] is True
 
 
 @pytest.mark.parametrize(
@@ -135,5 +136,16 @@ def test_the_project_s_own_file_is_understood(
     assert set(read_params(cli)) >= {"teacher", "student"}
     kept = seen("teacher")
     assert run_here("teacher", "--task", "imdb").code == 0
-    assert kept[0]["sampler"] == "unigram"
+    # The first command on a machine with a GPU asks no hub for a gated model.
+    assert (kept[0]["model"], kept[0]["sampler"]) == ("mini", "unigram")
     assert json.dumps(read_params(cli))
+
+
+def test_dvc_yaml_gives_options_that_there_are() -> None:
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert set(stages) == {"teacher", "student", "evaluate"}
+    for name, stage in stages.items():
+        words = stage["cmd"].split()
+        assert words[:2] == ["pipeline", name]
+        known = {name for option in cli.commands[name].params for name in option.opts}
+        assert {word for word in words if word.startswith("--")} <= known

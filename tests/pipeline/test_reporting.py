@@ -81,15 +81,16 @@ def test_mistakes_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "nothing to report below data/students" in str(done.exception)
 
 
-def test_without_matplotlib_one_sentence_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("package", ["matplotlib", "scipy"])
+def test_without_a_package_one_sentence_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     write_student(tmp_path, "t", "projection", 0, 0.8)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, package, None)
     options = ("--students", tmp_path / "students", "--out", tmp_path / "out")
     done = CliRunner().invoke(cli, ["report", *map(str, options)], standalone_mode=False)
     assert isinstance(done.exception, ReportError)
-    assert "figures need the package matplotlib: pip install" in str(done.exception)
+    assert f"a report needs the package {package}: pip install" in str(done.exception)
     assert not (tmp_path / "out").exists()
 
 

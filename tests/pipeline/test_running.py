@@ -7,9 +7,9 @@ import pytest
 from processes import run_here
 from tiny import make_tokenizer, write_language_model
 
-from cache.samplers import SAMPLERS
-from pipeline.options import SamplerMixture
-from stages.inputs import OWN
+from cache.draw.samplers import SAMPLERS
+from pipeline import options
+from stages.inputs.preparation import MODEL_SAMPLERS
 
 SMALL = ("--rows", 96, "--chunk-rows", 8, "--shard-rows", 32)
 TEMPLATE = (
@@ -34,7 +34,7 @@ def test_a_dry_run_prints_what_a_run_would_take(llm: Path, mood: Path, tmp_path:
         "verdict: ",
     ):
         assert part in found.out
-    assert "found by trial" in found.err
+    assert "measured to be fastest" in found.err
     assert not root.exists()
 
 
@@ -82,13 +82,13 @@ def test_a_prompt_goes_through_the_chat_template_when_asked(mood: Path, tmp_path
     command = ("teacher", "--task", mood, "--model", model, "--cache", root, *SMALL)
     refused = run_here(*command, "--chat")
     assert refused.code == 1
-    assert "has no chat template; leave --chat out" in refused.err
+    assert "has no chat template; turn the template off" in refused.err
     tokenizer = make_tokenizer()
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(model)
     plain, chat = run_here(*command), run_here(*command, "--chat")
     assert (plain.code, chat.code) == (0, 0), chat.err
-    assert "the tokenizer has a chat template; --chat would" in plain.err
+    assert "the tokenizer has a chat template, which is off" in plain.err
     found = [json.loads(path.read_text())["inputs"] for path in root.glob("mood/*/manifest.json")]
     assert len(found) == 2
     (framed,) = [inputs["chat"] for inputs in found if "chat" in inputs]
@@ -104,4 +104,4 @@ def test_a_prompt_goes_through_the_chat_template_when_asked(mood: Path, tmp_path
 
 def test_the_samplers_that_a_command_takes_are_those_that_there_are() -> None:
     # They are named twice so that `pipeline --help` need not import what knows them.
-    assert set(SamplerMixture.known) == {*SAMPLERS, *OWN}
+    assert set(options.SAMPLERS) == {*SAMPLERS, *MODEL_SAMPLERS}

@@ -7,10 +7,10 @@ import pytest
 from processes import run_here
 from tiny import write_encoder
 
-from stages.stage_one import TeacherResult
+from stages.teacher.stage import TeacherResult
 
 Filled = tuple[Path, TeacherResult]
-SHORT = ("--steps", 4, "--rows", 16, "--held-out-rows", 16, "--log-every", 2)
+SHORT = ("--steps", 4, "--batch-size", 16, "--held-out-rows", 16, "--log-every", 2)
 
 
 @pytest.fixture
@@ -96,4 +96,5 @@ def test_labelled_texts_train_without_a_teacher(llm: Path, mood: Path, tmp_path:
     assert found.err.splitlines()[-1] == f"error: {texts}, line 2: the text has no label"
     found = run_here("student", "--task", mood, "--arch", "static", "--texts", texts)
     assert found.code == 2
-    assert "fill one with `pipeline teacher --texts FILE` and give it by --from" in found.err
+    assert "let the teacher answer the texts first and give its cache" in found.err
+    assert found.err.endswith("(--from, --labels)\n")

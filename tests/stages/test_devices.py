@@ -4,47 +4,46 @@ import pytest
 import torch
 from gpus import pretend_gpus
 
-from stages import language_model as lm
-from stages.devices import ALL
+from stages.devices import ALL, Choice, choose_device, choose_dtype, choose_model, find_main_device
 from stages.errors import SettingError
 
 
 class TestDevice:
     def test_auto_takes_what_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert lm.choose_device("auto") == lm.Choice("cpu", "auto: no CUDA device is there")
+        assert choose_device("auto") == Choice("cpu", "auto: no CUDA device is there")
         pretend_gpus(monkeypatch)
-        assert lm.choose_device("auto") == lm.Choice("cuda", "auto: Some GPU is there")
+        assert choose_device("auto") == Choice("cuda", "auto: Some GPU is there")
 
     def test_what_is_asked_for_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pretend_gpus(monkeypatch, free=(1, 1))
-        assert lm.choose_device("cuda:1") == lm.Choice("cuda:1", "as asked")
+        assert choose_device("cuda:1") == Choice("cuda:1", "as asked")
         with pytest.raises(SettingError, match=r"torch sees 2 CUDA device\(s\)"):
-            lm.choose_device("cuda:2")
+            choose_device("cuda:2")
         for name in ("mps", "gpu", ""):
             with pytest.raises(SettingError, match=r"use auto, cpu, cuda or cuda:N$"):
-                lm.choose_device(name)
+                choose_device(name)
 
     def test_all_is_every_gpu_for_who_can_split_a_model(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with pytest.raises(SettingError, match=r"'all' is not there: torch sees 0 CUDA"):
-            lm.choose_device(ALL, several=True)
+            choose_device(ALL, several=True)
         pretend_gpus(monkeypatch, free=(1,))
-        assert lm.choose_device(ALL, several=True).value == "cuda"
+        assert choose_device(ALL, several=True).value == "cuda"
         pretend_gpus(monkeypatch, free=(1, 1))
-        assert lm.choose_device(ALL, several=True) == lm.Choice(ALL, "as asked: 2 CUDA devices")
+        assert choose_device(ALL, several=True) == Choice(ALL, "as asked: 2 CUDA devices")
         with pytest.raises(SettingError, match=r"use auto, cpu, cuda or cuda:N$"):
-            lm.choose_device(ALL)
+            choose_device(ALL)
         with pytest.raises(SettingError, match=r"cuda:N or all$"):
-            lm.choose_device("mps", several=True)
+            choose_device("mps", several=True)
         monkeypatch.setenv("LOCAL_RANK", "0")
         with pytest.raises(SettingError, match=r"torchrun starts a worker .* one or the other"):
-            lm.choose_device(ALL, several=True)
+            choose_device(ALL, several=True)
 
     def test_torch_is_told_a_device_that_it_knows(self) -> None:
         for device in (ALL, "cuda", "cuda:1"):
-            assert torch.device(lm.find_main_device(device)).type == "cuda"
-        assert lm.find_main_device("cpu") == "cpu"
+            assert torch.device(find_main_device(device)).type == "cuda"
+        assert find_main_device("cpu") == "cpu"
 
     @pytest.mark.parametrize("device", ["auto", "cuda"])
     def test_every_rank_of_torchrun_has_a_gpu_of_its_own(
@@ -53,22 +52,22 @@ class TestDevice:
         pretend_gpus(monkeypatch, free=(1, 1))
         monkeypatch.setenv("LOCAL_RANK", "1")
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-        assert lm.choose_device(device) == lm.Choice("cuda:1", "torchrun's local rank 1")
-        assert lm.choose_device("cuda:0") == lm.Choice("cuda:0", "as asked")
-        assert lm.choose_device("cpu") == lm.Choice("cpu", "as asked")
+        assert choose_device(device) == Choice("cuda:1", "torchrun's local rank 1")
+        assert choose_device("cuda:0") == Choice("cuda:0", "as asked")
+        assert choose_device("cpu") == Choice("cpu", "as asked")
         monkeypatch.setenv("LOCAL_RANK", "2")
         with pytest.raises(SettingError, match=r"rank 2 .* 4 processes .* sees 2 CUDA device\(s\)"):
-            lm.choose_device(device)
-        assert lm.choose_device("cuda:1").value == "cuda:1"
+            choose_device(device)
+        assert choose_device("cuda:1").value == "cuda:1"
         monkeypatch.setenv("LOCAL_RANK", "one")
         with pytest.raises(SettingError, match="LOCAL_RANK: got 'one'"):
-            lm.choose_device(device)
+            choose_device(device)
 
     def test_ranks_without_a_gpu_share_the_processor(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LOCAL_RANK", "1")
-        assert lm.choose_device("auto") == lm.Choice("cpu", "auto: no CUDA device is there")
+        assert choose_device("auto") == Choice("cpu", "auto: no CUDA device is there")
         with pytest.raises(SettingError, match=r"rank 1 .* sees 0 CUDA device\(s\)"):
-            lm.choose_device("cuda")
+            choose_device("cuda")
 
 
 class TestModel:
@@ -76,19 +75,19 @@ class TestModel:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pretend_gpus(monkeypatch, free=(1,), total=80)
-        found = lm.choose_model("auto", "cuda")
-        assert found == lm.Choice("meta-llama/Llama-2-7b-hf", "auto: cuda has 80 GiB")
-        assert lm.choose_model("auto", "cpu").value == "mini"
-        assert lm.choose_model("gpt2", "cuda") == lm.Choice("gpt2", "as asked")
+        found = choose_model("auto", "cuda")
+        assert found == Choice("meta-llama/Llama-2-7b-hf", "auto: cuda has 80 GiB")
+        assert choose_model("auto", "cpu").value == "mini"
+        assert choose_model("gpt2", "cuda") == Choice("gpt2", "as asked")
 
     def test_small_gpus_count_together_where_all_are_used(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pretend_gpus(monkeypatch, free=(1, 1), total=8)
-        found = lm.choose_model("auto", "cuda:0")
+        found = choose_model("auto", "cuda:0")
         assert found.value == "mini"
         assert "needs 16 GiB, cuda:0 has 8.0 GiB" in found.reason
-        assert lm.choose_model("auto", ALL).value == "meta-llama/Llama-2-7b-hf"
+        assert choose_model("auto", ALL).value == "meta-llama/Llama-2-7b-hf"
 
 
 class TestDtype:
@@ -97,9 +96,9 @@ class TestDtype:
         self, device: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pretend_gpus(monkeypatch)
-        assert lm.choose_dtype("auto", device).value == "bfloat16"
+        assert choose_dtype("auto", device).value == "bfloat16"
         pretend_gpus(monkeypatch, bf16=False)
-        assert lm.choose_dtype("auto", device).value == "float16"
+        assert choose_dtype("auto", device).value == "float16"
 
     @pytest.mark.parametrize(
         ("able", "built", "dtype", "reason"),
@@ -122,11 +121,11 @@ class TestDtype:
     ) -> None:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: built)
-        found = lm.choose_dtype("auto", "cpu")
+        found = choose_dtype("auto", "cpu")
         assert found.value == dtype
         assert reason in found.reason
 
     def test_what_is_asked_for_is_taken(self) -> None:
-        assert lm.choose_dtype("float16", "cpu") == lm.Choice("float16", "as asked")
+        assert choose_dtype("float16", "cpu") == Choice("float16", "as asked")
         with pytest.raises(SettingError, match="got 'int8', must be auto or one of float32"):
-            lm.choose_dtype("int8", "cpu")
+            choose_dtype("int8", "cpu")

@@ -1,41 +1,20 @@
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
-import io
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import make_tokenizer
+from tiny import format_rows, make_tokenizer
+from tiny import write_text as write
 
 from stages.errors import TextDataError
-from stages.reporting import SilentReporter
+from stages.reporter import SilentReporter
 from stages.texts import TextRow, encode_texts, read_texts
 
 STRANGE = ["plain", "", "a\u2028b\x85c\x0bd", "😀 שלום", 'say "hi", you', "tab\there", "\ufeffb"]
-
-
-def write(path: Path, text: str) -> Path:
-    data = text.encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
-
-
-def format_rows(ending: str, rows: Sequence[tuple[str, str]]) -> str:
-    if ending == ".jsonl":
-        return "".join(json.dumps({"label": b, "text": a}) + "\n" for a, b in rows)
-    if ending == ".txt":
-        return "".join(f"{a}\n" for a, _ in rows)
-    text = io.StringIO()
-    delimiter = {".csv": ",", ".tsv": "\t"}[ending]
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerows([("label", "text"), *((b, a) for a, b in rows)])
-    return text.getvalue()
 
 
 @pytest.mark.parametrize("zipped", ["", ".gz"])
@@ -183,23 +162,23 @@ def test_whatever_was_written_as_plain_lines_is_read(tmp_path: Path, texts: list
 
 
 class TestEncoding:
-    def test_texts_become_padded_pieces_cut_at_the_longest(self, tmp_path: Path) -> None:
+    def test_texts_become_padded_tokens_cut_at_the_longest(self, tmp_path: Path) -> None:
         tokenizer, reporter = make_tokenizer(), SilentReporter()
         texts = ["Good", "", "Bad Poor Good Great Bad"]
         path = write(tmp_path / "rows.txt", "".join(f"{text}\n" for text in texts))
-        found = encode_texts(path, tokenizer, 4, reporter)
-        pieces = [tokenizer.encode(text, add_special_tokens=False)[:4] for text in texts]
+        found = encode_texts(read_texts(path), tokenizer, 4, reporter)
+        tokens = [tokenizer.encode(text, add_special_tokens=False)[:4] for text in texts]
         assert found.lines.tolist() == [1, 2, 3]
-        assert found.lengths.tolist() == list(map(len, pieces))
-        assert found.tokens.tolist() == [own + [-1] * (4 - len(own)) for own in pieces]
-        assert reporter.lines == ["1 of 3 texts are cut at 4 pieces"]
+        assert found.lengths.tolist() == list(map(len, tokens))
+        assert found.tokens.tolist() == [own + [-1] * (4 - len(own)) for own in tokens]
+        assert reporter.lines == ["1 of 3 texts are cut at 4 tokens"]
 
     def test_a_file_without_texts_is_refused(self, tmp_path: Path) -> None:
         for name, text in (("rows.txt", ""), ("rows.csv", "text\n"), ("rows.jsonl", "")):
             with pytest.raises(TextDataError, match="holds no texts"):
-                encode_texts(write(tmp_path / name, text), make_tokenizer(), 4, SilentReporter())
+                read_texts(write(tmp_path / name, text))
 
     def test_half_a_surrogate_pair_is_no_traceback(self, tmp_path: Path) -> None:
         path = write(tmp_path / "rows.jsonl", '{"text": "a"}\n{"text": "b\\ud83d"}\n')
         with pytest.raises(TextDataError, match="line 2"):
-            encode_texts(path, make_tokenizer(), 4, SilentReporter())
+            read_texts(path)

@@ -1,0 +1,36 @@
+"""From seeds to inputs: counter-based random integers and the samplers built on them.
+
+The same bits on every device.  Knows an embedding table's numbers, not whose they are.
+"""
+
+from cache.draw.lengths import LengthRule
+from cache.draw.mixtures import Mixture, mix_samplers, parse_mixture
+from cache.draw.philox import Purpose, mix_seeds, random_integers, random_integers_numpy, send
+from cache.draw.samplers import (
+    SAMPLERS,
+    Sampler,
+    TokenSampler,
+    VocabularySampler,
+    build_sampler,
+    draw_uniform_ids,
+    quantise_distribution,
+)
+
+__all__ = [
+    "SAMPLERS",
+    "LengthRule",
+    "Mixture",
+    "Purpose",
+    "Sampler",
+    "TokenSampler",
+    "VocabularySampler",
+    "build_sampler",
+    "draw_uniform_ids",
+    "mix_samplers",
+    "mix_seeds",
+    "parse_mixture",
+    "quantise_distribution",
+    "random_integers",
+    "random_integers_numpy",
+    "send",
+]

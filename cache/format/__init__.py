@@ -1,0 +1,49 @@
+"""What a cache is made of: layout, manifest and fingerprint, shards, commit records.
+
+Bytes in, checked values out, and back.  Knows no storage.
+"""
+
+from cache.format.commits import (
+    DIRECTORY,
+    LARGEST_RECORD,
+    CommitRecord,
+    committed_shards,
+    record_path,
+)
+from cache.format.documents import DocumentError, check_seal, parse, seal
+from cache.format.layout import MOST_SHARDS, Layout, answer_columns
+from cache.format.manifest import (
+    ATTACHMENTS,
+    LARGEST_MANIFEST,
+    MANIFEST,
+    FileInfo,
+    Manifest,
+    check_attachment_name,
+)
+from cache.format.shards import GROUP, decode, encode, metadata, object_path
+
+__all__ = [
+    "ATTACHMENTS",
+    "DIRECTORY",
+    "GROUP",
+    "LARGEST_MANIFEST",
+    "LARGEST_RECORD",
+    "MANIFEST",
+    "MOST_SHARDS",
+    "CommitRecord",
+    "DocumentError",
+    "FileInfo",
+    "Layout",
+    "Manifest",
+    "answer_columns",
+    "check_attachment_name",
+    "check_seal",
+    "committed_shards",
+    "decode",
+    "encode",
+    "metadata",
+    "object_path",
+    "parse",
+    "record_path",
+    "seal",
+]

@@ -1,0 +1,153 @@
+"""Where caches lie: below a root, one directory a task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from cache.directory import Cache
+from cache.errors import CacheChoiceError, CacheError, Hint
+from cache.opening import CacheSummary, list_caches, open_cache, read_manifest
+from cache.stores import LocalPlace, Place, parse_place
+
+MOST_CANDIDATES = 20
+
+
+def find_caches(root: str | Path) -> list[CacheSummary]:
+    """Return the caches below a root, those of each task together."""
+    return [found for task in parse_place(root).list_places() for found in list_caches(task)]
+
+
+def list_places(root: str | Path) -> list[Place]:
+    """Return every directory below a root that is a cache or ought to be one."""
+    return [place for task in parse_place(root).list_places() for place in task.list_places()]
+
+
+def find_place(root: str | Path, name: str) -> Place:
+    """Find the cache that is meant by a name, whether or not it can be opened.
+
+    Args:
+        root: Root of the caches.
+        name: A fingerprint's first digits, or the path or URL of a cache directory.
+
+    Raises:
+        CacheChoiceError: Nothing is meant by it, or several caches.
+        CacheError: The URL is none, or a directory cannot be listed.
+    """
+    if not name.strip():
+        raise CacheChoiceError("an empty name names no cache")
+    if "/" in name or Path(name).is_dir():
+        place = parse_place(name)
+        if isinstance(place, LocalPlace) and not place.path.is_dir():
+            raise CacheChoiceError(f"there is no directory {place}")
+        return place
+    places = list_places(root)
+    found = _matching(places, name)
+    if len(found) == 1:
+        return found[0]
+    shown = found or places
+    count = f"{len(found)} caches begin" if found else "no cache begins"
+    there = "" if found else "; there are" if places else ", and there are none"
+    raise CacheChoiceError(f"{count} with {name!r:.80} below {root}{there}{_list(shown)}")
+
+
+def find_places(root: str | Path, names: Iterable[str]) -> list[Place]:
+    """Find the caches that are meant by several names, as :func:`find_place` does, each once."""
+    found: dict[object, Place] = {}
+    for name in names:
+        place = find_place(root, name)
+        key: object = place
+        # A link is not what it leads to, which matters to who would remove it.
+        if isinstance(place, LocalPlace) and not place.path.is_symlink():
+            key = place.path.resolve()
+        found.setdefault(key, place)
+    return list(found.values())
+
+
+def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
+    """Open the cache of a task that has a fingerprint, or whose fingerprint begins so.
+
+    Raises:
+        CacheChoiceError: There is none, or several begin so.
+        CacheError: It cannot be opened.
+    """
+    found = _matching((parse_place(root) / task).list_places(), fingerprint)
+    cache = open_cache(found[0]) if len(found) == 1 else None
+    if cache is None or not cache.fingerprint.startswith(fingerprint.lower()):
+        raise CacheChoiceError(
+            f"{len(found) if len(found) > 1 else 'no'} caches of task {task} below {root} have a "
+            f"fingerprint beginning with {fingerprint!r:.80}"
+        )
+    return cache
+
+
+def find_cache(root: str | Path, task: str, source: str | None, partial: bool) -> Cache:
+    """Find the cache to train on.
+
+    Args:
+        root: Root of the caches.
+        task: The task's name.
+        source: A fingerprint's first digits, a cache directory, or a teacher's summary file;
+            None: the task's only complete cache.
+        partial: Whether an incomplete one will do.
+
+    Raises:
+        CacheChoiceError: None fits, or several do.
+        CacheError: The cache named cannot be opened.
+    """
+    if source is not None:
+        path = Path(source)
+        if path.is_file():
+            try:
+                pointer = json.loads(path.read_text())
+                return open_cache(parse_place(root) / pointer["directory"], pointer["fingerprint"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise CacheChoiceError(f"{path} is no summary of a teacher") from error
+        if path.is_dir() or "://" in source:
+            return open_cache(source)
+        return open_named_cache(root, task, source)
+    found = [summary for summary in list_caches(parse_place(root) / task) if summary.manifest]
+    fitting = [summary for summary in found if summary.is_complete or partial]
+    if len(fitting) == 1 or (not fitting and len(found) == 1):
+        # Of an incomplete one its reader says how much is there and what to do.
+        return open_cache((fitting or found)[0].place)
+    if not fitting:
+        raise CacheChoiceError(
+            f"no complete cache of task {task} below {root} ({len(found)} incomplete)",
+            Hint.CREATE,
+            task,
+        )
+    places = [summary.place for summary in fitting]
+    raise CacheChoiceError(
+        f"{len(fitting)} caches of task {task} below {root}{_list(places)}", Hint.CHOOSE
+    )
+
+
+def _matching(places: Iterable[Place], name: str) -> list[Place]:
+    """Return the caches whose fingerprint begins so, a link and what it leads to once."""
+    # Directories are named after the fingerprint's first half, and known by that alone where the
+    # manifest cannot be read.
+    digits = name[:32].lower()
+    found = [place for place in places if any(known.startswith(digits) for known in place.names)]
+    links = [p for p in found if isinstance(p, LocalPlace) and p.path.is_symlink()]
+    real = {p.path.resolve() for p in found if isinstance(p, LocalPlace) and p not in links}
+    doubles = [link for link in links if link.path.resolve() in real]
+    return [place for place in found if place not in doubles]
+
+
+def _list(places: list[Place]) -> str:
+    lines = [f"\n  {_describe(place)}" for place in places[:MOST_CANDIDATES]]
+    if len(places) > len(lines):
+        lines.append(f"\n  and {len(places) - len(lines)} more")
+    return "".join([":", *lines]) if lines else ""
+
+
+def _describe(place: Place) -> str:
+    try:
+        manifest = read_manifest(place)
+    except CacheError as error:
+        return str(error)
+    sampler, model = manifest.inputs.get("sampler"), manifest.notes.get("model", "?")
+    seed = sampler.get("seed", "-") if isinstance(sampler, dict) else "-"
+    return f"{place}  {manifest.label}, seed {seed}, {model}, {manifest.created}"

@@ -1,0 +1,137 @@
+"""What there is to know about one cache: how far it is, how fast, who is on it, what it holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.directory import Cache
+from cache.errors import CacheError, DamageError
+from cache.format import CommitRecord
+from cache.reader import CacheReader
+from cache.stores import LiveClaim
+
+
+@dataclass(frozen=True)
+class CacheOverview:
+    """The state of a cache.
+
+    Attributes:
+        cache: The cache.
+        committed: Committed shards that are sound, with so many ``rows``.
+        bytes: Size of all files.
+        row_bytes: Bytes that a row takes in its shard's files; None before the first.
+        rate: Rows a second while it was being filled; None where the records do not tell.
+        seconds_left: What the live workers will need for the rest; None without any.
+        workers: Shards that live processes are computing; None where that cannot be told.
+        balance: For each class the rows in which it is the most probable, and its mean
+            probability; empty where there are none.
+        damage: What was found damaged on the way.
+    """
+
+    cache: Cache
+    committed: int
+    rows: int
+    bytes: int
+    row_bytes: float | None
+    rate: float | None
+    seconds_left: float | None
+    workers: tuple[LiveClaim, ...] | None
+    balance: dict[str, tuple[int, float]]
+    damage: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard is committed and sound."""
+        return self.committed == self.cache.shards
+
+
+def describe_cache(
+    cache: Cache, advance: Callable[[int], None], warn: Callable[[str], None]
+) -> CacheOverview:
+    """Read all of a cache and say what it holds.
+
+    Args:
+        cache: The cache.
+        advance: Told of every shard that was read; may raise to stop.
+        warn: Told where it cannot be said who works on it.
+    """
+    damage: list[str] = []
+    records: list[CommitRecord] = []
+    column = cache.layout.columns.get("probabilities")
+    classes = column.shape[0] if column and len(column.shape) == 1 else 0
+    votes, sums = np.zeros(classes, np.int64), np.zeros(classes)
+
+    @contextmanager
+    def noting_damage() -> Iterator[None]:
+        try:
+            yield
+        except DamageError as error:
+            damage.append(str(error))
+
+    with noting_damage():
+        cache.check_metadata()
+    for name in cache.manifest.attachments:
+        with noting_damage():
+            cache.read_attachment(name)
+    committed = cache.committed()
+    reader = None if damage or not committed else CacheReader(cache, partial=True)
+    for shard in committed:
+        with noting_damage():
+            record = cache.record(shard)
+            columns = reader.read_shard(shard) if reader is not None else {}
+            if columns and classes:
+                g = columns["probabilities"]
+                votes += np.bincount(g.argmax(axis=1), minlength=classes)
+                sums += g.sum(axis=0, dtype=np.float64)
+            records.append(record)
+        advance(1)
+    try:
+        workers = tuple(cache.live_claims())
+    except CacheError as error:
+        warn(f"who works on it cannot be told: {error}")
+        workers = None
+    rows = sum(len(cache.rows_of(record.shard)) for record in records)
+    data = sum(info.size for record in records for info in record.files.values())
+    left, seconds_left = cache.layout.rows - rows, None
+    if workers and rows and left:
+        rest = left * sum(r.seconds for r in records) / rows / len(workers)
+        seconds_left = rest if math.isfinite(rest) else None
+    voters = int(votes.sum())
+    shares = zip(votes.tolist(), (sums / max(voters, 1)).tolist(), strict=True)
+    return CacheOverview(
+        cache=cache,
+        committed=len(records),
+        rows=rows,
+        bytes=sum(size for _, size in cache.files.walk()),
+        row_bytes=data / rows if rows else None,
+        rate=_find_rate(records, rows),
+        seconds_left=seconds_left,
+        workers=workers,
+        balance=dict(zip(_name_classes(cache, classes), shares, strict=True)) if voters else {},
+        damage=tuple(damage),
+    )
+
+
+def _name_classes(cache: Cache, classes: int) -> list[str]:
+    try:
+        names = [str(label["name"]) for label in cache.manifest.inputs["task"]["labels"]]
+    except (KeyError, TypeError):
+        names = []
+    return names if len(names) == classes else [f"class {index}" for index in range(classes)]
+
+
+def _find_rate(records: list[CommitRecord], rows: int) -> float | None:
+    # Over the time in which at least one shard was being computed: pauses between runs do not
+    # count, nor does time count twice that several workers spent side by side.
+    ends = [record.finished.timestamp() for record in records]
+    spans = sorted((end - r.seconds, end) for r, end in zip(records, ends, strict=True))
+    busy, until = 0.0, -math.inf
+    for begin, end in spans:
+        busy += max(end - max(begin, until), 0.0)
+        until = max(until, end)
+    return rows / busy if busy else None

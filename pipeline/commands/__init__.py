@@ -1,0 +1,1 @@
+"""The commands, one file each.  Each imports what it needs when it runs, so that help is fast."""

@@ -1,0 +1,44 @@
+"""``pipeline doctor``: what is installed, which devices there are, and what `auto` would choose."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+def doctor() -> None:
+    """Show versions and devices, and what auto would choose and why.
+
+    Example: pipeline doctor
+    """
+    import importlib.metadata
+    import os
+    import platform
+    import shutil
+
+    import torch
+
+    from pipeline.console import quieten_libraries
+    from stages.devices import choose_device, choose_dtype, choose_model
+
+    quieten_libraries()
+    found = {"python": f"{platform.python_version()}, {platform.platform()}"}
+    for name in ("torch", "transformers", "accelerate", "safetensors", "zarr", "numpy", "dvc"):
+        found[name] = importlib.metadata.version(name)
+    found["cores"] = f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"
+    for index in range(torch.cuda.device_count()):
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
+        name = torch.cuda.get_device_name(index)
+        found[f"cuda:{index}"] = f"{name}, {free:.1f} of {total:.1f} GiB"
+    compiler = next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
+    found["C++ compiler"] = compiler or "none: torch.compile is not available"
+    found["disk"] = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free here"
+    device = choose_device("auto")
+    for title, choice in (
+        ("device", device),
+        ("model", choose_model("auto", device.value)),
+        ("dtype", choose_dtype("auto", device.value)),
+    ):
+        found[title] = f"{choice.value} ({choice.reason})"
+    for title, text in found.items():
+        click.echo(f"{title:<14} {text}")

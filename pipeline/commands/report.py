@@ -1,0 +1,93 @@
+"""``pipeline report``: tables and figures of what there is, as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline import options
+
+if TYPE_CHECKING:
+    from stages.report import Findings
+
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.command()
+@click.option(
+    "--students",
+    type=FOLDER,
+    multiple=True,
+    show_default="data/students",
+    help="Directory with students anywhere below; can be repeated.",
+)
+@click.option(
+    "--evaluations",
+    type=FOLDER,
+    multiple=True,
+    show_default="reports/evaluations, if it is there",
+    help="Directory with what `evaluate --metrics` wrote; can be repeated.",
+)
+@options.CACHE
+@click.option(
+    "--published",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="YAML file of figures to compare with, such as benchmarks/paper/published.yaml.",
+)
+@click.option("--title", default="Functional projection: a report", help="Title of the page.")
+@options.path(
+    "--out",
+    "Directory to write; an earlier report there is replaced.",
+    default=Path("reports/report"),
+)
+def report(
+    students: tuple[Path, ...],
+    evaluations: tuple[Path, ...],
+    cache: str,
+    published: Path | None,
+    title: str,
+    out: Path,
+) -> None:
+    """Turn students and their evaluations into tables and figures.
+
+    Writes report.html, which needs nothing beside it, report.md, tables as CSV and figures as PNG
+    and SVG.
+
+    Example: pipeline report --out reports/report
+    """
+    from stages.report import collect, write_report
+
+    if not students:
+        students = (Path("data/students"),)
+        if not students[0].is_dir():
+            raise click.UsageError(f"there is no directory {students[0]}; name one with --students")
+    if not evaluations:
+        usual = Path("reports/evaluations")
+        evaluations = (usual,) if usual.is_dir() else ()
+    found = collect(students, evaluations, cache, published)
+    for fault in found.faults:
+        click.echo(f"missing: {fault}", err=True)
+    for path in write_report(found, title, _list_commands(found, cache), out):
+        click.echo(str(path))
+
+
+def _list_commands(found: Findings, cache: str) -> list[str]:
+    """Return the commands that make the caches, the students and their evaluations."""
+    from pipeline.hints import format_command, format_student_command, format_teacher_command
+
+    evaluations = [
+        {"teacher": one.teacher_name, "task": task, "data": one.data, "metrics": one.file}
+        for task, one in found.teachers.items()
+        if one.accuracy is None and one.data
+    ] + [
+        {"model": run.path, "teacher": one.teacher_name, "data": one.data, "metrics": one.file}
+        for run in found.runs
+        if (one := run.evaluation) and one.data
+    ]
+    return [
+        *map(format_teacher_command, found.caches.values()),
+        *(format_student_command(run, cache) for run in found.runs),
+        *(format_command("evaluate", options) for options in evaluations),
+    ]

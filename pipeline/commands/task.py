@@ -1,0 +1,94 @@
+"""``pipeline task``: the tasks there are, and how a model's tokenizer sees one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline import options
+
+if TYPE_CHECKING:
+    from stages.tasks import Task
+
+
+@click.group()
+def task() -> None:
+    """List, show and check tasks: prompts and label words."""
+
+
+@task.command("list")
+@options.JSON
+def list_tasks_command(as_json: bool) -> None:
+    """List the tasks that come with the project.
+
+    Example: pipeline task list
+    """
+    from stages.tasks import list_tasks, load_task
+
+    tasks = [load_task(name) for name in list_tasks()]
+    if as_json:
+        click.echo(json.dumps([_describe(entry) for entry in tasks], indent=2))
+        return
+    for entry in tasks:
+        click.echo(f"{entry.name:<12} {', '.join(entry.label_names):<40} {entry.prompt.strip()}")
+
+
+@task.command("show")
+@click.argument("name")
+@options.JSON
+def show_task(name: str, as_json: bool) -> None:
+    """Show a task: its name, or the path of its YAML file.
+
+    Example: pipeline task show imdb
+    """
+    from stages.tasks import load_task
+
+    data = _describe(load_task(name))
+    if as_json:
+        click.echo(json.dumps(data, indent=2))
+        return
+    click.echo(f"name:       {data['name']}")
+    for key in ("prompt", "suffix"):
+        click.echo(f"{key}:     {json.dumps(data[key], ensure_ascii=False)}")
+    click.echo(f"max_length: {data['max_length']} tokens")
+    for label, words in data["labels"].items():
+        click.echo(f"label:      {label}: {', '.join(words)}")
+
+
+@task.command("check")
+@click.argument("name")
+@click.option(
+    "--model", default="mini", help="Model with the tokenizer: mini, a hub id or a directory."
+)
+@options.CHAT
+def check_task(name: str, model: str, chat: bool) -> None:
+    """Check a task against a model's tokenizer.
+
+    Shows the prompt as the model sees it, and the token that stands for each label word.
+
+    Example: pipeline task check mine.yaml --model meta-llama/Llama-2-7b-hf
+    """
+    from pipeline.console import quieten_libraries
+    from stages.lm import resolve_tokenizer
+    from stages.loading import load_tokenizer
+    from stages.tasks import build_verbaliser, describe_chat, describe_frame, load_task
+
+    entry = load_task(name)
+    quieten_libraries()
+    tokenizer = load_tokenizer(resolve_tokenizer(model))
+    verbaliser = build_verbaliser(entry, tokenizer, chat)
+    for line in describe_frame(entry, tokenizer, chat):
+        click.echo(line)
+    for word in verbaliser.words:
+        click.echo(f"{word.label:<16} {word.word:<16} {word.token_id:>7}  {' '.join(word.tokens)}")
+    for line in verbaliser.describe_splits():
+        click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
+    if note := describe_chat(tokenizer, chat):
+        click.echo(note if chat else f"{note}; --chat turns it on", err=True)
+    click.echo(f"task {entry.name} can be used with {model}{' --chat' if chat else ''}")
+
+
+def _describe(entry: Task) -> dict[str, Any]:
+    return entry.describe() | {"labels": {label.name: list(label.words) for label in entry.labels}}

@@ -1,0 +1,128 @@
+"""``pipeline teacher``: a language model's answers to random inputs, into a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline import options
+from pipeline.formats import format_duration, format_size, write_json
+
+if TYPE_CHECKING:
+    from stages.teacher import Estimate
+
+
+@click.command()
+@options.TASK
+@click.option(
+    "--model",
+    default="auto",
+    help="Language model: mini, a hub id, a directory, or auto, which takes Llama-2-7b where a "
+    "CUDA device has room for it and mini otherwise.",
+)
+@click.option(
+    "--sampler",
+    type=options.parse_samplers,
+    default="unigram",
+    metavar="SAMPLER",
+    help="unigram, vocabulary, uniform, self or self-labelled, or a mixture of them with shares, "
+    "such as vocabulary=0.5,self=0.5.",
+)
+@options.count("--rows", 32768, "Number of random inputs.")
+@options.path("--texts", "File of texts to answer instead of random inputs.")
+@options.TEXT_COLUMN
+@options.choice("--lengths", ("uniform", "log-uniform"), "Distribution of the lengths of inputs.")
+@options.count("--min-length", 1, "Tokens in the shortest random input.")
+@click.option(
+    "--temperature", type=float, default=1.0, help="Sampling temperature of the self samplers."
+)
+@click.option(
+    "--top-p", type=float, default=1.0, help="Nucleus (top-p) that the self samplers draw from."
+)
+@click.option(
+    "--self-generated",
+    type=click.IntRange(min=0),
+    default=1024,
+    help="Texts that the model generates for students to be measured on.",
+)
+@options.seed("Seed of the random inputs.")
+@options.CACHE
+@click.option(
+    "--device",
+    default="auto",
+    help="Device to compute on: auto, cpu, cuda, cuda:N, or all, which splits the model over all "
+    "GPUs.",
+)
+@options.DTYPE
+@options.count("--chunk-rows", 64, "Rows of one input length per chunk.")
+@options.count("--shard-rows", 4096, "Rows written as one shard.")
+@click.option(
+    "--batch-positions",
+    type=options.parse_positions,
+    default="auto",
+    metavar="[auto|INTEGER]",
+    help="Most positions in one forward pass; auto measures which number is the fastest.",
+)
+@options.choice(
+    "--compile",
+    ("auto", "on", "off"),
+    "Compile the layers with torch; auto does so for long runs if it is faster.",
+)
+@options.CHAT
+@options.QUANTISE
+@click.option("--dry-run", is_flag=True, help="Say what the run would take, and write nothing.")
+@options.path("--summary", "JSON file to write the fingerprint and the balance of the answers to.")
+def teacher(summary: Path | None, dry_run: bool, **settings: Any) -> None:
+    """Stage one: record a language model's answers to random inputs.
+
+    The same command again continues where it stopped, and several at once share the work.
+
+    Example: pipeline teacher --task imdb --rows 100000
+    """
+    from pipeline.console import Console, quieten_libraries
+    from stages.teacher import TeacherConfig, estimate_teacher, run_teacher
+
+    quieten_libraries()
+    console = Console(resumable=True)
+    with console.catch_signals():
+        config = TeacherConfig(**settings)
+        if dry_run:
+            _show_estimate(estimate_teacher(config, console))
+            return
+        result = run_teacher(config, console)
+    if summary is None:
+        return
+    # Nothing that differs between runs over the same cache: DVC compares this file.
+    manifest, verdict = result.cache.manifest, result.verdict
+    task = manifest.inputs["task"]
+    labels = [label["name"] for label in task["labels"]]
+    write_json(
+        summary,
+        {
+            "fingerprint": manifest.fingerprint,
+            "directory": f"{task['name']}/{manifest.directory}",
+            "rows": verdict.answers.rows,
+            "norm_g": verdict.answers.norm_g,
+            "spread": verdict.answers.spread,
+            "balance": dict(zip(labels, verdict.answers.balance, strict=True)),
+            "verdict": {"level": verdict.level, "reason": verdict.reason},
+        },
+    )
+
+
+def _show_estimate(found: Estimate) -> None:
+    left = found.rows - found.rows_there
+    there = f", {found.rows_there:,} of them there already" if found.rows_there else ""
+    for name, value in (
+        ("rows", f"{found.rows:,}{there}"),
+        ("batch", f"{found.batch_positions:,} positions"),
+        ("speed", f"{found.rows_per_second:,.1f} rows a second, from {found.measured_rows:,} rows"),
+        ("time", f"{format_duration(found.seconds)} for {left:,} rows, one worker"),
+        ("disk", f"{format_size(found.bytes)} in {found.directory}"),
+        ("answers", f"{found.verdict.shares}; spread {found.verdict.answers.spread:.4f}"),
+        ("verdict", f"{found.verdict.level}: {found.verdict.reason}"),
+    ):
+        click.echo(f"{name + ':':<9}{value}")
+    click.echo("dry run: nothing was written")

@@ -1,0 +1,153 @@
+"""Classifiers in onnxruntime: an ONNX file and its tokenizer, without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.classify.classifier import MAX_TOKENS, Classifier, model_directory
+from stages.errors import Hint, ModelError, SettingError, Settings
+from stages.loading import one_line
+
+INPUTS = ("input_ids", "attention_mask")  # what a file must take, both (batch, length) int64
+OUTPUT = "logits"  # what it must give, (batch, K) float32
+INSTALL = "pip install -c constraints.txt -e '.[onnx]'"  # the extra with everything for ONNX
+
+
+def load_onnx_classifier(file: Path, device: str, threads: int | None = None) -> Classifier:
+    """Load an ONNX file, with the tokenizer and configuration of its folder or the one above.
+
+    Args:
+        file: The file, as ``pipeline export`` writes it.
+        device: ``auto`` (the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: Of onnxruntime; None: as many as OMP_NUM_THREADS says, or as there are cores.
+
+    Raises:
+        SettingError: The device is none that onnxruntime has here.
+        ModelError: A file or onnxruntime is missing, or a file is damaged or another kind of model.
+    """
+    if not file.is_file():
+        raise ModelError(f"{file} is not there", Hint.EXPORT)
+    folder = model_directory(file)
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{file}: no {name} beside it or one folder up")
+    labels, limit, pad = _read_settings(folder)
+    tokenizer = _load_tokenizer(folder / "tokenizer.json")
+    device, why = ("cpu", "auto: ONNX files") if device == "auto" else (device, "as asked")
+    threads = threads or _count_threads()
+    session = _open_session(file, device, threads)
+    _check_signature(file, session, len(labels))
+
+    def encode(texts: list[str], limit: int) -> Sequence[Sequence[int]]:
+        tokenizer.enable_truncation(limit)
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        try:
+            (logits,) = session.run([OUTPUT], dict(zip(INPUTS, (ids, mask), strict=True)))
+        except Exception as error:  # onnxruntime raises a dozen types
+            raise ModelError(f"{file} failed: {one_line(error)}") from error
+        result: np.ndarray = logits
+        return result
+
+    return Classifier(
+        encode,
+        run,
+        labels=labels,
+        max_length=limit,
+        pad_id=(tokenizer.token_to_id(pad) if pad else None) or 0,
+        device=f"{device} ({why}), {threads} thread{'s' * (threads > 1)}",
+    )
+
+
+def _read_settings(folder: Path) -> tuple[tuple[str, ...], int, str | None]:
+    """Return the labels, the longest input and the padding token."""
+    read: list[Any] = []
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            read.append(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot read {folder / name}: {error}") from error
+    config, settings = read
+    try:
+        names = {int(column): str(label) for column, label in config["id2label"].items()}
+        labels = tuple(names[column] for column in range(len(names)))
+        limit = min(int(settings.get("model_max_length", MAX_TOKENS)), MAX_TOKENS)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        files = f"{folder / 'config.json'} or tokenizer_config.json"
+        raise ModelError(f"{files} is no classifier's: {error}") from error
+    pad = settings.get("pad_token")
+    return labels, limit, pad["content"] if isinstance(pad, dict) else pad
+
+
+def _load_tokenizer(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare ones
+        raise ModelError(f"cannot load the tokenizer {path}: {one_line(error)}") from error
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _count_threads() -> int:
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open_session(file: Path, device: str, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError(f"{file} needs onnxruntime: {INSTALL}") from error
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise SettingError(f"device {device!r}: use auto, cpu, cuda or cuda:N")
+    cuda = "CUDAExecutionProvider"
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if kind == "cuda":
+        if cuda not in onnxruntime.get_available_providers():
+            raise SettingError(
+                f"device {device!r}: this onnxruntime has no CUDA; install onnxruntime-gpu in its "
+                "place, or use the CPU",
+                Settings(("device",)),
+            )
+        providers.insert(0, (cuda, {"device_id": number or "0"}))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that wait for the next text leave the cores to others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=providers)
+    except Exception as error:  # onnxruntime raises a dozen types
+        raise ModelError(f"cannot load {file}: {one_line(error)}") from error
+    # onnxruntime would go on without the device.
+    if kind == "cuda" and cuda not in session.get_providers():
+        raise SettingError(
+            f"device {device!r}: onnxruntime cannot use it; use the CPU", Settings(("device",))
+        )
+    return session
+
+
+def _check_signature(file: Path, session: Any, classes: int) -> None:
+    inputs = {each.name: each.type for each in session.get_inputs()}
+    outputs = {each.name: each.shape for each in session.get_outputs()}
+    if inputs != dict.fromkeys(INPUTS, "tensor(int64)"):
+        there = ", ".join(f"{name} {kind}" for name, kind in inputs.items())
+        raise ModelError(
+            f"{file} takes {there}; a classifier takes {' and '.join(INPUTS)}, both int64"
+        )
+    shape = outputs.get(OUTPUT)
+    if shape is None or len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != classes):
+        there = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
+        raise ModelError(f"{file} gives {there}; the classifier's {OUTPUT} are (batch, {classes})")

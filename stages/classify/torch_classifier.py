@@ -1,0 +1,70 @@
+"""Classifiers in torch: any sequence-classification directory of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stages.classify.classifier import MAX_TOKENS, Classifier
+from stages.devices import choose_device
+from stages.loading import load_tokenizer, load_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_torch_classifier(folder: Path, device: str) -> Classifier:
+    """Load a directory that holds a sequence-classification model.
+
+    Args:
+        folder: A student's directory, or any like it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        SettingError: The device is not there.
+        ModelError: It is no such directory.
+    """
+    chosen = choose_device(device)
+    model = load_model(folder).to(chosen.value)
+    return wrap_model(model, load_tokenizer(folder), f"{chosen.value} ({chosen.reason})")
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """Load a sequence-classification model in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: It is no such directory.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    kind = AutoModelForSequenceClassification
+    return load_weights(kind, str(folder), "a classifier", dtype=torch.float32).eval()
+
+
+def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
+    """Return a model in evaluation mode as a classifier; ``device`` says where and why."""
+
+    def encode(texts: list[str], limit: int) -> Sequence[Sequence[int]]:
+        encoded = tokenizer(texts, truncation=True, max_length=limit)
+        ids: Sequence[Sequence[int]] = encoded["input_ids"]
+        return ids
+
+    @torch.inference_mode()
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        inputs, attended = (torch.from_numpy(part).to(model.device) for part in (ids, mask))
+        output = model(input_ids=inputs, attention_mask=attended)
+        logits: np.ndarray = output.logits.float().cpu().numpy()
+        return logits
+
+    return Classifier(
+        encode,
+        run,
+        labels=tuple(str(model.config.id2label[k]) for k in range(model.config.num_labels)),
+        max_length=min(int(tokenizer.model_max_length), MAX_TOKENS),
+        pad_id=tokenizer.pad_token_id or 0,
+        device=device,
+    )

@@ -1,0 +1,236 @@
+"""How good a classifier is on labelled texts, and how often it says what its teacher says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stages import lm, metrics
+from stages.classify import Classifier, is_onnx, load_classifier, model_directory
+from stages.devices import ALL, Choice, choose_device, choose_dtype, choose_model, find_main_device
+from stages.errors import SettingError, Settings
+from stages.evaluate.held_out import measure_held_out
+from stages.loading import load_tokenizer
+from stages.records import find_record, read_record, read_temperature
+from stages.tasks import Task, describe_chat, load_task, parse_task
+from stages.teacher import Callbacks, Teacher, find_tuning, report_forward_pass
+from stages.texts import TextRow, encode_texts, number_labels, read_texts
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on what."""
+
+    data: Path | None = None  # labelled texts, `{task}` is replaced; None: the held-out rows
+    model: Path | None = None  # a student's directory or ONNX file
+    teacher: str | None = None  # auto, mini, a hub id or a directory
+    task: str | None = None  # name or path; None: the student's
+    text_column: str = "text"
+    label_column: str = "label"
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    dtype: str = "auto"  # the teacher's number format
+    cache: str | Path = "data/cache"  # root of the caches, for the held-out rows
+    batch_positions: int | None = None  # the teacher's most in one forward pass; None: measured
+    chat: bool = False  # whether the teacher's prompt goes through its chat template
+    quantise: str = "none"  # the teacher's weights: none, int8 or fp8
+    threshold: float | None = None  # least probability that makes a tag, in [0, 1]; None: all do
+
+    def __post_init__(self) -> None:
+        if self.threshold is None:
+            return
+        if not 0 <= self.threshold <= 1:
+            raise SettingError(f"threshold: got {self.threshold:g}, must be in [0, 1]")
+        if self.data is None or self.model is None:
+            raise SettingError(
+                "threshold: give a student and texts, nothing else has a threshold",
+                Settings(("model", "data")),
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found; None where it was not measured."""
+
+    rows: int  # texts, or held-out rows
+    data: str | None = None  # the file of texts
+    student: metrics.Scores | None = None
+    teacher: metrics.Scores | None = None
+    agreement: float | None = None  # share of rows that both answer alike
+    held_out: metrics.Projection | None = None  # the written student against the cached answers
+    calibration: metrics.Confidence | None = None
+    selection: metrics.Selection | None = None  # what the threshold leaves of the student's answers
+    task: str | None = None
+    model: str | None = None  # the student's directory or file, as it was given
+    teacher_name: str | None = None
+    agreement_interval: tuple[float, float] | None = None  # of 95 %
+    self_generated: metrics.Share | None = None  # agreement on texts that the teacher wrote itself
+    identity: str | None = None  # the student's, unlike a later one's in the same directory
+
+
+def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
+    """Measure a student, a teacher, or both on the texts of a file, or a student on held-out rows.
+
+    Raises:
+        SettingError: What is to be measured does not go together.
+        StageError: A model, the task or the file is not usable.
+        Interrupted: A stop was asked for.
+    """
+    if config.model is None and (config.teacher is None or config.task is None):
+        raise SettingError(
+            "nothing to measure: give a student, or a teacher and a task",
+            Settings(("model", "teacher", "task")),
+        )
+    device = choose_device(config.device, several=True)
+    reporter.say(f"device: {device.value} ({device.reason})")
+    if config.data is not None:
+        return _evaluate_texts(config, config.data, device, reporter)
+    if config.model is None or config.teacher is not None:
+        raise SettingError(
+            "without texts only a student is measured: give one, and no teacher",
+            Settings(("data", "model", "teacher")),
+        )
+    classifier = _load_student(config.model, config.device, device, reporter)
+    projection, calibration, self_generated = measure_held_out(
+        config.model, classifier, config.cache, reporter
+    )
+    return Evaluation(
+        projection.rows,
+        agreement=projection.agreement,
+        held_out=projection,
+        calibration=calibration,
+        model=str(config.model),
+        agreement_interval=projection.agreement_share.interval,
+        self_generated=self_generated,
+        identity=read_record(model_directory(config.model)).get("identity"),
+    )
+
+
+def _evaluate_texts(
+    config: EvaluationConfig, path: Path, device: Choice, reporter: Reporter
+) -> Evaluation:
+    record = {} if config.model is None else find_record(model_directory(config.model))
+    task = _find_task(config)
+    path = Path(str(path).replace("{task}", task.name))
+    rows = read_texts(path, config.text_column, config.label_column)
+    names = task.label_names
+    gold = number_labels(rows, names, path)
+
+    def score(answer: Callable[[], np.ndarray]) -> tuple[np.ndarray, metrics.Scores]:
+        began = time.monotonic()
+        probabilities = answer()
+        speed = len(rows) / (time.monotonic() - began)
+        return probabilities, metrics.compute_scores(
+            gold, probabilities.argmax(axis=1), names, speed
+        )
+
+    student = teacher = selection = agreement = against_teacher = ours = theirs = None
+    temperature = read_temperature(record)
+    if config.model is not None:
+        classifier = _load_student(config.model, config.device, device, reporter)
+        if classifier.labels != names:
+            raise SettingError(
+                f"the student's labels are {', '.join(classifier.labels)}, the task's "
+                f"{', '.join(names)}"
+            )
+        ours, student = score(lambda: _ask_student(classifier, rows, reporter))
+        if config.threshold is not None:
+            selection = metrics.select(ours, gold, config.threshold)
+    if config.teacher is not None:
+        theirs, teacher = score(lambda: _ask_teacher(config, rows, task, device, reporter))
+    if ours is not None and theirs is not None:
+        same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+        agreement = metrics.count_share(same, len(rows))
+        against_teacher = metrics.measure_calibration(ours, theirs, temperature)
+    return Evaluation(
+        len(rows),
+        str(path),
+        student,
+        teacher,
+        None if agreement is None else agreement.value,
+        calibration=metrics.Confidence(
+            temperature,
+            None if ours is None else metrics.measure_calibration(ours, gold, temperature),
+            against_teacher,
+            None if theirs is None else metrics.expected_calibration_error(theirs, gold),
+        ),
+        selection=selection,
+        task=task.name,
+        model=None if config.model is None else str(config.model),
+        teacher_name=config.teacher,
+        agreement_interval=None if agreement is None else agreement.interval,
+        identity=record.get("identity"),
+    )
+
+
+def _load_student(model: Path, asked: str, device: Choice, reporter: Reporter) -> Classifier:
+    # Where nobody chose, torch's device is not onnxruntime's.
+    unchosen = is_onnx(model) and asked in ("auto", ALL)
+    classifier = load_classifier(model, "auto" if unchosen else find_main_device(device.value))
+    if is_onnx(model):
+        reporter.say(f"student: onnxruntime on {classifier.device}")
+    return classifier
+
+
+def _ask_student(classifier: Classifier, rows: list[TextRow], reporter: Reporter) -> np.ndarray:
+    """Return the student's probabilities, shape (N, K)."""
+    parts, cut = [], 0
+    with reporter.track("student", len(rows), 0, "text") as advance:
+        # Large parts, so that like lengths meet; small enough to stop between them.
+        for begin in range(0, len(rows), 2048):
+            reporter.check_stop()
+            answers = classifier.classify([row.text for row in rows[begin : begin + 2048]])
+            parts.append(answers.probabilities)
+            cut += int(answers.cut.sum())
+            advance(len(answers.cut))
+    if cut:
+        longest = classifier.max_length - 1
+        reporter.say(f"{cut:,} of {len(rows):,} texts are cut at {longest} tokens")
+    return np.concatenate(parts)
+
+
+def _ask_teacher(
+    config: EvaluationConfig, rows: list[TextRow], task: Task, device: Choice, reporter: Reporter
+) -> np.ndarray:
+    """Load the teacher and return its probabilities, shape (N, K)."""
+    choice = choose_model(config.teacher or "auto", device.value)
+    dtype = choose_dtype(config.dtype, device.value)
+    lm.check_quantisation(config.quantise, device.value, dtype.value)
+    folder = lm.resolve_model(choice.value)
+    device = lm.place_model(folder, config.device, device, dtype.value, config.quantise)
+    reporter.say(
+        f"teacher: {choice.value} ({choice.reason}) on {device.value}, {dtype.value} "
+        f"({dtype.reason})"
+    )
+    tokenizer = load_tokenizer(folder)
+    if line := describe_chat(tokenizer, config.chat):
+        reporter.say(line)
+    reporter.say(lm.keep_freed_memory(device.value))
+    model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
+    teacher = Teacher(model, tokenizer, task, config.chat)
+    report_forward_pass(teacher, reporter)
+    texts = encode_texts(rows, tokenizer, task.max_length, reporter)
+    tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
+    with reporter.track("teacher", len(rows), 0, "text") as show:
+        callbacks = Callbacks.report(show, reporter)
+        logits = teacher.answer_texts(
+            texts.tokens, texts.lengths, tuning.batch_positions, callbacks
+        )
+    return torch.from_numpy(logits).softmax(dim=1).numpy()
+
+
+def _find_task(config: EvaluationConfig) -> Task:
+    """Return the task that was asked for, or that a student was trained for."""
+    if config.task is not None or config.model is None:
+        return load_task(config.task or "")
+    recorded = read_record(model_directory(config.model))["task"]
+    labels = {label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]}
+    return parse_task(recorded | {"labels": labels}, str(config.model), recorded["name"])

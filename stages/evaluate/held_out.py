@@ -1,0 +1,79 @@
+"""A written student, as it is used, against the cached rows held out from its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cache.draw import TokenSampler
+from cache.lookup import open_named_cache
+from cache.reader import CacheReader
+from stages import metrics
+from stages.classify import Classifier, model_directory
+from stages.errors import SettingError, Settings
+from stages.inputs import read_sampler, read_self_generated, read_table
+from stages.records import read_record, read_temperature
+from stages.student import GOLD, TokenRemap, choose_held_out
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+
+def measure_held_out(
+    model: Path, classifier: Classifier, root: str | Path, reporter: Reporter
+) -> tuple[metrics.Projection, metrics.Confidence, metrics.Share | None]:
+    """Compare a student, given by its directory or ONNX file and loaded, with the held-out rows.
+
+    Returns agreement and angles on all held-out rows; the calibration on those of them that no
+    temperature was fitted on; and the agreement on self-generated texts, if there are any.
+    """
+    record = read_record(model_directory(model))
+    if record.get("labels") == GOLD:
+        raise SettingError(
+            f"{model} was trained on labelled texts and has no cache to be compared with; give "
+            "labelled texts",
+            Settings(("data",)),
+        )
+    cache = open_named_cache(root, record["task"]["name"], record["fingerprint"])
+    reporter.say(f"no texts given: the rows held out of {cache.place} ({cache.manifest.label})")
+    sampler = read_sampler(cache, read_table(cache))
+    if sampler is not None and not isinstance(sampler, TokenSampler):
+        raise SettingError(
+            f"the sampler {sampler.name} draws embeddings of no tokens, and the written student "
+            "reads tokens; give labelled texts",
+            Settings(("data",)),
+        )
+    # The very shards of the training: more of them since would mean other rows held out.
+    reader = CacheReader(cache, shards=record.get("shards"))
+    held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
+    remap = TokenRemap(*record["remapped_id"]) if record.get("remapped_id") else None
+
+    def answer(ids: np.ndarray) -> np.ndarray:
+        inputs = np.insert(ids, 0, record["start_id"], axis=1)
+        return classifier.answer(remap.apply(inputs) if remap else inputs)
+
+    student, teacher = [], []
+    for part in reader.read_chunks(held):
+        lengths, probabilities = part.columns["length"], part.columns["probabilities"]
+        answers = np.empty_like(probabilities)
+        for length in np.unique(lengths):
+            alike = lengths == length
+            if sampler is None:
+                ids = part.columns["tokens"][alike, :length].astype(np.int64)
+            else:
+                ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
+            answers[alike] = answer(ids)
+        student.append(answers)
+        teacher.append(probabilities)
+    g, h = np.concatenate(teacher), np.concatenate(student)
+    temperature = read_temperature(record)
+    rows = metrics.measured_rows(len(h)) if record.get("calibration") else np.arange(len(h))
+    errors = metrics.measure_calibration(h[rows], g[rows], temperature)
+    texts = read_self_generated(cache)
+    return (
+        metrics.compute_projection(g, h),
+        metrics.Confidence(temperature, against_teacher=errors),
+        None if texts is None else texts.measure(answer),
+    )

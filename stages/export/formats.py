@@ -1,0 +1,105 @@
+"""The forms that a student's weights are exported in: each is one class in :data:`FORMATS`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from stages.classify import Classifier, load_onnx_classifier
+from stages.classify.torch_classifier import load_model, wrap_model
+from stages.errors import ExportError
+from stages.export import onnx
+from stages.loading import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from stages.reporter import Reporter
+
+FLOAT32, INT8 = "onnx/model.onnx", "onnx/model_int8.onnx"
+"""Where optimum and transformers.js look."""
+
+
+class SavedStudent:
+    """A student's directory; what is read of it is loaded once, when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """Its model, in float32 on the CPU."""
+        return load_model(self.folder)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """Its model and tokenizer, texts in and probabilities out."""
+        return wrap_model(self.model, load_tokenizer(self.folder), "cpu")
+
+
+class Format(Protocol):
+    """A form of a student's weights, asked for by its name."""
+
+    name: str
+
+    def write(
+        self, student: SavedStudent, folder: Path, int8: bool, reporter: Reporter
+    ) -> Mapping[str, Classifier]:
+        """Write files; configuration, tokenizer, record and card are written for every format.
+
+        Whatever fails or is stopped, nothing in the folder is kept.  Returns what is to be compared
+        with the student, by its file's path below the folder.
+        """
+
+
+class TransformersFormat:
+    """Safetensors as they are."""
+
+    name = "transformers"
+
+    def write(
+        self, student: SavedStudent, folder: Path, int8: bool, reporter: Reporter
+    ) -> Mapping[str, Classifier]:
+        """Copy the weights, and the index of those in parts."""
+        files = sorted(student.folder.glob("*.safetensors*"))
+        if not files:
+            raise ExportError(f"{student.folder} has no weights (model.safetensors)")
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        return {}
+
+
+class OnnxFormat:
+    """ONNX files, of any batch and length."""
+
+    name = "onnx"
+
+    def write(
+        self, student: SavedStudent, folder: Path, int8: bool, reporter: Reporter
+    ) -> Mapping[str, Classifier]:
+        """Write a file in float32, check it, and quantise it where that is asked for."""
+        onnx.check_packages()
+        file, small = folder / FLOAT32, folder / INT8
+        file.parent.mkdir()
+        reporter.say(f"writing {FLOAT32} (float32, opset {onnx.OPSET}, any batch and length)")
+        onnx.export_onnx(student.model, file)
+        reporter.check_stop()
+        written = {FLOAT32: load_onnx_classifier(file, "cpu", threads=1)}
+        vocabulary = student.model.config.vocab_size
+        worst = onnx.check_onnx(student.classifier, written[FLOAT32], vocabulary)
+        reporter.say(
+            f"checked: random ids, padded and unpadded, differ by at most {worst:.1e} in "
+            f"probability from the student (allowed: {onnx.TOLERANCE:g})"
+        )
+        if int8:
+            reporter.say(f"writing {INT8} (weights in 8 bits)")
+            onnx.quantise_onnx(file, small)
+            written[INT8] = load_onnx_classifier(small, "cpu", threads=1)
+        reporter.check_stop()
+        return written
+
+
+FORMATS: Mapping[str, Format] = {each.name: each for each in (OnnxFormat(), TransformersFormat())}

@@ -1,0 +1,48 @@
+"""What the teacher and the student are fed: random inputs from seeds, texts, written texts.
+
+Gives ``Inputs`` for a run, the samplers of a cache, and every read and write of what a cache keeps
+besides its rows.  Knows tasks and vocabularies, never runs a model.
+"""
+
+from stages.inputs.attachments import (
+    SELF_GENERATED,
+    SelfGenerated,
+    describe_agreement,
+    describe_difference,
+    pack_attachments,
+    read_sampler,
+    read_samplers,
+    read_self_generated,
+    read_table,
+    read_vocabulary,
+)
+from stages.inputs.config import InputsConfig, SamplingSettings
+from stages.inputs.preparation import (
+    MODEL_SAMPLERS,
+    TEXTS,
+    Inputs,
+    build_samplers,
+    mix_parts,
+    prepare_inputs,
+)
+
+__all__ = [
+    "MODEL_SAMPLERS",
+    "SELF_GENERATED",
+    "TEXTS",
+    "Inputs",
+    "InputsConfig",
+    "SamplingSettings",
+    "SelfGenerated",
+    "build_samplers",
+    "describe_agreement",
+    "describe_difference",
+    "mix_parts",
+    "pack_attachments",
+    "prepare_inputs",
+    "read_sampler",
+    "read_samplers",
+    "read_self_generated",
+    "read_table",
+    "read_vocabulary",
+]

@@ -1,0 +1,168 @@
+"""The inputs of a cache's rows, drawn from seeds or read from texts, and what draws them again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cache.draw import (
+    SAMPLERS,
+    LengthRule,
+    Mixture,
+    Sampler,
+    build_sampler,
+    mix_samplers,
+    mix_seeds,
+    parse_mixture,
+)
+from cache.errors import SamplerError
+from stages.errors import SettingError
+from stages.inputs.config import SamplingSettings
+from stages.tasks import Task
+from stages.texts import encode_texts, read_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.inputs.config import InputsConfig
+    from stages.reporter import Reporter
+
+TEXTS = "texts"  # name of the sampler of a cache whose inputs are texts
+MODEL_SAMPLERS = ("self", "self-labelled")  # their inputs are written by the language model
+WRITING = ("temperature", "top_p")  # settings that they are written by
+# Random contexts that the model's next-token distribution is averaged over for ``unigram``.
+UNIGRAM_CONTEXTS = {"rows": 256, "length": 32}
+
+
+@dataclass(frozen=True)
+class WrittenInputs:
+    """How inputs come about of which the language model writes some or all."""
+
+    mixture: Mixture  # which sampler draws or writes a row
+    sampling: SamplingSettings
+    shortest: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The rows' inputs: seeds and lengths of random ones, or the tokens of texts."""
+
+    seeds: np.ndarray  # of rows, or line numbers of texts, shape (N,), uint64
+    lengths: np.ndarray  # tokens of each row, or at most so many if yet to be written, (N,), int32
+    tokens: np.ndarray | None  # of texts, padded with -1, shape (N, longest), int32
+    identity: Mapping[str, Any]  # what goes into the fingerprint
+    written: WrittenInputs | None = None  # None where tokens are known or drawn
+
+    @property
+    def token_width(self) -> int | None:
+        """Columns of the tokens that are kept in the cache; None where none are."""
+        if self.written is not None:
+            return self.written.longest
+        return None if self.tokens is None else self.tokens.shape[1]
+
+    def select(self, rows: slice | np.ndarray) -> Inputs:
+        """Return the inputs of some of the rows."""
+        tokens = None if self.tokens is None else self.tokens[rows]
+        return Inputs(self.seeds[rows], self.lengths[rows], tokens, self.identity, self.written)
+
+    def describe(self) -> str:
+        """Return how many inputs there are, of what kind and length."""
+        name, lengths = self.identity["name"], self.lengths
+        kind = "texts" if name == TEXTS else f"random inputs ({name})"
+        span = "up to " if self.written is not None else f"{lengths.min()}-"
+        return f"{len(lengths):,} {kind} of {span}{lengths.max()} tokens"
+
+
+def prepare_inputs(
+    config: InputsConfig, task: Task, tokenizer: PreTrainedTokenizerBase, reporter: Reporter
+) -> Inputs:
+    """Draw seeds and lengths, or read texts.
+
+    Raises:
+        SettingError: The shortest input would be longer than the longest, or a setting is given
+            that is for other samplers.
+        TextDataError: The file of texts cannot be read.
+    """
+    if config.texts is not None:
+        _check_written(config, False)
+        rows = read_texts(config.texts, config.text_column)
+        texts = encode_texts(rows, tokenizer, task.max_length, reporter)
+        # Rows of like length side by side, so that a chunk hardly mixes lengths.
+        order = np.argsort(texts.lengths, kind="stable")
+        tokens, lines = texts.tokens[order], texts.lines[order].astype(np.uint64)
+        identity: dict[str, Any] = {
+            "name": TEXTS,
+            "tokens_sha256": hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest(),
+            # The same texts in another file may stand at other lines, which rows are known by.
+            "lines_sha256": hashlib.sha256(lines.astype("<u8").tobytes()).hexdigest(),
+        }
+        return Inputs(lines, texts.lengths[order], tokens, identity)
+    if config.min_length > task.max_length:
+        raise SettingError(
+            f"minimum length: got {config.min_length}, the task's longest input is "
+            f"{task.max_length} tokens"
+        )
+    chunks = -(-config.rows // config.chunk_rows)
+    try:
+        rule = LengthRule(config.lengths, config.min_length, task.max_length)
+        mixture = parse_mixture(config.sampler, (*SAMPLERS, *MODEL_SAMPLERS))
+    except SamplerError as error:
+        raise SettingError(str(error)) from error
+    lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
+    seeds = mix_seeds(config.seed, 0, config.rows)
+    parts = [number for number, name in enumerate(mixture.names) if name in MODEL_SAMPLERS]
+    _check_written(config, bool(parts))
+    identity = {
+        "name": mixture.text,
+        "lengths": {"kind": rule.kind, "minimum": rule.minimum, "maximum": rule.maximum},
+        "seed": config.seed,
+    }
+    if "unigram" in mixture.names:
+        identity["contexts"] = UNIGRAM_CONTEXTS
+    written = None
+    if parts:
+        if "uniform" in mixture.names:
+            raise SettingError(
+                f"sampler: got {config.sampler!r}; the inputs of uniform have no token ids, which "
+                "a cache of texts that the model writes keeps for every row; leave it out"
+            )
+        # As text: equal floats can be written in several ways, and a fingerprint knows but one.
+        sampling = SamplingSettings(config.temperature, config.top_p)
+        identity["writing"] = {name: f"{getattr(sampling, name):g}" for name in WRITING}
+        written = WrittenInputs(mixture, sampling, config.min_length, task.max_length)
+        lengths[np.isin(mixture.choose_parts(seeds), parts)] = task.max_length
+    return Inputs(seeds, lengths.astype(np.int32), None, identity, written)
+
+
+def build_samplers(
+    name: str, table: torch.Tensor, thresholds: np.ndarray | None
+) -> dict[str, Sampler]:
+    """Build those samplers of a mixture that draw rows from seeds, by name; none of texts."""
+    if name == TEXTS:
+        return {}
+    return {
+        part: build_sampler(part, table=table, thresholds=thresholds)
+        for part in parse_mixture(name, (*SAMPLERS, *MODEL_SAMPLERS)).names
+        if part not in MODEL_SAMPLERS
+    }
+
+
+def mix_parts(name: str, parts: Mapping[str, Sampler]) -> Sampler:
+    """Return the sampler of a mixture of such samplers."""
+    mixture = parse_mixture(name, SAMPLERS)
+    return mix_samplers(mixture, [parts[part] for part in mixture.names])
+
+
+def _check_written(config: InputsConfig, written: bool) -> None:
+    for name in WRITING:
+        if not written and getattr(config, name) != 1:
+            raise SettingError(
+                f"{name.replace('_', '-')}: got {getattr(config, name):g}, but nothing is written "
+                f"by the model; it is for the samplers {' and '.join(MODEL_SAMPLERS)}"
+            )

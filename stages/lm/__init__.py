@@ -1,0 +1,37 @@
+"""A causal language model as it is found: where it lies, whether it fits, how it is loaded.
+
+Gives the model in evaluation mode, its identity (hashes) and its vocabulary (tokenizer files and
+embedding table).  Knows devices and number formats, no tasks; imports no other room.
+"""
+
+from stages.lm.allocation import keep_freed_memory
+from stages.lm.identity import describe_identity
+from stages.lm.memory import place_model
+from stages.lm.model import choose_attention, load_language_model
+from stages.lm.quantisation import check_quantisation
+from stages.lm.resolve import resolve_model, resolve_tokenizer
+from stages.lm.vocabulary import (
+    Vocabulary,
+    embed_vocabulary,
+    find_start_id,
+    load_vocabulary,
+    pack_tokenizer,
+    unpack_tokenizer,
+)
+
+__all__ = [
+    "Vocabulary",
+    "check_quantisation",
+    "choose_attention",
+    "describe_identity",
+    "embed_vocabulary",
+    "find_start_id",
+    "keep_freed_memory",
+    "load_language_model",
+    "load_vocabulary",
+    "pack_tokenizer",
+    "place_model",
+    "resolve_model",
+    "resolve_tokenizer",
+    "unpack_tokenizer",
+]

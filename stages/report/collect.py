@@ -1,0 +1,197 @@
+"""What there is to report: students, evaluations, caches, and what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from cache.directory import Cache
+from cache.errors import CacheChoiceError, CacheError
+from cache.lookup import open_named_cache
+from cache.reader import CacheReader
+from stages.classify import is_onnx
+from stages.errors import ReportError, SettingError
+from stages.records import RECORD
+from stages.report.runs import (
+    APPROACHES,
+    Evaluation,
+    Group,
+    Published,
+    Run,
+    Strict,
+    describe_flaw,
+    group_runs,
+)
+from stages.student import sum_seconds
+
+Document = TypeVar("Document", bound=Strict)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that was found."""
+
+    runs: Sequence[Run]
+    teachers: Mapping[str, Evaluation]  # of the teacher itself, by task
+    caches: Mapping[str, Cache]  # those that are there, by fingerprint
+    published: Published  # its source is empty where there are none
+    faults: Sequence[str] = ()  # what is missing or unreadable, a sentence each
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """The tasks' names in alphabetical order."""
+        return sorted({run.task for run in self.runs} | self.teachers.keys())
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The students as rows of a table."""
+        return group_runs(self.runs)
+
+    @cached_property
+    def usual_seeds(self) -> int:
+        """How many students a row of a table has for a task at the most."""
+        return max((len(runs) for group in self.groups for runs in group.runs.values()), default=0)
+
+
+def collect(
+    students: Sequence[Path], evaluations: Sequence[Path], cache: str | Path, published: Path | None
+) -> Findings:
+    """Read students, evaluations and a file of figures to compare with, below these directories.
+
+    Raises:
+        ReportError: There is no student and no evaluation of a teacher.
+        SettingError: The file of published figures is not one.
+    """
+    faults: list[str] = []
+    figures = _read_published(published)
+    runs = _drop_copies(_read(students, RECORD, Run, faults), faults)
+    scored = _read(evaluations, "*.json", Evaluation, faults)
+    teachers = _find_teachers(scored, faults)
+    if not runs and not teachers:
+        where = ", ".join(map(str, (*students, *evaluations)))
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        why = f"{faults[0]}{more}" if faults else "train a student first"
+        raise ReportError(f"there is nothing to report below {where}: {why}")
+    runs, caches = _open_caches(_match(runs, scored, faults), cache, faults)
+    found = Findings(runs, teachers, caches, figures)
+    return replace(found, faults=(*faults, *_find_gaps(found)))
+
+
+def _read_published(path: Path | None) -> Published:
+    if path is None:
+        return Published(source="", accuracy=[])
+    try:
+        return Published.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SettingError(f"published figures: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        reason = describe_flaw(error)
+        raise SettingError(f"published figures: {path} is not as it must be: {reason}") from error
+
+
+def _read(
+    roots: Sequence[Path], pattern: str, kind: type[Document], faults: list[str]
+) -> list[Document]:
+    """Read the files below some directories, each once."""
+    found = []
+    files = {file.resolve(): file for root in reversed(roots) for file in root.rglob(pattern)}
+    for file in sorted(files.values()):
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            found.append(kind.model_validate(data | {"file": file}))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            faults.append(f"{file} is not what it must be: {describe_flaw(error)}")
+    return found
+
+
+def _drop_copies(runs: Sequence[Run], faults: list[str]) -> list[Run]:
+    """Leave copies of a student out, so that a seed counts once."""
+    kept: dict[str, Run] = {}
+    for run in runs:
+        first = kept.setdefault(run.identity or str(run.path), run)
+        if first is not run:
+            faults.append(f"{run.path} is the same student as {first.path}: left out")
+    return list(kept.values())
+
+
+def _find_teachers(scored: Sequence[Evaluation], faults: list[str]) -> dict[str, Evaluation]:
+    """Return an evaluation of the teacher by task; one of the teacher alone is preferred."""
+    found: dict[str, Evaluation] = {}
+    for one in sorted(scored, key=lambda one: one.accuracy is not None):
+        if one.teacher_accuracy is None or one.task is None:
+            continue
+        first = found.setdefault(one.task, one)
+        if first.teacher_accuracy != one.teacher_accuracy:
+            faults.append(f"{one.file}: the teacher has other scores in {first.file}, which count")
+    return found
+
+
+def _match(runs: Sequence[Run], scored: Sequence[Evaluation], faults: list[str]) -> list[Run]:
+    """Give each student the evaluation that is of it."""
+    found: dict[Path, Evaluation] = {}
+    for one in (one for one in scored if one.accuracy is not None):
+        run = next((run for run in runs if _is_of(one, run)), None)
+        if run is None:
+            name = one.model or "a student that it does not name"
+            faults.append(f"{one.file} is of {name}: not among these, or trained anew since")
+        elif (first := found.setdefault(run.path, one)) is not one:
+            faults.append(f"{one.file} is a second evaluation of {run.path}; {first.file} counts")
+    return [run.model_copy(update={"evaluation": found.get(run.path)}) for run in runs]
+
+
+def _is_of(one: Evaluation, run: Run) -> bool:
+    if one.model is None or one.task not in (None, run.task):
+        return False
+    # A student may have been moved.  An ONNX file has the student's identity, but may be rounded.
+    if one.identity and not is_onnx(Path(one.model)):
+        return one.identity == run.identity
+    return Path(one.model).resolve() == run.path.resolve()
+
+
+def _open_caches(
+    runs: Sequence[Run], root: str | Path, faults: list[str]
+) -> tuple[list[Run], dict[str, Cache]]:
+    """Open the students' caches; the seconds that these took count before a record's."""
+    caches: dict[str, Cache] = {}
+    seconds: dict[tuple[str, int | None], float] = {}
+    for fingerprint, run in {run.fingerprint: run for run in runs if run.fingerprint}.items():
+        try:
+            cache = caches[fingerprint] = open_named_cache(root, run.task, fingerprint)
+            # It may have been filled anew since, with more or fewer rows.
+            seconds[fingerprint, cache.layout.rows] = sum_seconds(CacheReader(cache))
+        except CacheChoiceError:
+            faults.append(f"the cache {run.cache} of {run.path} is not below {root}")
+        except CacheError as error:
+            faults.append(f"the cache {run.cache} of {run.path} cannot be read: {error}")
+    taken = [seconds.get((run.fingerprint, run.rows), run.preparation) for run in runs]
+    copies = zip(runs, taken, strict=True)
+    return [run.model_copy(update={"preparation": time}) for run, time in copies], caches
+
+
+def _find_gaps(found: Findings) -> list[str]:
+    """Say what one would expect beside what is there."""
+    measured = "was not measured on labelled texts"
+    faults = [f"{run.path} {measured}" for run in found.runs if run.evaluation is None]
+    trained = sorted({run.task for run in found.runs})
+    faults += [
+        f"{task}: {number} of {found.usual_seeds} seeds of “{group.name}”"
+        for group in found.groups
+        for task in trained
+        if (number := len(group.runs.get(task, ()))) < found.usual_seeds
+    ]
+    there = {(group.approach, group.small, task) for group in found.groups for task in group.runs}
+    for row in found.published.accuracy:
+        name = f"{APPROACHES[row.approach]}{', a smaller encoder' * row.small}"
+        faults += [
+            f"{task}: “{name}” is published, but there is no such student here"
+            for task in row.model_extra or ()
+            if (row.approach, row.small, task) not in there
+        ]
+    unmeasured = [task for task in trained if task not in found.teachers]
+    return faults + [f"{task}: the teacher itself was not measured" for task in unmeasured]

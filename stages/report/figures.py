@@ -1,0 +1,143 @@
+"""The report's figures, drawn by matplotlib: as files, and as SVG that follows a page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from importlib import resources
+from typing import NamedTuple
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+
+from stages.report.collect import Findings
+from stages.report.runs import APPROACHES
+from stages.report.tables import ESTIMATES, correlate
+
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b08800", "#7f6ee0")
+"""Told apart with any kind of colour vision (Okabe and Ito), yellow darkened."""
+
+VARIABLES = {"#1b1f24": "ink", "#59636e": "muted", "#d1d9e0": "line"} | {
+    colour: f"series-{number}" for number, colour in enumerate(SERIES)
+}
+"""What each colour, here and in `report.mplstyle`, is called in the page's style."""
+
+PANELS = {
+    "coefficient c": {"c_learned": "learned", "c_closed_form": "closed form"},
+    "norm per √row": {"norm_g": "‖g‖", "norm_h": "‖h‖"},
+    "angle in radians": {"angle": "α", "centred_angle": "centred α"},
+}
+"""Columns of a student's curve and their names, by the label of the axis."""
+
+
+class Drawing(NamedTuple):
+    """A figure: its files' name, the task of its curves (empty: all tasks), and its files."""
+
+    name: str
+    task: str
+    files: Sequence[tuple[str, bytes]]
+
+    @property
+    def embedded(self) -> str:
+        """The SVG within a page: its colours are the page's, its ids its own."""
+        text = dict(self.files)["svg"].decode()
+        text = text[text.index("<svg") :].replace("fill: #ffffff", "fill: none")
+        for colour, variable in VARIABLES.items():
+            text = text.replace(colour, f"var(--{variable})")
+        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
+
+
+def draw_figures(found: Findings) -> list[Drawing]:
+    """Draw the curves of each task and estimates against accuracy, where there are any."""
+    drawings: list[Drawing] = []
+    style = resources.files("stages.report") / "report.mplstyle"
+    with (
+        resources.as_file(style) as file,
+        matplotlib.style.context(file),
+        warnings.catch_warnings(),
+    ):
+        # Of a task's name in another script: SVG keeps it as text, PNG shows a box for a letter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        for task in found.tasks:
+            name = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:80] or "task"
+            while f"curves-{name}" in [drawing.name for drawing in drawings]:
+                name += "-2"
+            drawings += _save(f"curves-{name}", task, _draw_curves(found, task))
+        drawings += _save("estimates", "", _draw_estimates(found))
+    return drawings
+
+
+def _save(name: str, task: str, figure: Figure | None) -> list[Drawing]:
+    """Return a figure as files, the same bytes for the same figure."""
+    if figure is None:
+        return []
+    # Laid out once, not each time that it is written.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    files = []
+    for kind, without in (("png", "Software"), ("svg", "Date")):
+        figure.savefig(out := io.BytesIO(), format=kind, dpi=144, metadata={without: None})
+        files.append((kind, out.getvalue()))
+    return [Drawing(name, task, files)]
+
+
+def _draw_curves(found: Findings, task: str) -> Figure | None:
+    """Draw c, norms and angles against steps (the paper's Figure 2), a line for each seed.
+
+    The paper's recipe to the letter stands on the left, on the right that recipe without text
+    which has the most students.
+    """
+    shown = []
+    for approach in ("algorithm-1", "projection"):
+        groups = [group.runs.get(task, ()) for group in found.groups if group.approach == approach]
+        curves = [[run for run in runs if run.curve] for runs in groups]
+        shown += [runs for runs in [max(curves, key=len, default=[])] if runs]
+    if not shown:
+        return None
+    figure = Figure((3.7 * len(shown), 5.8), layout="constrained")
+    axes = figure.subplots(len(PANELS), len(shown), squeeze=False, sharex="col", sharey="row")
+    for panel, label in zip(axes[:, 0], PANELS, strict=True):
+        panel.set_ylabel(label)
+    for column, runs in zip(axes.T, shown, strict=True):
+        column[0].set_title(runs[0].recipe)
+        column[-1].set_xlabel("optimiser steps")
+        for panel, series in zip(column, PANELS.values(), strict=True):
+            for colour, (key, name) in zip(SERIES, series.items(), strict=False):
+                # An empty row parts the lines.
+                rows = [row for run in runs for row in (*(run.curve or ()), {})]
+                points = np.array([(row.get("step"), row.get(key)) for row in rows], dtype=float)
+                if np.isfinite(points).all(axis=1).any():
+                    panel.plot(*points.T, color=colour, alpha=0.85, label=name)
+                    panel.legend(loc="best")
+    figure.align_ylabels()
+    return figure
+
+
+def _draw_estimates(found: Findings) -> Figure | None:
+    """Draw what is known without labels against accuracy on the test texts, a row for each task."""
+    known = [run for run in found.runs if run.approach != "direct"]
+    known = [run for run in known if run.score("accuracy") is not None]
+    tasks = sorted({run.task for run in known})
+    if len(known) < 2:
+        return None
+    figure = Figure((7.4, 2.6 * len(tasks) + 0.8), layout="constrained")
+    axes = figure.subplots(len(tasks), len(ESTIMATES), squeeze=False, sharey="row")
+    for row, task in zip(axes, tasks, strict=True):
+        row[0].set_ylabel("accuracy on test texts, %")
+        runs = [run for run in known if run.task == task]
+        for panel, (estimate, name) in zip(row, ESTIMATES.items(), strict=True):
+            for approach, colour, marker in zip(APPROACHES, SERIES, "osD^vP", strict=True):
+                points = [(getattr(run, estimate), run.score("accuracy"))
+                          for run in runs if run.approach == approach]  # fmt: skip
+                x, y = 100 * np.array(points, dtype=float).reshape(-1, 2).T
+                there = any(run.approach == approach for run in known)
+                label = APPROACHES[approach] if there else None
+                panel.scatter(x, y, s=26, color=colour, marker=marker, label=label)
+            rank = correlate(runs, estimate, "accuracy")
+            panel.set_title(f"{task}, ρ = {rank[0]:.2f}" if rank else task)
+            panel.set_xlabel(f"agreement on {name}, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure

@@ -1,0 +1,30 @@
+"""The student function h, and stage two, which trains it on a cache.
+
+Gives ``run_student`` and what a written student's record says.  Knows the cache's rows and its
+vocabulary; never loads the teacher's model, except its embeddings for labelled texts.
+"""
+
+from stages.student.card import write_card
+from stages.student.config import GOLD, StudentConfig, TrainingConfig
+from stages.student.data import choose_held_out, open_rows, sum_seconds
+from stages.student.loop import train_student
+from stages.student.model import Student, build_encoder
+from stages.student.stage import StudentResult, check_students, run_student
+from stages.student.tokenizer import TokenRemap
+
+__all__ = [
+    "GOLD",
+    "Student",
+    "StudentConfig",
+    "StudentResult",
+    "TokenRemap",
+    "TrainingConfig",
+    "build_encoder",
+    "check_students",
+    "choose_held_out",
+    "open_rows",
+    "run_student",
+    "sum_seconds",
+    "train_student",
+    "write_card",
+]

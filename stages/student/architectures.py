@@ -1,0 +1,86 @@
+"""Encoders that have a short name, each as its makers published it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where an encoder's weights are, if there are pretrained ones, and its configuration.
+
+    The configuration is its type in transformers, and what differs from that type's defaults.
+    """
+
+    hub_id: str | None
+    model_type: str
+    settings: dict[str, Any]
+
+
+def _size(width: int, layers: int, heads: int, inner: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+    }
+
+
+BASE = _size(768, 12, 12, 3072)
+ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+MODERNBERT = {"classifier_pooling": "mean"}
+DEBERTA_V3 = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+}
+
+ARCHITECTURES = {
+    "static": Architecture(
+        # A transformer without layers: a norm, the mean over the input, a head with one hidden
+        # layer.  Of the encoders that take a masked mean, this is the one that may have no layer.
+        None,
+        "eurobert",
+        {**_size(128, 0, 1, 1), "classifier_pooling": "mean", "mask_token_id": 0},
+    ),
+    "mini": Architecture(
+        None,
+        "modernbert",
+        {
+            **_size(128, 3, 4, 256),
+            **MODERNBERT,
+            "max_position_embeddings": 1024,
+            "global_attn_every_n_layers": 1,
+        },
+    ),
+    "minilm": Architecture("nreimers/MiniLM-L6-H384-uncased", "bert", _size(384, 6, 12, 1536)),
+    "distilbert": Architecture("distilbert/distilbert-base-uncased", "distilbert", {}),
+    "bert-base": Architecture("google-bert/bert-base-uncased", "bert", {}),
+    "electra-small": Architecture("google/electra-small-discriminator", "electra", {}),
+    "electra-base": Architecture(
+        "google/electra-base-discriminator", "electra", {**BASE, "embedding_size": 768}
+    ),
+    "albert-base": Architecture("albert/albert-base-v2", "albert", BASE),
+    "mpnet": Architecture(
+        "microsoft/mpnet-base", "mpnet", {"max_position_embeddings": 514, "layer_norm_eps": 1e-5}
+    ),
+    "deberta-v3-small": Architecture(
+        "microsoft/deberta-v3-small", "deberta-v2", {**_size(768, 6, 12, 3072), **DEBERTA_V3}
+    ),
+    "deberta-v3-base": Architecture(
+        "microsoft/deberta-v3-base", "deberta-v2", {**BASE, **DEBERTA_V3}
+    ),
+    "modernbert-base": Architecture("answerdotai/ModernBERT-base", "modernbert", MODERNBERT),
+    "modernbert-large": Architecture(
+        "answerdotai/ModernBERT-large", "modernbert", {**_size(1024, 28, 16, 2624), **MODERNBERT}
+    ),
+    "xlm-roberta-base": Architecture("FacebookAI/xlm-roberta-base", "xlm-roberta", ROBERTA),
+    "roberta-base": Architecture("FacebookAI/roberta-base", "roberta", ROBERTA),
+    "roberta-large": Architecture(
+        "FacebookAI/roberta-large", "roberta", {**_size(1024, 24, 16, 4096), **ROBERTA}
+    ),
+}

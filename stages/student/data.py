@@ -1,0 +1,149 @@
+"""What a student is trained on: the rows of a cache as the training loop sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cache.lookup import find_cache
+from cache.reader import CacheReader, Slice
+from stages.errors import SettingError, Settings, TrainingError
+from stages.inputs import read_sampler, read_vocabulary
+from stages.lm import Vocabulary
+from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Embeddings (B, T, d_T), probabilities (B, K), and a mask (B, T) where something is padded."""
+
+    embeddings: torch.Tensor
+    probabilities: torch.Tensor
+    mask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Where the loop's rows come from."""
+
+    # takes how many slices are consumed, returns the rest
+    open_stream: Callable[[int], Iterator[Rows]]
+    held_out: Callable[[], Iterable[Rows]]  # the same ones at every call
+    classes: int  # K
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a student is trained on, before anything large is loaded."""
+
+    identity: tuple[object, ...]  # what the rows depend on
+    record: Mapping[str, Any]  # what the student's record says of them
+    load_vocabulary: Callable[[], Vocabulary]
+    # takes a directory for temporary files as well
+    open_reader: Callable[[Vocabulary, Path], CacheReader]
+
+    @property
+    def answered_by(self) -> str:
+        """Who gave the rows their probabilities."""
+        return "the labels" if self.record["labels"] == GOLD else "the teacher"
+
+
+def open_cached_answers(config: StudentConfig, task: str, reporter: Reporter) -> TrainingData:
+    """Open a cache to train on; as for :func:`cache.lookup.find_cache`, and of this task."""
+    cache = find_cache(config.cache, task, config.source, config.partial)
+    if (found := cache.manifest.inputs["task"]["name"]) != task:
+        raise SettingError(
+            f"the cache {cache.place} is of the task {found}, the student is to be of {task}; give "
+            "that task, or another cache",
+            Settings(("task", "source")),
+        )
+    reporter.say(f"cache: {cache.place} ({cache.manifest.label})")
+    reader = CacheReader(cache, partial=config.partial)
+    if reader.rows < cache.layout.rows:
+        reporter.warn(
+            f"training on {reader.rows:,} of {cache.layout.rows:,} rows: the cache is partial"
+        )
+    return TrainingData(
+        (cache.fingerprint, reader.shards),
+        {
+            "fingerprint": cache.fingerprint,
+            "labels": TEACHER,
+            "texts": "",
+            "cache": cache.manifest.label,
+            "sampler": cache.manifest.inputs["sampler"]["name"],
+            "teacher": cache.manifest.notes.get("model", ""),
+            "rows": reader.rows,
+            "shards": reader.shards,
+            "partial": reader.rows < cache.layout.rows,
+            "preparation": {"seconds": sum_seconds(reader), "rows": reader.rows},
+        },
+        lambda: read_vocabulary(cache),
+        lambda vocabulary, temporary: reader,
+    )
+
+
+def sum_seconds(reader: CacheReader) -> float:
+    """Return how long the rows that are read took to compute, in seconds, over all who did."""
+    preparation = reader.cache.manifest.notes.get("seconds", 0.0)
+    return float(preparation) + sum(reader.cache.record(shard).seconds for shard in reader.shards)
+
+
+def open_rows(
+    reader: CacheReader,
+    table: torch.Tensor,
+    training: TrainingConfig,
+    held_out_rows: int,
+    device: torch.device,
+) -> RowSource:
+    """Turn a cache into the training loop's rows, some of them held out.
+
+    ``table`` is the language model's, shape (V, d_T), on the device to train on.  Of the rows at
+    most a tenth are held out, as whole chunks.
+    """
+    sampler = read_sampler(reader.cache, table)
+    held = choose_held_out(reader.chunks, reader.cache.layout.chunk_rows, held_out_rows)
+    # Embeddings are made anew each time: those of a large model would fill the memory.
+    kept = reader.read_chunks(held)
+
+    def embed(part: Slice) -> Rows:
+        probabilities = torch.from_numpy(part.columns["probabilities"].copy()).to(device)
+        lengths = part.columns["length"]
+        longest = int(lengths.max())
+        if sampler is not None:
+            return Rows(sampler.draw_embeddings(part.columns["seed"], longest), probabilities)
+        # Token ids, padded with -1.
+        tokens = torch.from_numpy(part.columns["tokens"][:, :longest].astype(np.int64)).to(device)
+        mask = None if int(lengths.min()) == longest else (tokens >= 0).long()
+        return Rows(table[tokens.clamp(min=0)], probabilities, mask)
+
+    def open_stream(consumed: int) -> Iterator[Rows]:
+        slice_rows = training.batch_size // training.lengths_per_batch
+        return map(
+            embed, reader.stream_slices(slice_rows, training.seed, consumed, frozenset(held))
+        )
+
+    classes = kept[0].columns["probabilities"].shape[1]
+    return RowSource(open_stream, lambda: map(embed, kept), classes)
+
+
+def choose_held_out(chunks: tuple[int, ...], chunk_rows: int, rows: int) -> list[int]:
+    """Choose chunks to hold out, evenly spaced, so that every student of a cache has the same.
+
+    Raises:
+        TrainingError: There are fewer than two chunks.
+    """
+    if len(chunks) < 2:
+        raise TrainingError(
+            f"the cache is {len(chunks)} chunk(s) of {chunk_rows} rows; training needs at least "
+            "two, one of them held out: use more rows, or smaller chunks"
+        )
+    count = max(1, min(-(-rows // chunk_rows), len(chunks) // 10))
+    return [chunks[int((k + 0.5) * len(chunks) / count)] for k in range(count)]

@@ -1,0 +1,259 @@
+"""The training loop of stage two: a student against cached answers, on accelerate.
+
+A step sees a few slices of rows, each of one input length, so nothing is padded; gradients are
+summed over the slices.  Everything random follows from the seed and the step, so a killed run
+continues from its checkpoint to the weights that an unbroken one ends with.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stages.errors import TrainingError
+from stages.metrics import Projection, compute_projection
+from stages.reporter import Interrupted
+from stages.student.objectives import Objective
+from stages.student.optimiser import group_parameters, scale_rate
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from stages.reporter import Reporter
+    from stages.student.config import TrainingConfig
+    from stages.student.data import Rows, RowSource
+    from stages.student.model import Student
+
+
+Point = dict[str, float | None]
+"""A value for each of the columns; None where a column does not apply to the objective."""
+
+MEASURED = ("norm_g", "norm_h", "angle", "centred_angle", "agreement")
+CURVE = ("step", "loss", "c_learned", "c_closed_form", *MEASURED)
+"""Columns of the curve; angles in radians, norms per root row."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The curve of a training, and the wall time of its steps and of what the curve shows.
+
+    Parts of a run that was ended and continued are summed; steps that a kill lost are left out.
+    """
+
+    history: list[Point]
+    seconds: float
+
+
+@dataclass
+class _Run:
+    """The mutable state of one training run: what a checkpoint holds."""
+
+    student: Student
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None  # with fp16 alone
+    step: int = 0
+    history: list[Point] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        return self.student.start.device
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def state(self, identity: str) -> dict[str, Any]:
+        return {
+            "identity": identity,
+            "step": self.step,
+            "history": self.history,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "student": self.student.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            # A student on a GPU draws its dropout there.
+            "device_random": torch.cuda.get_rng_state(self.device) if self.on_gpu else None,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history = state["step"], state["history"]
+        self.seconds = state["seconds"]
+        self.losses = [loss.to(self.device) for loss in state["losses"]]
+        torch.set_rng_state(state["random"])
+        if self.on_gpu and state.get("device_random") is not None:
+            torch.cuda.set_rng_state(state["device_random"], self.device)
+        if self.scaler is not None and state.get("scaler") is not None:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def train_student(
+    student: Student,
+    source: RowSource,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    checkpoint: Path,
+    identity: str,
+    reporter: Reporter,
+) -> Training:
+    """Train a student in place, continuing from the checkpoint of a killed run.
+
+    Another identity, which is what the run depends on beside ``config``, starts anew.  The
+    checkpoint is removed by nobody but the caller.  Raises TrainingError where the gradient is NaN
+    or infinite.
+    """
+    identity = f"{identity} {sorted(asdict(config).items())}"
+    torch.manual_seed(config.seed)
+    objective = Objective(config.objective)
+    optimizer = torch.optim.AdamW(group_parameters(student, objective, config), betas=(0.9, 0.98))
+    prepared, objective, optimizer = accelerator.prepare(student, objective, optimizer)
+    run = _Run(student, objective, optimizer, accelerator.scaler)
+    _continue_run(run, checkpoint, identity, reporter)
+    stream = source.open_stream(run.step * config.lengths_per_batch)
+    since = time.monotonic() - run.seconds
+    with reporter.track("student", config.steps, run.step, "step") as advance:
+        while run.step < config.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * scale_rate(run.step, config)
+            run.losses.append(_take_step(prepared, run, stream, config, accelerator))
+            run.step += 1
+            advance(1)
+            last = run.step == config.steps
+            run.seconds = time.monotonic() - since
+            if run.step % config.log_every == 0 or last:
+                found = measure_projection(prepared, source)
+                loss = torch.stack(run.losses).mean().item()
+                run.losses.clear()
+                run.history.append(make_point(run.step, loss, run.objective.c, found))
+                reporter.say(describe_point(run.history[-1]))
+                run.seconds = time.monotonic() - since
+            if run.step % config.checkpoint_every == 0 or last:
+                _save(checkpoint, run.state(identity))
+            try:
+                reporter.check_stop()
+            except Interrupted:
+                _save(checkpoint, run.state(identity))
+                raise
+    return Training(run.history, run.seconds)
+
+
+@torch.no_grad()
+def answer_held_out(
+    student: torch.nn.Module, source: RowSource
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a student's logits and the teacher's probabilities on the held-out rows.
+
+    Both have shape (N, K) and are on the CPU; the student is left in evaluation mode.
+    """
+    student.eval()
+    logits, teacher = [], []
+    for rows in source.held_out():
+        logits.append(student(rows.embeddings, rows.mask).float().cpu())
+        teacher.append(rows.probabilities.cpu())
+    return torch.cat(logits), torch.cat(teacher)
+
+
+def measure_projection(student: torch.nn.Module, source: RowSource) -> Projection:
+    """Compare student and teacher on the held-out rows; the student is left in evaluation mode."""
+    logits, teacher = answer_held_out(student, source)
+    return compute_projection(teacher.numpy(), logits.softmax(dim=1).numpy())
+
+
+def _take_step(
+    student: torch.nn.Module,
+    run: _Run,
+    stream: Iterator[Rows],
+    config: TrainingConfig,
+    accelerator: Accelerator,
+) -> torch.Tensor:
+    student.train()
+    total = torch.zeros((), device=accelerator.device)
+    for _ in range(config.lengths_per_batch):
+        rows = next(stream)
+        with accelerator.autocast():
+            logits = student(rows.embeddings, rows.mask)
+        loss = run.objective(rows.probabilities, logits.float().log_softmax(dim=1))
+        accelerator.backward(loss / config.lengths_per_batch)
+        total += loss.detach() / config.lengths_per_batch
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    norm = accelerator.clip_grad_norm_(parameters, config.clip)
+    # A gradient scaler, which float16 needs, skips steps until its scale is small enough.
+    judged = norm if accelerator.scaler is None else total
+    if judged is not None and not torch.isfinite(judged):
+        raise TrainingError(
+            f"step {run.step + 1}: the gradient is NaN or infinite (loss {total.item():.4g}); "
+            "lower the learning rate"
+        )
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return total
+
+
+def _continue_run(run: _Run, checkpoint: Path, identity: str, reporter: Reporter) -> None:
+    if not checkpoint.exists():
+        return
+    try:
+        # On the CPU first: the random state must not be moved to a device.
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises whatever its zip and pickle layers met
+        raise TrainingError(f"the checkpoint {checkpoint} is damaged; remove it") from error
+    # One without the time it took is of an older version.
+    if state["identity"] != identity or "seconds" not in state:
+        reporter.say(f"the checkpoint {checkpoint} is of other settings: starting anew")
+        return
+    run.restore(state)
+    reporter.say(f"continuing at step {run.step:,} from {checkpoint}")
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def make_point(step: int, loss: float, c: torch.Tensor | None, found: Projection) -> Point:
+    """Return one point of the curve; ``loss`` is the mean over the steps since the last one."""
+    learned = None if c is None else c.item()
+    values = (float(step), loss, learned, found.c, *(getattr(found, name) for name in MEASURED))
+    return dict(zip(CURVE, values, strict=True))
+
+
+def describe_point(point: Point) -> str:
+    """Say one point in a line of the log."""
+    learned = "" if point["c_learned"] is None else f"c {point['c_learned']:.3f} learned, "
+    return (
+        f"step {point['step']:,.0f}: loss {point['loss']:.4f}, {learned}"
+        f"c* {point['c_closed_form']:.3f}, ‖g‖ {point['norm_g']:.3f}, ‖h‖ {point['norm_h']:.3f}, "
+        f"α {point['angle']:.3f}, centred α {point['centred_angle']:.3f}, "
+        f"agreement {point['agreement']:.1%}"
+    )
+
+
+def format_curve(points: Iterable[Point]) -> str:
+    """Format a curve as CSV with the columns :data:`CURVE`; what does not apply stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CURVE, lineterminator="\n")
+    writer.writeheader()
+    for point in points:
+        known = {key: value for key, value in point.items() if value is not None}
+        cells = {key: f"{value:.6g}" for key, value in known.items() if not math.isnan(value)}
+        writer.writerow(cells | {"step": f"{known['step']:.0f}"})
+    return text.getvalue()

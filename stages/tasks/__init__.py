@@ -1,0 +1,24 @@
+"""What is asked of a language model: the task, the prompt around an input, the label words.
+
+Gives ``Task``, its frame (the tokens around every input) and its verbaliser.  The bundled tasks
+are the YAML files in this folder.  Knows tokenizers, no models; imports no other room.
+"""
+
+from stages.tasks.frame import NO_SUFFIX, Frame, describe_chat, describe_frame, frame_task
+from stages.tasks.task import Label, Task, list_tasks, load_task, parse_task
+from stages.tasks.verbaliser import Verbaliser, build_verbaliser
+
+__all__ = [
+    "NO_SUFFIX",
+    "Frame",
+    "Label",
+    "Task",
+    "Verbaliser",
+    "build_verbaliser",
+    "describe_chat",
+    "describe_frame",
+    "frame_task",
+    "list_tasks",
+    "load_task",
+    "parse_task",
+]

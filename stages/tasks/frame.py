@@ -1,0 +1,209 @@
+"""What stands around every input: the task's text, plain or as a chat template writes it."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import ModelError, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.tasks.task import Task
+
+NO_SUFFIX = "Answer:"
+"""The text that label words are tokenized behind where a task has no suffix."""
+
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
+"""The day that chat templates are told it is; Llama's own say it where there is no clock."""
+
+DATE_FORMATS = ("Y", "y", "B", "b", "m", "-m", "d", "-d", "A", "a", "j")
+"""What a chat template may ask of a day, as of ``strftime``."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around every input, as text and as tokens."""
+
+    prefix: str
+    suffix: str  # may be empty
+    gap: str  # what separates the suffix from an answer; part of the answer's first token
+    notes: tuple[str, ...]  # what a chat template was given or could not say
+    prefix_ids: tuple[int, ...]  # BOS first where there is one
+    suffix_ids: tuple[int, ...]
+
+    @property
+    def anchor(self) -> str:
+        """The text that label words are tokenized behind, the gap left out."""
+        return self.suffix or NO_SUFFIX
+
+
+def frame_task(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False) -> Frame:
+    """Find the text around every input and its tokens, and what separates it from an answer.
+
+    With a chat template, white space that a tokenizer joins with the answer's first token
+    ("[/INST] " and "Good" are "▁Good" in Llama-2) is the gap, and not put to the model; all else
+    that the template writes in front of an answer is.
+
+    Raises:
+        ModelError: The tokenizer has no chat template, or the template cannot be used.
+    """
+    prefix, suffix, notes = task.prompt, task.suffix, tuple[str, ...]()
+    if chat:
+        prefix, suffix, notes = _apply_template(prefix, suffix, tokenizer)
+        whole, gap = suffix, "" if suffix else " "
+        before = encode_continuation(whole, tokenizer)
+        for word in (word for label in task.labels for word in label.words if whole):
+            if encode_continuation(whole + word, tokenizer)[: len(before)] != before:
+                suffix = whole.rstrip(" ")
+                gap = whole[len(suffix) :]
+                break
+        suffix_ids = encode_continuation(suffix, tokenizer)
+    else:
+        gap = "" if (suffix or NO_SUFFIX)[-1].isspace() else " "
+        suffix_ids = encode_text(suffix, tokenizer) if suffix else []
+    prefix_ids, bos = encode_text(prefix, tokenizer), tokenizer.bos_token_id
+    # Most templates write the BOS themselves, and a second one would be a text of its own.
+    if bos is not None and not (chat and prefix_ids[:1] == [bos]):
+        prefix_ids = [int(bos), *prefix_ids]
+    return Frame(prefix, suffix, gap, notes, tuple(prefix_ids), tuple(suffix_ids))
+
+
+def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens of a text that has nothing in front of it, without BOS."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_continuation(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that a text has where it follows an input.
+
+    Tokenizers with a dummy space (Llama-2's and its kin) put one in front of whatever begins a
+    text, which what follows an input does not.  So the text is tokenized with something in front
+    of it, whose tokens are then dropped; where those are not the same without the text, the two
+    have joined, and something else is put there.  Whatever an input's last token is, these are the
+    tokens of the whole text as long as the tokenizer joins nothing across the border.
+    """
+    for ending in ("a", "0", "."):
+        before, whole = encode_text(ending, tokenizer), encode_text(ending + text, tokenizer)
+        if whole[: len(before)] == before and tokenizer.unk_token_id not in before:
+            return whole[len(before) :]
+    raise ModelError(
+        f"{_name(tokenizer)} joins the text behind the input, {text[:40]!r}, with the input; begin "
+        "the task's suffix with a line break"
+    )
+
+
+def describe_frame(
+    task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False
+) -> tuple[str, ...]:
+    r"""Say what the model sees around an input: a line of text (as ``"…\n"``), one of sizes.
+
+    Raises:
+        ModelError: The tokenizer has no chat template, or the template cannot be used.
+    """
+    frame, bos = frame_task(task, tokenizer, chat), tokenizer.bos_token
+    unwritten = bos is not None and not frame.prefix.startswith(bos)
+    behind = f" {frame.suffix!r}" if frame.suffix else ""
+    return (
+        f"{(bos if unwritten else '') + frame.prefix!r} <input>{behind}",
+        f"{len(frame.prefix_ids)} tokens in front of the input, {len(frame.suffix_ids)} behind it",
+    )
+
+
+def describe_chat(tokenizer: PreTrainedTokenizerBase, chat: bool) -> str | None:
+    """Return a line on a template that is not used, or what is done beyond the template's words.
+
+    Raises:
+        ModelError: The tokenizer has no chat template, or the template cannot be used.
+    """
+    if chat:
+        return "; ".join(_apply_template("?", "", tokenizer)[2]) or None
+    if tokenizer.chat_template:
+        return "the tokenizer has a chat template, which is off: the prompt is not put through it"
+    return None
+
+
+def _apply_template(
+    prompt: str, suffix: str, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, str, tuple[str, ...]]:
+    """Return what a chat template writes in front of an input and behind it, and notes."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{_name(tokenizer)} has no chat template; turn the template off, or use the model's "
+            "chat/instruct version",
+            Settings(("chat",)),
+        )
+    # One character for the input: it cannot overlap with its neighbours, it is no white space
+    # that a template would trim, and where it stands the prompt's own line break survives.
+    given = f"{prompt}{suffix}{tokenizer.chat_template}"
+    unused = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in given)
+    place, answer = next(unused), next(unused)
+    question = prompt + place + suffix
+    asked = _render(tokenizer, question)
+    if (times := asked.count(place)) != 1:
+        raise ModelError(
+            f"the chat template of {_name(tokenizer)} writes the message {times} times, must be "
+            "once; turn the template off",
+            Settings(("chat",)),
+        )
+    notes, template = [], tokenizer.get_chat_template()
+    if "enable_thinking" in template:
+        notes.append("the chat template is told not to think (enable_thinking=False)")
+    if "strftime_now" in template:
+        notes.append(f"the chat template is told that today is {TEMPLATE_DATE}, whatever day it is")
+    prefix, behind = asked.split(place)
+    # What a template writes in front of an answer it is given is what the model has learned to
+    # answer behind, be it more than the template writes to ask for one.
+    try:
+        answered = _render(tokenizer, question, answer)
+    except ModelError as error:
+        answered = ""
+        notes.append(f"with an answer in it, {error}")
+    if answered.startswith(asked) and answered.count(answer) == 1:
+        behind = answered.split(answer)[0].removeprefix(prefix + place)
+    elif behind.rfind("<think>") > behind.rfind("</think>"):
+        behind = behind.rstrip("\n") + "\n\n</think>\n\n"
+        notes.append("the chat template has the answer begin with a thought; it is left empty")
+    else:
+        spaced = behind[-1:].isspace()
+        behind += "" if spaced else " "
+        notes.append(
+            "the chat template does not show what separates an answer from what is in front; "
+            f"taken is {'nothing' if spaced else 'a space'}"
+        )
+    return prefix, behind, tuple(notes)
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, question: str, answer: str | None = None) -> str:
+    """Put messages through the chat template, which is foreign code and may raise anything."""
+    messages = [{"role": "user", "content": question}]
+    if answer is not None:
+        messages.append({"role": "assistant", "content": answer})
+    try:
+        template: str = tokenizer.get_chat_template()
+        if "strftime_now" in template:  # or every day's rows would be another cache
+            # A template is given plain values only, so the clock cannot be another function.
+            days = {style: TEMPLATE_DATE.strftime(f"%{style}") for style in DATE_FORMATS}
+            dated = "".join(f".replace('%{style}', '{day}')" for style, day in days.items())
+            macro = f"{{% macro strftime_now(style) %}}{{{{ style{dated} }}}}{{% endmacro %}}"
+            template = macro + template
+        text: Any = tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            add_generation_prompt=answer is None,
+            tokenize=False,
+            # The label words are to begin the answer, not a thought.
+            enable_thinking=False,
+        )
+    except Exception as error:  # whatever Python can
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(
+            f"the chat template of {_name(tokenizer)} cannot be used: {reason}"
+        ) from error
+    return str(text)
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.name_or_path or "the tokenizer"

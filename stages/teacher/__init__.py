@@ -1,0 +1,25 @@
+"""The teacher g: a language model behind a prompt; and stage one, which caches its answers.
+
+Gives ``Teacher``, ``run_teacher`` and ``estimate_teacher``.  Knows how forward passes are packed,
+sized and compiled; knows nothing of students.
+"""
+
+from stages.teacher.autotune import find_tuning
+from stages.teacher.config import TeacherConfig
+from stages.teacher.estimate import Estimate, estimate_teacher
+from stages.teacher.plan import report_forward_pass
+from stages.teacher.stage import run_teacher
+from stages.teacher.teacher import Batch, Callbacks, Teacher, plan_batches
+
+__all__ = [
+    "Batch",
+    "Callbacks",
+    "Estimate",
+    "Teacher",
+    "TeacherConfig",
+    "estimate_teacher",
+    "find_tuning",
+    "plan_batches",
+    "report_forward_pass",
+    "run_teacher",
+]

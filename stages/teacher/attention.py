@@ -1,0 +1,258 @@
+"""Attention of many rows side by side behind one prompt prefix, without padding or copies.
+
+The rows of a batch stand one after another in a single sequence, whatever their lengths, so that
+every matrix product of the model is one large one.  Only attention must keep them apart.  Here a
+row's positions attend to the prefix, whose keys and values are there once for all of them, and to
+the row itself, and the two results are merged by their logarithmic sums of exponentials: exactly
+what one softmax over both would give, up to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+NAME = "packed"
+"""What transformers knows this attention as."""
+
+QUERIES_AT_ONCE = 512
+"""Positions whose scores are held at once where no fused kernel can be had."""
+
+_NO_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "cu_seq_lens_q"})
+
+
+class NotPackableError(Exception):
+    """A family's attention does something that this one does not."""
+
+
+class _Captured(Exception):  # noqa: N818 - the way out of a layer of which no more is needed
+    """Carries the keys and values of the last layer out of it."""
+
+    def __init__(self, key: torch.Tensor, value: torch.Tensor) -> None:
+        super().__init__()
+        self.key, self.value = key, value
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the positions of a batch belong to rows."""
+
+    groups: tuple[tuple[int, int], ...]  # number of rows and their length, in order
+    ends: torch.Tensor  # index of each row's last position, shape (R,)
+
+
+class PackedAttention:
+    """The attention of every layer of one model, and what it needs to know besides the tensors."""
+
+    def __init__(self) -> None:
+        # Keys and values of the prefix by layer, each of shape (1, H, P, D).
+        self.prefix: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._rows: Rows | None = None
+        self._recording = self._capturing = False
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def install(self, model: nn.Module) -> None:
+        """Make this the attention of a model of transformers."""
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(NAME, _attend)
+        model.set_attn_implementation(NAME)  # type: ignore[operator]
+        if model.config._attn_implementation != NAME:  # type: ignore[union-attr]
+            raise NotPackableError(f"the attention of {type(model).__name__} cannot be replaced")
+        for module in model.modules():
+            if hasattr(module, "layer_idx"):
+                # Past nn.Module's own bookkeeping: this is no part of the model.
+                object.__setattr__(module, "packed_attention", self)
+
+    def record_prefix(self) -> None:
+        """Keep the keys and values of what the model is run on next as the prefix."""
+        self.expect(None)
+        self.prefix, self._recording = {}, True
+
+    def expect(self, rows: Rows | None) -> None:
+        """Say how the positions of what the model is run on next belong to rows; None: to one."""
+        self._rows, self._recording, self._last = rows, False, None
+
+    def skip_to_ends(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Cut a layer's arguments down to each row's last position; a forward pre-hook.
+
+        For the last layer: of all other positions nothing but keys and values is ever read, and
+        those are taken from a first run of the layer that ends where attention would begin.
+        """
+        rows = self._rows
+        count = 0 if rows is None else sum(n * length for n, length in rows.groups)
+        if rows is None or len(rows.ends) == count:
+            return None
+        self._capturing = True
+        try:
+            layer.forward(*args, **kwargs)
+        except _Captured as found:
+            self._last = (found.key, found.value)
+        finally:
+            self._capturing = False
+        if self._last is None:
+            raise NotPackableError("the last layer has no attention of its own")
+        cut: tuple[Any, dict[str, Any]] = _take((args, kwargs), rows.ends, count)
+        return cut
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        softcap: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Attend within rows and to the prefix.
+
+        The query's shape is (1, H, N, D), or (1, H, R, D) in a layer cut down to the rows' ends;
+        key and value are (1, H or fewer, N, D), the result is (1, N or R, H, D).  ``scale`` is
+        that of the scores, ``softcap`` their bound, ``window`` how far back a position sees.
+        """
+        if self._capturing:
+            raise _Captured(key, value)
+        if len(query) != 1:
+            raise NotPackableError(f"attention is asked for {len(query)} sequences")
+        if self._last is not None:
+            key, value = self._last
+        before = None if self._rows is None else self.prefix.get(layer)
+        known = 0 if before is None else before[0].shape[2]
+        groups = ((1, key.shape[2]),) if self._rows is None else self._rows.groups
+        longest = known + max(length for _, length in groups)
+        if window is not None and longest > window:
+            raise NotPackableError(
+                f"its attention sees {window} positions back, prompt and input are up to {longest}"
+            )
+        heads, ends_only = query.shape[1], self._last is not None
+        if self._recording:
+            self.prefix[layer] = (_repeat(key, heads), _repeat(value, heads))
+        outputs, sums = [], []
+        asked = seen = 0
+        for count, length in groups:
+            each = 1 if ends_only else length
+            part = _cut(query, asked, count, each)
+            keys = _repeat(_cut(key, seen, count, length), heads)
+            values = _repeat(_cut(value, seen, count, length), heads)
+            output, total = attend(part, keys, values, not ends_only, scale, softcap)
+            outputs.append(output.transpose(1, 2).reshape(1, count * each, heads, -1))
+            sums.append(total.transpose(0, 1).reshape(1, heads, count * each))
+            asked, seen = asked + count * each, seen + count * length
+        own = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        if before is None:
+            return own
+        own_sums = sums[0] if len(sums) == 1 else torch.cat(sums, dim=2)
+        shared, shared_sums = attend(query, *before, False, scale, softcap)
+        # exp(shared) / (exp(shared) + exp(own)), the prefix's share of one softmax over both.
+        share = torch.sigmoid(shared_sums - own_sums).transpose(1, 2).unsqueeze(-1)
+        merged = torch.lerp(own.float(), shared.transpose(1, 2).float(), share)
+        return merged.to(query.dtype)
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    causal: bool,
+    scale: float | None,
+    softcap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend by the best kernel there is, and return the scores' logarithmic sums as well.
+
+    torch's public attention keeps those sums to itself, so its kernels are called by name; whether
+    they are right for a model is tried when it is loaded (:mod:`stages.teacher.capabilities`).
+    Shapes: query (B, H, Q, D), key (B, H, K, D), value (B, H, K, D_v); what is returned is
+    (B, H, Q, D_v) and (B, H, Q), float32.  Where ``causal``, query i sees keys 0 to i only.
+    """
+    kernels = torch.ops.aten
+    width, device = query.shape[-1], query.device
+    if softcap is None and value.shape[-1] == width:
+        if device.type == "cpu":
+            return kernels._scaled_dot_product_flash_attention_for_cpu(  # type: ignore[no-any-return]
+                query, key, value, 0.0, causal, scale=scale
+            )
+        half = query.dtype in (torch.float16, torch.bfloat16)
+        # torch's flash attention is written for Ampere and later.
+        ampere = query.is_cuda and torch.cuda.get_device_properties(device).major >= 8
+        if half and width % 8 == 0 and width <= 256 and ampere:
+            found = kernels._scaled_dot_product_flash_attention(
+                query, key, value, 0.0, causal, False, scale=scale
+            )
+            return found[0], found[1]
+        if query.is_cuda and width % 8 == 0:
+            found = kernels._scaled_dot_product_efficient_attention(
+                query, key, value, None, True, 0.0, causal, scale=scale
+            )
+            return found[0], found[1][..., : query.shape[2]]
+    outputs, sums = [], []
+    scale = width**-0.5 if scale is None else scale
+    for begin in range(0, query.shape[2], QUERIES_AT_ONCE):
+        part = query[:, :, begin : begin + QUERIES_AT_ONCE]
+        scores = torch.matmul(part, key.transpose(-1, -2)).float() * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if causal:
+            rows = torch.arange(begin, begin + part.shape[2], device=device)
+            columns = torch.arange(key.shape[2], device=device)
+            scores = scores.masked_fill(columns > rows[:, None], float("-inf"))
+        outputs.append(torch.matmul(scores.softmax(-1).to(value.dtype), value))
+        sums.append(scores.logsumexp(-1))
+    return torch.cat(outputs, dim=2), torch.cat(sums, dim=2)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls; the arguments are those of its attention functions."""
+    attention = getattr(module, "packed_attention", None)
+    if attention is None:
+        raise NotPackableError(f"{type(module).__name__} has no number of its layer")
+    odd = [name for name, x in others.items() if isinstance(x, torch.Tensor) or name == "is_causal"]
+    odd = [name for name in odd if name not in _NO_EFFECT and others[name] is not True]
+    if attention_mask is not None or odd:
+        raise NotPackableError(f"its attention takes {', '.join(odd) or 'a mask'}")
+    output: torch.Tensor = attention.attend(
+        module.layer_idx, query, key, value, scaling, softcap, sliding_window
+    )
+    return output, None
+
+
+def _cut(tensor: torch.Tensor, begin: int, count: int, length: int) -> torch.Tensor:
+    """Turn positions of (1, H, N, D) into rows of one length, (count, H, length, D)."""
+    part = tensor[0, :, begin : begin + count * length]
+    return part.transpose(0, 1).reshape(count, length, *part.shape[::2]).transpose(1, 2)
+
+
+def _repeat(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Repeat keys or values that several heads of queries share."""
+    shared = heads // tensor.shape[1]
+    return tensor if shared == 1 else tensor.repeat_interleave(shared, dim=1)
+
+
+def _take(value: Any, ends: torch.Tensor, count: int) -> Any:
+    """Cut everything that has an entry for each of ``count`` positions down to the ends."""
+    if isinstance(value, torch.Tensor):
+        if value.ndim >= 2 and value.shape[:2] == (1, count):
+            return value[:, ends.to(value.device)]
+        return value[ends.to(value.device)] if value.shape == (count,) else value
+    if isinstance(value, tuple | list):
+        return type(value)(_take(part, ends, count) for part in value)
+    if isinstance(value, dict):
+        return {name: _take(part, ends, count) for name, part in value.items()}
+    return value

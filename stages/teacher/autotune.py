@@ -1,0 +1,216 @@
+"""How many positions to run at once, and whether to compile: measured in seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stages.errors import SettingError
+from stages.teacher.capabilities import (
+    compiler_problem,
+    find_layers,
+    is_out_of_memory,
+    refuse_out_of_memory,
+)
+from stages.teacher.forward import PackedPass
+from stages.teacher.teacher import Teacher
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+SMALLEST = {"cpu": 512, "cuda": 4096}
+"""Positions of the first batch that is tried."""
+LARGEST = 2**18
+GAIN = 1.05
+"""A larger batch, or compiling, must be this much faster to be worth it."""
+LONGEST_BATCH = 4.0
+"""Seconds of a batch: a longer one has long been full, and a stop must not wait for it."""
+WORTH_COMPILING = 900.0
+"""Seconds of the run: compiling takes a minute or more and saves some percent."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the rows of a cache are run through the model."""
+
+    batch_positions: int  # most in one forward pass
+    compiled: bool = False
+    positions_per_second: float | None = None  # None where it could not be measured
+
+
+def read_tuning(notes: Mapping[str, Any]) -> Tuning | None:
+    """Read what was found when a cache was created; None where its notes do not say."""
+    found = notes.get("tuning")
+    if not isinstance(found, dict):
+        return None
+    positions, compiled = found.get("batch_positions"), found.get("compiled")
+    if type(positions) is not int or positions < 1 or type(compiled) is not bool:
+        return None
+    return Tuning(positions, compiled)
+
+
+def find_tuning(
+    teacher: Teacher,
+    lengths: np.ndarray,
+    batch_positions: int | None,
+    compiling: str,
+    reporter: Reporter,
+) -> Tuning:
+    """Try batches of rising size, then the compiler, and keep what is fastest.
+
+    ``lengths`` are the tokens of all rows, shape (N,); ``batch_positions``, where it is given, is
+    not to be found; ``compiling`` is ``auto``, ``on``, where it must be possible, or ``off``.
+    """
+    length = find_typical_length(lengths, teacher.positions_around)
+    rate: float | None
+    if batch_positions is None:
+        rates = _try_sizes(teacher, length, int(lengths.sum()), reporter)
+        positions = min(size for size in rates if rates[size] * GAIN >= max(rates.values()))
+        rate = rates[positions]
+        tried = ", ".join(f"{size:,}: {found:,.0f}" for size, found in rates.items())
+        reporter.say(
+            f"batch: {positions:,} positions, measured to be fastest (positions a second by size: "
+            f"{tried})"
+        )
+    else:
+        positions = batch_positions
+        reporter.say(f"batch: {positions:,} positions, as asked")
+        rate = _try_size(teacher, length, positions, reporter)
+    if compiling == "off":
+        return Tuning(positions, False, rate)
+    if rate is None:
+        problem = f"{teacher.device} has no memory for {positions:,} positions at once"
+    else:
+        problem = find_compiling_problem(teacher)
+        seconds = float((lengths + teacher.positions_around).sum()) / rate
+        if compiling == "auto" and not problem and seconds < WORTH_COMPILING:
+            problem = f"about {seconds:,.0f} s of work, worth it from {WORTH_COMPILING:,.0f} s"
+    if problem and compiling == "on":
+        raise SettingError(f"compile: got 'on', but {problem}; set it to auto or off")
+    if problem or rate is None:
+        reporter.say(f"compile: off ({problem})")
+        return Tuning(positions, False, rate)
+    return _try_compiling(teacher, length, Tuning(positions, False, rate), compiling, reporter)
+
+
+def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
+    """Do as was found when the cache was created, or say why that cannot be."""
+    reporter.say(
+        f"batch: {tuning.batch_positions:,} positions, "
+        f"{'compiled' if tuning.compiled else 'not compiled'}, as found when the cache was created"
+    )
+    if not tuning.compiled:
+        return
+    if problem := find_compiling_problem(teacher):
+        reporter.warn(
+            f"the cache was begun with compiled layers, which cannot be had here ({problem}); "
+            "going on without: rows may differ in the last bits"
+        )
+    else:
+        compile_layers(teacher)
+
+
+def find_typical_length(lengths: np.ndarray, around: int) -> int:
+    """Return the length of the rows in which half of all positions lie below and half above."""
+    rising = np.sort(lengths)
+    total = np.cumsum(rising + around)
+    return max(1, int(rising[np.searchsorted(total, total[-1] / 2)]))
+
+
+def measure_rate(teacher: Teacher, length: int, positions: int) -> float:
+    """Return the positions a second of batches of one size: the best of a few tries."""
+    each = length + teacher.positions_around
+    rows = max(1, positions // each)
+    ids = (np.arange(rows * length) * 7919 % len(teacher.table)).reshape(rows, length)
+    inputs = teacher.look_up(ids)
+    times: list[float] = []
+    while len(times) < 4 and sum(times) <= LONGEST_BATCH / 4:
+        began = time.perf_counter()
+        teacher.compute_class_logits(inputs)
+        if teacher.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return rows * each / min(times)
+
+
+def find_compiling_problem(teacher: Teacher) -> str:
+    """Return why the layers cannot be compiled, or an empty string."""
+    if not isinstance(teacher.forward_pass, PackedPass):
+        return "only rows that are packed side by side are run compiled"
+    return compiler_problem(teacher.device.type)
+
+
+def compile_layers(teacher: Teacher) -> None:
+    """Have torch compile each layer when it is next run, for batches of any size."""
+    for layer in _compilable_layers(teacher):
+        layer.compile(dynamic=True)
+
+
+def _compilable_layers(teacher: Teacher) -> list[torch.nn.Module]:
+    # A last layer that is entered twice and left half way is not for a compiler.
+    layers = find_layers(teacher.model)
+    return layers[:-1] if getattr(teacher.forward_pass, "trims", False) else layers
+
+
+def _try_sizes(teacher: Teacher, length: int, total: int, reporter: Reporter) -> dict[int, float]:
+    """Return positions a second by size of batch, up to where a larger one gains nothing."""
+    size = SMALLEST.get(teacher.device.type, 512)
+    # Once for what is only slow the first time, and to begin with what fits.
+    while _try_size(teacher, length, size, reporter) is None:
+        size //= 2
+        if size < length + teacher.positions_around:
+            refuse_out_of_memory(MemoryError(), teacher.device, f"a row of {length} tokens")
+    rates: dict[int, float] = {}
+    while size <= LARGEST:
+        reporter.check_stop()
+        rate = _try_size(teacher, length, size, reporter)
+        if rate is None:
+            break
+        rates[size] = rate
+        known = list(rates.values())
+        full = len(known) > 2 and max(known[-2:]) < max(known[:-2]) * GAIN
+        if full or size / rate > LONGEST_BATCH or size >= total:
+            break
+        size *= 2
+    return rates
+
+
+def _try_size(teacher: Teacher, length: int, size: int, reporter: Reporter) -> float | None:
+    """Return positions a second of a size of batch; None where the device has no memory for it."""
+    try:
+        return measure_rate(teacher, length, size)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if teacher.device.type == "cuda":
+        torch.cuda.empty_cache()
+    reporter.say(f"batch: {teacher.device} has no memory for {size:,} positions at once")
+    return None
+
+
+def _try_compiling(
+    teacher: Teacher, length: int, eager: Tuning, compiling: str, reporter: Reporter
+) -> Tuning:
+    """Compile the layers, and leave them compiled where that was asked for or is faster."""
+    began = time.perf_counter()
+    compile_layers(teacher)
+    positions, rate = eager.batch_positions, eager.positions_per_second or math.inf
+    for size in (positions // 2, positions):  # two sizes, so that no size is taken to be fixed
+        reporter.check_stop()
+        _try_size(teacher, length, max(1, size), reporter)
+    spent = time.perf_counter() - began
+    faster = _try_size(teacher, length, positions, reporter) or 0.0
+    found = f"{faster / rate:.2f} times the speed, compiled in {spent:.0f} s"
+    if compiling == "on" or faster >= rate * GAIN:
+        reporter.say(f"compile: on ({found})")
+        return Tuning(positions, True, faster)
+    for layer in _compilable_layers(teacher):
+        layer._compiled_call_impl = None
+    reporter.say(f"compile: off ({found}: not worth it)")
+    return eager

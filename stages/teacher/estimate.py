@@ -1,0 +1,212 @@
+"""What a run would take and what could be learned from it, before the money is spent.
+
+Whether anything can be learned from a teacher's answers is told by the method's own angle (paper,
+Eq. 15): that between the teacher and the best constant, ``arctan(spread / ‖mean g‖)``.  Students
+that learned the mini teacher from random inputs end at an α of 0.11 to 0.25, so where a constant is
+as near as that, a small α says nothing: below the range there is nothing to learn, within it
+little.
+
+Where nearly all rows get the same answer besides, twice that angle is no better: all that differs
+is how sure the teacher is.  The mini teacher has 0.09 to 0.11 on such inputs, by seed, and 0.37 and
+more on inputs that teach, so that 0.2 is about twice the one and half of the other.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.draw import Sampler
+from cache.errors import ManifestError
+from cache.opening import open_cache
+from cache.reader import CacheReader
+from cache.stores import parse_place
+from stages.inputs import build_samplers
+from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count_share
+from stages.teacher.autotune import find_tuning, read_tuning
+from stages.teacher.config import TeacherConfig
+from stages.teacher.fill import answer_inputs, compute_thresholds
+from stages.teacher.plan import TeacherPlan, prepare_teacher
+from stages.teacher.teacher import Callbacks
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+MEASURED_SECONDS = 8.0
+SAMPLE_CHUNKS, SAMPLE_ROWS = 64, 8
+"""Chunks, each of a length of its own, that a sample is taken of, and rows of each."""
+
+HOPELESS_ANGLE = 0.1
+"""Radians between the teacher and a constant: nearer than trained students come to the teacher."""
+
+RARE = 0.1
+"""Share of its even share below which a class hardly occurs."""
+
+ONE_SIDED = 0.95
+"""Share of one class above which the others are hardly seen."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be expected of learning from these answers."""
+
+    level: str  # fine, doubtful or hopeless
+    reason: str  # a sentence, with what to do where it is not fine
+    answers: Projection
+    labels: tuple[str, ...]
+
+    @property
+    def shares(self) -> str:
+        """How often each class is the answer, as a line."""
+        pairs = zip(self.labels, self.answers.balance, strict=True)
+        return ", ".join(f"{label} {share:.1%}" for label, share in pairs)
+
+
+def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Verdict:
+    """Judge a teacher's answers; where inputs come from decides on the advice.
+
+    The labels are in column order.  The student's figures of the projection are not looked at.
+    """
+    labels = tuple(labels)
+    if math.isnan(found.norm_g):
+        reason = "the teacher's answers are NaN or infinite: its weights are damaged"
+        return Verdict("hopeless", reason, found, labels)
+    angle, top = found.constant_angle, int(np.argmax(found.balance))
+    shares = [count_share(round(share * found.rows), found.rows) for share in found.balance]
+    one_sided = shares[top].low > ONE_SIDED
+    most = {label: share.high for label, share in zip(labels, shares, strict=True)}
+    rare = {label: high for label, high in most.items() if high < RARE / len(labels)}
+    named = f"{', '.join(map(repr, rare))} (at most {max(rare.values(), default=0):.1%})"
+    level, finding = next(
+        (level, finding)
+        for applies, level, finding in (
+            (
+                angle < DOUBTFUL_ANGLE and one_sided,
+                "hopeless",
+                "hardly more than that answer can be learned from them",
+            ),
+            (angle < HOPELESS_ANGLE, "hopeless", "nothing can be learned from them"),
+            (angle < DOUBTFUL_ANGLE or one_sided, "doubtful", "little can be learned from them"),
+            (rare, "doubtful", f"it hardly ever answers {named}, which a student hardly learns"),
+            (True, "fine", "there is something to learn"),
+        )
+        if applies
+    )
+    reason = (
+        f"the teacher answers {labels[top]!r} to {found.balance[top]:.0%} of these inputs, with a "
+        f"spread of {found.spread:.2f}: {finding}"
+    )
+    if level != "fine" and sampler == "texts":
+        reason += "; look at the prompt and the label words"
+    elif level != "fine":
+        other = "unigram" if sampler != "unigram" else "unigram=0.5,self=0.5"
+        reason += f"; try the sampler {other}, or other label words"
+    return Verdict(level, reason, found, labels)
+
+
+def answer_sample(
+    plan: TeacherPlan, samplers: Mapping[str, Sampler], batch_positions: int
+) -> Projection:
+    """Answer a sample of a cache's rows before all of them are computed."""
+    chunk, rows = plan.manifest.layout.chunk_rows, len(plan.inputs.lengths)
+    chunks = -(-rows // chunk)
+    begins = np.unique(np.linspace(0, chunks - 1, min(chunks, SAMPLE_CHUNKS)).astype(int)) * chunk
+    chosen = begins[:, None] + np.arange(min(chunk, SAMPLE_ROWS))
+    columns = answer_chosen(plan, chosen[chosen < rows], samplers, batch_positions)
+    return compute_projection(columns["probabilities"], columns["probabilities"])
+
+
+def answer_chosen(
+    plan: TeacherPlan, rows: np.ndarray, samplers: Mapping[str, Sampler], batch_positions: int
+) -> dict[str, Any]:
+    """Answer some of a cache's rows without showing progress; returns their columns."""
+    reporter = plan.reporter
+    callbacks = Callbacks(lambda done: reporter.check_stop(), reporter.warn)
+    inputs = plan.inputs.select(rows)
+    return answer_inputs(inputs, samplers, plan.teacher, batch_positions, callbacks)
+
+
+def measure_answers(reader: CacheReader) -> Projection:
+    """Return the teacher's class balance and spread over the shards of a cache."""
+    g = np.concatenate([reader.read_shard(shard)["probabilities"] for shard in reader.shards])
+    return compute_projection(g, g)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be expected of a run."""
+
+    directory: str  # where the rows would lie
+    rows: int  # of the whole cache
+    rows_there: int
+    batch_positions: int  # most positions in one forward pass
+    rows_per_second: float  # of the lengths that the cache has
+    measured_rows: int  # that this was measured on
+    seconds: float  # for the rows that are missing, one worker
+    bytes: int  # of rows and embedding table on disk, before compression
+    verdict: Verdict  # by a sample of the rows
+
+
+def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
+    """Load the model, answer some of the rows, and write nothing.
+
+    Raises:
+        StageError: Task, model or texts are not usable.
+        CacheError: There is a cache of these settings, and it is damaged.
+        Interrupted: A stop was asked for.
+    """
+    plan = prepare_teacher(config, reporter)
+    place = parse_place(config.cache) / plan.task.name / plan.manifest.directory
+    there, tuning = 0, None
+    try:
+        cache = open_cache(place, plan.manifest.fingerprint)
+        there = sum(len(cache.rows_of(shard)) for shard in cache.committed())
+        tuning = read_tuning(cache.manifest.notes)
+    except ManifestError:
+        if place.open_files().size("manifest.json") is not None:
+            raise
+    teacher, lengths, layout = plan.teacher, plan.inputs.lengths, plan.manifest.layout
+    if tuning is None:
+        # Compiling is left out: it takes longer than everything else here.
+        tuning = find_tuning(teacher, lengths, plan.config.batch_positions, "off", reporter)
+    name, positions = plan.inputs.identity["name"], tuning.batch_positions
+    samplers = build_samplers(name, teacher.table, compute_thresholds(plan.inputs, teacher))
+    rate, _ = _measure(plan, samplers, positions, 0)
+    rate, rows = _measure(plan, samplers, positions, MEASURED_SECONDS * rate)
+    sample = answer_sample(plan, samplers, positions)
+    whole = float((lengths + teacher.positions_around).sum()) / rate
+    row_bytes = sum(column.row_bytes for column in layout.columns.values())
+    return Estimate(
+        directory=str(place),
+        rows=len(lengths),
+        rows_there=there,
+        batch_positions=positions,
+        rows_per_second=len(lengths) / whole,
+        measured_rows=rows,
+        seconds=whole * (len(lengths) - there) / len(lengths),
+        bytes=layout.rows * row_bytes + teacher.table.numel() * teacher.table.element_size(),
+        verdict=judge_answers(sample, plan.task.label_names, name),
+    )
+
+
+def _measure(
+    plan: TeacherPlan, samplers: Mapping[str, Sampler], batch_positions: int, target: float
+) -> tuple[float, int]:
+    """Return positions a second over rows spread evenly over the cache, and how many they were."""
+    layout = plan.manifest.layout
+    positions = plan.inputs.lengths + plan.teacher.positions_around
+    share = min(1.0, max(batch_positions, target) / float(positions.sum()))
+    chunk = layout.chunk_rows
+    chunks = -(-layout.rows // chunk)
+    count = max(1, min(chunks, round(share * chunks), layout.shard_rows // chunk))
+    begins = np.linspace(0, chunks - 1, count).astype(int) * chunk
+    rows = begins[:, None] + np.arange(chunk)
+    rows = rows[rows < layout.rows]
+    began = time.perf_counter()
+    answer_chosen(plan, rows, samplers, batch_positions)
+    return float(positions[rows].sum()) / (time.perf_counter() - began), len(rows)

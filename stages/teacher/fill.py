@@ -1,0 +1,266 @@
+"""Filling a cache: its attachments when it is created, then one free shard after another.
+
+Self-generated texts are what a student is measured on where there is no real one.  They are made
+from seeds that no row has, and kept with the teacher's answers.  No row depends on them, so they
+are no part of a cache's identity.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache.directory import Cache
+from cache.draw import Sampler, TokenSampler, VocabularySampler, mix_seeds, quantise_distribution
+from cache.errors import LostClaimError
+from cache.stores import Claim
+from stages.errors import ModelError, SettingError
+from stages.inputs import (
+    MODEL_SAMPLERS,
+    SELF_GENERATED,
+    Inputs,
+    SamplingSettings,
+    SelfGenerated,
+    mix_parts,
+    pack_attachments,
+    read_samplers,
+)
+from stages.teacher.generation import write_texts
+from stages.teacher.plan import TeacherPlan
+from stages.teacher.teacher import Callbacks, Teacher
+
+POLL_SECONDS = 1.0
+CONTEXT_SEED, TEXT_SEED = 2**40, 2**41
+"""Indices of the first seeds of contexts and of self-generated texts, beyond those of all rows."""
+
+BATCH_POSITIONS = 4096
+"""Always the same, so that texts that were lost come out as they were."""
+
+
+def make_attachments(plan: TeacherPlan, texts: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return all attachments of a cache by name, and notes on them for the manifest.
+
+    So many self-generated texts are written, but none where the model cannot write.
+    """
+    began = time.monotonic()
+    thresholds = compute_thresholds(plan.inputs, plan.teacher)
+    files = pack_attachments(plan.teacher.table, plan.tokenizer, thresholds)
+    notes = {"seconds": time.monotonic() - began, SELF_GENERATED: 0}
+    if not texts:
+        return files, notes
+    reporter = plan.reporter
+    try:
+        with reporter.track("self-generated texts", texts, 0, "text") as show:
+            callbacks = Callbacks.report(show, reporter)
+            made = make_self_generated(plan.teacher, plan.config.seed, texts, callbacks)
+    except ModelError as error:
+        reporter.warn(f"students of this cache are measured on no self-generated texts: {error}")
+        return files, notes
+    return files | made.to_files(), notes | {SELF_GENERATED: texts}
+
+
+def make_self_generated(
+    teacher: Teacher, run_seed: int, rows: int, callbacks: Callbacks
+) -> SelfGenerated:
+    """Have the teacher write so many texts, at least 1, and answer them."""
+    seeds = mix_seeds(run_seed, TEXT_SEED, rows)
+    tokens = write_texts(teacher, seeds, SamplingSettings(), teacher.task.max_length, callbacks)
+    lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
+    silent = Callbacks(lambda rows: callbacks.advance(0), callbacks.warn)
+    logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, silent)
+    return SelfGenerated(tokens, lengths, logits)
+
+
+def compute_thresholds(inputs: Inputs, teacher: Teacher) -> np.ndarray | None:
+    """Compute what `unigram` draws by, shape (V,); None where it draws nothing."""
+    if "contexts" not in inputs.identity:
+        return None
+    contexts = inputs.identity["contexts"]
+    seeds = mix_seeds(inputs.identity["seed"], CONTEXT_SEED, contexts["rows"])
+    ids = torch.from_numpy(VocabularySampler(teacher.table).draw_ids(seeds, contexts["length"]))
+    return quantise_distribution(average_next_token(teacher, ids).numpy())
+
+
+@torch.inference_mode()
+def average_next_token(teacher: Teacher, ids: torch.Tensor) -> torch.Tensor:
+    """Average the model's own next-token distribution over contexts (B, T) behind the prompt.
+
+    Returns probabilities, shape (V,), float64, on the CPU.
+    """
+    with teacher.suspend():
+        total = torch.zeros(len(teacher.table), dtype=torch.float64)
+        prefix = teacher.look_up(np.array([teacher.prefix_ids]))
+        for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
+            inputs = torch.cat([prefix, teacher.table[row.to(teacher.device)][None]], dim=1)
+            output = teacher.model(inputs_embeds=inputs, use_cache=False)
+            logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
+            total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
+    if not total.isfinite().all():
+        raise ModelError("the model's logits are NaN or infinite: its weights are damaged")
+    return total / total.sum()
+
+
+class ShardWriter:
+    """Commits one shard at a time, in the background and in order; a context manager.
+
+    Leaving it waits for the shard that is being committed, whatever the reason for leaving: its
+    rows are computed, and a commit takes milliseconds to seconds.  ``rows`` are committed so far.
+    """
+
+    def __init__(self, cache: Cache, warn: Callable[[str], None]) -> None:
+        self.rows = 0
+        self._cache, self._warn = cache, warn
+        self._thread = ThreadPoolExecutor(1, "shard-writer")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self.settle()
+        finally:
+            self._thread.shutdown()
+
+    def put(self, claim: Claim, columns: Mapping[str, np.ndarray], seconds: float) -> None:
+        """Commit a shard in the background, once the one before it is committed; ends its claim.
+
+        Where the one before could not be committed, its error is raised; nor is this one then.
+        """
+        try:
+            self.settle()
+        except BaseException:
+            claim.release()
+            raise
+        self._pending = self._thread.submit(self._commit, claim, columns, seconds)
+
+    def settle(self) -> None:
+        """Wait until what was put is committed, or raise why it could not be."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except LostClaimError as error:
+            # Suspended, or cut off from the store, for longer than a claim lives.
+            self._warn(f"{error}; going on with what is free")
+
+    def _commit(self, claim: Claim, columns: Mapping[str, np.ndarray], seconds: float) -> None:
+        with claim:
+            self._cache.commit(claim, columns, seconds)
+        self.rows += len(columns["seed"])
+
+
+def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], int]) -> int:
+    """Compute every shard that is free until the cache is complete.
+
+    Returns the rows that this process committed.  Where nothing is left to do the model is not
+    loaded, nor is ``batch_positions`` asked for the most positions in one forward pass.
+    """
+    reporter, total = plan.reporter, cache.layout.rows
+    done = sum(len(cache.rows_of(shard)) for shard in cache.committed())
+    if done == total:
+        return 0
+    if done:
+        reporter.say(f"continuing: {done:,} of {total:,} rows are there")
+    teacher, most = plan.teacher, batch_positions()
+    samplers = read_samplers(cache, teacher.table)
+    waiting = False
+    with (
+        reporter.track("teacher", total, done, "row") as show,
+        ShardWriter(cache, reporter.warn) as writer,
+    ):
+        callbacks = Callbacks.report(show, reporter)
+        while True:
+            reporter.check_stop()
+            claim = cache.claim_next()
+            if claim is None:
+                writer.settle()
+                if cache.is_complete:
+                    return writer.rows
+                if not waiting:
+                    held = len(cache.live_claims())
+                    reporter.say(f"waiting: other live processes hold the last {held} shard(s)")
+                    waiting = True
+                time.sleep(POLL_SECONDS)
+                continue
+            began = time.monotonic()
+            try:
+                rows = cache.rows_of(claim.shard)
+                inputs = plan.inputs.select(slice(rows.start, rows.stop))
+                columns = answer_inputs(inputs, samplers, teacher, most, callbacks)
+            except BaseException:
+                claim.release()
+                raise
+            writer.put(claim, columns, time.monotonic() - began)
+
+
+def answer_inputs(
+    inputs: Inputs,
+    samplers: Mapping[str, Sampler],
+    teacher: Teacher,
+    batch_positions: int,
+    callbacks: Callbacks,
+) -> dict[str, Any]:
+    """Compute the columns of some rows of a cache by name, each of shape (rows, …).
+
+    The samplers draw the inputs; nothing draws texts.
+    """
+    inputs = write_inputs(inputs, samplers, teacher, callbacks)
+    tokens = inputs.tokens
+    if tokens is None:
+        sampler = mix_parts(inputs.identity["name"], samplers)
+
+        def embed(part: np.ndarray, length: int) -> torch.Tensor:
+            return sampler.draw_embeddings(inputs.seeds[part], length)
+
+        logits = teacher.answer_rows(inputs.lengths, embed, batch_positions, callbacks)
+    else:
+        logits = teacher.answer_texts(tokens, inputs.lengths, batch_positions, callbacks)
+    columns = {
+        "seed": inputs.seeds,
+        "length": inputs.lengths,
+        "logits": logits,
+        "probabilities": torch.from_numpy(logits).softmax(dim=1).numpy(),
+    }
+    return columns if tokens is None else columns | {"tokens": tokens}
+
+
+def write_inputs(
+    inputs: Inputs, samplers: Mapping[str, Sampler], teacher: Teacher, callbacks: Callbacks
+) -> Inputs:
+    """Return rows by their lengths with the tokens that the model writes or the samplers draw.
+
+    Rows of which the model writes none are returned as they are.
+    """
+    written = inputs.written
+    if written is None:
+        return inputs
+    tokens = np.full((len(inputs.seeds), written.longest), -1, dtype=np.int32)
+    chosen = written.mixture.choose_parts(inputs.seeds)
+    silent = Callbacks(lambda texts: callbacks.advance(0), callbacks.warn)
+    for number, name in enumerate(written.mixture.names):
+        rows = np.flatnonzero(chosen == number)
+        seeds = inputs.seeds[rows]
+        if name in MODEL_SAMPLERS:
+            sampling = replace(written.sampling, labelled=name == "self-labelled")
+            tokens[rows] = write_texts(
+                teacher, seeds, sampling, written.longest, silent, written.shortest
+            )
+            continue
+        sampler = samplers[name]
+        if not isinstance(sampler, TokenSampler):
+            raise SettingError(f"the inputs of the sampler {name} have no token ids to keep")
+        drawn = sampler.draw_ids(seeds, written.longest)
+        drawn[np.arange(written.longest) >= inputs.lengths[rows, None]] = -1
+        tokens[rows] = drawn
+    lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
+    # So that a chunk hardly mixes lengths, and little of what is read again is padding.
+    order = np.argsort(lengths, kind="stable")
+    return Inputs(inputs.seeds[order], lengths[order], tokens[order], inputs.identity)

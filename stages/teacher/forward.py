@@ -1,0 +1,198 @@
+"""The ways to run a language model behind a prompt, and its output layer for the label words.
+
+Which of them is right for a model is tried in :mod:`stages.teacher.capabilities`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from stages.errors import ModelError
+from stages.teacher.attention import NAME, PackedAttention, Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MOST_ROWS = 2**15
+"""Rows of one length in one call of an attention kernel; CUDA's grids end at 65,535."""
+
+
+class ForwardPass:
+    """A way to run the model on rows behind the prompt."""
+
+    description: str
+    mixes_lengths = False
+    """Whether one call may take rows of several lengths."""
+
+    def suspend(self) -> AbstractContextManager[None]:
+        """Have the model as it was loaded, for other work."""
+        return nullcontext()
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the label words' logits at the rows' last positions, shape (all B, words).
+
+        The inputs are for each length the rows' embeddings, suffix included, (B, T ≥ 1, d_T).
+        """
+        return torch.cat([self.run_alike(rows) for rows in inputs])
+
+    def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits, shape (B, words), of rows of one length, shape (B, T, d_T)."""
+        raise NotImplementedError
+
+
+class FullPass(ForwardPass):
+    """Prompt and input together, as anyone would: what the other ways are measured against."""
+
+    def __init__(self, model: PreTrainedModel, prefix: torch.Tensor) -> None:
+        self.model, self.prefix = model, prefix
+        prompt = "the prompt is run with every row, " if prefix.shape[1] else ""
+        self.description = f"{prompt}rows of one length share a batch"
+
+    def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
+        """See :class:`ForwardPass`."""
+        whole = torch.cat([self.prefix.expand(len(rows), -1, -1), rows], dim=1)
+        output = self.model(inputs_embeds=whole, use_cache=False, logits_to_keep=1)
+        return output.logits[:, -1]  # type: ignore[no-any-return]
+
+
+class PrefixPass(ForwardPass):
+    """The prompt's keys and values are computed once, and copied for every row."""
+
+    description = "the prompt is run once, its keys and values are copied for every row"
+
+    def __init__(self, model: PreTrainedModel, prefix: torch.Tensor) -> None:
+        from transformers import DynamicCache
+
+        output = model(inputs_embeds=prefix, use_cache=True, logits_to_keep=1)
+        past = getattr(output, "past_key_values", None)
+        if not isinstance(past, DynamicCache):
+            raise ModelError(f"{type(model).__name__} keeps no keys and values that can be reused")
+        self._model, self._past = model, past
+
+    def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
+        """See :class:`ForwardPass`."""
+        # Every call appends to the cache it is given, so each gets a copy.
+        past: Any = copy.deepcopy(self._past)
+        past.batch_repeat_interleave(len(rows))
+        output = self._model(inputs_embeds=rows, past_key_values=past, logits_to_keep=1)
+        return output.logits[:, -1]  # type: ignore[no-any-return]
+
+
+class PackedPass(ForwardPass):
+    """Rows of all lengths side by side in one sequence, the prompt's keys and values shared.
+
+    Replaces the model's attention; :meth:`undo` puts it back.  ``last`` is the last layer, if it
+    is to be run for the rows' last positions only.
+    """
+
+    mixes_lengths = True
+
+    def __init__(
+        self, model: PreTrainedModel, prefix: torch.Tensor, last: nn.Module | None
+    ) -> None:
+        self._model, self._known = model, prefix.shape[1]
+        self._attention = PackedAttention()
+        self._before = model.config._attn_implementation
+        self._hook: Any = None
+        try:
+            self._attention.install(model)
+            if self._known:
+                self._attention.record_prefix()
+                model(inputs_embeds=prefix, use_cache=False, logits_to_keep=1)
+        except Exception:
+            self.undo()
+            raise
+        if last is not None:
+            self._hook = last.register_forward_pre_hook(
+                self._attention.skip_to_ends, with_kwargs=True
+            )
+        prompt = "the prompt is run once, " if self._known else ""
+        end = ", the last layer runs for their last positions only" if self.trims else ""
+        self.description = f"{prompt}rows of all lengths share a batch without padding{end}"
+
+    @property
+    def trims(self) -> bool:
+        """Whether the last layer is run for the rows' last positions only."""
+        return self._hook is not None
+
+    def undo(self) -> None:
+        """Give the model its own attention back."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._model.set_attn_implementation(self._before)
+
+    @contextmanager
+    def suspend(self) -> Iterator[None]:
+        """Give the model its own attention back for a while."""
+        self._attention.expect(None)
+        self._model.set_attn_implementation(self._before)
+        try:
+            yield
+        finally:
+            self._model.set_attn_implementation(NAME)
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """See :class:`ForwardPass`."""
+        groups = tuple(
+            (min(MOST_ROWS, len(part) - begin), part.shape[1])
+            for part in inputs
+            for begin in range(0, len(part), MOST_ROWS)
+        )
+        rows, positions = describe_rows(groups, self._known, inputs[0].device)
+        self._attention.expect(rows)
+        head: Any = self._model.get_output_embeddings()
+        packed = torch.cat([part.flatten(0, 1) for part in inputs]).unsqueeze(0)
+        output = self._model(
+            inputs_embeds=packed,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=0 if self.trims else rows.ends.to(head.weight.device),
+        )
+        logits: torch.Tensor = output.logits[0]
+        # A family without logits_to_keep gives them for every position.
+        return logits if len(logits) == len(rows.ends) else logits[rows.ends.to(logits.device)]
+
+
+def describe_rows(
+    groups: tuple[tuple[int, int], ...], known: int, device: torch.device
+) -> tuple[Rows, torch.Tensor]:
+    """Lay rows out in one sequence, behind ``known`` positions that all of them share.
+
+    Also returns the number of each position in its row, shape (1, N).
+    """
+    # Made where they are used: copying them there would wait for what a GPU is doing.
+    positions, ends, begin = [], [], 0
+    for count, length in groups:
+        positions.append(torch.arange(known, known + length, device=device).repeat(count))
+        ends.append(torch.arange(1, count + 1, device=device) * length + (begin - 1))
+        begin += count * length
+    return Rows(groups, torch.cat(ends)), torch.cat(positions)[None]
+
+
+class WordHead(nn.Module):
+    """The output layer's rows of the label words, in float32 whatever the model computes in.
+
+    What a family does to logits behind its output layer still runs.
+    """
+
+    def __init__(self, head: nn.Module | None, token_ids: Sequence[int]) -> None:
+        super().__init__()
+        if not isinstance(head, nn.Linear):
+            raise ModelError(f"the model's output layer is {type(head).__name__}, must be linear")
+        rows = torch.tensor(list(token_ids), device=head.weight.device)
+        self.out_features = len(token_ids)
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor | None
+        self.register_buffer("weight", head.weight.detach()[rows].float())
+        bias = None if head.bias is None else head.bias.detach()[rows].float()
+        self.register_buffer("bias", bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the words' logits, shape (..., words), float32, of states (..., d_T)."""
+        return nn.functional.linear(hidden.to(self.weight.device).float(), self.weight, self.bias)

@@ -1,0 +1,148 @@
+"""What a teacher's cache is to be, known before the model is loaded; and the model, when needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cache.format import Layout, Manifest, answer_columns
+from stages.devices import choose_device, choose_dtype, choose_model, find_main_device
+from stages.inputs import Inputs, prepare_inputs
+from stages.lm import (
+    check_quantisation,
+    choose_attention,
+    describe_identity,
+    find_start_id,
+    keep_freed_memory,
+    load_language_model,
+    place_model,
+    resolve_model,
+)
+from stages.loading import load_tokenizer
+from stages.tasks import Task, Verbaliser, build_verbaliser, describe_chat, frame_task, load_task
+from stages.teacher.config import TeacherConfig
+from stages.teacher.teacher import Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.reporter import Reporter
+
+ENGINE = 2
+"""Raised whenever the same settings would give other bits of the same answers."""
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """Everything that is settled before the first row."""
+
+    config: TeacherConfig  # the model chosen
+    task: Task
+    folder: Path
+    identity: Mapping[str, str]  # the model's hashes
+    tokenizer: PreTrainedTokenizerBase
+    verbaliser: Verbaliser
+    inputs: Inputs
+    device: str
+    dtype: str
+    reporter: Reporter
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher; its model is loaded the first time."""
+        self.reporter.say(keep_freed_memory(self.device))
+        began = time.monotonic()
+        config = self.config
+        model = load_language_model(self.folder, self.device, self.dtype, config.quantise)
+        teacher = Teacher(model, self.tokenizer, self.task, config.chat, self.verbaliser)
+        self.reporter.say(f"model loaded in {time.monotonic() - began:.1f} s")
+        report_forward_pass(teacher, self.reporter)
+        return teacher
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the cache is of."""
+        config, task, rows = self.config, self.task, len(self.inputs.lengths)
+        identity = {
+            "model": dict(self.identity),
+            "task": task.describe({word.word: word.token_id for word in self.verbaliser.words}),
+            "sampler": dict(self.inputs.identity),
+            "start_id": find_start_id(self.tokenizer),
+            "compute": {
+                "device": torch.device(find_main_device(self.device)).type,
+                "dtype": self.dtype,
+                "attention": choose_attention(self.folder),
+                "batch_positions": config.batch_positions or "auto",
+                "compile": config.compile,
+                "weights": config.quantise,
+                "engine": ENGINE,
+            },
+        }
+        if config.chat:
+            frame = frame_task(task, self.tokenizer, chat=True)
+            identity["chat"] = {
+                "prefix_ids": list(frame.prefix_ids),
+                "suffix_ids": list(frame.suffix_ids),
+            }
+        columns = answer_columns(len(task.labels), self.inputs.token_width)
+        layout = Layout(rows, config.chunk_rows, config.shard_rows, columns)
+        notes = {
+            "model": config.model,
+            "torch": str(torch.__version__),
+            "source": str(config.texts) if config.texts else "",
+        }
+        title = f"{task.name}, {rows:,} {self.inputs.identity['name']}"
+        return Manifest(title, identity, layout, notes)
+
+
+def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
+    """Settle what the settings leave open, and say so."""
+    task = load_task(config.task)
+    device = choose_device(config.device, several=True)
+    model = choose_model(config.model, device.value)
+    dtype = choose_dtype(config.dtype, device.value)
+    check_quantisation(config.quantise, device.value, dtype.value)
+    config = replace(config, model=model.value)
+    reporter.say(f"model: {model.value} ({model.reason})")
+    folder = resolve_model(model.value)
+    device = place_model(folder, config.device, device, dtype.value, config.quantise)
+    reporter.say(f"device: {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
+    tokenizer = load_tokenizer(folder)
+    verbaliser = build_verbaliser(task, tokenizer, config.chat)
+    for label in verbaliser.labels:
+        words = [f"{w.word} → {w.tokens[0]}" for w in verbaliser.words if w.label == label]
+        reporter.say(f"label {label}: {', '.join(words)}")
+    for line in verbaliser.describe_splits():
+        reporter.warn(line)
+    if hint := describe_chat(tokenizer, config.chat):
+        reporter.say(hint)
+    return TeacherPlan(
+        config=config,
+        task=task,
+        folder=folder,
+        tokenizer=tokenizer,
+        verbaliser=verbaliser,
+        inputs=prepare_inputs(config, task, tokenizer, reporter),
+        identity=describe_identity(folder, reporter),
+        device=device.value,
+        dtype=dtype.value,
+        reporter=reporter,
+    )
+
+
+def report_forward_pass(teacher: Teacher, reporter: Reporter) -> None:
+    """Say how the model is run, and why not better."""
+    reporter.say(f"forward pass: {teacher.forward_pass.description}")
+    for reason in teacher.fallbacks:
+        reporter.say(f"not used: {reason}")
+    if teacher.runs_prompt_with_rows:
+        reporter.warn(
+            f"the prompt's {len(teacher.prefix_ids)} tokens are run with every row, since this "
+            f"model's answers would change otherwise ({teacher.fallbacks[-1]})"
+        )

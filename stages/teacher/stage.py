@@ -1,0 +1,128 @@
+"""Stage one: the teacher's answers to random inputs (or to texts), into the cache.
+
+Any number of processes with the same settings share the work; each takes the next free shard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cache.directory import Cache
+from cache.format import MANIFEST
+from cache.opening import create_or_open, open_cache
+from cache.reader import CacheReader
+from cache.stores import Place, parse_place
+from stages.devices import find_main_device
+from stages.inputs import SELF_GENERATED, describe_difference, read_samplers
+from stages.metrics import Projection
+from stages.teacher.autotune import Tuning, apply_tuning, find_tuning, read_tuning
+from stages.teacher.config import TeacherConfig
+from stages.teacher.estimate import Verdict, answer_sample, judge_answers, measure_answers
+from stages.teacher.fill import fill_cache, make_attachments
+from stages.teacher.plan import TeacherPlan, prepare_teacher
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class TeacherResult:
+    """A complete cache."""
+
+    cache: Cache
+    computed: int  # rows, by this process
+    verdict: Verdict
+
+
+def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
+    """Fill the cache of these settings, or find it filled.
+
+    Raises:
+        StageError: Task, model or texts are not usable.
+        CacheError: The cache is damaged, or an answer is not finite.
+        Interrupted: A stop was asked for; committed shards stay.
+    """
+    plan = prepare_teacher(config, reporter)
+    place = parse_place(config.cache) / plan.task.name
+    notes: dict[str, Any] = {}
+    tuning: Tuning | None = None
+
+    def tune() -> Tuning:
+        lengths, positions = plan.inputs.lengths, config.batch_positions
+        return find_tuning(plan.teacher, lengths, positions, config.compile, reporter)
+
+    def attach() -> Mapping[str, bytes]:
+        texts = _count_self_generated(plan, place / plan.manifest.directory)
+        files, made = make_attachments(plan, texts)
+        notes.update(made)
+        return files
+
+    def note() -> Mapping[str, Any]:
+        nonlocal tuning
+        tuning = tune()
+        return notes | {"tuning": asdict(tuning) | {"found_on": _describe_device(plan.device)}}
+
+    cache = create_or_open(place, plan.manifest, attach, note)
+
+    def batch_positions() -> int:
+        nonlocal tuning
+        if tuning is None:
+            tuning = read_tuning(cache.manifest.notes)
+            if tuning is None:
+                reporter.say("the manifest does not say how large batches are")
+                tuning = tune()
+            else:
+                apply_tuning(plan.teacher, tuning, reporter)
+        return tuning.batch_positions
+
+    reporter.say(f"rows: {plan.inputs.describe()}")
+    reporter.say(f"cache: {cache.place}")
+    if tuning is None and (line := describe_difference(cache, config.self_generated)):
+        reporter.say(line)
+    if not (there := cache.committed()):
+        samplers = read_samplers(cache, plan.teacher.table)
+        _judge(plan, answer_sample(plan, samplers, batch_positions()))
+    elif len(there) < cache.shards:
+        reporter.say("no sample is answered: the verdict is on the rows that are there")
+        _judge(plan, measure_answers(CacheReader(cache, shards=there)))
+    began = time.monotonic()
+    computed = fill_cache(cache, plan, batch_positions)
+    seconds = time.monotonic() - began
+    speed = (
+        f"computed {computed:,} rows in {seconds:.1f} s: {computed / max(seconds, 1e-9):,.0f} a s"
+    )
+    reporter.say(speed if computed else "every row was there already")
+    return TeacherResult(cache, computed, _judge(plan, measure_answers(CacheReader(cache))))
+
+
+def _judge(plan: TeacherPlan, answers: Projection) -> Verdict:
+    """Say what the answers are and what can be learned from them; louder where that is little."""
+    reporter = plan.reporter
+    verdict = judge_answers(answers, plan.task.label_names, plan.inputs.identity["name"])
+    reporter.say(
+        f"teacher, {answers.rows:,} rows: {verdict.shares}; ‖g‖ {answers.norm_g:.4f}, "
+        f"spread {answers.spread:.4f}"
+    )
+    tell = reporter.say if verdict.level == "fine" else reporter.warn
+    tell(f"verdict on {answers.rows:,} rows: {verdict.level}: {verdict.reason}")
+    return verdict
+
+
+def _count_self_generated(plan: TeacherPlan, place: Place) -> int:
+    """Return how many texts to write; for a cache that lost them, as many as it had."""
+    if place.open_files().size(MANIFEST) is None:
+        return plan.config.self_generated
+    notes = open_cache(place, plan.manifest.fingerprint).manifest.notes
+    return int(notes.get(SELF_GENERATED, plan.config.self_generated))
+
+
+def _describe_device(device: str) -> str:
+    main = torch.device(find_main_device(device))
+    if main.type == "cuda":
+        return f"{torch.cuda.get_device_name(main)} ({device})"
+    return f"{device}, {torch.get_num_threads()} threads"

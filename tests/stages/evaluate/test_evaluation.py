@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import run_here
+from tiny import make_student_config, make_teacher_config
+
+from cache.reader import CacheReader
+from stages.classify.loading import load_classifier
+from stages.errors import SettingError, TextDataError
+from stages.evaluate.evaluation import Evaluation, EvaluationConfig, evaluate
+from stages.metrics.calibration import expected_calibration_error, undo_temperature
+from stages.metrics.scores import Confidence, compute_scores
+from stages.records import RECORD, read_record
+from stages.reporter import SilentReporter
+from stages.student.stage import run_student
+from stages.teacher.stage import TeacherResult, run_teacher
+
+TEXTS = [f"{'Good Bad Poor Great '[k % 11 :]} {k}" for k in range(30)]
+
+
+def write_rows(path: Path, labels: list[Any]) -> Path:
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=False)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run(**settings: Any) -> Evaluation:
+    return evaluate(EvaluationConfig(**settings), SilentReporter())
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl", ["good", "bad", "bad"] * 10)
+
+
+class TestScores:
+    def test_they_are_what_a_hand_computes(self) -> None:
+        #  right   a a a a b b c    given   a a b c b a c
+        gold, given = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 1, 0, 2])
+        found = compute_scores(gold, given, ("a", "b", "c"), 5.0)
+        assert found.accuracy == pytest.approx(4 / 7)
+        assert found.classes["a"] == pytest.approx(
+            {"precision": 2 / 3, "recall": 1 / 2, "f1": 4 / 7, "rows": 4}
+        )
+        assert found.classes["b"] == pytest.approx(
+            {"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "rows": 2}
+        )
+        assert found.classes["c"] == pytest.approx(
+            {"precision": 1 / 2, "recall": 1.0, "f1": 2 / 3, "rows": 1}
+        )
+        assert found.macro_f1 == pytest.approx((4 / 7 + 1 / 2 + 2 / 3) / 3)
+        assert found.texts_per_second == 5.0
+
+    def test_a_class_that_never_occurs_counts_as_0(self) -> None:
+        found = compute_scores(np.array([0, 0]), np.array([0, 1]), ("a", "b", "c"), 1.0)
+        assert found.classes["b"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 0}
+        assert found.classes["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 0}
+        assert found.macro_f1 == pytest.approx(2 / 3 / 3)
+
+
+class TestTexts:
+    def test_student_and_teacher_are_measured_on_the_same_texts(
+        self, student: Path, llm: Path, mood: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        found = run(data=rows, model=student, teacher=str(llm))
+        gold = np.array([1, 0, 0] * 10)
+        ours = load_classifier(student, "cpu").classify(TEXTS).probabilities.argmax(axis=1)
+        config = make_teacher_config(mood, llm, tmp_path / "c", texts=rows)
+        reader = CacheReader(run_teacher(config, SilentReporter()).cache)
+        theirs = np.empty(30, dtype=np.int64)
+        for shard in reader.shards:
+            columns = reader.read_shard(shard)
+            theirs[columns["seed"].astype(int) - 1] = columns["logits"].argmax(axis=1)
+        assert found.student is not None
+        assert found.teacher is not None
+        assert found.student.accuracy == pytest.approx((ours == gold).mean())
+        assert found.teacher.accuracy == pytest.approx((theirs == gold).mean())
+        assert found.agreement == pytest.approx((ours == theirs).mean())
+        assert found.rows == 30
+        assert found.student.texts_per_second > 0
+
+    def test_confidence_is_measured_against_labels_and_teacher(
+        self, student: Path, llm: Path, rows: Path
+    ) -> None:
+        found = run(data=rows, model=student, teacher=str(llm)).calibration
+        gold = np.array([1, 0, 0] * 10)
+        h = load_classifier(student, "cpu").classify(TEXTS).probabilities
+        temperature = read_record(student)["calibration"]["temperature"]
+        assert found is not None
+        assert found.temperature == temperature
+        assert found.against_labels is not None
+        assert found.against_labels.rows == 30
+        assert found.against_labels.ece_after == expected_calibration_error(h, gold)
+        plain = undo_temperature(h, temperature)
+        assert found.against_labels.ece_before == expected_calibration_error(plain, gold)
+        assert found.against_teacher is not None
+        assert found.teacher_ece is not None
+
+    def test_a_threshold_leaves_what_is_above_it(self, student: Path, rows: Path) -> None:
+        h = load_classifier(student, "cpu").classify(TEXTS).probabilities
+        right = h.argmax(axis=1) == np.array([1, 0, 0] * 10)
+        middle = float(np.sort(h.max(axis=1))[15])
+        for threshold, tagged in ((0.0, 30), (middle, 15), (1.0, 0)):
+            found = run(data=rows, model=student, threshold=threshold).selection
+            assert found is not None
+            assert found.coverage == tagged / 30
+            above = right[h.max(axis=1).astype(float) >= threshold]
+            assert found.accuracy == (above.mean() if tagged else None)
+        assert run(data=rows, model=student).selection is None
+
+    @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+    def test_a_threshold_is_a_share_and_for_a_student_on_texts(
+        self, threshold: float, student: Path, rows: Path
+    ) -> None:
+        with pytest.raises(SettingError, match=r"threshold: got .*, must be in \[0, 1\]"):
+            run(data=rows, model=student, threshold=threshold)
+        with pytest.raises(SettingError, match="give a student and texts"):
+            run(model=student, threshold=0.5)
+
+    def test_a_teacher_is_measured_without_a_student(
+        self, llm: Path, mood: Path, rows: Path, student: Path
+    ) -> None:
+        found = run(data=rows, teacher=str(llm), task=str(mood))
+        both = run(data=rows, model=student, teacher=str(llm))
+        assert found.student is None
+        assert found.agreement is None
+        assert found.teacher is not None
+        assert both.teacher is not None
+        assert found.teacher.accuracy == both.teacher.accuracy
+        assert found.calibration is not None
+        assert both.calibration is not None
+        assert found.calibration == Confidence(teacher_ece=both.calibration.teacher_ece)
+
+    def test_the_file_may_be_named_after_the_task(self, student: Path, rows: Path) -> None:
+        shutil.copy(rows, rows.with_name("mood.jsonl"))
+        found = run(data=rows.with_name("{task}.jsonl"), model=student).student
+        wanted = run(data=rows, model=student).student
+        assert found is not None
+        assert wanted is not None
+        assert found.classes == wanted.classes
+
+    @pytest.mark.parametrize(
+        ("labels", "named"),
+        [
+            (["good", "fine"], "line 2: the label 'fine' is none of bad, good"),
+            (["good", None], "line 2: the text has no label"),
+            (["Good"], "line 1: the label 'Good' is none of"),
+            ([1], "line 1: the label '1' is none of"),
+            ([], "holds no texts"),
+        ],
+    )
+    def test_a_label_that_is_none_is_named_with_its_line(
+        self, labels: list[Any], named: str, student: Path, tmp_path: Path
+    ) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", labels)
+        with pytest.raises(TextDataError, match=named) as found:
+            run(data=path, model=student)
+        assert str(path) in str(found.value)
+
+    def test_a_student_of_another_task_is_refused(self, student: Path, tmp_path: Path) -> None:
+        rows = write_rows(tmp_path / "rows.jsonl", ["negative", "positive"])
+        with pytest.raises(SettingError, match="labels are bad, good, the task's negative"):
+            run(data=rows, model=student, task="imdb")
+
+    def test_other_columns(self, student: Path, tmp_path: Path) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("stars,body\ngood,Great\nbad,Poor\n")
+        assert run(data=path, model=student, text_column="body", label_column="stars").rows == 2
+
+
+class TestHeldOutRows:
+    def test_the_written_student_repeats_what_training_ended_with(
+        self, student: Path, filled: tuple[Path, TeacherResult]
+    ) -> None:
+        found = run(model=student, cache=filled[0])
+        trained = read_record(student)["held_out"]
+        assert found.held_out is not None
+        assert found.rows == trained["rows"] == 16
+        for name in ("norm_g", "norm_h", "c", "angle", "centred_angle", "agreement", "spread"):
+            assert getattr(found.held_out, name) == pytest.approx(trained[name], abs=1e-4)
+        known = read_record(student)["calibration"]
+        assert found.calibration is not None
+        assert found.calibration.temperature == known["temperature"]
+        errors = found.calibration.against_teacher
+        assert errors is not None
+        assert errors.rows == known["measured_rows"] == 8
+        assert errors.ece_before == pytest.approx(known["ece_before"], abs=1e-4)
+        assert errors.ece_after == pytest.approx(known["ece_after"], abs=1e-4)
+
+    def test_a_student_without_a_temperature_has_one_figure(
+        self, student: Path, filled: tuple[Path, TeacherResult], rows: Path, tmp_path: Path
+    ) -> None:
+        older = Path(shutil.copytree(student, tmp_path / "older"))
+        record = read_record(older)
+        for calibration in ({**record["calibration"], "folded": False}, None):
+            (older / RECORD).write_text(json.dumps(record | {"calibration": calibration}))
+            found = run(model=older, cache=filled[0]).calibration
+            assert found is not None
+            assert found.temperature is None
+            assert found.against_teacher is not None
+            assert found.against_teacher.ece_before is None
+            assert found.against_teacher.rows == (8 if calibration else 16)
+        said = run_here("evaluate", "--model", older, "--data", rows).out
+        assert "(as it is: its record names no temperature in it)" in said
+
+    def test_they_stay_the_same_when_a_partial_cache_is_completed(
+        self, filled: tuple[Path, TeacherResult], mood: Path, tmp_path: Path
+    ) -> None:
+        path = filled[1].cache.place.path
+        copy = Path(shutil.copytree(path, tmp_path / "c" / "mood" / path.name))
+        for record in sorted((copy / "commits").iterdir())[:3]:
+            record.unlink()
+        config = make_student_config(mood, tmp_path / "c", tmp_path / "out", partial=True)
+        trained = run_student(config, SilentReporter()).projection
+        # Completed, the tenth that would be held out now has been trained on.
+        found = run(model=tmp_path / "out", cache=filled[0]).held_out
+        assert found is not None
+        assert found.norm_g == pytest.approx(trained.norm_g, abs=1e-4)
+        assert found.angle == pytest.approx(trained.angle, abs=1e-4)
+
+    def test_it_needs_a_student_alone_and_its_cache(
+        self, student: Path, llm: Path, mood: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(SettingError, match="only a student"):
+            run(model=student, teacher=str(llm))
+        with pytest.raises(SettingError, match="only a student"):
+            run(teacher=str(llm), task=str(mood))
+        with pytest.raises(Exception, match="no caches of task mood"):
+            run(model=student, cache=tmp_path)
+
+
+class TestCommand:
+    def test_it_prints_a_table_or_json_and_keeps_it(
+        self, student: Path, llm: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        metrics = tmp_path / "below" / "metrics.json"
+        command = ("evaluate", "--model", student, "--data", rows, "--teacher", llm)
+        command += ("--threshold", 0.6)
+        found = run_here(*command, "--json", "--metrics", metrics)
+        assert found.code == 0
+        data = json.loads(found.out)
+        assert json.loads(metrics.read_text()) == data
+        assert data["rows"] == 30
+        assert set(data["student"]["classes"]) == {"bad", "good"}
+        table = run_here(*command).out
+        for part in (
+            f"student: accuracy {data['student']['accuracy']:.2%}",
+            f"teacher: accuracy {data['teacher']['accuracy']:.2%}",
+            f"macro-F1 {data['student']['macro_f1']:.2%}",
+            f"agreement of student and teacher: {data['agreement']:.2%}",
+            "texts a second",
+            "expected calibration error of the student against the labels, 30 rows: "
+            f"{data['calibration']['against_labels']['ece_before']:.2%} without",
+            f"{data['calibration']['against_teacher']['ece_after']:.2%} with it",
+            f"of the teacher against the labels: {data['calibration']['teacher_ece']:.2%}",
+            f"threshold 0.6: {data['selection']['coverage']:.2%} of the texts get a tag",
+        ):
+            assert part in table
+
+    def test_without_texts_it_measures_the_held_out_rows(
+        self, student: Path, filled: tuple[Path, TeacherResult]
+    ) -> None:
+        found = run_here("evaluate", "--model", student, "--cache", filled[0])
+        assert found.code == 0
+        assert "16 held-out rows: agreement" in found.out
+        assert "calibration error of the student against the teacher, 8 rows: " in found.out
+
+    def test_an_error_names_line_and_label(self, student: Path, tmp_path: Path) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", ["good", "fine"])
+        found = run_here("evaluate", "--model", student, "--data", path)
+        assert found.code == 1
+        assert "line 2: the label 'fine' is none of bad, good" in found.err
+        assert "Traceback" not in found.err

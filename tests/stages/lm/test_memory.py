@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from gpus import pretend_gpus
+from safetensors.torch import load_file, save_file
+
+from stages.devices import ALL, Choice
+from stages.errors import ModelError
+from stages.lm import load_language_model, memory
+from stages.lm.memory import GIB, add_margin, check_fit, count_bytes, measure_free, place_model
+
+AUTO = Choice("cuda", "auto: Some GPU is there")
+V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
+
+
+def write_system(root: Path, groups: str, files: dict[str, str]) -> Path:
+    for name, text in (files | {"proc/self/cgroup": groups}).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def write_group(version: int, folder: str, limit: str, used: int, cached: int) -> dict[str, str]:
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    stat = f"anon 5\n{names[2]} {cached}\n"
+    return {f"{folder}/{names[0]}": f"{limit}\n", f"{folder}/{names[1]}": f"{used}\n"} | {
+        f"{folder}/memory.stat": stat
+    }
+
+
+def leave(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
+    """Let the system have so many bytes available."""
+    found = SimpleNamespace(available=available)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: found)
+
+
+class TestFree:
+    def test_here_it_is_some_of_what_is_built_in(self) -> None:
+        assert 0 < measure_free("cpu") < 2**50
+
+    @pytest.mark.parametrize(
+        ("groups", "files", "room"),
+        [
+            ("0::/\n", {}, 16000 * 1024),
+            ("0::/a/b\n", write_group(2, f"{V2}/a/b", "max", 500, 100), 16000 * 1024),
+            ("0::/a/b\n", write_group(2, f"{V2}/a/b", "9000", 500, 100), 8600),
+            ("0::/a/b\n", write_group(2, f"{V2}/a", "7000", 500, 100), 6600),
+            ("0::/\n", write_group(2, V2, "5000", 500, 100), 4600),
+            ("0::/\n", write_group(2, V2, "5000", 5500, 100), 0),
+            ("3:cpu:/x\n2:memory:/x\n", write_group(1, f"{V1}/x", "900", 50, 10), 860),
+            # The path is the host's, as a container sees it: only its top is mounted.
+            ("2:rdma,memory:/docker/5f\n", write_group(1, V1, "800", 50, 10), 760),
+            ("2:memory:/\n", write_group(1, V1, str(2**63 - 4096), 50, 10), 16000 * 1024),
+            ("2:memory:/\n0::/u\n", write_group(2, f"{V2}/u", "300", 50, 10), 260),
+        ],
+    )
+    def test_limits_of_control_groups_hold(
+        self,
+        groups: str,
+        files: dict[str, str],
+        room: int,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        leave(monkeypatch, 16000 * 1024)
+        assert measure_free("cpu", write_system(tmp_path, groups, files)) == room
+
+    def test_on_gpus_it_is_what_is_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pretend_gpus(monkeypatch, free=(3, 5))
+        found = [measure_free(device) / GIB for device in ("cuda", "cuda:0", "cuda:1", ALL)]
+        assert found == [3, 3, 5, 8]
+        assert memory.share_memory() == {0: 3 * GIB * 8 // 9, 1: 5 * GIB * 8 // 9}
+
+
+class TestCount:
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("quantise", ["none", "int8"])
+    def test_it_is_what_the_loaded_model_takes(self, dtype: str, quantise: str, llm: Path) -> None:
+        model = load_language_model(llm, "cpu", dtype, quantise)
+        taken = 0
+        for weight in model.parameters():
+            parts = [weight.qdata, weight.scale] if hasattr(weight, "qdata") else [weight]
+            taken += sum(part.nbytes for part in parts)
+        assert count_bytes(llm, dtype, quantise) == taken
+
+    def test_shards_count_once_beside_a_second_copy(self, llm: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(llm, tmp_path / "copy"))
+        whole = count_bytes(copy, "float32")
+        shutil.copy(copy / "model.safetensors", copy / "consolidated.safetensors")
+        assert count_bytes(copy, "float32") == whole
+        names: dict[str, str] = {}
+        for number, (name, weight) in enumerate(load_file(copy / "model.safetensors").items()):
+            names[name] = f"model-{number % 2}.safetensors"
+            save_file({name: weight}, copy / f"part-{number}.safetensors")
+        for shard in set(names.values()):
+            mine = {name for name in names if names[name] == shard}
+            weights = load_file(copy / "model.safetensors")
+            save_file({name: weights[name] for name in mine}, copy / shard)
+        (copy / "model.safetensors").unlink()
+        index = copy / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": names}))
+        assert count_bytes(copy, "float32") == whole
+        index.write_text("[]")
+        with pytest.raises(ModelError, match="cannot load a causal LM from"):
+            count_bytes(copy, "float32")
+
+    def test_what_is_not_converted_counts_as_it_is(self, tmp_path: Path) -> None:
+        weights = {"a": torch.zeros(3, 5, dtype=torch.float16), "b": torch.zeros(7).to(torch.uint8)}
+        save_file(weights, tmp_path / "model.safetensors")
+        assert count_bytes(tmp_path, "float32") == 3 * 5 * 4 + 7
+
+    @pytest.mark.parametrize(
+        "data",
+        [b"", b"\0" * 64, b"\xff" * 64, b'\x0a\0\0\0\0\0\0\0{"a": {"b"}', b"\2\0\0\0\0\0\0\0[]"],
+    )
+    def test_a_damaged_file_is_named(self, data: bytes, tmp_path: Path) -> None:
+        (tmp_path / "model.safetensors").write_bytes(data)
+        with pytest.raises(ModelError, match=r"cannot load a causal LM from .* its safetensors: "):
+            count_bytes(tmp_path, "float32")
+
+
+@pytest.fixture
+def weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every model one of 7.2 G weights, of which 7 G can be quantised."""
+
+    def count(folder: Path, dtype: str, quantise: str = "none") -> int:
+        size = memory.BYTES[dtype]
+        return (int(0.2 * size + 7 * (size if quantise == "none" else 1))) * GIB
+
+    monkeypatch.setattr(memory, "count_bytes", count)
+
+
+@pytest.fixture
+def ram(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves 40 GiB to the processor."""
+    leave(monkeypatch, 40 * GIB)
+    monkeypatch.setattr(memory, "_measure_groups", lambda _: [])
+
+
+@pytest.mark.usefixtures("weigh", "ram")
+class TestFit:
+    @pytest.mark.parametrize(
+        ("free", "device", "dtype", "offers"),
+        [
+            ((20,), "cuda", "float32", "dtype bfloat16, quantise int8, device cpu (40.0 GiB"),
+            ((12,), "cuda", "bfloat16", "quantise int8, device cpu"),
+            ((12, 12), "cuda:1", "bfloat16", "quantise int8, device all (2 CUDA devices, 24.0"),
+            ((3, 3), "cuda", "bfloat16", "what would fit: device cpu"),
+            ((3, 3), ALL, "bfloat16", "what would fit: device cpu"),
+        ],
+    )
+    def test_the_message_says_how_much_is_missing_and_what_would_fit(
+        self,
+        free: tuple[float, ...],
+        device: str,
+        dtype: str,
+        offers: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pretend_gpus(monkeypatch, free=free)
+        with pytest.raises(ModelError) as caught:
+            check_fit(Path("big"), device, dtype)
+        said = str(caught.value)
+        room = sum(free) if device == ALL else free[0]
+        needed = add_margin(memory.count_bytes(Path("big"), dtype)) / GIB
+        assert f"needs {needed:.2f} GiB in {dtype}" in said
+        assert f"{room:.2f} GiB are free, {needed - room:.2f} GiB are missing" in said
+        assert offers in said
+        assert "\n" not in said
+
+    def test_what_fits_is_not_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pretend_gpus(monkeypatch, free=(17,))
+        check_fit(Path("big"), "cuda", "bfloat16")
+        check_fit(Path("big"), "cuda", "float32", "int8")
+        check_fit(Path("big"), "cpu", "float32")
+
+    def test_where_nothing_fits_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        leave(monkeypatch, GIB)
+        with pytest.raises(ModelError, match=r"does not fit on cpu: .*; use a smaller model$"):
+            check_fit(Path("big"), "cpu", "float32")
+
+    def test_auto_splits_what_only_all_devices_have_room_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pretend_gpus(monkeypatch, free=(12, 12))
+        found = place_model(Path("big"), "auto", AUTO, "bfloat16", "none")
+        assert found == Choice(
+            ALL,
+            "auto: the model needs 15.8 GiB, cuda has 12.0 GiB free, 2 CUDA devices have 24.0 GiB "
+            "together",
+        )
+
+    @pytest.mark.parametrize(
+        ("free", "asked", "quantise", "rank"),
+        [
+            ((80, 80), "auto", "none", None),
+            ((12, 12), "cuda", "none", None),
+            ((12, 12), "auto", "int8", None),
+            ((12, 12), "auto", "none", "0"),
+            ((12,), "auto", "none", None),
+            ((3, 3), "auto", "none", None),
+        ],
+        ids=["fits", "asked for", "fits quantised", "torchrun", "only one", "fits nowhere"],
+    )
+    def test_otherwise_the_device_stays(
+        self,
+        free: tuple[float, ...],
+        asked: str,
+        quantise: str,
+        rank: str | None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pretend_gpus(monkeypatch, free=free)
+        if rank is not None:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        assert place_model(Path("big"), asked, AUTO, "bfloat16", quantise) == AUTO
+        cpu = Choice("cpu", "auto: no CUDA device is there")
+        assert place_model(Path("big"), "auto", cpu, "bfloat16", quantise) == cpu
+
+    def test_a_rank_of_torchrun_is_not_offered_the_devices_of_others(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pretend_gpus(monkeypatch, free=(12, 12))
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        with pytest.raises(ModelError) as caught:
+            check_fit(Path("big"), "cuda:0", "bfloat16")
+        assert "device all" not in str(caught.value)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ENCODER_NAMES, write_encoder, write_language_model
+
+from stages.errors import ModelError, SettingError
+from stages.student.architectures import ARCHITECTURES
+from stages.student.model import Student, build_encoder
+from stages.student.positions import find_longest_input
+
+LABELS = ("bad", "good")
+WIDTH = 24
+
+
+def make_student(folder: Path, arch: str, init: str = "pretrained") -> Student:
+    encoder = build_encoder(str(write_encoder(folder, arch)), init, LABELS, 12)
+    torch.manual_seed(2)
+    return Student(encoder, torch.randn(WIDTH) * 0.1, 0.1).eval()
+
+
+@pytest.mark.parametrize("arch", ENCODER_NAMES)
+@torch.inference_mode()
+def test_padding_behind_an_input_changes_nothing(arch: str, tmp_path: Path) -> None:
+    student = make_student(tmp_path, arch)
+    embeddings = torch.randn(3, 12, WIDTH)
+    lengths = (0, 5, 12)
+    mask = (torch.arange(12) < torch.tensor(lengths)[:, None]).long()
+    together = student(embeddings, mask).softmax(dim=1)
+    for row, length in enumerate(lengths):
+        alone = student(embeddings[row : row + 1, :length]).softmax(dim=1)
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("arch", ENCODER_NAMES)
+def test_the_encoder_meets_inputs_as_wide_as_its_own_words(arch: str, tmp_path: Path) -> None:
+    encoder = build_encoder(str(write_encoder(tmp_path, arch)), "pretrained", LABELS, 12)
+    word_std = encoder.get_input_embeddings().weight.std().item()
+    table = torch.randn(500, WIDTH) * 0.03
+    torch.manual_seed(0)
+    student = Student(encoder, table[0], table.std().item())
+    found = student.adapter(table).std().item()
+    assert found == pytest.approx(word_std, rel=0.25)
+    assert encoder.get_input_embeddings().weight.shape[0] == 1
+
+
+def test_a_pretrained_start_has_the_weights_and_a_random_one_has_not(tmp_path: Path) -> None:
+    source = write_encoder(tmp_path, "bert")
+    one, two = (build_encoder(str(source), "pretrained", LABELS, 12) for _ in range(2))
+    new = build_encoder(str(source), "random", LABELS, 12)
+    name = "bert.encoder.layer.1.output.dense.weight"
+    weights = [dict(model.named_parameters())[name] for model in (one, two, new)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert one.config.id2label == {0: "bad", 1: "good"}
+    assert one.config.problem_type == "single_label_classification"
+
+
+@pytest.mark.parametrize("arch", ENCODER_NAMES)
+def test_a_random_start_is_made_long_enough(arch: str, tmp_path: Path) -> None:
+    encoder = build_encoder(str(write_encoder(tmp_path, arch)), "random", LABELS, 100)
+    room = find_longest_input(encoder.config)
+    assert room is not None
+    assert room >= 101
+    student = Student(encoder, torch.zeros(WIDTH), 0.1).eval()
+    assert student(torch.randn(1, 100, WIDTH)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(("arch", "room"), [("bert", 39), ("roberta", 37)])
+def test_a_pretrained_start_that_is_too_short_is_refused_with_what_fits(
+    arch: str, room: int, tmp_path: Path
+) -> None:
+    source = str(write_encoder(tmp_path, arch))
+    with pytest.raises(ModelError, match=f"at most {room} tokens.*up to {room + 1}"):
+        build_encoder(source, "pretrained", LABELS, room + 1)
+    encoder = build_encoder(source, "pretrained", LABELS, room)
+    student = Student(encoder, torch.zeros(WIDTH), 0.1).eval()
+    assert student(torch.randn(1, room, WIDTH)).shape == (1, 2)
+
+
+def test_the_mini_encoder_is_small_and_has_no_pretrained_weights() -> None:
+    encoder = build_encoder("mini", "random", LABELS, 256)
+    assert sum(p.numel() for p in encoder.parameters()) < 2_000_000
+    with pytest.raises(SettingError, match="mini has no pretrained weights"):
+        build_encoder("mini", "pretrained", LABELS, 256)
+
+
+SHAPES = {
+    "static": (128, 0),
+    "mini": (128, 3),
+    "minilm": (384, 6),
+    "distilbert": (768, 6),
+    "electra-small": (128, 12),
+    "albert-base": (128, 12),
+    "deberta-v3-small": (768, 6),
+    "modernbert-base": (768, 22),
+    "modernbert-large": (1024, 28),
+    "roberta-large": (1024, 24),
+}
+"""Width of the word embeddings, and layers; all others have 768 and 12."""
+
+MILLIONS = {
+    "minilm": 11,
+    "distilbert": 43,
+    "bert-base": 86,
+    "electra-small": 10,
+    "electra-base": 86,
+    "albert-base": 8,
+    "mpnet": 86,
+    "deberta-v3-small": 43,
+    "deberta-v3-base": 86,
+    "modernbert-base": 111,
+    "modernbert-large": 343,
+    "xlm-roberta-base": 86,
+    "roberta-base": 86,
+    "roberta-large": 304,
+}
+"""Parameters as published, without word embeddings: in roughly so many millions."""
+
+
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_short_names_build_without_a_download(arch: str) -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(arch, "random", LABELS, 512)
+    width, layers = SHAPES.get(arch, (768, 12))
+    assert encoder.config.num_hidden_layers == layers
+    words = encoder.get_input_embeddings()
+    assert words.embedding_dim == width
+    room = find_longest_input(encoder.config)
+    assert room is not None
+    assert room >= 513
+    if arch in MILLIONS:
+        count = sum(p.numel() for p in encoder.parameters()) - words.weight.numel()
+        assert count / 1e6 == pytest.approx(MILLIONS[arch], rel=0.03, abs=1)
+
+
+def test_a_student_without_layers_maps_tokens_through_a_hidden_layer() -> None:
+    encoder = build_encoder("static", "random", LABELS, 256)
+    word_std = encoder.get_input_embeddings().weight.std().item()
+    table = torch.randn(500, WIDTH) * 0.03
+    torch.manual_seed(0)
+    student = Student(encoder, table[0], table.std().item()).eval()
+    found = student.adapter(table)
+    assert found.std().item() == pytest.approx(word_std, rel=0.4)
+    halves = (student.adapter(table[:1]) + student.adapter(table[1:2])) / 2
+    assert not torch.allclose(student.adapter((table[:1] + table[1:2]) / 2), halves, atol=1e-4)
+    # The order of the tokens is nothing to it.
+    one = student(table[None, :9])
+    torch.testing.assert_close(student(table[None, :9].flip(1)), one, atol=1e-5, rtol=0)
+
+
+def test_weights_that_are_no_safetensors_are_refused_by_name(tmp_path: Path) -> None:
+    source = write_encoder(tmp_path, "bert")
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"it has no model\.safetensors.*convert them once"):
+        build_encoder(str(source), "pretrained", LABELS, 12)
+
+
+def test_another_start_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"'pretraind'.*pretrained, random"):
+        build_encoder("mini", "pretraind", LABELS, 12)
+
+
+def test_an_unknown_architecture_is_answered_with_the_short_names() -> None:
+    with pytest.raises(ModelError, match=r"no-such-encoder \(short names are static, mini, minilm"):
+        build_encoder("no-such-encoder", "random", LABELS, 12)
+
+
+def test_pretrained_weights_out_of_reach_point_to_a_random_start() -> None:
+    with pytest.raises(ModelError, match="distilbert: start it at random"):
+        build_encoder("distilbert", "pretrained", LABELS, 12)
+
+
+def test_a_decoder_is_no_encoder(tmp_path: Path) -> None:
+    source = write_language_model(tmp_path, "gpt2")
+    with pytest.raises(ModelError, match="no encoder"):
+        build_encoder(str(source), "random", LABELS, 12)
+
+
+def test_an_encoder_that_lacks_weights_is_not_called_pretrained(tmp_path: Path) -> None:
+    source = write_encoder(tmp_path, "bert")
+    config = source / "config.json"
+    config.write_text(config.read_text().replace('_layers": 2', '_layers": 3'))
+    with pytest.raises(ModelError, match=r"bert\.encoder\.layer\.2.*missing"):
+        build_encoder(str(source), "pretrained", LABELS, 12)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import FAMILY_NAMES, LONGEST, Listener, make_teacher
+
+from cache.draw.philox import Purpose, mix_seeds, random_integers_numpy
+from stages.errors import ModelError, SettingError
+from stages.inputs.config import SamplingSettings
+from stages.tasks.frame import frame_task
+from stages.teacher.generation import draw_tokens, find_end_ids, write_texts
+from stages.teacher.teacher import Teacher
+
+# What they keep of a prompt is more than keys and values, or changes with the row's length.
+STATEFUL = ("mamba", "jamba", "lfm2", "falcon-h1", "qwen3-next", "phi3-long")
+QUICK = ("llama", "gpt2", "gemma3", "falcon-alibi", "bloom", "gpt-oss", "deepseek3", "mamba")
+FAMILIES = [
+    pytest.param(name, marks=() if name in (*QUICK, "falcon-h1", "phi3-long") else pytest.mark.slow)
+    for name in FAMILY_NAMES
+]
+SEEDS = mix_seeds(5, 0, 24)
+
+
+def write(teacher: Teacher, seeds: np.ndarray = SEEDS, **own: Any) -> np.ndarray:
+    how = SamplingSettings(
+        **{name: own.pop(name) for name in list(own) if name in vars(SamplingSettings())}
+    )
+    return write_texts(
+        teacher, seeds, how, own.pop("longest", LONGEST), Listener().callbacks, **own
+    )
+
+
+def forbid(teacher: Teacher, logits: torch.Tensor) -> torch.Tensor:
+    logits[0, [*find_end_ids(teacher.model), *teacher.suffix_ids[:1]]] = -torch.inf
+    return logits
+
+
+@torch.inference_mode()
+def predict(teacher: Teacher, ids: np.ndarray) -> torch.Tensor:
+    """What the model as it was loaded expects at every position of a row, (T, V)."""
+    whole = torch.tensor([[*teacher.prefix_ids, *ids]])
+    with teacher.suspend():
+        output = teacher.model(inputs_embeds=teacher.table[whole], use_cache=False)
+    logits: torch.Tensor = output.logits[0, len(teacher.prefix_ids) - 1 : -1].float()
+    return forbid(teacher, logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_token_is_drawn_from_what_the_model_expects_there(family: str) -> None:
+    teacher = make_teacher(family)
+    if family in STATEFUL:
+        with pytest.raises(ModelError, match="no keys and values"):
+            write(teacher)
+        return
+    texts = write(teacher, SEEDS[:6])
+    draws = random_integers_numpy(SEEDS[:6], LONGEST, stream=Purpose.WRITING) * 2.0**-32
+    for ids, uniform in zip(texts, draws, strict=True):
+        ids = ids[ids >= 0]
+        logits = predict(teacher, ids)
+        p = logits.softmax(dim=1).double()
+        at = torch.arange(len(ids)), torch.from_numpy(ids).long()
+        above = p.cumsum(dim=1)[at]
+        drawn = torch.from_numpy(uniform[: len(ids)])
+        assert (drawn <= above + 1e-3).all()
+        assert (drawn >= above - p[at] - 1e-3).all()
+
+
+def test_texts_end_before_the_models_end_and_before_the_suffix() -> None:
+    teacher = make_teacher("llama")
+    ends = find_end_ids(teacher.model) or [7]
+    teacher.model.generation_config.eos_token_id = ends
+    teacher.suffix_ids = [9]
+    texts = write(teacher, mix_seeds(1, 0, 200), temperature=3.0)
+    lengths = (texts >= 0).sum(axis=1)
+    assert not np.isin(texts, [*ends, 9]).any()
+    assert lengths.min() >= 1 and lengths.max() == LONGEST and len(set(lengths.tolist())) > 5
+    # Nothing behind an end.
+    assert ((texts >= 0) == (np.arange(LONGEST) < lengths[:, None])).all()
+    later = write(teacher, mix_seeds(1, 0, 200), temperature=3.0, shortest=LONGEST)
+    assert (later >= 0).all()
+
+
+def test_a_text_depends_on_its_seed_and_not_on_those_beside_it() -> None:
+    teacher = make_teacher("llama")
+    for own in ({}, {"labelled": True}, {"top_p": 0.8}):
+        together = write(teacher, **own)
+        again = np.concatenate([write(teacher, SEEDS[k : k + 3], **own) for k in range(0, 24, 3)])
+        assert (together == again).all(axis=1).mean() > 0.9
+        assert len(np.unique(together, axis=0)) == len(SEEDS)
+    assert (write(teacher) != write(teacher, labelled=True)).any(axis=1).mean() > 0.5
+
+
+def test_a_label_is_named_in_front_of_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = make_teacher("llama")
+    seen = []
+
+    def frame(task: Any, *rest: Any) -> Any:
+        seen.append(task.prompt)
+        return frame_task(task, *rest)
+
+    monkeypatch.setattr("stages.teacher.generation.frame_task", frame)
+    write(teacher, labelled=True)
+    first = [label.words[0] for label in teacher.task.labels]
+    assert seen == [f"Answer: {word}\n{teacher.task.prompt}" for word in first]
+    # What a label adds in front may be more than the model has positions for.
+    room = len(teacher.prefix_ids) + LONGEST
+    monkeypatch.setattr(teacher.model.config, "max_position_embeddings", room)
+    write(teacher)
+    with pytest.raises(ModelError, match=f"the model has {room}; set max_length to at most"):
+        write(teacher, labelled=True)
+
+
+def test_fewer_at_once_where_the_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, listener = make_teacher("llama"), Listener()
+    wanted, forward = write(teacher), teacher.model.forward
+
+    def run_out(**inputs: Any) -> Any:
+        if len(inputs["inputs_embeds"]) > 8:
+            raise MemoryError
+        return forward(**inputs)
+
+    monkeypatch.setattr(teacher.model, "forward", run_out)
+    monkeypatch.setattr("stages.teacher.generation.MOST_ROWS", 16)
+    got = write_texts(teacher, SEEDS, SamplingSettings(), LONGEST, listener.callbacks)
+    assert (got == wanted).all(axis=1).mean() > 0.9
+    assert len(listener.warnings) == 1 and "on with 8" in listener.warnings[0]
+
+
+def test_not_even_one_text_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = make_teacher("llama")
+    forward, calls = teacher.model.forward, iter(range(100))
+
+    def run_out(**inputs: Any) -> Any:
+        if next(calls) >= 4:  # behind the trial of two rows
+            raise MemoryError
+        return forward(**inputs)
+
+    for broken in (run_out, lambda **inputs: run_out()):
+        monkeypatch.setattr(teacher.model, "forward", broken)
+        with pytest.raises(ModelError, match="no memory for a single written text of 24"):
+            write(teacher)
+
+
+def test_after_writing_the_teacher_answers_as_before() -> None:
+    teacher = make_teacher("llama")
+    rows = teacher.table[torch.arange(12).view(2, 6)]
+    before = teacher.compute_class_logits(rows)
+    write(teacher)
+    assert torch.equal(teacher.compute_class_logits(rows), before)
+
+
+@given(
+    st.integers(1, 40),
+    st.floats(0, 1, exclude_max=True),
+    st.floats(0.01, 1),
+    st.integers(0, 2**32 - 1),
+)
+@settings(deadline=None)
+def test_no_impossible_token_is_drawn(size: int, uniform: float, top_p: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = torch.from_numpy(random.normal(0, 8, (3, size)).astype(np.float32))
+    logits[torch.from_numpy(random.random((3, size)) < 0.4)] = -torch.inf
+    logits[:, random.integers(size)] = 0.0
+    number = torch.full((3,), uniform, dtype=torch.float64)
+    found = draw_tokens(logits, number, top_p)
+    assert logits[torch.arange(3), found].isfinite().all()
+    if top_p < 1:
+        # Those likelier than the token drawn have less than top_p together.
+        p = logits.softmax(dim=1)
+        likelier = (p * (p > p[torch.arange(3), found][:, None])).sum(dim=1)
+        assert (likelier < top_p + 1e-5).all()
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+    logits = torch.tensor([0.5, 0.2, 0.3]).log().expand(10_000, -1)
+    uniform = (torch.arange(10_000).double() + 0.5) / 10_000
+    counts = torch.bincount(draw_tokens(logits, uniform, 1.0), minlength=3)
+    assert counts.tolist() == [5000, 2000, 3000]
+    counts = torch.bincount(draw_tokens(logits, uniform, 0.6), minlength=3)
+    assert counts.tolist() == pytest.approx([6250, 0, 3750], abs=2)
+
+
+@pytest.mark.parametrize("own", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_settings_out_of_range_are_refused(own: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match="got"):
+        SamplingSettings(**own)

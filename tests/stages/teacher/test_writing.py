@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import load_teacher, make_student_config, make_teacher_config, read_rows
+
+from cache.directory import Cache
+from cache.draw.mixtures import parse_mixture
+from cache.draw.samplers import SAMPLERS
+from cache.reader import CacheReader
+from pipeline.hints import format_teacher_command
+from stages.errors import SettingError
+from stages.inputs.attachments import read_sampler, read_table
+from stages.inputs.preparation import MODEL_SAMPLERS
+from stages.reporter import SilentReporter
+from stages.student.stage import run_student
+from stages.teacher.stage import run_teacher
+
+MIXED = "self=0.5,vocabulary=0.5"
+
+
+@pytest.fixture(scope="module")
+def mixed(mood: Path, llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    root = tmp_path_factory.mktemp("mixed")
+    config = make_teacher_config(mood, llm, root, sampler=MIXED, rows=96, temperature=2.0)
+    return run_teacher(config, SilentReporter()).cache
+
+
+def test_written_tokens_are_kept_and_answered(mixed: Cache, mood: Path, llm: Path) -> None:
+    rows = read_rows(mixed)
+    ids, lengths = rows["tokens"], rows["length"]
+    assert ((ids >= 0) == (np.arange(ids.shape[1]) < lengths[:, None])).all()
+    assert lengths.min() >= 1 and ids.shape[1] == 12
+    teacher = load_teacher(mood, llm)
+    for row in range(0, len(ids), 7):
+        own = teacher.look_up(ids[row : row + 1, : lengths[row]])
+        wanted = teacher.compute_class_logits(own).numpy()
+        assert np.allclose(rows["logits"][row], wanted, atol=1e-4)
+
+
+def test_half_of_the_rows_are_drawn_from_their_seeds(mixed: Cache) -> None:
+    rows = read_rows(mixed)
+    mixture = parse_mixture(MIXED, (*SAMPLERS, *MODEL_SAMPLERS))
+    chosen = mixture.choose_parts(rows["seed"])
+    table = read_table(mixed)
+    assert read_sampler(mixed, table) is None
+    drawn = 0
+    from cache.draw.samplers import draw_uniform_ids
+
+    for seed, ids, length, part in zip(
+        rows["seed"], rows["tokens"], rows["length"], chosen, strict=True
+    ):
+        again = draw_uniform_ids(np.array([seed]), int(length), len(table))[0]
+        same = bool((ids[:length] == again).all())
+        assert same or mixture.names[part] == "self"
+        drawn += same
+    assert drawn >= (chosen == mixture.names.index("vocabulary")).sum() > 20
+
+
+def test_rows_of_a_shard_lie_by_length_and_come_once(mixed: Cache) -> None:
+    reader = CacheReader(mixed)
+    for shard in reader.shards:
+        assert (np.diff(reader.read_shard(shard)["length"]) >= 0).all()
+    seeds = read_rows(mixed)["seed"]
+    assert len(set(seeds.tolist())) == len(seeds) == 96
+
+
+def test_the_settings_are_part_of_the_cache(
+    mixed: Cache, mood: Path, llm: Path, tmp_path: Path
+) -> None:
+    prints = {mixed.fingerprint}
+    for own in ({}, {"top_p": 0.5}, {"sampler": "self"}, {"sampler": "self-labelled"}):
+        settings = {"sampler": MIXED, "rows": 96, "temperature": 2.0} | own
+        config = make_teacher_config(mood, llm, tmp_path, **settings)
+        prints.add(run_teacher(config, SilentReporter()).cache.fingerprint)
+    assert len(prints) == 4  # the first of these is the fixture's own
+    command = format_teacher_command(mixed)
+    assert f"--sampler {MIXED}" in command and "--temperature 2" in command
+
+
+def test_a_student_learns_from_written_rows(mixed: Cache, mood: Path, tmp_path: Path) -> None:
+    out = tmp_path / "student"
+    config = make_student_config(mood, Path(str(mixed.place)).parents[1], out)
+    result = run_student(config, SilentReporter())
+    assert result.projection.rows > 0 and (out / "model.safetensors").is_file()
+    assert torch.isfinite(torch.tensor(result.projection.angle))
+
+
+def test_what_cannot_be_written_is_refused(mood: Path, llm: Path, tmp_path: Path) -> None:
+    for sampler, part in (("self=0.5,uniform=0.5", "no token ids"), ("selfie", "did you mean")):
+        with pytest.raises(SettingError, match=part):
+            run_teacher(make_teacher_config(mood, llm, tmp_path, sampler=sampler), SilentReporter())
+    with pytest.raises(SettingError, match="top-p: got 2"):
+        run_teacher(
+            make_teacher_config(mood, llm, tmp_path, sampler="self", top_p=2.0), SilentReporter()
+        )
+    for own in ({"temperature": 0.5}, {"top_p": 0.9, "texts": tmp_path / "t.txt"}):
+        with pytest.raises(SettingError, match="nothing is written by the model"):
+            run_teacher(make_teacher_config(mood, llm, tmp_path, **own), SilentReporter())
+    assert not list(tmp_path.rglob("manifest.json"))
