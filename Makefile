@@ -38,7 +38,6 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	python -m benchmarks.philox
-	python -m benchmarks.storage --out benchmarks/storage.md
 	python -m benchmarks.teacher --out benchmarks/teacher.md
 	python -m benchmarks.student --out benchmarks/student.md
 
