@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ ROOMS = {
     for folder in (ROOT / floor).iterdir()
     if (folder / "__init__.py").is_file() and folder.name != "mini"
 }
+DOCUMENTS = [f"{folder}/README.md" for folder in FLOORS]
 SECOND_DOORS = {"stages.classify.torch_classifier"}
 """What may be imported past a room's door: torch, which the door itself must not import."""
 
@@ -61,3 +63,18 @@ def test_rooms_are_small(floor: str) -> None:
 def test_it_is_imported_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", *DOCUMENTS],
+)
+def test_files_that_a_document_names_are_there(document: str) -> None:
+    path = ROOT / document
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:stages|cache|pipeline|tests|benchmarks)/[\w/.]+)`", text)
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", text)
+    assert named or linked
+    lost = [name for name in named if not (ROOT / name).exists()]
+    lost += [name for name in linked if not (path.parent / name).exists()]
+    assert not lost
