@@ -50,7 +50,7 @@ class Shape:
 
 SMALL = Shape()
 """What the figures are to be reached with."""
-TINY = Shape(2, 64, 96, 4, 8192, 24, (11, 40))
+TINY = Shape(2, 64, 96, 4, 4096, 24, (11, 40))
 LLAMA_7B = Shape(32, 4096, 11008, 32, 32000, 512, (11,))
 
 

@@ -51,7 +51,7 @@ class Load:
 
 
 FULL = Load(LLAMA_7B, 600_000, 0.25, 8192, MILLION)
-QUICK = Load(TINY, 3000, 0.5, 128, 1000)
+QUICK = Load(TINY, 1500, 0.5, 128, 1000)
 
 
 def teacher(name: str, setting: Setting, seconds: float) -> Found:
