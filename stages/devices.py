@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from stages.errors import SettingError
 
@@ -150,3 +151,24 @@ def _choose_ranks_device(rank: str, count: int) -> Choice:
             "the device cuda:N to share one, or cpu"
         )
     return Choice(f"cuda:{int(rank)}", f"torchrun's local rank {int(rank)}")
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """Return what something was measured with: versions and hardware, never a machine's name."""
+    import platform
+
+    import numpy
+    import torch
+    import transformers
+
+    machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    if torch.device(device).type == "cuda":
+        machine = f"{torch.cuda.get_device_name(device)}, {machine}"
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+        "machine": machine,
+        "threads": torch.get_num_threads(),
+    }

@@ -152,7 +152,7 @@ class Book:
                     why = f"{record['status']}: {record['why'].replace('|', '/')}"
                     lines.append(f"| {row.name} | {why} |{' |' * (len(columns) - 1)}")
                 notes += [f"- {note}" for note in record["notes"]]
-            lines += [f"\nNot there: {'; '.join(missing)}."] if missing else []
+            lines += [f"\nNot measured: {'; '.join(missing)}."] if missing else []
             lines += ["", *notes] if notes else []
         return lines
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stages.devices import choose_device, has_bfloat16
+from stages.devices import choose_device, describe_machine, has_bfloat16
 from stages.inputs import describe_agreement, read_self_generated
 from stages.locking import hold_lock
-from stages.machine import describe_machine
 from stages.metrics import DOUBTFUL_ANGLE, Projection, Share, read_share
 from stages.records import find_record
 from stages.student.architectures import ARCHITECTURES

@@ -140,7 +140,7 @@ def test_a_killed_run_is_continued_to_the_end(tmp_path: Path) -> None:
         wait_for(out.with_suffix(".json"), '"ours, constant"')
         first.send_signal(signal.SIGKILL)
     before = json.loads(out.with_suffix(".json").read_text())
-    assert "| ours, constant |" in out.read_text() and "Not there: " in out.read_text()
+    assert "| ours, constant |" in out.read_text() and "Not measured: " in out.read_text()
     # What takes longest is only tried by the test below.
     for row in ROWS:
         if row.part in ("correctness", "job") or row.name.startswith("ours compiled"):
@@ -182,7 +182,7 @@ def finish(out: Path) -> str:
     found = {(record["part"], record["name"]) for record in records}
     assert found == {(row.part, row.name) for row in ROWS}
     text = out.read_text()
-    assert "failed:" not in text and "Not there" not in text
+    assert "failed:" not in text and "Not measured" not in text
     assert "its figures mean nothing" in text
     some = {"memory", "times", "apart", "trimmed", "compiled", "batch", "tuning"}
     for record in records:
