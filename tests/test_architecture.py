@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,3 +79,18 @@ def test_files_that_a_document_names_are_there(document: str) -> None:
     lost = [name for name in named if not (ROOT / name).exists()]
     lost += [name for name in linked if not (path.parent / name).exists()]
     assert not lost
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    every = [project["dependencies"], *project["optional-dependencies"].values()]
+    declared = {re.split(r"[\[<>=]", name)[0].lower() for group in every for name in group}
+    imported = {
+        module.partition(".")[0]
+        for floor in FLOORS[:3]
+        for path in (ROOT / floor).rglob("*.py")
+        for _, module in list_imports(path)
+    }
+    other = {"yaml": "pyyaml", "google_crc32c": "google-crc32c"}
+    foreign = imported - sys.stdlib_module_names - set(FLOORS)
+    assert {name for name in foreign if other.get(name, name) not in declared} == set()

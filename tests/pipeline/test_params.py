@@ -104,6 +104,7 @@ def test_what_is_for_others_is_left_alone(text: str) -> None:
         ("teacher:\n  row: 1\n", ["teacher", "unknown option 'row'", "'rows'"]),
         ("teacher:\n  text-colum: a\n", ["unknown option 'text-colum'", "'text_column'"]),
         ("student:\n  3: a\n", ["student", "unknown option 3"]),
+        ("cache:\n  x: 1\n", ["cache", "unknown option 'x'; there are none"]),
         ("teacher: 5\n", ["teacher must map options to values"]),
         ("- teacher\n", ["must map commands to options"]),
         ("teacher: [\n", ["not YAML"]),
