@@ -63,7 +63,8 @@ def correctness(name: str, setting: Setting, seconds: float) -> Found:
 def read_report(path: Path) -> Found:
     """Read a report of pytest's: a line for each file of tests, and what the tests say."""
     files: dict[str, dict[str, Any]] = {}
-    notes: dict[str, list[str]] = {"failed": [], "passed": [], "skipped": []}
+    notes: dict[str, list[str]] = {"failed": [], "skipped": []}
+    values: dict[str, list[float]] = {}
     for case in ElementTree.parse(path).getroot().iter("testcase"):  # noqa: S314 - our own file
         parts = case.get("classname", "").split(".")
         name = next((part for part in parts if part.startswith("test_")), parts[-1])
@@ -77,13 +78,19 @@ def read_report(path: Path) -> Found:
         counts[status] += 1
         test = f"{name}::{case.get('name')}"
         for entry in case.iter("property"):
-            notes["passed"].append(f"{test}: {entry.get('name')} = {entry.get('value')}")
+            # Of a test that is run with many settings, by the first of them.
+            name = f"{test.partition('-')[0].rstrip(']').replace('[', ', ')}: {entry.get('name')}"
+            values.setdefault(name, []).append(float(entry.get("value", "nan")))
         if problem is not None:
             text = (problem.get("message") or problem.text or "").strip().partition("\n")[0]
             notes[status].append(f"{status}: {test}: {text[:200]}")
     why = f"{len(notes['failed'])} test(s) failed" if notes["failed"] else ""
     lines = [files[name] for name in sorted(files)]
-    return lines, [*notes["failed"], *notes["passed"], *notes["skipped"]], why
+    found = [
+        f"{name}: {min(x):.4g}" + (f" to {max(x):.4g}, {len(x)} times" if len(x) > 1 else "")
+        for name, x in values.items()
+    ]
+    return lines, [*notes["failed"], *found, *notes["skipped"]], why
 
 
 def student(name: str, setting: Setting, seconds: float) -> Found:

@@ -96,12 +96,15 @@ class Book:
         self.read()
 
     def read(self) -> None:
-        """Read the records in the file; those of another device, version or source are dropped."""
+        """Read the records in the file; those of another device or version are dropped.
+
+        Those of other sources are shown, with what they are of, until they are measured again.
+        """
         known = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else []
         self._records: dict[tuple[str, str], dict[str, Any]] = {
             (each["part"], each["name"]): each
             for each in known
-            if each["identity"] == self.identity
+            if each["identity"] | {"sources": ""} == self.identity | {"sources": ""}
         }
 
     def find(self, row: Row) -> dict[str, Any]:
@@ -109,8 +112,9 @@ class Book:
         return self._records.get((row.part, row.name), {})
 
     def has(self, row: Row) -> bool:
-        """Whether a row was measured."""
-        return self.find(row).get("status") == DONE
+        """Whether a row was measured, with these sources."""
+        record = self.find(row)
+        return record.get("status") == DONE and record["identity"] == self.identity
 
     def add(self, row: Row, run: float, status: str, **found: Any) -> None:
         """Keep what became of a row in a run, in the place of what was known; write both files.
@@ -138,7 +142,7 @@ class Book:
             lines += [f"\n## {part.capitalize()}\n", DESCRIPTIONS[part], ""]
             lines += [f"| | {' | '.join(head for _, _, head in columns)} |"]
             lines += ["|" + "---|" * (len(columns) + 1)]
-            notes, missing = [], []
+            notes, missing, earlier = [], [], dict[str, list[str]]()
             for row in (row for row in ROWS if row.part == part):
                 if not (record := self.find(row)):
                     missing.append(row.name)
@@ -152,7 +156,11 @@ class Book:
                     why = f"{record['status']}: {record['why'].replace('|', '/')}"
                     lines.append(f"| {row.name} | {why} |{' |' * (len(columns) - 1)}")
                 notes += [f"- {note}" for note in record["notes"]]
+                if record["identity"] != self.identity:
+                    earlier.setdefault(record["identity"]["sources"], []).append(row.name)
             lines += [f"\nNot measured: {'; '.join(missing)}."] if missing else []
+            for sources, names in earlier.items():
+                lines.append(f"\nMeasured at sources {sources}: {'; '.join(names)}.")
             lines += ["", *notes] if notes else []
         return lines
 

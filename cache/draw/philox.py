@@ -136,7 +136,8 @@ def random_uniform(
 
 def send(values: NDArray[np.generic], device: torch.device) -> torch.Tensor:
     """Copy an array to a device without waiting for what the device is doing."""
-    tensor = torch.from_numpy(values)
+    # Without a copy torch warns of arrays that may not be written to.
+    tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
     if device.type != "cuda" or values.size == 0:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -6,7 +6,7 @@ vocabulary; never loads the teacher's model, except its embeddings for labelled 
 
 from stages.student.card import write_card
 from stages.student.config import GOLD, StudentConfig, TrainingConfig
-from stages.student.data import choose_held_out, open_rows, sum_seconds
+from stages.student.data import Rows, choose_held_out, join_slices, open_rows, sum_seconds
 from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder
 from stages.student.stage import StudentResult, check_students, run_student
@@ -14,6 +14,7 @@ from stages.student.tokenizer import TokenRemap
 
 __all__ = [
     "GOLD",
+    "Rows",
     "Student",
     "StudentConfig",
     "StudentResult",
@@ -22,6 +23,7 @@ __all__ = [
     "build_encoder",
     "check_students",
     "choose_held_out",
+    "join_slices",
     "open_rows",
     "run_student",
     "sum_seconds",

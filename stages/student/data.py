@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from cache.lookup import find_cache
 from cache.reader import CacheReader, Slice
@@ -20,6 +21,9 @@ from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
 if TYPE_CHECKING:
     from stages.reporter import Reporter
 
+MOST_PADDED = 16384
+"""Tokens, padding included, of a step that a GPU takes in one pass: more keep it busy by parts."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -28,6 +32,26 @@ class Rows:
     embeddings: torch.Tensor
     probabilities: torch.Tensor
     mask: torch.Tensor | None = None
+
+
+def join_slices(slices: Sequence[Rows], on_gpu: bool) -> list[tuple[Rows, Sequence[Rows]]]:
+    """Return what goes through a student in one pass each, with the slices that are in it.
+
+    On a GPU these are all slices of a small step, padded behind to the longest; elsewhere each is
+    by itself.
+    """
+    longest = max(rows.embeddings.shape[1] for rows in slices)
+    if not on_gpu or sum(len(rows.embeddings) for rows in slices) * (longest + 1) > MOST_PADDED:
+        return [(rows, (rows,)) for rows in slices]
+    embeddings, masks = [], []
+    for rows in slices:
+        mask, room = rows.mask, longest - rows.embeddings.shape[1]
+        if mask is None:
+            mask = torch.ones_like(rows.embeddings[..., 0], dtype=torch.long)
+        masks.append(nn.functional.pad(mask, (0, room)))
+        embeddings.append(nn.functional.pad(rows.embeddings, (0, 0, 0, room)))
+    probabilities = torch.cat([rows.probabilities for rows in slices])
+    return [(Rows(torch.cat(embeddings), probabilities, torch.cat(masks)), slices)]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The training loop of stage two: a student against cached answers, on accelerate.
 
 A step sees a few slices of rows, each of one input length, so nothing is padded; gradients are
-summed over the slices.  Everything random follows from the seed and the step, so a killed run
-continues from its checkpoint to the weights that an unbroken one ends with.
+summed over the slices.  A GPU, which would wait for its kernels to be launched, takes a small
+step's slices padded in one pass.  Everything random follows from the seed and the step, so a killed
+run continues from its checkpoint to the weights that an unbroken one ends with.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from stages.errors import TrainingError
 from stages.metrics import Projection, compute_projection
 from stages.reporter import Interrupted
+from stages.student.data import join_slices
 from stages.student.objectives import Objective
 from stages.student.optimiser import group_parameters, scale_rate
 
@@ -185,13 +187,16 @@ def _take_step(
 ) -> torch.Tensor:
     student.train()
     total = torch.zeros((), device=accelerator.device)
-    for _ in range(config.lengths_per_batch):
-        rows = next(stream)
+    slices = [next(stream) for _ in range(config.lengths_per_batch)]
+    for rows, part in join_slices(slices, run.on_gpu):
         with accelerator.autocast():
             logits = student(rows.embeddings, rows.mask)
-        loss = run.objective(rows.probabilities, logits.float().log_softmax(dim=1))
-        accelerator.backward(loss / config.lengths_per_batch)
-        total += loss.detach() / config.lengths_per_batch
+        counts = [len(each.probabilities) for each in part]
+        answers = zip(part, logits.float().log_softmax(dim=1).split(counts), strict=True)
+        losses = [run.objective(each.probabilities, found) for each, found in answers]
+        loss = torch.stack(losses).sum() / config.lengths_per_batch
+        accelerator.backward(loss)
+        total += loss.detach()
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     norm = accelerator.clip_grad_norm_(parameters, config.clip)
     # A gradient scaler, which float16 needs, skips steps until its scale is small enough.

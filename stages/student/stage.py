@@ -122,7 +122,7 @@ def _train(
     on_cpu = torch.device(device.value).type == "cpu"
     if not on_cpu:
         # accelerate takes the current device, whatever index was asked for.
-        torch.cuda.set_device(device.value)
+        torch.cuda.set_device(torch.device(device.value).index or 0)
     precision = "no" if on_cpu else "bf16" if has_bfloat16() else "fp16"
     reporter.say(f"precision: {'float32' if precision == 'no' else precision + ' mixed'}")
     init, why = _choose_init(config)

@@ -88,10 +88,15 @@ def test_rows_of_something_else_are_measured_again(tmp_path: Path) -> None:
     assert "0.960" in out.read_text() and "- so it was" in out.read_text()
     other = Book(out, KNOWN | {"sources": "cd"})
     assert not other.has(MINILM)
+    other.write()
+    text = out.read_text()
+    assert "0.960" in text and "Measured at sources ab: minilm." in text
+    assert not Book(out, KNOWN | {"torch": "3"}).find(MINILM)
     other.add(MINILM, 2.0, FAILED, why="no | memory")
     assert not other.has(MINILM)
     text = out.read_text()
-    assert "| minilm | failed: no / memory |" in text and "0.960" not in text
+    assert "| minilm | failed: no / memory |" in text
+    assert "0.960" not in text and "at sources" not in text
 
 
 def test_what_is_missing_is_named(
@@ -114,8 +119,10 @@ def test_what_is_missing_is_named(
 def test_a_report_becomes_a_line_for_each_file(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(
         """<testsuites><testsuite>
-        <testcase classname="tests.gpu.test_a" name="one" time="1.5"><properties>
+        <testcase classname="tests.gpu.test_a" name="one[fp16-64]" time="1"><properties>
         <property name="agreement" value="0.99"/></properties></testcase>
+        <testcase classname="tests.gpu.test_a" name="one[fp16-8]" time="0.5"><properties>
+        <property name="agreement" value="0.97"/></properties></testcase>
         <testcase classname="tests.gpu.test_a.TestB" name="two" time="1"><failure
         message="assert 1 == 2&#10;more">trace</failure></testcase>
         <testcase classname="tests.gpu.test_c" name="three" time="0"><skipped
@@ -123,13 +130,13 @@ def test_a_report_becomes_a_line_for_each_file(tmp_path: Path) -> None:
     )
     lines, notes, why = read_report(tmp_path / "report.xml")
     assert lines == [
-        {"name": "test_a", "passed": 1, "failed": 1, "skipped": 0, "seconds": 2.5},
+        {"name": "test_a", "passed": 2, "failed": 1, "skipped": 0, "seconds": 2.5},
         {"name": "test_c", "passed": 0, "failed": 0, "skipped": 1, "seconds": 0.0},
     ]
     assert why == "1 test(s) failed"
     assert notes == [
         "failed: test_a::two: assert 1 == 2",
-        "test_a::one: agreement = 0.99",
+        "test_a::one, fp16: agreement: 0.97 to 0.99, 2 times",
         "skipped: test_c::three: no fp8",
     ]
 

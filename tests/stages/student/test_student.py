@@ -7,6 +7,7 @@ import torch
 from tiny import ENCODER_NAMES, write_encoder, write_language_model
 
 from stages.errors import ModelError, SettingError
+from stages.student import Rows, join_slices
 from stages.student.architectures import ARCHITECTURES
 from stages.student.model import Student, build_encoder
 from stages.student.positions import find_longest_input
@@ -32,6 +33,26 @@ def test_padding_behind_an_input_changes_nothing(arch: str, tmp_path: Path) -> N
     for row, length in enumerate(lengths):
         alone = student(embeddings[row : row + 1, :length]).softmax(dim=1)
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_gpu_takes_a_small_step_in_one_pass(tmp_path: Path) -> None:
+    student = make_student(tmp_path, "roberta")
+    ids = torch.tensor([[True, True, False], [True, True, True]])
+    slices = [
+        Rows(torch.randn(2, length, WIDTH), torch.rand(2, 2), mask)
+        for length, mask in ((5, None), (0, None), (3, ids.long()))
+    ]
+    alone = join_slices(slices, on_gpu=False)
+    assert [rows for rows, _ in alone] == slices
+    ((together, inside),) = join_slices(slices, on_gpu=True)
+    assert list(inside) == slices
+    wanted = torch.cat([student(rows.embeddings, rows.mask) for rows in slices])
+    found = student(together.embeddings, together.mask)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert torch.equal(together.probabilities, torch.cat([x.probabilities for x in slices]))
+    large = [Rows(torch.empty(80, 100, 1), torch.rand(80, 2)) for _ in range(3)]
+    assert [rows for rows, _ in join_slices(large, on_gpu=True)] == large
 
 
 @pytest.mark.parametrize("arch", ENCODER_NAMES)
