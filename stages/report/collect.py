@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
-
 from cache.directory import Cache
 from cache.errors import CacheChoiceError, CacheError
 from cache.lookup import open_named_cache
@@ -29,6 +27,7 @@ from stages.report.runs import (
     group_runs,
 )
 from stages.student import sum_seconds
+from stages.yaml_files import read_yaml
 
 Document = TypeVar("Document", bound=Strict)
 
@@ -86,11 +85,10 @@ def collect(
 def _read_published(path: Path | None) -> Published:
     if path is None:
         return Published(source="", accuracy=[])
+    figures = read_yaml(path, "published figures:", SettingError)
     try:
-        return Published.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SettingError(f"published figures: cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
+        return Published.model_validate(figures)
+    except ValueError as error:
         reason = describe_flaw(error)
         raise SettingError(f"published figures: {path} is not as it must be: {reason}") from error
 

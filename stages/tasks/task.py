@@ -7,15 +7,14 @@ one is in :mod:`stages.tasks.verbaliser`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cache.suggestion import suggest
 from stages.errors import TaskError
+from stages.yaml_files import read_yaml
 
 KEYS = ("name", "prompt", "suffix", "max_length", "labels")
 REQUIRED = ("prompt", "max_length", "labels")
@@ -74,55 +73,47 @@ class Task:
         }
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key given twice; YAML would keep the last and drop the other's words unsaid."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
 def list_tasks() -> tuple[str, ...]:
     """Return the names of the tasks that come with the project."""
     return tuple(sorted(path.stem for path in BUNDLED.glob("*.yaml")))
 
 
-def load_task(name_or_path: str) -> Task:
+def load_task(name_or_path: str | Task) -> Task:
     """Load a bundled task by name or any task from a YAML file.
 
     Args:
         name_or_path: A name from :func:`list_tasks`, or a path (anything with a separator or a
-            ``.yaml``/``.yml`` ending).
+            ``.yaml``/``.yml`` ending); a task is returned as it is.
 
     Raises:
         TaskError: There is no such task, the file cannot be read, or its contents are not a task.
     """
+    if isinstance(name_or_path, Task):
+        return name_or_path
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
         if name_or_path not in list_tasks():
             raise TaskError(
-                f"unknown task {name_or_path!r}{suggest(name_or_path, list_tasks())}; a task of "
-                "your own is given by the path of its YAML file"
+                f"unknown task {name_or_path!r:.80}{suggest(name_or_path, list_tasks())}; a task "
+                "of your own is given by the path of its YAML file"
             )
         path = BUNDLED / f"{name_or_path}.yaml"
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TaskError(f"cannot read the task file {path}: {reason}") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where is not None else ""
-        problem = getattr(error, "problem", None) or "not valid YAML"
-        raise TaskError(f"the task file {path}{line} is not YAML: {problem}") from error
+    data = read_yaml(path, "the task file", TaskError)
     return parse_task(data, source=str(path), default_name=path.stem)
+
+
+def restore_task(described: Any, source: str) -> Task:
+    """Return the task that :meth:`Task.describe` has described; ``source`` is for messages.
+
+    Raises:
+        TaskError: It describes none.
+    """
+    try:
+        labels = {it["name"]: [word for word, _ in it["words"]] for it in described["labels"]}
+        data, name = dict(described) | {"labels": labels}, described["name"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TaskError(f"{source} does not say of which task it is") from error
+    return parse_task(data, source, name)
 
 
 def parse_task(data: object, source: str, default_name: str) -> Task:
@@ -147,7 +138,7 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
     """Yield what is wrong with a document; nobody reads on behind the first fault."""
     if not isinstance(data, dict):
         yield f"a task is a mapping with the keys {', '.join(KEYS)}, got {type(data).__name__}"
-    yield from (f"unknown key {key!r}{suggest(key, KEYS)}" for key in data if key not in KEYS)
+    yield from (f"unknown key {key!r:.80}{suggest(key, KEYS)}" for key in data if key not in KEYS)
     yield from (f"the key {key!r} is missing" for key in REQUIRED if key not in data)
     name, length, labels = data.get("name", default_name), data["max_length"], data["labels"]
     yield from _find_no_text("prompt", data["prompt"])
@@ -157,11 +148,11 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
         yield "the prompt is empty; say what the model is to decide"
     if not all(char.isalnum() or char in "-_." for char in name) or name[:1] in ("", "."):
         yield (
-            f"name {name!r} must be letters, digits, '-', '_' and '.', since directories are named "
-            "after it"
+            f"name {name!r:.80} must be letters, digits, '-', '_' and '.', since directories are "
+            "named after it"
         )
     if type(length) is not int or not 1 <= length <= LONGEST:
-        yield f"max_length: got {length!r}, must be an integer in [1, {LONGEST}]"
+        yield f"max_length: got {length!r:.80}, must be an integer in [1, {LONGEST}]"
     if not isinstance(labels, dict):
         yield f"labels must map each label to a list of words, got {type(labels).__name__}"
     if len(labels) < 2:
@@ -172,23 +163,25 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
         if not label.strip():
             yield "a label has an empty name"
         if not isinstance(words, list) or not words:
-            yield f"label {label!r} needs a list of at least one word"
+            yield f"label {label!r:.80} needs a list of at least one word"
         for word in words:
-            yield from _find_no_text(f"label {label!r}: word", word)
+            yield from _find_no_text(f"label {label!r:.80}: word", word)
             if not word.strip():
-                yield f"label {label!r} has an empty word"
+                yield f"label {label!r:.80} has an empty word"
             if word != word.strip():
-                yield f"label {label!r}: the word {word!r} begins or ends with a space"
-            if words.count(word) > 1:
-                yield f"label {label!r} repeats the word {word!r}"
-            if (owner := owners.setdefault(word, label)) != label:
+                yield f"label {label!r:.80}: the word {word!r:.80} begins or ends with a space"
+            owner = owners.get(word)
+            if owner == label:
+                yield f"label {label!r:.80} repeats the word {word!r:.80}"
+            if owner is not None:
                 yield (
-                    f"the word {word!r} stands for both {owner!r} and {label!r}; a word can answer "
-                    "for one label only"
+                    f"the word {word!r:.80} stands for both {owner!r:.80} and {label!r:.80}; a "
+                    "word can answer for one label only"
                 )
+            owners[word] = label
 
 
 def _find_no_text(where: str, value: object) -> Iterator[str]:
     if not isinstance(value, str):
-        hint = "(YAML reads yes, no, on, off and bare numbers as other types: put it in quotes)"
-        yield f"{where}: got {value!r}, must be text {hint}"
+        hint = "(YAML reads true, false, null and bare numbers as other types: put it in quotes)"
+        yield f"{where}: got {value!r:.80}, must be text {hint}"
