@@ -35,7 +35,7 @@ LINE = "{:<10} {:<16} {:>11} {:>9} {:>9} {:>9} {:>11}"
 
 def main() -> None:
     """Print the table and the examples."""
-    params = yaml.safe_load(Path("params.yaml").read_text())["pipeline"]
+    params = yaml.safe_load(Path("params.yaml").read_text())["functional_projection"]
     heads = ("task", "student", "cached rows", "agreement", "angle", "centred", "spread of g")
     print("\n" + LINE.format(*heads))
     for task in params["tasks"]:

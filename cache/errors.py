@@ -1,6 +1,8 @@
 """Typed errors of the cache; only the command line turns them into messages."""
 
+from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
 
 class Hint(Enum):
@@ -44,7 +46,9 @@ class StorageError(CacheError):
 
 
 class PlaceError(CacheError):
-    """A path or URL names nothing that a cache can lie in."""
+    """A path or URL names nothing that a file or a cache can lie in."""
+
+    usage = True
 
 
 class ClaimError(CacheError):
@@ -96,3 +100,16 @@ class CacheChoiceError(CacheError):
     """No cache fits what was asked for, or several do; the message lists what there is."""
 
     usage = True
+
+
+class TaskChoiceError(CacheChoiceError):
+    """Nobody named a task, and one of ``tasks`` could be meant.
+
+    Where there are none, ``unfinished`` holds the incomplete caches below the root.
+    """
+
+    def __init__(
+        self, message: str, root: object, tasks: Sequence[str], unfinished: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(message)
+        self.root, self.tasks, self.unfinished = str(root), tasks, unfinished

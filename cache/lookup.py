@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cache.directory import Cache
-from cache.errors import CacheChoiceError, CacheError, Hint
+from cache.errors import CacheChoiceError, CacheError, Hint, TaskChoiceError
 from cache.opening import CacheSummary, list_caches, open_cache, read_manifest
 from cache.stores import LocalPlace, Place, parse_place
 
@@ -24,17 +24,24 @@ def list_places(root: str | Path) -> list[Place]:
     return [place for task in parse_place(root).list_places() for place in task.list_places()]
 
 
-def find_place(root: str | Path, name: str) -> Place:
+def find_place(root: str | Path, name: str | None) -> Place:
     """Find the cache that is meant by a name, whether or not it can be opened.
 
     Args:
         root: Root of the caches.
-        name: A fingerprint's first digits, or the path or URL of a cache directory.
+        name: A fingerprint's first digits, or the path or URL of a cache directory; None: the
+            only one.
 
     Raises:
         CacheChoiceError: Nothing is meant by it, or several caches.
         CacheError: The URL is none, or a directory cannot be listed.
     """
+    if name is None:
+        places = list_places(root)
+        if len(places) != 1:
+            some = f"which of {len(places)} caches is meant" if places else "there are no caches"
+            raise CacheChoiceError(f"{some} below {root}{_list(places)}")
+        return places[0]
     if not name.strip():
         raise CacheChoiceError("an empty name names no cache")
     if "/" in name or Path(name).is_dir():
@@ -82,12 +89,31 @@ def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
     return cache
 
 
-def find_cache(root: str | Path, task: str, source: str | None, partial: bool) -> Cache:
+def find_only_task(root: str | Path, partial: bool) -> Cache:
+    """Return the newest complete (or ``partial``) cache of the only task that has one.
+
+    Raises:
+        TaskChoiceError: No task has one, or several have.
+    """
+    caches = [(Cache(it.place, it.manifest), it) for it in find_caches(root) if it.manifest]
+    caches.sort(key=lambda pair: pair[0].manifest.created)
+    fitting = {
+        str(cache.place).split("/")[-2]: cache for cache, it in caches if it.is_complete or partial
+    }
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    several = f"{len(fitting)} tasks have" if fitting else "no task has"
+    kind = "a cache" if partial else "a complete cache"
+    unfinished = [] if fitting else [cache for cache, _ in caches]
+    raise TaskChoiceError(f"{several} {kind} below {root}", root, sorted(fitting), unfinished)
+
+
+def find_cache(root: str | Path, task: str | None, source: str | None, partial: bool) -> Cache:
     """Find the cache to train on.
 
     Args:
         root: Root of the caches.
-        task: The task's name.
+        task: The task's name; None: the source's.
         source: A fingerprint's first digits, a cache directory, or a teacher's summary file;
             None: the task's only complete cache.
         partial: Whether an incomplete one will do.
@@ -106,6 +132,8 @@ def find_cache(root: str | Path, task: str, source: str | None, partial: bool) -
                 raise CacheChoiceError(f"{path} is no summary of a teacher") from error
         if path.is_dir() or "://" in source:
             return open_cache(source)
+        if task is None:
+            return open_cache(find_place(root, source))
         return open_named_cache(root, task, source)
     found = [summary for summary in list_caches(parse_place(root) / task) if summary.manifest]
     fitting = [summary for summary in found if summary.is_complete or partial]

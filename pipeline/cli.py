@@ -18,7 +18,6 @@ from pipeline.commands.student import student
 from pipeline.commands.tag import tag
 from pipeline.commands.task import task
 from pipeline.commands.teacher import teacher
-from pipeline.params import read_params
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -41,8 +40,7 @@ def main() -> None:
     0: done; 1: it failed; 2: what was asked for cannot be; 130: stopped by a signal.
     """
     try:
-        # The values of params.yaml are the options' defaults.
-        sys.exit(cli.main(standalone_mode=False, default_map=read_params(cli)) or 0)
+        sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

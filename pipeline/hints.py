@@ -6,6 +6,7 @@ This is the one place that knows the commands for them: stages and caches name n
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,31 @@ OPTIONS = {"formats": "format", "source": "from"}
 
 def format_hint(error: cache_errors.CacheError | stage_errors.StageError) -> str:
     """Return what helps against an error, to stand behind its message; empty without a hint."""
+    if isinstance(error, cache_errors.TaskChoiceError):
+        return _list_tasks(error)
     if error.hint is None:
         return ""
     if isinstance(error.hint, stage_errors.Settings):
         options = (OPTIONS.get(name, name).replace("_", "-") for name in error.hint.names)
         return f" ({', '.join(f'--{option}' for option in options)})"
     return HINTS[error.hint].format(subject=shlex.quote(getattr(error, "subject", "")))
+
+
+def format_again(name: str, option: str = "") -> str:
+    """Return what was typed, with a name at its end, as a line of a list."""
+    return f"\n  {shlex.join(['pipeline', *sys.argv[1:], *option.split(), name])}"
+
+
+def _list_tasks(error: cache_errors.TaskChoiceError) -> str:
+    from stages.tasks import list_tasks
+
+    if error.tasks:
+        again = (format_again(_name_task(task), "--task") for task in error.tasks)
+        return f"; name one:{''.join(again)}"
+    makers = [*map(format_teacher_command, error.unfinished)] or [
+        format_command("teacher", {"task": task, "cache": error.root}) for task in list_tasks()
+    ]
+    return "\n  ".join((f"; {'finish' if error.unfinished else 'make'} one:", *makers))
 
 
 def format_teacher_command(cache: Cache) -> str:

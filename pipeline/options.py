@@ -8,11 +8,35 @@ from typing import Any
 
 import click
 
+from cache.errors import PlaceError
+from cache.paths import expand_path
+
 SAMPLERS = ("unigram", "vocabulary", "uniform", "self", "self-labelled")
 
 Decorator = Callable[[Any], Any]
 COUNT = click.IntRange(min=1)
-PATH = click.Path(path_type=Path)
+
+
+class PathType(click.Path):
+    """A path, read as every path is read; names and hub ids pass, URLs where they may be."""
+
+    def __init__(self, remote: bool = False, **more: Any) -> None:
+        super().__init__(**more)
+        self._remote = remote
+        self.name = self.name if "path_type" in more else "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read what was typed."""
+        try:
+            given = expand_path(value, self._remote) if isinstance(value, str) else value
+        except PlaceError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(given, param, ctx)
+
+
+PATH = PathType(path_type=Path)
+NAMED = PathType()  # a name, a hub id, a path
+PLACE = PathType(remote=True)
 
 
 def count(name: str, default: int, text: str) -> Decorator:
@@ -48,9 +72,23 @@ def threshold(text: str) -> Decorator:
     return click.option("--threshold", type=float, callback=check, help=text)
 
 
-TASK = click.option(
-    "--task", required=True, help="Name of a bundled task, or path of a task's YAML file."
-)
+def require_task(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Return a task's name or path; without one, list what could be typed."""
+    if value is not None or context.resilient_parsing:
+        return value
+    from pipeline.hints import format_again
+    from stages.tasks import list_tasks
+
+    option = "--task" if isinstance(parameter, click.Option) else ""
+    lines = "".join(format_again(task, option) for task in list_tasks())
+    missing = f"Missing option {option!r}" if option else "Missing argument 'NAME'"
+    raise click.UsageError(f"{missing}; there are these, and the path of a file of yours:{lines}")
+
+
+_TASK = "Name of a bundled task, or path of a task's YAML file."
+_ONLY = "the only one with a complete cache"
+TASK = click.option("--task", type=NAMED, metavar="TASK", callback=require_task, help=_TASK)
+CACHED_TASK = click.option("--task", type=NAMED, metavar="TASK", show_default=_ONLY, help=_TASK)
 TEXT_COLUMN = click.option(
     "--text-column", default="text", help="Column, or key of a JSON line, that holds the text."
 )
@@ -59,6 +97,7 @@ LABEL_COLUMN = click.option(
 )
 CACHE = click.option(
     "--cache",
+    type=PLACE,
     default="data/cache",
     metavar="ROOT",
     help="Where caches lie: a directory, or s3://bucket/prefix.",

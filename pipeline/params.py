@@ -1,70 +1,120 @@
 """``params.yaml`` in the working directory: the defaults that a flag on the command line overrides.
 
-A command's section is named after it and holds its options by name, dashes as underscores, so that
-``dvc repro`` and a command typed by hand agree.
+Ours is what stands below one key of our own, so that the file may be anybody's: a section for each
+command holds its options by name, dashes as underscores.  So ``dvc repro`` and a command typed by
+hand agree.
 """
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cache.suggestion import suggest
+from stages.errors import SettingError
 
 FILE = Path("params.yaml")
-OTHER_SECTIONS = ("pipeline",)  # for dvc.yaml alone
+KEY = "functional_projection"
+FOR_DVC = ("tasks", "archs")  # for dvc.yaml alone
 
 
-def read_params(group: click.Group) -> dict[str, Any]:
-    """Read the commands' defaults, in click's form; empty where there is no file.
+class Command(click.Command):
+    """A command whose options have their defaults in ``params.yaml``; its help reads no file."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what was typed, and take the rest from the file."""
+        if not {"-h", "--help"}.intersection(args):
+            commands = getattr(ctx.parent and ctx.parent.command, "commands", {})
+            ctx.default_map = read_params(ctx.info_name or "", commands)
+        return super().parse_args(ctx, args)
+
+
+def read_params(name: str, commands: Mapping[str, click.Command]) -> dict[str, Any]:
+    """Read a command's defaults by its parameters' names, as they would be typed.
+
+    Empty where there is no file, or nothing in it is meant for this command.
 
     Raises:
-        click.UsageError: The file is not as it must be; the message names the key.
+        SettingError: What is ours in the file is not as it must be; the message names the key.
     """
     try:
-        text = FILE.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        if not FILE.is_file():
+            return {}
+        with FILE.open("rb") as file:
+            # Of any encoding: whether it is ours, and for whom, shows before it is parsed.
+            text = file.read(2**24).replace(b"\0", b"").decode("utf-8", "replace")
+    except OSError as error:
+        _warn(f"cannot read {FILE}: {error.strerror}; the defaults are those built in")
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"cannot read {FILE}: {error}") from error
-    import yaml
-
+    is_named = re.search(rf"(?m)(^|[{{,])\s*[\"']?{name}[\"']?\s*:", text) is not None
+    if name == "tag" and not is_named:
+        return {}  # it runs anywhere, beside files that only the others need
+    known = {key: _list_options(it) for key, it in commands.items() if isinstance(it, Command)}
     try:
-        data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise click.UsageError(f"{FILE} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise click.UsageError(f"{FILE} must map commands to options")
-    defaults: dict[str, Any] = {}
-    for section, values in data.items():
-        if section in OTHER_SECTIONS:
+        sections = (_read(KEY) if KEY in text else None) or {}
+        outside = _read(name) if is_named else None
+    except SettingError:
+        if is_named and KEY in text:
+            raise
+        return {}
+    if not isinstance(sections, dict):
+        raise SettingError(f"{FILE}: {KEY} must map commands to options")
+    for section in [each for each in sections if each not in known and each not in FOR_DVC]:
+        # What is meant for another command stops only that one.
+        near = difflib.get_close_matches(str(section), known, n=1, cutoff=0.5)
+        if name in sections or near in ([], [name]):
+            fault = f"unknown section {section!r:.80}{suggest(section, (*known, *FOR_DVC))}"
+            raise SettingError(f"{FILE}: {KEY}: {fault}")
+    if name not in sections:
+        if outside and isinstance(outside, dict) and outside.keys() <= known[name].keys():
+            _warn(
+                f"{FILE}: the section {name!r} is not read; if it is meant for this command, move "
+                f"it below a top key '{KEY}'"
+            )
+        return {}
+    # All are checked, so that what is wrong with the student's shows before the teacher's hours.
+    ours = sections.keys() & known.keys()
+    return {key: _type_values(key, sections[key], known[key]) for key in sorted(ours)}[name]
+
+
+def _read(key: str) -> Any:
+    from stages.yaml_files import read_yaml
+
+    return read_yaml(FILE, "", SettingError, key, typed=False)
+
+
+def _list_options(command: click.Command) -> dict[str, click.Option]:
+    # By the names that are typed: the parameter of "--from" cannot be named so in Python.
+    return {
+        max(option.opts, key=len).lstrip("-").replace("-", "_"): option
+        for option in command.params
+        if isinstance(option, click.Option) and option.name
+    }
+
+
+def _type_values(section: str, values: Any, options: Mapping[str, click.Option]) -> dict[str, Any]:
+    """Return what would be typed, so that each option's own type judges it."""
+    if not isinstance(values, dict | None):
+        raise SettingError(f"{FILE}: {section} must map options to values")
+    typed: dict[str, Any] = {}
+    for key, value in (values or {}).items():
+        if key not in options:
+            fault = f"unknown option {key!r:.80}{suggest(key, options)}"
+            raise SettingError(f"{FILE}: {section}: {fault}")
+        if value is None:
             continue
-        command = group.commands.get(section)
-        if command is None:
-            known = (*group.commands, *OTHER_SECTIONS)
-            raise click.UsageError(f"{FILE}: unknown section {section!r}{suggest(section, known)}")
-        if not isinstance(values, dict):
-            raise click.UsageError(f"{FILE}: {section} must map options to values")
-        # By the names that are typed: the parameter of "--from" cannot be named so in Python.
-        options = {
-            max(option.opts, key=len).lstrip("-").replace("-", "_"): option
-            for option in command.params
-            if isinstance(option, click.Option) and option.name
-        }
-        defaults[section] = {}
-        for key, value in values.items():
-            if key not in options:
-                raise click.UsageError(
-                    f"{FILE}: {section}: unknown option {key!r}{suggest(key, options)}"
-                )
-            option = options[key]
-            given = value if isinstance(value, list) and option.multiple else [value]
-            if any(isinstance(each, list | dict) for each in given):
-                raise click.UsageError(f"{FILE}: {section}: {key} must be a single value")
-            if value is not None:
-                # As typed, so that the option's own type judges it: int() would cut 1.5 to 1.
-                typed = [str(each) for each in given]
-                defaults[section][option.name] = typed if option.multiple else typed[0]
-    return defaults
+        option = options[key]
+        given = value if isinstance(value, list) and option.multiple else [value]
+        if not all(isinstance(each, str) for each in given):
+            raise SettingError(f"{FILE}: {section}: {key} must be a single value")
+        typed[option.name or ""] = given if option.multiple else value
+    return typed
+
+
+def _warn(message: str) -> None:
+    click.echo(f"{click.style('warning:', fg='yellow')} {message}", err=True)

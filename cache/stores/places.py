@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from cache.errors import PlaceError
+from cache.paths import expand_path
 from cache.stores.claims import LocalClaims
 from cache.stores.files import LocalFiles, make_directory, reporting
 from cache.stores.interface import Claims, Files
 
 CLAIMS = "claims"
-SCHEMES = ("s3", "gs", "az")
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -108,24 +106,17 @@ def parse_place(text: str | Path | Place) -> Place:
     """Return the place that a path or a URL names.
 
     Args:
-        text: A path, ``file://`` and a path, or ``s3://``, ``gs://`` or ``az://`` with bucket and
-            prefix; a place is returned as it is.
+        text: A path, as :func:`cache.paths.expand_path` reads it, or ``s3://``, ``gs://`` or
+            ``az://`` with bucket and prefix; a place is returned as it is.
 
     Raises:
         PlaceError: The URL names no place that a cache can lie in.
     """
     if isinstance(text, LocalPlace | ObjectPlace):
         return text
-    if isinstance(text, Path) or not _URL.fullmatch(text):
-        if not os.fspath(text) or "\0" in os.fspath(text):
-            raise PlaceError(f"{os.fspath(text)!r} is no path that a cache can lie in")
+    if isinstance(text, Path) or "://" not in (text := expand_path(text, remote=True)):
         return LocalPlace(Path(text))
     parts = urlsplit(text)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
-        return LocalPlace(Path(unquote(parts.path)))
-    if parts.scheme not in SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise PlaceError(f"{text!r:.200} begins with none of {known}; a path needs no prefix")
     steps = parts.path.strip("/").split("/")
     if not _BUCKET.fullmatch(parts.netloc) or parts.query or parts.fragment:
         raise PlaceError(

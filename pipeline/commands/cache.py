@@ -10,7 +10,7 @@ import click
 
 from pipeline import format_cache
 from pipeline.format_cache import printable
-from pipeline.options import CACHE, JSON
+from pipeline.options import CACHE, JSON, PLACE
 
 if TYPE_CHECKING:
     from cache.stores import Place
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def cache() -> None:
     """List, show, check and remove caches of a teacher's answers.
 
-    NAME is the first digits of a fingerprint, or the path or URL of a cache's directory.
+    NAME is the first digits of a fingerprint, or the path or URL of a cache's directory; show and
+    path need none where there is one cache alone.
     """
 
 
@@ -66,9 +67,9 @@ def list_caches_command(cache: str, as_json: bool) -> None:
 
 
 @cache.command("path")
-@click.argument("name")
+@click.argument("name", type=PLACE, required=False)
 @CACHE
-def path(name: str, cache: str) -> None:
+def path(name: str | None, cache: str) -> None:
     """Print where a cache lies, and nothing else.
 
     Example: du -sh $(pipeline cache path 1a2b)
@@ -79,10 +80,10 @@ def path(name: str, cache: str) -> None:
 
 
 @cache.command("show")
-@click.argument("name")
+@click.argument("name", type=PLACE, required=False)
 @CACHE
 @JSON
-def show(name: str, cache: str, as_json: bool) -> None:
+def show(name: str | None, cache: str, as_json: bool) -> None:
     """Show what a cache holds, how far it is and who works on it.
 
     All rows are read for that.  What is damaged is said and makes the exit code 1.
@@ -118,7 +119,7 @@ def show(name: str, cache: str, as_json: bool) -> None:
 
 
 @cache.command("verify")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", type=PLACE, nargs=-1, metavar="[NAME]...")
 @click.option("--repair", is_flag=True, help="Remove what is damaged, to be computed again.")
 @CACHE
 @JSON
@@ -163,7 +164,7 @@ def verify(names: tuple[str, ...], repair: bool, cache: str, as_json: bool) -> N
 
 
 @cache.command("remove")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", type=PLACE, nargs=-1, required=True, metavar="NAME...")
 @click.option("--yes", is_flag=True, help="Remove without asking.")
 @CACHE
 def remove(names: tuple[str, ...], yes: bool, cache: str) -> None:

@@ -11,6 +11,7 @@ import click
 
 from pipeline import options
 from pipeline.formats import format_json, write_json
+from pipeline.params import Command
 
 if TYPE_CHECKING:
     from stages.evaluate import Evaluation
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 ECE = "expected calibration error"
 
 
-@click.command()
+@click.command(cls=Command)
 @options.path("--model", "Student to measure: its directory, or an ONNX file of it.")
 @options.path(
     "--data",
@@ -27,9 +28,16 @@ ECE = "expected calibration error"
     show_default="the held-out rows of the student's cache",
 )
 @click.option(
-    "--teacher", help="Language model to measure as well: auto, mini, a hub id or a directory."
+    "--teacher",
+    type=options.NAMED,
+    help="Language model to measure as well: auto, mini, a hub id or a directory.",
 )
-@click.option("--task", show_default="the student's", help="Task of the teacher.")
+@click.option(
+    "--task",
+    type=options.NAMED,
+    show_default="the student's, or the only one with a complete cache",
+    help="Task of the teacher.",
+)
 @options.TEXT_COLUMN
 @options.LABEL_COLUMN
 @options.DEVICE
@@ -50,11 +58,14 @@ def evaluate(as_json: bool, metrics: Path | None, **settings: Any) -> None:
     Example: pipeline evaluate --model data/students/imdb-mini --data test.jsonl --teacher mini
     """
     from pipeline.console import Console, quieten_libraries
+    from pipeline.task_choice import choose_task
     from stages.evaluate import EvaluationConfig
     from stages.evaluate import evaluate as run
 
     quieten_libraries()
     console = Console()
+    if settings["teacher"] is not None and settings["model"] is settings["task"] is None:
+        settings["task"] = choose_task({"cache": settings["cache"]}, console)
     with console.catch_signals():
         found = run(EvaluationConfig(**settings), console)
     data = {key: value for key, value in asdict(found).items() if value is not None}

@@ -10,9 +10,10 @@ import click
 
 from pipeline import options
 from pipeline.formats import format_size
+from pipeline.params import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @options.path("--model", "Directory of the student.", required=True)
 @click.option(
     "--format",

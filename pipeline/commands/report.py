@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline import options
+from pipeline.params import Command
 
 if TYPE_CHECKING:
     from stages.report import Findings
 
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+FOLDER = options.PathType(path_type=Path, exists=True, file_okay=False)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--students",
     type=FOLDER,
@@ -33,7 +34,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @options.CACHE
 @click.option(
     "--published",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=options.PathType(path_type=Path, exists=True, dir_okay=False),
     help="YAML file of figures to compare with, such as benchmarks/paper/published.yaml.",
 )
 @click.option("--title", default="Functional projection: a report", help="Title of the page.")

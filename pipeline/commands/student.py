@@ -10,6 +10,7 @@ import click
 
 from pipeline import options
 from pipeline.formats import write_json
+from pipeline.params import Command
 
 if TYPE_CHECKING:
     from stages.student import StudentResult
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 FILES = ("out", "curve", "metrics")
 
 
-@click.command()
-@options.TASK
+@click.command(cls=Command)
+@options.CACHED_TASK
 @click.option(
     "--arch",
     "archs",
+    type=options.NAMED,
     multiple=True,
     required=True,
     help="Encoder: a short name, a hub id or a directory; can be repeated.",
@@ -36,6 +38,7 @@ FILES = ("out", "curve", "metrics")
 @click.option(
     "--from",
     "source",
+    type=options.PLACE,
     show_default="the task's only complete cache",
     help="Cache to train on: first digits of its fingerprint, its directory, or the file that the "
     "teacher wrote with --summary.",
@@ -51,6 +54,7 @@ FILES = ("out", "curve", "metrics")
 @options.LABEL_COLUMN
 @click.option(
     "--model",
+    type=options.NAMED,
     default="auto",
     help="Language model whose tokenizer and embeddings --labels gold uses, without --from.",
 )
@@ -90,6 +94,7 @@ def student(archs: tuple[str, ...], **settings: Any) -> None:
     Example: pipeline student --task imdb --arch roberta-large --arch distilbert
     """
     from pipeline.console import Console, quieten_libraries
+    from pipeline.task_choice import choose_task
     from stages.student import StudentConfig, TrainingConfig, check_students, run_student
 
     names = [Path(arch).name for arch in archs]
@@ -104,6 +109,8 @@ def student(archs: tuple[str, ...], **settings: Any) -> None:
             )
     quieten_libraries()
     console = Console(resumable=True)
+    if settings["task"] is None:
+        settings["task"] = choose_task(settings, console)
     # Not the learning rate, which by default depends on the student.
     shared = {field.name for field in fields(TrainingConfig)} & settings.keys() - {"learning_rate"}
     training = TrainingConfig(**{name: settings.pop(name) for name in shared})

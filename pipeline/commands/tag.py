@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from pipeline import options
+from pipeline.params import Command
 
 if TYPE_CHECKING:
     from pipeline.console import Console
@@ -28,12 +29,13 @@ class Input(click.File):
     ) -> BinaryIO:
         """Open it."""
         try:
-            return super().convert(value, param, ctx)  # type: ignore[return-value]
+            path = options.NAMED.convert(value, param, ctx)
+            return super().convert(path, param, ctx)  # type: ignore[return-value]
         except RuntimeError:  # how click says that there is no descriptor
             self.fail("standard input is closed; name a FILE", param, ctx)
 
 
-@click.command()
+@click.command(cls=Command)
 @options.path(
     "--model", "Student to tag with: its directory, or an ONNX file of it.", required=True
 )

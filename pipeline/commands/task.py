@@ -9,6 +9,10 @@ import click
 
 from pipeline import options
 
+NAME = click.argument(
+    "name", type=options.NAMED, required=False, metavar="NAME", callback=options.require_task
+)
+
 if TYPE_CHECKING:
     from stages.tasks import Task
 
@@ -36,7 +40,7 @@ def list_tasks_command(as_json: bool) -> None:
 
 
 @task.command("show")
-@click.argument("name")
+@NAME
 @options.JSON
 def show_task(name: str, as_json: bool) -> None:
     """Show a task: its name, or the path of its YAML file.
@@ -58,9 +62,12 @@ def show_task(name: str, as_json: bool) -> None:
 
 
 @task.command("check")
-@click.argument("name")
+@NAME
 @click.option(
-    "--model", default="mini", help="Model with the tokenizer: mini, a hub id or a directory."
+    "--model",
+    type=options.NAMED,
+    default="mini",
+    help="Model with the tokenizer: mini, a hub id or a directory.",
 )
 @options.CHAT
 def check_task(name: str, model: str, chat: bool) -> None:

@@ -9,15 +9,17 @@ import click
 
 from pipeline import options
 from pipeline.formats import format_duration, format_size, write_json
+from pipeline.params import Command
 
 if TYPE_CHECKING:
     from stages.teacher import Estimate
 
 
-@click.command()
+@click.command(cls=Command)
 @options.TASK
 @click.option(
     "--model",
+    type=options.NAMED,
     default="auto",
     help="Language model: mini, a hub id, a directory, or auto, which takes Llama-2-7b where a "
     "CUDA device has room for it and mini otherwise.",

@@ -18,7 +18,7 @@ from stages.errors import SettingError, Settings
 from stages.evaluate.held_out import measure_held_out
 from stages.loading import load_tokenizer
 from stages.records import find_record, read_record, read_temperature
-from stages.tasks import Task, describe_chat, load_task, parse_task
+from stages.tasks import Task, describe_chat, load_task, restore_task
 from stages.teacher import Callbacks, Teacher, find_tuning, report_forward_pass
 from stages.texts import TextRow, encode_texts, number_labels, read_texts
 
@@ -33,7 +33,7 @@ class EvaluationConfig:
     data: Path | None = None  # labelled texts, `{task}` is replaced; None: the held-out rows
     model: Path | None = None  # a student's directory or ONNX file
     teacher: str | None = None  # auto, mini, a hub id or a directory
-    task: str | None = None  # name or path; None: the student's
+    task: str | Task | None = None  # name or path; None: the student's
     text_column: str = "text"
     label_column: str = "label"
     device: str = "auto"  # auto, cpu, cuda or cuda:N
@@ -231,6 +231,4 @@ def _find_task(config: EvaluationConfig) -> Task:
     """Return the task that was asked for, or that a student was trained for."""
     if config.task is not None or config.model is None:
         return load_task(config.task or "")
-    recorded = read_record(model_directory(config.model))["task"]
-    labels = {label["name"]: [word for word, _ in label["words"]] for label in recorded["labels"]}
-    return parse_task(recorded | {"labels": labels}, str(config.model), recorded["name"])
+    return restore_task(read_record(model_directory(config.model))["task"], str(config.model))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stages.errors import SettingError, Settings
+from stages.tasks import Task
 
 TEACHER, GOLD = "teacher", "gold"
 LABELS = (TEACHER, GOLD)
@@ -54,7 +55,7 @@ class StudentConfig:
         SettingError: What is given does not go together.
     """
 
-    task: str  # name or path
+    task: str | Task  # name or path
     arch: str  # a short name, a hub id or a directory
     # pretrained or random; None: random where there are no pretrained weights
     init: str | None = None

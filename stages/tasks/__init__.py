@@ -5,7 +5,7 @@ are the YAML files in this folder.  Knows tokenizers, no models; imports no othe
 """
 
 from stages.tasks.frame import NO_SUFFIX, Frame, describe_chat, describe_frame, frame_task
-from stages.tasks.task import Label, Task, list_tasks, load_task, parse_task
+from stages.tasks.task import Label, Task, list_tasks, load_task, parse_task, restore_task
 from stages.tasks.verbaliser import Verbaliser, build_verbaliser
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "list_tasks",
     "load_task",
     "parse_task",
+    "restore_task",
 ]

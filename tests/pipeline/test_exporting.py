@@ -38,7 +38,7 @@ def test_an_onnx_file_is_tagged_with_without_torch_and_the_rest(
     name: str, student: Path, exported: tuple[Path, Result], here: Path
 ) -> None:
     texts = "Good film\n\nBad " + "bad " * 50 + "\n😀\n"
-    (here / "params.yaml").write_text("tag:\n  device: cpu\n")
+    (here / "params.yaml").write_text("functional_projection:\n  tag:\n    device: cpu\n")
     done = subprocess.run(
         [sys.executable, "-c", TAG, "tag", "--all", "--model", str(exported[0] / "onnx" / name)],
         input=texts.encode(),
@@ -103,7 +103,8 @@ def test_every_format_can_be_asked_for() -> None:
 
 
 def test_defaults_come_from_params_yaml(student: Path, here: Path) -> None:
-    (here / "params.yaml").write_text("export:\n  format: transformers\n  out: there\n")
+    sections = "  export:\n    format: transformers\n    out: there\n"
+    (here / "params.yaml").write_text(f"functional_projection:\n{sections}")
     done = run_here("export", "--model", student)
     assert done.code == 0, done.err
     assert done.out == ""

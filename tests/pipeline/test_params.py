@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import json
+import os
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
 from processes import run_here
 
 from pipeline.cli import cli
-from pipeline.params import read_params
+from pipeline.params import KEY, read_params
 
 REPOSITORY = Path(__file__).parents[2]
 Seen = list[dict[str, Any]]
@@ -36,7 +37,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Seen]:
 
 
 def write(text: str) -> None:
-    Path("params.yaml").write_text(text)
+    """Write sections of ours."""
+    Path("params.yaml").write_text(f"{KEY}:\n{textwrap.indent(text, '  ')}")
 
 
 def test_without_a_file_the_built_in_defaults_hold(seen: Callable[[str], Seen]) -> None:
@@ -89,10 +91,83 @@ def test_an_option_that_may_be_repeated_takes_a_list(
     assert kept[0]["archs"] == wanted
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "pipeline:\n  tasks: [imdb]\n  any: thing\n"])
-def test_what_is_for_others_is_left_alone(text: str) -> None:
-    write(text)
-    assert read_params(cli) == {}
+BROKEN = "a: [\n"
+FOREIGN = (
+    "",
+    "# nothing\n",
+    BROKEN,
+    "- a list\n",
+    "train: {lr: 1e-3}\nteacher: {hidden: 768, model: mini}\ntags: 3\n",
+    "teacher: 5\nstudent: [a, b]\nevaluate: null\n",
+    "pipeline: {steps: [a, b]}\npipeline: 3\nteacher: !include x.yaml\nday: 2024-02-30\n",
+    "a: &a [x]\n" + "".join(f"{n}: &{n} [{', '.join(['*' + m] * 9)}]\n" for m, n in
+                            ("ab", "bc", "cd", "de", "ef", "fg", "gh", "hi")),
+    "{{ cookiecutter.teacher }}: {% if x %}\n",
+    "teacher: " + "[" * 3000 + "\n",
+    "x" * 2**20,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FOREIGN, ids=range(len(FOREIGN)))
+def test_what_is_for_others_is_left_alone(text: str, seen: Callable[[str], Seen]) -> None:
+    Path("params.yaml").write_text(text)
+    for name, *given in (["teacher", "--task", "imdb"], ["tag", "--model", "there"]):
+        kept = seen(name)
+        found = run_here(name, *given)
+        assert (found.code, found.err, len(kept)) == (0, "", 1)
+    if text not in (BROKEN, FOREIGN[-3], FOREIGN[-2], FOREIGN[-1]) and "- a" not in text:
+        # Beside ours, too.
+        Path("params.yaml").write_text(f"{text}{KEY}:\n  teacher:\n    rows: 7\n")
+        kept = seen("teacher")
+        assert run_here("teacher", "--task", "imdb").code == 0
+        assert kept[0]["rows"] == 7
+
+
+def test_a_directory_and_a_pipe_of_that_name_are_left_alone(seen: Callable[[str], Seen]) -> None:
+    for make in (Path.mkdir, os.mkfifo):
+        make(Path("params.yaml"))
+        kept = seen("tag")
+        assert run_here("tag", "--model", "there").code == 0
+        assert len(kept) == 1
+        Path("params.yaml").rename(f"{make.__name__}.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{KEY}:\n  teacher: [\n", f"{KEY}:\n  teacher: {{rows: 1}}\n{KEY}: {{}}\n", f"{KEY}: \xff\n"],
+)
+def test_a_broken_file_stops_only_what_it_names(text: str, seen: Callable[[str], Seen]) -> None:
+    Path("params.yaml").write_bytes(text.encode("latin-1") + b"  teacher: 5\n")
+    kept = seen("teacher")
+    found = run_here("teacher", "--task", "imdb")
+    assert (found.code, kept) == (2, [])
+    assert found.err.startswith("error: params.yaml, line ")
+    assert found.err.count("\n") == 1
+    kept = seen("tag")
+    assert run_here("tag", "--model", "there").err == ""
+    assert len(kept) == 1
+    for arguments in (["--help"], ["teacher", "--help"], ["task", "list"], ["cache", "list"]):
+        assert (run_here(*arguments).code, run_here(*arguments).err) == (0, "")
+
+
+@pytest.mark.parametrize("more", ["", f"{KEY}:\n  tasks: [imdb]\n  student: {{steps: 3}}\n"])
+def test_a_section_where_ours_once_stood_is_told_of(more: str, seen: Callable[[str], Seen]) -> None:
+    Path("params.yaml").write_text(f"teacher:\n  rows: 77\n  text_column: body\n{more}")
+    kept = seen("teacher")
+    found = run_here("teacher", "--task", "imdb")
+    assert (found.code, kept[0]["rows"]) == (0, 32768)
+    assert "the section 'teacher' is not read; if it is meant for this command, move it below" in (
+        found.err
+    )
+    assert f"a top key '{KEY}'\n" in found.err
+
+
+def test_values_are_read_as_they_are_written(seen: Callable[[str], Seen]) -> None:
+    write("student:\n  from: 0123e5\n  seed: 024\n  partial: yes\n  steps: null\n")
+    kept = seen("student")
+    assert run_here("student", "--task", "imdb", "--arch", "mini").code == 0
+    names = ("source", "seed", "partial", "steps")
+    assert [kept[0][name] for name in names] == ["0123e5", 24, True, 500]
 
 
 @pytest.mark.parametrize(
@@ -100,14 +175,18 @@ def test_what_is_for_others_is_left_alone(text: str) -> None:
     [
         ("techer:\n  rows: 1\n", ["unknown section 'techer'", "'teacher'"]),
         ("xyzzy:\n  rows: 1\n", ["unknown section 'xyzzy'"]),
-        ("1:\n  rows: 1\n", ["unknown section 1"]),
+        ("1:\n  rows: 1\n", ["unknown section '1'"]),
         ("teacher:\n  row: 1\n", ["teacher", "unknown option 'row'", "'rows'"]),
         ("teacher:\n  text-colum: a\n", ["unknown option 'text-colum'", "'text_column'"]),
-        ("student:\n  3: a\n", ["student", "unknown option 3"]),
-        ("cache:\n  x: 1\n", ["cache", "unknown option 'x'; there are none"]),
+        ("teacher:\n  rows: 1\nstudent:\n  3: a\n", ["student", "unknown option '3'"]),
+        ("teacher:\n  rows: 1\nstudnet:\n  steps: 3\n", ["unknown section 'studnet'"]),
+        ("cache:\n  x: 1\n", ["unknown section 'cache'"]),
         ("teacher: 5\n", ["teacher must map options to values"]),
         ("- teacher\n", ["must map commands to options"]),
         ("teacher: [\n", ["not YAML"]),
+        ("teacher:\n  rows: 1\n  rows: 2\n", ["line 4", "'rows' is given twice"]),
+        ("teacher:\n  rows: 1\nteacher:\n  seed: 2\n", ["line 4", "'teacher' is given twice"]),
+        ("teacher:\n  rows: !x 1\n", ["line 3", "the tag '!x'"]),
         ("teacher:\n  rows: many\n", ["--rows", "many"]),
         ("teacher:\n  rows: 0\n", ["--rows", "0"]),
         ("teacher:\n  rows: 1.5\n", ["rows", "1.5"]),
@@ -124,22 +203,16 @@ def test_what_is_wrong_is_named_and_ends_with_2(text: str, named: list[str]) -> 
         assert part in found.err
 
 
-def test_a_file_that_is_no_text_is_named() -> None:
-    Path("params.yaml").write_bytes(b"\xff\xfe")
-    with pytest.raises(click.UsageError, match=r"cannot read params\.yaml"):
-        read_params(cli)
-
-
 def test_the_project_s_own_file_is_understood(
     seen: Callable[[str], Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    assert set(read_params(cli)) >= {"teacher", "student"}
+    for name in ("teacher", "student"):
+        assert json.dumps(read_params(name, cli.commands)) != "{}"
     kept = seen("teacher")
     assert run_here("teacher", "--task", "imdb").code == 0
     # The first command on a machine with a GPU asks no hub for a gated model.
     assert (kept[0]["model"], kept[0]["sampler"]) == ("mini", "unigram")
-    assert json.dumps(read_params(cli))
 
 
 def test_dvc_yaml_gives_options_that_there_are() -> None:

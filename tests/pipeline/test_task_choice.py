@@ -1,0 +1,140 @@
+"""Commands without ``--task``."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from processes import run_here
+
+from stages.teacher.stage import TeacherResult
+
+Filled = tuple[Path, TeacherResult]
+TRAIN = ("--steps", 2, "--batch-size", 4, "--held-out-rows", 8, "--arch", "mini")
+TEACHER = ("evaluate", "--data", "x.jsonl", "--teacher")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.jsonl").write_text('{"text": "Good", "label": "good"}\n')
+    return tmp_path
+
+
+@pytest.fixture
+def root(filled: Filled, here: Path) -> Path:
+    """A full cache where the commands look by default; its task's file is elsewhere."""
+    shutil.copytree(filled[0], here / "data" / "cache")
+    return here / "data" / "cache"
+
+
+def commands(said: str) -> list[list[str]]:
+    return [shlex.split(line) for line in said.splitlines() if line.startswith("  pipeline ")]
+
+
+def test_the_only_task_with_a_complete_cache_is_taken(root: Path, filled: Filled) -> None:
+    found = run_here("student", *TRAIN)
+    assert found.code == 0, found.err
+    assert "task: mood (the only one with a complete cache below data/cache)\n" in found.err
+    assert (Path("data/students/mood-mini") / "training.json").is_file()
+    # An incomplete one of another task is no candidate, a partial one is asked for.
+    other = root / "other" / filled[1].cache.place.path.name
+    shutil.copytree(next(root.glob("mood/*")), other)
+    next((other / "commits").iterdir()).unlink()
+    assert "task: mood (the only one" in run_here("student", *TRAIN).err
+    found = run_here("student", *TRAIN, "--partial")
+    assert (found.code, found.err.splitlines()[0]) == (
+        2,
+        "error: 2 tasks have a cache below data/cache; name one:",
+    )
+
+
+def test_the_cache_that_is_named_says_the_task(root: Path, filled: Filled) -> None:
+    shutil.copytree(root / "mood", root / "other")
+    fingerprint = filled[1].cache.fingerprint
+    (root / "summary.json").write_text(
+        f'{{"fingerprint": "{fingerprint}", "directory": "mood/{fingerprint[:32]}"}}'
+    )
+    for source in (f"data/cache/mood/{fingerprint[:32]}", "data/cache/summary.json"):
+        found = run_here("student", *TRAIN, "--from", source)
+        assert found.code == 0, found.err
+        assert f"task: mood (that of data/cache/mood/{fingerprint[:32]})\n" in found.err
+
+
+def test_of_several_tasks_each_command_is_listed(root: Path) -> None:
+    shutil.copytree(root / "mood", root / "imdb")
+    for arguments in (
+        ["student", "--arch", "roberta-large"],
+        ["evaluate", "--data", "a b", "--teacher", "mini"],
+    ):
+        found = run_here(*arguments)
+        assert (found.code, found.out) == (2, "")
+        assert "2 tasks have a complete cache below data/cache; name one:\n" in found.err
+        assert commands(found.err) == [
+            ["pipeline", *arguments, "--task", "imdb"],
+            ["pipeline", *arguments, "--task", "mood.yaml"],
+        ]
+
+
+def test_without_a_complete_cache_the_commands_that_make_one_are_listed(
+    root: Path, llm: Path
+) -> None:
+    for arguments in (("student", *TRAIN), (*TEACHER, "mini")):
+        found = run_here(*arguments, "--cache", "none")
+        assert found.code == 2
+        assert "no task has a complete cache below none; make one:\n" in found.err
+        assert commands(found.err) == [
+            ["pipeline", "teacher", "--task", task, "--cache", "none"]
+            for task in ("ag_news", "imdb", "reddit")
+        ]
+    next(root.glob("mood/*/commits/*")).unlink()
+    found = run_here("student", *TRAIN)
+    assert found.code == 2
+    assert "no task has a complete cache below data/cache; finish one:\n" in found.err
+    ((*command, last),) = commands(found.err)
+    assert command[:6] == ["pipeline", "teacher", "--task", "mood.yaml", "--model", str(llm)]
+    assert last == "data/cache"
+
+
+def test_labels_of_texts_are_of_a_task_that_is_named(root: Path) -> None:
+    found = run_here("student", *TRAIN, "--labels", "gold", "--texts", "x.jsonl")
+    assert found.code == 2
+    assert "no cache says which; name one:\n" in found.err
+    assert commands(found.err)[0][-4:] == ["--texts", "x.jsonl", "--task", "ag_news"]
+
+
+def test_a_teacher_is_measured_on_the_only_task(root: Path, llm: Path) -> None:
+    found = run_here(*TEACHER, llm, "--json")
+    assert found.code == 0, found.err
+    assert "task: mood (the only one with a complete cache below data/cache)\n" in found.err
+    assert '"task": "mood"' in found.out
+
+
+def test_tasks_are_listed_where_one_must_be_named() -> None:
+    for arguments, named in (
+        (["teacher"], "Missing option '--task'"),
+        (["teacher", "--rows", "5"], "Missing option '--task'"),
+        (["task", "show"], "Missing argument 'NAME'"),
+        (["task", "check", "--chat"], "Missing argument 'NAME'"),
+    ):
+        found = run_here(*arguments)
+        assert (found.code, found.out) == (2, "")
+        assert f"Error: {named}; there are these, and the path of a file of yours:\n" in found.err
+        option = ["--task"] if "option" in named else []
+        assert commands(found.err) == [
+            ["pipeline", *arguments, *option, task] for task in ("ag_news", "imdb", "reddit")
+        ]
+
+
+def test_the_only_cache_needs_no_name(root: Path) -> None:
+    (place,) = root.glob("mood/*")
+    assert run_here("cache", "path").out == f"{place.relative_to(root.parent.parent)}\n"
+    assert "mood" in run_here("cache", "show").out
+    shutil.copytree(root / "mood", root / "imdb")
+    for command in ("path", "show"):
+        found = run_here("cache", command)
+        assert (found.code, found.out) == (2, "")
+        assert "which of 2 caches is meant below data/cache:\n" in found.err
+    assert "no caches below none" in run_here("cache", "show", "--cache", "none").err
