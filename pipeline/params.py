@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,8 @@ def read_params(name: str, commands: Mapping[str, click.Command]) -> dict[str, A
     known = {key: _list_options(it) for key, it in commands.items() if isinstance(it, Command)}
     try:
         sections = (_read(KEY) if KEY in text else None) or {}
-        outside = _read(name) if is_named else None
     except SettingError:
-        if is_named and KEY in text:
+        if is_named:
             raise
         return {}
     if not isinstance(sections, dict):
@@ -71,11 +71,13 @@ def read_params(name: str, commands: Mapping[str, click.Command]) -> dict[str, A
             fault = f"unknown section {section!r:.80}{suggest(section, (*known, *FOR_DVC))}"
             raise SettingError(f"{FILE}: {KEY}: {fault}")
     if name not in sections:
-        if outside and isinstance(outside, dict) and outside.keys() <= known[name].keys():
-            _warn(
-                f"{FILE}: the section {name!r} is not read; if it is meant for this command, move "
-                f"it below a top key '{KEY}'"
-            )
+        with suppress(SettingError):
+            outside = _read(name) if is_named else None
+            if outside and isinstance(outside, dict) and outside.keys() <= known[name].keys():
+                _warn(
+                    f"{FILE}: the section {name!r} is not read; if it is meant for this command, "
+                    f"move it below a top key '{KEY}'"
+                )
         return {}
     # All are checked, so that what is wrong with the student's shows before the teacher's hours.
     ours = sections.keys() & known.keys()

@@ -151,7 +151,7 @@ def _doing_without(reporter: Reporter, consequence: str) -> Iterator[None]:
 
 def _open_memory() -> LocalFiles:
     # Which has to be absolute, by its specification.
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    given = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
     return LocalFiles((given if given.is_absolute() else Path.home() / ".cache") / FOLDER)
 
 

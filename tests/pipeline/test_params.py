@@ -221,5 +221,6 @@ def test_dvc_yaml_gives_options_that_there_are() -> None:
     for name, stage in stages.items():
         words = stage["cmd"].split()
         assert words[:2] == ["pipeline", name]
+        assert stage["params"] == [f"{KEY}.{name}"]
         known = {name for option in cli.commands[name].params for name in option.opts}
         assert {word for word in words if word.startswith("--")} <= known
