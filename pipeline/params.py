@@ -52,7 +52,7 @@ def read_params(name: str, commands: Mapping[str, click.Command]) -> dict[str, A
     except OSError as error:
         _warn(f"cannot read {FILE}: {error.strerror}; the defaults are those built in")
         return {}
-    is_named = re.search(rf"(?m)(^|[{{,])\s*[\"']?{name}[\"']?\s*:", text) is not None
+    is_named = re.search(rf"(?m)(^|[{{,])[ \t]*[\"']?{name}[\"']?[ \t]*:", text) is not None
     if name == "tag" and not is_named:
         return {}  # it runs anywhere, beside files that only the others need
     known = {key: _list_options(it) for key, it in commands.items() if isinstance(it, Command)}
@@ -87,7 +87,7 @@ def read_params(name: str, commands: Mapping[str, click.Command]) -> dict[str, A
 def _read(key: str) -> Any:
     from stages.yaml_files import read_yaml
 
-    return read_yaml(FILE, "", SettingError, key, typed=False)
+    return read_yaml(FILE, "", SettingError, key)
 
 
 def _list_options(command: click.Command) -> dict[str, click.Option]:

@@ -1,7 +1,8 @@
 """YAML that people write: tasks, ``params.yaml``, published figures.
 
-Read by YAML 1.2's rules, as DVC does: 024 is 24, and yes, 1_000 and 2024-02-30 are text.  A file
-may be anything, so its size, its depth and all that its aliases stand for are bounded.
+Every value is text as it is written: what 024, no, 1e3 or 2024-02-30 mean is for whoever asks for
+it to say.  A file may be anything, so its size, its depth and all that its aliases stand for are
+bounded.
 """
 
 from __future__ import annotations
@@ -19,19 +20,12 @@ LARGEST = 2**18  # bytes of a file; and characters, once every alias is replaced
 DEEPEST = 50  # levels of lists and mappings
 
 _TAG = "tag:yaml.org,2002:"
-_PATTERNS = {
-    "merge": r"<<",
-    "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?[0-9]{1,20}|0o[0-7]{1,20}|0x[0-9a-fA-F]{1,16}",
-    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|(?i:[-+]?\.inf|\.nan)",
-    "str": r"(?s:.*)",
-}
+_MERGE = re.compile(r"<<\Z")
+_SINGLE = ("str", "null", "merge", "bool", "int", "float")
+_NULL = re.compile(r"(~|null|Null|NULL|)\Z")
 
 
-def read_yaml(
-    path: Path, what: str, kind: type[StageError], key: str | None = None, typed: bool = True
-) -> Any:
+def read_yaml(path: Path, what: str, kind: type[StageError], key: str | None = None) -> Any:
     """Read a YAML file, or what stands below one of its top keys.
 
     Args:
@@ -39,10 +33,9 @@ def read_yaml(
         what: What the file is, for messages; may be empty.
         kind: The error to raise.
         key: The only top key to read; the others may hold anything.  None: the whole document.
-        typed: Whether numbers, true and false are read as such, or as text as they are written.
 
     Returns:
-        Mappings, lists and single values; None for an empty document, or one without the key.
+        Mappings, lists and text; None for null, an empty document, or one without the key.
 
     Raises:
         StageError: Of the given kind; the message names the file and the line.
@@ -64,7 +57,7 @@ def read_yaml(
         # YAML lets tabs indent what is in brackets, such as JSON; the parser does not.
         if text.lstrip()[:1] in ("{", "["):
             text = re.sub(r"(?m)^[ \t]+", " ", text)
-        return _Loader(text, typed).read(key)
+        return _Loader(text).read(key)
     except UnicodeDecodeError as error:
         line, fault = data.count(b"\n", 0, error.start), f"not {error.encoding}; convert the file"
     except yaml.reader.ReaderError as error:
@@ -85,15 +78,15 @@ class _LineError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """Tells types by YAML 1.2's rules, and keeps count of what was read."""
+    """Takes every value as it is written, and keeps count of what was read."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
-        None: [(_TAG + tag, re.compile(rf"(?:{it})\Z")) for tag, it in _PATTERNS.items()]
+        None: [(f"{_TAG}merge", _MERGE), (f"{_TAG}null", _NULL)]
     }
 
-    def __init__(self, text: str, typed: bool) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._typed, self._depth, self._left = typed, 0, LARGEST
+        self._depth, self._left = 0, LARGEST
 
     def read(self, key: str | None) -> Any:
         root = self.get_single_node()
@@ -123,21 +116,14 @@ class _Loader(yaml.SafeLoader):
             return self._build_mapping(node, depth)
         if isinstance(node, yaml.SequenceNode) and tag == "seq":
             return [self._build(each, depth + 1) for each in node.value]
-        pattern = _PATTERNS.get(tag, "$.")  # which nothing matches
-        if not isinstance(node, yaml.ScalarNode) or not re.fullmatch(pattern, node.value):
+        if not isinstance(node, yaml.ScalarNode) or tag not in _SINGLE:
             shown = node.tag.replace(_TAG, "!!")
             raise _fault(node, f"the tag {shown!r:.80} cannot be read here; leave it out")
-        text: str = node.value
         if tag == "null":
             return None
-        if self._typed and tag == "bool":
-            return text.lower() == "true"
-        if self._typed and tag == "int":
-            return int(text, 0 if text[:2] in ("0o", "0x") else 10)
-        if self._typed and tag == "float":
-            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         try:
             # JSON writes a character beyond U+FFFF as a pair.
+            text: str = node.value
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError as error:
             raise _fault(node, "half a surrogate pair is no character") from error

@@ -87,7 +87,7 @@ def _read_published(path: Path | None) -> Published:
         return Published(source="", accuracy=[])
     figures = read_yaml(path, "published figures:", SettingError)
     try:
-        return Published.model_validate(figures)
+        return Published.model_validate(figures, strict=False)
     except ValueError as error:
         reason = describe_flaw(error)
         raise SettingError(f"published figures: {path} is not as it must be: {reason}") from error

@@ -7,6 +7,7 @@ one is in :mod:`stages.tasks.verbaliser`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,8 @@ def load_task(name_or_path: str | Task) -> Task:
             )
         path = BUNDLED / f"{name_or_path}.yaml"
     data = read_yaml(path, "the task file", TaskError)
+    if isinstance(data, dict) and re.fullmatch("[0-9]{1,9}", str(data.get("max_length"))):
+        data["max_length"] = int(data["max_length"])
     return parse_task(data, source=str(path), default_name=path.stem)
 
 
@@ -183,5 +186,5 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
 
 def _find_no_text(where: str, value: object) -> Iterator[str]:
     if not isinstance(value, str):
-        hint = "(YAML reads true, false, null and bare numbers as other types: put it in quotes)"
+        hint = "(for YAML, null and ~ are no text: put it in quotes)"
         yield f"{where}: got {value!r:.80}, must be text {hint}"
