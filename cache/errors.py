@@ -48,8 +48,6 @@ class StorageError(CacheError):
 class PlaceError(CacheError):
     """A path or URL names nothing that a file or a cache can lie in."""
 
-    usage = True
-
 
 class ClaimError(CacheError):
     """A shard or a cache was to be changed without the right to it, or while someone has it."""

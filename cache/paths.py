@@ -32,7 +32,8 @@ def expand_path(text: str, remote: bool = False) -> str:
     """
     shown = f"{text!r:.200}"
     if not text.strip() or "\0" in text:
-        raise PlaceError(f"{shown} names no file and no directory")
+        what = shown if text.strip() else "an empty name"
+        raise PlaceError(f"{what} names no file, directory or cache")
     if found := _URL.match(text):
         return _expand_url(text, (found[1] or found[2]).lower(), remote)
     if _WINDOWS.match(text):

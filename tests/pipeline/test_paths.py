@@ -55,8 +55,8 @@ def test_no_other_parameter_is_a_path() -> None:
         ("\\\\server\\share", "is a path of Windows"),
         ("~no-such-user/x", "there is no home directory ~no-such-user"),
         ("ftp://b/x", "'ftp://b/x' "),
-        ("", "'' names no file"),
-        (" ", "' ' names no file"),
+        ("", "an empty name names no file"),
+        (" ", "an empty name names no file"),
     ],
 )
 def test_what_is_no_path_is_refused_everywhere(
