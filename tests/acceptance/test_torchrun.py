@@ -84,7 +84,8 @@ def records(cache: Cache) -> dict[Path, int]:
     return {path: path.stat().st_ino for path in cache.place.path.glob("commits/*")}
 
 
-@pytest.mark.parametrize("when", ["at once", pytest.param("at the end", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["at once", "at the end"])
 def test_a_killed_rank_is_started_again_and_what_is_committed_stays(
     when: str, teachers: Teachers, cache: Cache, held: Claim, tmp_path: Path
 ) -> None:

@@ -141,6 +141,7 @@ def test_a_report_becomes_a_line_for_each_file(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued_to_the_end(tmp_path: Path) -> None:
     out = tmp_path / "new" / "gpu.md"
     with start(out, "--only", "teacher") as first:

@@ -78,6 +78,7 @@ def test_all_stages_have_what_they_need(profile: str, place: Path) -> None:
     assert "paper" not in dvc("repro", "--dry", "teacher")
 
 
+@pytest.mark.slow
 def test_a_chain_runs_once(place: Path) -> None:
     assert main(["--data", str(place.parent / "texts")]) == 0
     target = f"{STAGES}:evaluate@task0-direct-3"

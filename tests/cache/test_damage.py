@@ -145,6 +145,7 @@ def test_every_damage_to_a_whole_file_is_seen(mine: Cache, other: Cache) -> None
     check_all(cases, mine, other)
 
 
+@pytest.mark.slow
 def test_repair_and_the_teacher_bring_back_every_byte(mine: Cache, other: Cache) -> None:
     root = mine.place.path
     whole = tree(root)

@@ -26,7 +26,7 @@ from cache.verification import verify_cache
 
 LIES = [fault for fault in FAULTS if "nothing" in fault]
 HONEST = [fault for fault in FAULTS if fault not in LIES]
-SIZES = [(2, 10), pytest.param(3, 1, marks=pytest.mark.slow)]
+SIZES = [(2, 20), pytest.param(3, 1, marks=pytest.mark.slow)]
 """Shards, and of how many calls one meets its accident."""
 
 

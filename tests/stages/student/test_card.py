@@ -156,7 +156,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(name=TEXT, label=TEXT, word=TEXT, prompt=TEXT, teacher=TEXT, arch=TEXT, data=TEXT)
 def test_whatever_the_names_are_the_head_parses_and_tables_keep_their_columns(
     name: str, label: str, word: str, prompt: str, teacher: str, arch: str, data: str

@@ -227,7 +227,10 @@ class TestInterruption:
         start = ["student", "--task", mood, "--arch", "mini", "--cache", filled[0]]
         return [*start, "--out", folder / "out", *options]
 
-    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize(
+        "number",
+        [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    )
     def test_a_run_that_was_ended_continues_to_the_weights_of_an_unbroken_one(
         self, number: int, unbroken: Path, filled: Filled, mood: Path, tmp_path: Path
     ) -> None:
