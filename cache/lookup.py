@@ -113,7 +113,7 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
 
     Args:
         root: Root of the caches.
-        task: The task's name; None: the source's.
+        task: The task's name; None: the source's, or the only one with such a cache.
         source: A fingerprint's first digits, a cache directory, or a teacher's summary file;
             None: the task's only complete cache.
         partial: Whether an incomplete one will do.
@@ -135,6 +135,8 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
         if task is None:
             return open_cache(find_place(root, source))
         return open_named_cache(root, task, source)
+    if task is None:
+        return find_only_task(root, partial)
     found = [summary for summary in list_caches(parse_place(root) / task) if summary.manifest]
     fitting = [summary for summary in found if summary.is_complete or partial]
     if len(fitting) == 1 or (not fitting and len(found) == 1):

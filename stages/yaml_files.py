@@ -101,7 +101,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._depth += 1
         if self._depth > DEEPEST:
-            raise _fault(self.peek_event(), f"more than {DEEPEST} levels deep")
+            where: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise _fault(where, f"more than {DEEPEST} levels deep")
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
