@@ -52,7 +52,7 @@ def check_directory(folder: Path, hint: Hint | None = None) -> None:
     inner = sorted(str(each.parent) for each in found)
     known = inner or any(folder.glob("model*.safetensors"))
     if not known or (folder / "model_index.json").is_file():
-        _refuse_others(folder)
+        refuse_others(folder)
     there = f"; there is one in {', '.join(inner[:3])}" if inner else ""
     if folder.is_dir() and not any(folder.iterdir()):
         there = ": it is empty"
@@ -82,7 +82,7 @@ def find_weights(folder: Path) -> list[Path]:
     if any("-of-" in name for name in names):
         raise ModelError(f"{folder} has weights in parts ({names[0]}), but no {INDEX}; fetch it")
     if not names:
-        _refuse_others(folder)
+        refuse_others(folder)
     there = f"; there is {names[0]}" if names else ""
     raise ModelError(
         f"{folder} has no safetensors weights ({WEIGHTS}, or parts and {INDEX}){there}; other "
@@ -123,7 +123,8 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def _refuse_others(folder: Path) -> None:
+def refuse_others(folder: Path) -> None:
+    """Refuse a directory by what it holds in place of what was looked for, if that is known."""
     for pattern, what in OTHERS.items():
         if file := min(folder.glob(pattern), default=None):
             raise ModelError(f"{folder} holds {file.relative_to(folder)}: {what}")

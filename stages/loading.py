@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.devices import DTYPES
-from stages.directories import check_directory, check_pointers, find_weights, read_json
+from stages.directories import (
+    check_directory,
+    check_pointers,
+    find_weights,
+    read_json,
+    refuse_others,
+)
 from stages.errors import ModelError, StageError
 
 if TYPE_CHECKING:
@@ -134,7 +140,10 @@ def _explain_tokenizer(folder: Path, error: Exception) -> str:
             Tokenizer.from_file(str(file))
         except Exception as damage:  # tokenizers raises bare ones
             return f"its tokenizer.json is damaged or of a newer version ({one_line(damage)})"
-    return one_line(error) if _has_vocabulary(folder) else NO_TOKENIZER
+    if _has_vocabulary(folder):
+        return one_line(error)
+    refuse_others(folder)
+    return NO_TOKENIZER
 
 
 def _explain_code(error: Exception, *settings: Mapping[str, Any]) -> str:

@@ -220,12 +220,16 @@ def test_the_command_that_merges_an_adapter_is_one_that_runs(llm: Path, tmp_path
         ("{here}/x.safetensors", "x.safetensors is a file; give its directory"),
         ("https://huggingface.co/some/model", "is an address; a hub model is given as OWNER/NAME"),
         ("", "model: got ''"),
+        ("{here}/gguf", "holds x.gguf: weights of llama.cpp (GGUF)"),
+        ("{here}", "holds x.gguf: weights of llama.cpp (GGUF)"),
+        ("x" * 300, "there is neither a directory nor a hub model"),
+        ("x/" * 3000, "there is no model directory"),
         ("mistrallai/Mistral-7B", "no local directory, and the hub cannot be reached (HF_HUB"),
     ],
 )
 def test_what_is_no_directory_is_said(model: str, said: str, tmp_path: Path) -> None:
-    for name in ("x.gguf", "x.safetensors"):
-        (tmp_path / name).write_text("x")
+    for name in ("x.gguf", "x.safetensors", "gguf/x.gguf"):
+        write(name)(tmp_path)
     done = run_here("task", "check", "imdb", "--model", model.format(here=tmp_path))
     assert done.code == 1
     assert said in done.err
