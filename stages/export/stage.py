@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.classify import Classifier, find_model, is_onnx
+from stages.classify import Classifier, is_onnx
 from stages.errors import ExportError, SettingError, Settings
 from stages.export.comparison import MOST_ROUNDS, ROUND, ComparedFile, compare, draw_texts
 from stages.export.formats import FORMATS, SavedStudent
@@ -65,7 +65,7 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
         raise SettingError(
             "8 bits are of an ONNX file; ask for the format onnx as well", Settings(("formats",))
         )
-    if is_onnx(find_model(config.model)):
+    if is_onnx(config.model):
         raise SettingError(f"{config.model} is an export; give the student's directory")
     record = read_record(config.model)
     ending = "onnx" if "onnx" in config.formats else "export"

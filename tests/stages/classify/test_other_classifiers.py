@@ -190,5 +190,5 @@ class TestOnnxDirectory:
 
     def test_export_says_what_it_is(self, folder: Path) -> None:
         done = run_here("export", "--model", folder)
-        assert done.code == 2
-        assert "is an export; give the student's directory" in done.err
+        assert done.code == 1
+        assert "holds onnx/model.onnx: an ONNX file, not weights for torch" in done.err
