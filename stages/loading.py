@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 LINE = 300
 """Characters of a message that comes from elsewhere."""
 
-VOCABULARIES = ("tokenizer.json", "tokenizer.*.json", "*.model", "*.tiktoken", "tekken.json")
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.*.json",
+    "vocab.txt",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "tekken.json",
+)
 NO_TOKENIZER = (
     "there is none (tokenizer.json, tokenizer.model, or vocab.json with merges.txt); copy the "
     "tokenizer's files from the model that this one was made of"
@@ -140,7 +148,7 @@ def _explain_tokenizer(folder: Path, error: Exception) -> str:
             Tokenizer.from_file(str(file))
         except Exception as damage:  # tokenizers raises bare ones
             return f"its tokenizer.json is damaged or of a newer version ({one_line(damage)})"
-    if _has_vocabulary(folder):
+    if _has_vocabulary(folder, ("vocab.json", "merges.txt")):
         return one_line(error)
     refuse_others(folder)
     return NO_TOKENIZER
