@@ -50,8 +50,8 @@ def check_directory(folder: Path, hint: Hint | None = None) -> None:
         return
     found = (*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json"))
     inner = sorted(str(each.parent) for each in found)
-    known = inner or any(folder.glob("model*.safetensors"))
-    if not known or (folder / "model_index.json").is_file():
+    near = bool(inner) or any(folder.glob("model*.safetensors"))
+    if not near or (folder / "model_index.json").is_file():
         refuse_others(folder)
     there = f"; there is one in {', '.join(inner[:3])}" if inner else ""
     if folder.is_dir() and not any(folder.iterdir()):
