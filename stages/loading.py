@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.devices import DTYPES
+from stages.directories import (
+    check_directory,
+    check_pointers,
+    find_weights,
+    read_json,
+    refuse_others,
+)
 from stages.errors import ModelError, StageError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+LINE = 300
+"""Characters of a message that comes from elsewhere."""
+
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.*.json",
+    "vocab.txt",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "tekken.json",
+)
+NO_TOKENIZER = (
+    "there is none (tokenizer.json, tokenizer.model, or vocab.json with merges.txt); copy the "
+    "tokenizer's files from the model that this one was made of"
+)
 
 
 def load_weights(
@@ -31,6 +56,8 @@ def load_weights(
         ModelError: It cannot be loaded, or a weight is missing or of another shape.
     """
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    if Path(source).exists():
+        find_weights(Path(source))
     try:
         model, found = kind.from_pretrained(
             source,
@@ -42,12 +69,8 @@ def load_weights(
         )
     except Exception as error:  # transformers raises a dozen types, some of them bare
         reason = one_line(error)
-        if "file named model.safetensors" in reason:
-            reason = (
-                "it has no model.safetensors, and other files of weights, which may run code when "
-                "they are read, are not loaded; where you trust them, convert them once with "
-                "transformers' from_pretrained and save_pretrained, and give that directory"
-            )
+        if type(error).__name__ == "SafetensorError":
+            reason += "; the weights are damaged or were not fetched whole, fetch them again"
         raise ModelError(f"cannot load {what} from {source}: {reason}") from error
     # A weight of another shape comes with both shapes.
     other = {key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]}
@@ -64,12 +87,81 @@ def load_weights(
     return loaded
 
 
+def load_config(folder: Path, what: str) -> PretrainedConfig:
+    """Load the configuration of a model's directory; ``what`` says for messages what it is to be.
+
+    Raises:
+        ModelError: It is no model's directory, or transformers cannot read its configuration.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig, __version__
+
+    check_directory(folder)
+    try:
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        found, reason = read_json(folder / "config.json"), one_line(error)
+        kind = found.get("model_type")
+        if not isinstance(kind, str):
+            reason = "its config.json has no model_type"
+        elif kind not in CONFIG_MAPPING:
+            unknown = f"transformers {__version__} does not know the model_type {kind!r}"
+            reason = _explain_code(error, found) or unknown
+        elif "module 'torch' has no attribute" in reason:
+            dtype = found.get("dtype", found.get("torch_dtype"))
+            reason = f"dtype in config.json: got {dtype!r}, must be one such as {', '.join(DTYPES)}"
+        raise ModelError(f"{folder} is no {what}: {reason}") from error
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model directory, or raise ModelError."""
     from transformers import AutoTokenizer
 
-    with explained(ModelError, f"cannot load the tokenizer of {folder}"):
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    check_pointers(folder.glob("*"))
+    message = f"cannot load the tokenizer of {folder}"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # transformers raises a dozen types, some of them bare
+        raise ModelError(f"{message}: {_explain_tokenizer(folder, error)}") from error
+    # Without its files transformers makes an empty one of most families.
+    files = set(tokenizer.vocab_files_names.values())
+    if files and not _has_vocabulary(folder, files - {"tokenizer.json"}):
+        raise ModelError(f"{message}: {NO_TOKENIZER}")
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded
+
+
+def _has_vocabulary(folder: Path, parts: Collection[str] = ()) -> bool:
+    """Whether there is a file that holds a whole vocabulary, or all the parts of one."""
+    whole = any(file for pattern in VOCABULARIES for file in folder.glob(pattern))
+    return whole or (bool(parts) and all((folder / name).is_file() for name in parts))
+
+
+def _explain_tokenizer(folder: Path, error: Exception) -> str:
+    from tokenizers import Tokenizer
+
+    names = [folder / name for name in ("config.json", "tokenizer_config.json")]
+    settings = [read_json(file) for file in names if file.is_file()]
+    if code := _explain_code(error, *settings):
+        return code
+    if (file := folder / "tokenizer.json").is_file():
+        try:
+            Tokenizer.from_file(str(file))
+        except Exception as damage:  # tokenizers raises bare ones
+            return f"its tokenizer.json is damaged or of a newer version ({one_line(damage)})"
+    if _has_vocabulary(folder, ("vocab.json", "merges.txt")):
+        return one_line(error)
+    refuse_others(folder)
+    return NO_TOKENIZER
+
+
+def _explain_code(error: Exception, *settings: Mapping[str, Any]) -> str:
+    named = [one_line(each["auto_map"]) for each in settings if each.get("auto_map")]
+    if not named or "trust_remote_code" not in str(error):
+        return ""
+    return (
+        f"it needs code of its own (auto_map: {named[-1]}), which is never run; give a model of a "
+        "family that transformers has itself"
+    )
 
 
 @contextmanager
@@ -82,5 +174,11 @@ def explained(kind: type[StageError], message: str) -> Iterator[None]:
 
 
 def one_line(error: object) -> str:
-    """Return an exception's text as one line of at most 300 characters, or its type's name."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Return an exception's text as one line of about 300 characters, or its type's name.
+
+    A longer one ends in ``…`` behind a whole word.
+    """
+    text = " ".join(str(error).split())
+    if len(text) > LINE:
+        text = f"{text[:LINE].rpartition(' ')[0] or text[:LINE]} …"
+    return text or type(error).__name__

@@ -39,6 +39,12 @@ class Input(click.File):
 @options.path(
     "--model", "Student to tag with: its directory, or an ONNX file of it.", required=True
 )
+@click.option(
+    "--file",
+    "onnx_file",
+    help="ONNX file of the directory to tag with.",
+    show_default="model.onnx where there are no weights for torch",
+)
 @click.option("--all", "all_scores", is_flag=True, help="Give the scores of all labels.")
 @options.threshold("Lowest score of a label, from 0 to 1; a text below it gets none.")
 @click.option(
@@ -53,6 +59,7 @@ class Input(click.File):
 @click.argument("file", type=Input("rb"), default="-")
 def tag(
     model: Path,
+    onnx_file: str | None,
     all_scores: bool,
     threshold: float | None,
     input_format: str,
@@ -67,17 +74,34 @@ def tag(
     the exit code 1.  Texts longer than the student reads are cut and marked "cut".  Below the
     --threshold the label is null, the score is given, and "below_threshold" is true.
 
+    Scores are as in transformers, by the model's problem_type: of one label in all, of each label
+    by itself (--all gives each), or its outputs as they are (regression).
+
     Example: echo "What a film!" | pipeline tag --model data/students/imdb-mini
     """
     from pipeline.console import Console, quieten_libraries
-    from stages.classify import format_answer, is_onnx, load_classifier, read_line, tag_lines
+    from stages.classify import (
+        SCORES,
+        find_model,
+        format_answer,
+        is_onnx,
+        load_classifier,
+        read_line,
+        tag_lines,
+    )
 
+    found = find_model(model, onnx_file)
     # An ONNX file is tagged with where there is no transformers to quieten.
-    if not is_onnx(model):
+    if not is_onnx(found):
         quieten_libraries()
     console = Console()
+    if found != model:
+        console.say(f"model: {found}")
+    model = found
     classifier = load_classifier(model, device)
     console.say(f"device: {classifier.device}")
+    if note := SCORES[classifier.scores]:
+        console.say(note)
     if threshold is not None:
         _report_threshold(threshold, model, console)
     is_json = None if input_format == "auto" else input_format == "jsonl"

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from stages.classify.classifier import MAX_TOKENS, Classifier, model_directory
+from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores, model_directory
+from stages.directories import check_pointers
 from stages.errors import Hint, ModelError, SettingError, Settings
 from stages.loading import one_line
 
 INPUTS = ("input_ids", "attention_mask")  # what a file must take, both (batch, length) int64
 OUTPUT = "logits"  # what it must give, (batch, K) float32
+OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet")
+"""Families that count positions from behind the padding's id, as RoBERTa does."""
 INSTALL = "pip install -c constraints.txt -e '.[onnx]'"  # the extra with everything for ONNX
 
 
@@ -37,7 +40,8 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
     for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ModelError(f"{file}: no {name} beside it or one folder up")
-    labels, limit, pad = _read_settings(folder)
+    check_pointers((file, *folder.glob("*.json")))
+    labels, limit, pad, scores = _read_settings(folder)
     tokenizer = _load_tokenizer(folder / "tokenizer.json")
     device, why = ("cpu", "auto: ONNX files") if device == "auto" else (device, "as asked")
     threads = threads or _count_threads()
@@ -63,11 +67,12 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
         max_length=limit,
         pad_id=(tokenizer.token_to_id(pad) if pad else None) or 0,
         device=f"{device} ({why}), {threads} thread{'s' * (threads > 1)}",
+        scores=scores,
     )
 
 
-def _read_settings(folder: Path) -> tuple[tuple[str, ...], int, str | None]:
-    """Return the labels, the longest input and the padding token."""
+def _read_settings(folder: Path) -> tuple[tuple[str, ...], int, str | None, str]:
+    """Return the labels, the longest input, the padding token and how logits become scores."""
     read: list[Any] = []
     for name in ("config.json", "tokenizer_config.json"):
         try:
@@ -78,12 +83,19 @@ def _read_settings(folder: Path) -> tuple[tuple[str, ...], int, str | None]:
     try:
         names = {int(column): str(label) for column, label in config["id2label"].items()}
         labels = tuple(names[column] for column in range(len(names)))
-        limit = min(int(settings.get("model_max_length", MAX_TOKENS)), MAX_TOKENS)
+        # Of these the position table begins behind the padding's id.
+        skipped = (
+            int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in OFFSET else 0
+        )
+        table = int(config.get("max_position_embeddings") or 0) - skipped
+        table = table if table > 0 else MAX_TOKENS
+        limit = min(int(settings.get("model_max_length", table)), table)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         files = f"{folder / 'config.json'} or tokenizer_config.json"
         raise ModelError(f"{files} is no classifier's: {error}") from error
     pad = settings.get("pad_token")
-    return labels, limit, pad["content"] if isinstance(pad, dict) else pad
+    scores = choose_scores(config.get("problem_type"), len(labels))
+    return labels, limit, pad["content"] if isinstance(pad, dict) else pad, scores
 
 
 def _load_tokenizer(path: Path) -> Any:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stages.classify.classifier import MAX_TOKENS, Classifier
+from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores
 from stages.devices import choose_device
-from stages.loading import load_tokenizer, load_weights
+from stages.errors import ModelError
+from stages.loading import load_tokenizer, load_weights, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,15 +57,35 @@ def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
     @torch.inference_mode()
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         inputs, attended = (torch.from_numpy(part).to(model.device) for part in (ids, mask))
-        output = model(input_ids=inputs, attention_mask=attended)
+        try:
+            output = model(input_ids=inputs, attention_mask=attended)
+        except (ValueError, RuntimeError, IndexError, TypeError) as error:
+            raise ModelError(f"{type(model).__name__} failed: {one_line(error)}") from error
         logits: np.ndarray = output.logits.float().cpu().numpy()
         return logits
 
+    config, pad = model.config, tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        config.pad_token_id = pad  # decoders look for a row's end by it
+    pad = config.pad_token_id if pad is None else pad
     return Classifier(
         encode,
         run,
-        labels=tuple(str(model.config.id2label[k]) for k in range(model.config.num_labels)),
-        max_length=min(int(tokenizer.model_max_length), MAX_TOKENS),
-        pad_id=tokenizer.pad_token_id or 0,
+        labels=tuple(str(config.id2label[k]) for k in range(config.num_labels)),
+        max_length=min(int(tokenizer.model_max_length), _find_longest(model)),
+        pad_id=pad or 0,
         device=device,
+        # Without a padding token, rows of one length each.
+        batch_rows=1 if pad is None else 64,
+        scores=choose_scores(config.problem_type, config.num_labels),
     )
+
+
+def _find_longest(model: Any) -> int:
+    """Return the most tokens that a model's position table reads."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    for layer in model.modules():
+        # Counts as RoBERTa does, from behind the id that it skips.
+        if hasattr(layer, "create_position_ids_from_inputs_embeds"):
+            longest -= layer.padding_idx + 1
+    return longest if longest > 0 else MAX_TOKENS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from stages import lm, metrics
-from stages.classify import Classifier, is_onnx, load_classifier, model_directory
+from stages.classify import Classifier, find_model, is_onnx, load_classifier, model_directory
 from stages.devices import ALL, Choice, choose_device, choose_dtype, choose_model, find_main_device
 from stages.errors import SettingError, Settings
 from stages.evaluate.held_out import measure_held_out
@@ -89,6 +89,9 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
             "nothing to measure: give a student, or a teacher and a task",
             Settings(("model", "teacher", "task")),
         )
+    if config.model is not None and (found := find_model(config.model)) != config.model:
+        reporter.say(f"student: {found}, its directory has ONNX files alone")
+        config = replace(config, model=found)
     device = choose_device(config.device, several=True)
     reporter.say(f"device: {device.value} ({device.reason})")
     if config.data is not None:

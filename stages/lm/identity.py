@@ -58,7 +58,8 @@ def describe_identity(folder: Path, reporter: Reporter) -> dict[str, str]:
         ModelError: A file cannot be read, or is being written.
     """
     parts = {
-        "weights": sorted(folder.glob("*.safetensors")),
+        # Makers' own copies of the weights, which are not read, do not make it another model.
+        "weights": sorted({*folder.glob("*.safetensors")} - {*folder.glob("consolidated*")}),
         "config": [folder / "config.json"],
         "tokenizer": [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()],
     }

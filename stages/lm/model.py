@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.devices import ALL
 from stages.errors import ModelError
+from stages.lm.causality import check_causal
 from stages.lm.memory import check_fit, share_memory
 from stages.lm.quantisation import check_quantisation, make_quantisation, try_quantised
 from stages.lm.resolve import read_config
@@ -44,8 +45,8 @@ def load_language_model(
 
     Raises:
         SettingError: It cannot be quantised so on this device.
-        ModelError: It is no causal language model, damaged, lacks weights, or is larger than the
-            device.
+        ModelError: It is no causal language model, which is tried, damaged, lacks weights, or is
+            larger than the device.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -85,7 +86,8 @@ def load_language_model(
     model.requires_grad_(False)
     if quantise != "none":
         try_quantised(model, quantise)
-    return model.eval()
+    check_causal(model.eval(), folder)
+    return model
 
 
 def _choose_placement(device: str) -> dict[str, Any]:

@@ -6,11 +6,14 @@ directory and only safetensors are read.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.directories import INDEX, WEIGHTS, check_directory, find_weights, list_shards
 from stages.errors import ModelError
-from stages.loading import explained, one_line
+from stages.loading import load_config, one_line
+from stages.records import RECORD
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -18,10 +21,15 @@ if TYPE_CHECKING:
 MINI = Path(__file__).parents[1] / "mini"
 """The bundled teacher's directory."""
 
-WEIGHTS = ("*.safetensors",)
-
 SETTINGS = ("*.json", "*.model", "*.txt", "*.jinja")
 """What is fetched from a hub repository besides weights: configuration and tokenizer, no code."""
+
+BELOW = "*/*"
+"""What lies in directories of a repository: other forms of the same model."""
+
+
+HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+"""Ends of names of models whose head over the vocabulary is not what was trained."""
 
 
 def resolve_model(model: str) -> Path:
@@ -30,16 +38,12 @@ def resolve_model(model: str) -> Path:
     ``model`` is ``mini``, a directory, or a hub id.
 
     Raises:
-        ModelError: It is none of these, cannot be reached, or holds no safetensors.
+        ModelError: It is none of these, cannot be reached, or is no causal language model with its
+            weights in safetensors.
     """
-    folder = _find_folder(model, WEIGHTS + SETTINGS)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{model}: {folder} is no model directory, it has no config.json")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{model}: {folder} has no safetensors weights; other formats are not read, since "
-            "they can run code when loaded"
-        )
+    folder = _find_folder(model, weights=True)
+    find_weights(folder)
+    read_config(folder)
     return folder
 
 
@@ -49,31 +53,55 @@ def resolve_tokenizer(model: str) -> Path:
     Raises:
         ModelError: As for :func:`resolve_model`.
     """
-    return _find_folder(model, SETTINGS)
+    return _find_folder(model, weights=False)
 
 
 def read_config(folder: Path) -> PretrainedConfig:
     """Read the configuration of a causal language model, or raise ModelError."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    with explained(ModelError, f"{folder} is no causal LM"):
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    config = load_config(folder, "causal LM")
+    names = ", ".join(map(str, config.architectures or (config.model_type,)))
+    fault = ""
+    if (folder / RECORD).is_file():
+        fault = "a student, trained on a language model's answers"
+    elif names.endswith(HEADS):
+        fault = "a classifier"
+    elif config.is_encoder_decoder:
+        fault = "an encoder-decoder, whose decoder says nothing without its encoder"
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        fault = "a model of another kind"
+    if fault:
+        raise ModelError(f"{folder} is no causal LM: it holds {fault} ({names})")
     return config
 
 
-def _find_folder(model: str, patterns: tuple[str, ...]) -> Path:
+def _find_folder(model: str, weights: bool) -> Path:
     if model == "mini":
         return MINI
-    if Path(model).is_dir():
+    if not model.strip():
+        raise ModelError(f"model: got {model!r}, must be mini, a directory or a hub id")
+    # Not Path's, which raise where a name is too long for one.
+    if os.path.isfile(model):  # noqa: PTH113
+        check_directory(Path(model))
+    if os.path.isdir(model):  # noqa: PTH112
         return Path(model)
+    if "://" in model:
+        raise ModelError(f"{model!r} is an address; a hub model is given as OWNER/NAME")
     if model.count("/") > 1 or model.startswith((".", "/", "~")) or "\\" in model:
         raise ModelError(f"there is no model directory {model!r}")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+        # As transformers decides, so that no other copy of the weights is fetched.
+        patterns = [*SETTINGS, WEIGHTS] if weights else list(SETTINGS)
+        folder = Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=BELOW))
+        if weights and not (folder / WEIGHTS).exists() and (folder / INDEX).exists():
+            shards = [file.name for file in list_shards(folder / INDEX)]
+            # Of the same commit, whatever has been pushed meanwhile.
+            snapshot_download(model, allow_patterns=shards, revision=folder.name)
+        return folder
     except GatedRepoError as error:
         raise ModelError(
             f"{model} is gated: accept its licence on its page, then run 'hf auth login'"
@@ -83,8 +111,12 @@ def _find_folder(model: str, patterns: tuple[str, ...]) -> Path:
             f"there is neither a directory nor a hub model {model!r} (private ones need "
             "'hf auth login')"
         ) from error
+    except ModelError:
+        raise
     except Exception as error:  # network failures come in as many types as there are layers
+        forbidden = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids it"
+        reason = forbidden if is_offline_mode() else one_line(error)
         raise ModelError(
-            f"{model!r} is no local directory, and the hub cannot be reached "
-            f"({one_line(error)}); give a local directory, or the bundled mini"
+            f"{model!r} is no local directory, and the hub cannot be reached ({reason}); give a "
+            "local directory, or the bundled mini"
         ) from error

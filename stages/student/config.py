@@ -12,6 +12,9 @@ from stages.tasks import Task
 TEACHER, GOLD = "teacher", "gold"
 LABELS = (TEACHER, GOLD)
 
+TRAINER = 1
+"""Version of the training code, raised whenever the same settings would give another student."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:

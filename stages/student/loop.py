@@ -23,6 +23,7 @@ import torch
 from stages.errors import TrainingError
 from stages.metrics import Projection, compute_projection
 from stages.reporter import Interrupted
+from stages.student.config import TRAINER
 from stages.student.data import join_slices
 from stages.student.objectives import Objective
 from stages.student.optimiser import group_parameters, scale_rate
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 Point = dict[str, float | None]
 """A value for each of the columns; None where a column does not apply to the objective."""
+
+LEAST_SCALE = 2.0**-10
+"""What a loss in float16 is multiplied by at the least: from 2¹⁶ on, after 26 steps left out."""
 
 MEASURED = ("norm_g", "norm_h", "angle", "centred_angle", "agreement")
 CURVE = ("step", "loss", "c_learned", "c_closed_form", *MEASURED)
@@ -79,6 +83,7 @@ class _Run:
     def state(self, identity: str) -> dict[str, Any]:
         return {
             "identity": identity,
+            "trainer": TRAINER,
             "step": self.step,
             "history": self.history,
             "losses": self.losses,
@@ -129,13 +134,14 @@ def train_student(
     run = _Run(student, objective, optimizer, accelerator.scaler)
     _continue_run(run, checkpoint, identity, reporter)
     stream = source.open_stream(run.step * config.lengths_per_batch)
-    since = time.monotonic() - run.seconds
+    since, skipped = time.monotonic() - run.seconds, 0
     with reporter.track("student", config.steps, run.step, "step") as advance:
         while run.step < config.steps:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * scale_rate(run.step, config)
             run.losses.append(_take_step(prepared, run, stream, config, accelerator))
             run.step += 1
+            skipped += optimizer.step_was_skipped
             advance(1)
             last = run.step == config.steps
             run.seconds = time.monotonic() - since
@@ -153,6 +159,8 @@ def train_student(
             except Interrupted:
                 _save(checkpoint, run.state(identity))
                 raise
+    if skipped:
+        reporter.say(f"float16: {skipped:,} steps were left out, their gradient overflowed")
     return Training(run.history, run.seconds)
 
 
@@ -208,6 +216,11 @@ def _take_step(
         )
     run.optimizer.step()
     run.optimizer.zero_grad()
+    if accelerator.scaler is not None and accelerator.scaler.get_scale() < LEAST_SCALE:
+        raise TrainingError(
+            f"step {run.step + 1}: the gradient is NaN or infinite in float16 however small the "
+            f"loss is made (by {accelerator.scaler.get_scale():.2g}); lower the learning rate"
+        )
     return total
 
 
@@ -221,7 +234,10 @@ def _continue_run(run: _Run, checkpoint: Path, identity: str, reporter: Reporter
         raise TrainingError(f"the checkpoint {checkpoint} is damaged; remove it") from error
     # One without the time it took is of an older version.
     if state["identity"] != identity or "seconds" not in state:
-        reporter.say(f"the checkpoint {checkpoint} is of other settings: starting anew")
+        version = state.get("trainer", 0)
+        code = f"another version of the training code ({version}, this is {TRAINER})"
+        why = "other settings" if version == TRAINER else code
+        reporter.say(f"the checkpoint {checkpoint} is of {why}: starting anew")
         return
     run.restore(state)
     reporter.say(f"continuing at step {run.step:,} from {checkpoint}")

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError, SettingError, Settings
-from stages.loading import explained, load_weights, one_line
+from stages.loading import explained, load_config, load_weights, one_line
 from stages.student.architectures import ARCHITECTURES
 from stages.student.positions import find_longest_input
 
@@ -180,11 +180,13 @@ def _load_config(arch: str, init: str) -> PretrainedConfig:
         raise SettingError(
             f"{arch} has no pretrained weights; start it at random", Settings(("init",))
         )
+    if known is None and Path(arch).exists():
+        return load_config(Path(arch), "encoder")
     try:
         return AutoConfig.from_pretrained(known.hub_id if known else arch, trust_remote_code=False)
     except Exception as error:  # transformers raises a dozen types, some of them bare
         names = f" (short names are {', '.join(ARCHITECTURES)})"
-        where = "" if known or Path(arch).is_dir() else names
+        where = "" if known else names
         hint = "start it at random, or " if known else ""
         raise ModelError(
             f"cannot load the encoder {arch}{where}: {hint}give the directory of a model that is "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from stages.metrics import DOUBTFUL_ANGLE, Projection, Share, read_share
 from stages.records import find_record
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
-from stages.student.config import StudentConfig
+from stages.student.config import TRAINER, StudentConfig
 from stages.student.data import TrainingData, open_cached_answers, open_rows
 from stages.student.folding import check_foldable, find_remap
 from stages.student.labelled_texts import open_labelled_texts
@@ -69,6 +69,10 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
                 f"{who} has trained {out} with these very settings; remove it to train it again"
             )
         else:
+            if record:
+                reporter.say(
+                    f"{out} {_describe_change(record)}: it is trained anew, and replaced then"
+                )
             record = _train(config, data, identity, out, reporter)
     if config.curve is not None:
         config.curve.parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +166,7 @@ def _train(
         self_generated["largest_class"] = texts.largest_class
     record = {
         "identity": identity,
+        "trainer": TRAINER,
         "task": vocabulary.task,
         "start_id": vocabulary.start_id,
         "remapped_id": None if remap is None else (remap.source, remap.target),
@@ -183,8 +188,9 @@ def _train(
 
 
 def _identify(config: StudentConfig, data: TrainingData) -> str:
-    """Hash everything that the student depends on."""
+    """Hash everything that the student depends on, the code by its version."""
     parts = (
+        TRAINER,
         *data.identity,
         config.arch,
         config.init,
@@ -193,6 +199,12 @@ def _identify(config: StudentConfig, data: TrainingData) -> str:
         sorted(asdict(config.training).items()),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _describe_change(record: Mapping[str, Any]) -> str:
+    if (version := record.get("trainer", 0)) != TRAINER:
+        return f"is of another version of the training code ({version}, this is {TRAINER})"
+    return "was trained with other settings"
 
 
 def _choose_init(config: StudentConfig) -> tuple[str, str]:

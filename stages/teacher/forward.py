@@ -188,10 +188,10 @@ class WordHead(nn.Module):
         rows = torch.tensor(list(token_ids), device=head.weight.device)
         self.out_features = len(token_ids)
         self.weight: torch.Tensor
-        self.bias: torch.Tensor | None
         self.register_buffer("weight", head.weight.detach()[rows].float())
         bias = None if head.bias is None else head.bias.detach()[rows].float()
-        self.register_buffer("bias", bias)
+        # Some families keep it beside the layer as well, and as a parameter.
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the words' logits, shape (..., words), float32, of states (..., d_T)."""

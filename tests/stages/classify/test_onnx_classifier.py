@@ -128,7 +128,8 @@ def test_a_tokenizer_without_limit_or_padding(folder: Path) -> None:
     settings["pad_token"] = {"content": settings["pad_token"]}
     path.write_text(json.dumps(settings))
     named = load_onnx_classifier(folder / "onnx/model.onnx", "cpu")
-    assert named.max_length == 100_000
+    config = json.loads((folder / "config.json").read_text())
+    assert named.max_length == config["max_position_embeddings"]
     path.write_text("{}")
     bare = load_onnx_classifier(folder / "onnx/model.onnx", "cpu")
     texts = ["Good", "Bad " * 9]

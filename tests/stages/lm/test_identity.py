@@ -269,6 +269,12 @@ def test_weights_in_shards_count_with_their_names(llm: Path, tmp_path: Path) -> 
     assert identify(copy)["weights"] != one
 
 
+def test_the_makers_own_copy_does_not_make_it_another_model(llm: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(llm, tmp_path / "copy"))
+    (copy / "consolidated.safetensors").write_bytes(b"the same in another form")
+    assert identify(copy) == identify(llm)
+
+
 def test_it_is_a_hash_of_names_and_hashes(tmp_path: Path) -> None:
     for name, data in {"a.safetensors": b"1", "config.json": b"2", "vocab.json": b"3"}.items():
         (tmp_path / name).write_bytes(data)

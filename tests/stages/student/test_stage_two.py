@@ -25,6 +25,7 @@ from stages.errors import SettingError, TrainingError
 from stages.inputs.attachments import read_table
 from stages.records import RECORD, read_record
 from stages.reporter import Interrupted, SilentReporter
+from stages.student import loop, stage
 from stages.student.config import TrainingConfig
 from stages.student.data import choose_held_out, open_rows, sum_seconds
 from stages.student.loop import CURVE
@@ -282,6 +283,40 @@ class TestInterruption:
         reporter = SilentReporter()
         run_student(replace(config, learning_rate=3e-4), reporter)
         assert any("of other settings: starting anew" in line for line in reporter.lines)
+
+    def test_nothing_of_another_version_of_the_code_is_taken_as_current(
+        self, filled: Filled, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def set_version(number: int) -> None:
+            for module in (stage, loop):
+                monkeypatch.setattr(module, "TRAINER", number)
+
+        config, reporter = make_student_config(mood, filled[0], tmp_path / "out"), SilentReporter()
+        set_version(1)
+        first = run_student(config, reporter).out
+        old = weights_of(first)
+        assert json.loads((first / "training.json").read_text())["trainer"] == 1
+        set_version(2)
+        # Whatever stops it, the older student stays.
+        self.interrupt(config, 3)
+        assert weights_of(first) == old
+        assert json.loads((first / "training.json").read_text())["trainer"] == 1
+        set_version(3)
+        run_student(config, reporter)
+        said = "of another version of the training code ({}, this is 3)"
+        assert any(
+            line == f"{first} is {said.format(1)}: it is trained anew, and replaced then"
+            for line in reporter.lines
+        )
+        assert any(line.endswith(f"is {said.format(2)}: starting anew") for line in reporter.lines)
+        # One that has no version is of a time before there were any.
+        record = json.loads((first / "training.json").read_text())
+        assert record.pop("trainer") == 3
+        (first / "training.json").write_text(json.dumps(record | {"identity": "0" * 64}))
+        run_student(config, reporter)
+        assert any("training code (0, this is 3)" in line for line in reporter.lines)
+        run_student(config, reporter)
+        assert any("an earlier run has trained" in line for line in reporter.lines)
 
     def test_a_damaged_checkpoint_is_named(
         self, filled: Filled, mood: Path, tmp_path: Path

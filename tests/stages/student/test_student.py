@@ -175,7 +175,7 @@ def test_a_student_without_layers_maps_tokens_through_a_hidden_layer() -> None:
 def test_weights_that_are_no_safetensors_are_refused_by_name(tmp_path: Path) -> None:
     source = write_encoder(tmp_path, "bert")
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"it has no model\.safetensors.*convert them once"):
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: weights as pickles.*convert"):
         build_encoder(str(source), "pretrained", LABELS, 12)
 
 
