@@ -41,7 +41,8 @@ def format_hint(error: cache_errors.CacheError | stage_errors.StageError) -> str
         return ""
     if isinstance(error.hint, stage_errors.Settings):
         options = (OPTIONS.get(name, name).replace("_", "-") for name in error.hint.names)
-        return f" ({', '.join(f'--{option}' for option in options)})"
+        example = f" {shlex.quote(error.hint.example)}" if error.hint.example else ""
+        return f" ({', '.join(f'--{option}' for option in options)}{example})"
     return HINTS[error.hint].format(subject=shlex.quote(getattr(error, "subject", "")))
 
 

@@ -90,10 +90,16 @@ _ONLY = "the only one with a complete cache"
 TASK = click.option("--task", type=NAMED, metavar="TASK", callback=require_task, help=_TASK)
 CACHED_TASK = click.option("--task", type=NAMED, metavar="TASK", show_default=_ONLY, help=_TASK)
 TEXT_COLUMN = click.option(
-    "--text-column", default="text", help="Column, or key of a JSON line, that holds the text."
+    "--text-column", default="text", help="Column, or key in JSON, that holds the text."
 )
 LABEL_COLUMN = click.option(
-    "--label-column", default="label", help="Column, or key of a JSON line, that holds the label."
+    "--label-column", default="label", help="Column, or key in JSON, that holds the label."
+)
+LABEL_MAP = click.option(
+    "--label-map",
+    default="",
+    metavar="LABEL=NAME,...",
+    help="Which of the task's labels those of the texts stand for, such as 1=positive,0=negative.",
 )
 CACHE = click.option(
     "--cache",

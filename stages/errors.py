@@ -9,6 +9,7 @@ class Settings:
     """The settings that an error is about, by their names in a stage's config."""
 
     names: tuple[str, ...]
+    example: str = ""  # a value that may be meant
 
 
 class Hint(Enum):
@@ -51,6 +52,10 @@ class ModelError(StageError):
 
 class TextDataError(StageError):
     """A file of texts cannot be read as what it is said to be."""
+
+
+class LabelError(TextDataError):
+    """A text has no label, or one that is none of those there are."""
 
 
 class TrainingError(StageError):

@@ -40,6 +40,7 @@ ECE = "expected calibration error"
 )
 @options.TEXT_COLUMN
 @options.LABEL_COLUMN
+@options.LABEL_MAP
 @options.DEVICE
 @options.CHAT
 @options.QUANTISE

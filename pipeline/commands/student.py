@@ -52,6 +52,7 @@ FILES = ("out", "curve", "metrics")
 @options.path("--texts", "File of labelled texts for --labels gold.")
 @options.TEXT_COLUMN
 @options.LABEL_COLUMN
+@options.LABEL_MAP
 @click.option(
     "--model",
     type=options.NAMED,

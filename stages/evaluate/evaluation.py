@@ -20,7 +20,7 @@ from stages.loading import load_tokenizer
 from stages.records import find_record, read_record, read_temperature
 from stages.tasks import Task, describe_chat, load_task, restore_task
 from stages.teacher import Callbacks, Teacher, find_tuning, report_forward_pass
-from stages.texts import TextRow, encode_texts, number_labels, read_texts
+from stages.texts import TextRow, encode_texts, read_labelled_texts
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -36,6 +36,7 @@ class EvaluationConfig:
     task: str | Task | None = None  # name or path; None: the student's
     text_column: str = "text"
     label_column: str = "label"
+    label_map: str = ""  # which labels those of the texts stand for, such as `1=good,0=bad`
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     dtype: str = "auto"  # the teacher's number format
     cache: str | Path = "data/cache"  # root of the caches, for the held-out rows
@@ -45,6 +46,8 @@ class EvaluationConfig:
     threshold: float | None = None  # least probability that makes a tag, in [0, 1]; None: all do
 
     def __post_init__(self) -> None:
+        if self.label_map and self.data is None:
+            raise SettingError("label map: there are no texts with labels", Settings(("data",)))
         if self.threshold is None:
             return
         if not 0 <= self.threshold <= 1:
@@ -123,9 +126,10 @@ def _evaluate_texts(
     record = {} if config.model is None else find_record(model_directory(config.model))
     task = _find_task(config)
     path = Path(str(path).replace("{task}", task.name))
-    rows = read_texts(path, config.text_column, config.label_column)
     names = task.label_names
-    gold = number_labels(rows, names, path)
+    rows, gold = read_labelled_texts(
+        path, names, config.text_column, config.label_column, config.label_map, reporter
+    )
 
     def score(answer: Callable[[], np.ndarray]) -> tuple[np.ndarray, metrics.Scores]:
         began = time.monotonic()

@@ -91,7 +91,7 @@ def prepare_inputs(
     """
     if config.texts is not None:
         _check_written(config, False)
-        rows = read_texts(config.texts, config.text_column)
+        rows = read_texts(config.texts, config.text_column, None, reporter)
         texts = encode_texts(rows, tokenizer, task.max_length, reporter)
         # Rows of like length side by side, so that a chunk hardly mixes lengths.
         order = np.argsort(texts.lengths, kind="stable")

@@ -66,6 +66,7 @@ class StudentConfig:
     texts: Path | None = None  # file of labelled texts, for gold labels
     text_column: str = "text"
     label_column: str = "label"
+    label_map: str = ""  # which labels those of the texts stand for, such as `1=good,0=bad`
     # auto, mini, a hub id or a directory; whose tokens texts are made of, without `source`
     model: str = "auto"
     cache: str | Path = "data/cache"  # root of the caches
@@ -105,4 +106,8 @@ class StudentConfig:
             raise SettingError(
                 f"model: got {self.model!r}, but a cache knows its own; it is for labels gold",
                 Settings(("model", "labels")),
+            )
+        if not gold and self.label_map:
+            raise SettingError(
+                "label map: no labels are read; it is for labels gold", Settings(("labels",))
             )

@@ -22,12 +22,12 @@ from cache.opening import create_or_open
 from cache.reader import CacheReader
 from stages import lm
 from stages.devices import choose_device, choose_dtype, choose_model
-from stages.errors import SettingError, TextDataError, TrainingError
+from stages.errors import LabelError, SettingError, TrainingError
 from stages.inputs import TEXTS, InputsConfig, read_vocabulary
 from stages.student.config import GOLD, StudentConfig
 from stages.student.data import TrainingData
 from stages.tasks import Task
-from stages.texts import EncodedTexts, encode_texts, number_labels, read_texts
+from stages.texts import EncodedTexts, encode_texts, read_labelled_texts
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -37,11 +37,13 @@ def open_labelled_texts(
     config: StudentConfig, path: Path, task: Task, reporter: Reporter
 ) -> TrainingData:
     """Open a file of labelled texts to train on, with the vocabulary of a cache or of a model."""
-    texts = read_texts(path, config.text_column, config.label_column)
+    columns = (config.text_column, config.label_column)
     try:
-        labels = number_labels(texts, task.label_names, path)
-    except TextDataError as error:
-        raise SettingError(str(error)) from error
+        texts, labels = read_labelled_texts(
+            path, task.label_names, *columns, config.label_map, reporter
+        )
+    except LabelError as error:
+        raise SettingError(str(error), error.hint) from error
     _check_balance(labels, task.label_names, path, reporter)
     if len(texts) <= (least := InputsConfig().chunk_rows):
         raise TrainingError(

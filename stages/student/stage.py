@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from stages.devices import choose_device, describe_machine, has_bfloat16
+from stages.errors import SettingError
 from stages.inputs import describe_agreement, read_self_generated
 from stages.locking import hold_lock
 from stages.metrics import DOUBTFUL_ANGLE, Projection, Share, read_share
@@ -30,6 +31,7 @@ from stages.student.save import check_place, write_student
 from stages.student.temperature import calibrate_student
 from stages.student.tokenizer import build_tokenizer
 from stages.tasks import load_task
+from stages.texts import is_read_once
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -105,6 +107,12 @@ def check_students(configs: Sequence[StudentConfig]) -> None:
     Raises:
         StageError: One of them cannot be trained, or its place is taken.
     """
+    texts = configs[0].texts
+    if len(configs) > 1 and texts is not None and is_read_once(texts):
+        raise SettingError(
+            f"{texts} is a pipe, which is read once, and {len(configs)} students need it; write "
+            "it to a file first"
+        )
     for config in configs:
         task = load_task(config.task)
         check_place(_find_place(config, task.name))

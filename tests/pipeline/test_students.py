@@ -93,7 +93,27 @@ def test_labelled_texts_train_without_a_teacher(llm: Path, mood: Path, tmp_path:
     assert json.loads((tmp_path / "m.json").read_text())["held_out_rows"] == 64
     found = run_here(*command)
     assert found.code == 2
-    assert found.err.splitlines()[-1] == f"error: {texts}, line 2: the text has no label"
+    assert found.err.splitlines()[-1] == (
+        f"error: {texts}, line 2: the text has no label: no key or column 'label'; there are "
+        "'said', 'is' (--label-column)"
+    )
+    numbered = tmp_path / "numbered.csv"
+    numbered.write_text(texts.read_text().replace(",good", ",1").replace(",bad", ",0"))
+    command[command.index(texts)] = numbered
+    found = run_here(*command, "--label-column", "is")
+    assert found.code == 2
+    assert found.err.endswith("others like it are '0' (--label-map 0=bad,1=good)\n")
+    command[command.index(tmp_path / "o")] = tmp_path / "p"
+    found = run_here(*command, "--label-column", "is", "--label-map", "1=good,0=bad")
+    assert found.code == 0, found.err
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "op"]
+    assert weights[0] == weights[1]
+    two = ("--arch", "mini", "--out", tmp_path / "{arch}")
+    found = run_here(*command, *two, "--texts", "-", "--label-column", "is")
+    assert found.code == 2
+    assert "is a pipe, which is read once, and 2 students need it" in found.err
+    found = run_here("student", "--task", mood, "--arch", "static", "--label-map", "1=good")
+    assert (found.code, "it is for labels gold (--labels)" in found.err) == (2, True)
     found = run_here("student", "--task", mood, "--arch", "static", "--texts", texts)
     assert found.code == 2
     assert "let the teacher answer the texts first and give its cache" in found.err

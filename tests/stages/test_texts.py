@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tiny import format_rows, make_tokenizer
 from tiny import write_text as write
@@ -27,6 +27,7 @@ def test_every_format_gives_every_row_its_line(ending: str, zipped: str, tmp_pat
     assert read_texts(path) == [
         TextRow(first + k, text, label)
         for k, ((text, _), label) in enumerate(zip(rows, labels, strict=True))
+        if text or ending != ".txt"  # a blank line is skipped, an empty text is one
     ]
 
 
@@ -78,7 +79,7 @@ def test_a_cell_longer_than_python_s_limit(tmp_path: Path) -> None:
     ("name", "text", "named"),
     [
         ("rows.jsonl", '{"text": "a"}\nnonsense\n', ["line 2", "not JSON"]),
-        ("rows.jsonl", '{"text": "a"}\n\n', ["line 2", "not JSON"]),
+        ("rows.jsonl", '{"text": "a"}\n\nnonsense', ["line 3", "not JSON"]),
         ("rows.jsonl", '{"text": "a"}\n["b"]\n', ["line 2", "JSON list", "object"]),
         ("rows.jsonl", '{"txt": "a", "k": 1}\n', ["line 1", "no key 'text'", "'txt', 'k'"]),
         ("rows.jsonl", '{"text": "a"}\n{"text": 5}\n', ["line 2", "'text' is int"]),
@@ -157,15 +158,17 @@ def test_whatever_was_written_is_read(
 @given(st.lists(TEXT.map(lambda text: text.replace("\n", "").replace("\r", "")), min_size=1))
 def test_whatever_was_written_as_plain_lines_is_read(tmp_path: Path, texts: list[str]) -> None:
     path = write(tmp_path / "rows.txt", "".join(text + "\n" for text in texts))
-    wanted = [texts[0].removeprefix("\ufeff"), *texts[1:]]
-    assert [row.text for row in read_texts(path)] == wanted
+    lines = [texts[0].removeprefix("\ufeff"), *texts[1:]]
+    wanted = [(number, text) for number, text in enumerate(lines, start=1) if text.strip()]
+    assume(wanted)
+    assert [(row.line, row.text) for row in read_texts(path)] == wanted
 
 
 class TestEncoding:
     def test_texts_become_padded_tokens_cut_at_the_longest(self, tmp_path: Path) -> None:
         tokenizer, reporter = make_tokenizer(), SilentReporter()
         texts = ["Good", "", "Bad Poor Good Great Bad"]
-        path = write(tmp_path / "rows.txt", "".join(f"{text}\n" for text in texts))
+        path = write(tmp_path / "rows.jsonl", format_rows(".jsonl", [(t, "x") for t in texts]))
         found = encode_texts(read_texts(path), tokenizer, 4, reporter)
         tokens = [tokenizer.encode(text, add_special_tokens=False)[:4] for text in texts]
         assert found.lines.tolist() == [1, 2, 3]

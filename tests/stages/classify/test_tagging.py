@@ -11,7 +11,8 @@ from processes import Result, run_here
 
 from stages.classify.classifier import Classifier
 from stages.classify.loading import load_classifier
-from stages.classify.tagging import read_line, tag_lines
+from stages.classify.tagging import tag_rows
+from stages.texts import read_line
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ class TestLines:
             (b"a film", "a film"),
             (b"\n", ""),
             (b"a\tb\x00c\n", "a\tb\x00c"),
-            ("\ufeffa\u2028b\n".encode(), "a\u2028b"),
+            ("a\u2028b\n".encode(), "a\u2028b"),
             (b'{"text": "x"}\n', '{"text": "x"}'),
         ],
     )
@@ -42,15 +43,16 @@ class TestLines:
         line = read_line(raw, 1, False, "text")
         assert (line.text, line.fields, line.error) == (text, {"text": text}, None)
 
-    def test_only_the_first_line_may_begin_with_a_byte_order_mark(self) -> None:
-        assert read_line("\ufeffa".encode(), 2, False, "text").text == "\ufeffa"
+    def test_only_the_first_line_may_begin_with_a_byte_order_mark(self, student: Path) -> None:
+        _, answers = tag(student, "\ufeffa\u2028b\n\ufeffa\n")
+        assert [answer["text"] for answer in answers] == ["a\u2028b", "\ufeffa"]
 
     @pytest.mark.parametrize("is_json", [False, True])
     def test_bytes_that_are_no_utf_8_are_replaced_and_marked(self, is_json: bool) -> None:
         raw = b'{"text": "caf\xe9"}' if is_json else b"caf\xe9"
         line = read_line(raw, 3, is_json, "text")
         assert line.text == "caf\ufffd"
-        assert line.fields == {"text": "caf\ufffd", "invalid_utf8": True}
+        assert (line.fields, line.invalid_utf8) == ({"text": "caf\ufffd"}, True)
 
     def test_a_json_line_keeps_its_keys(self) -> None:
         raw = '{"id": 10000000000000000000001, "body": "ü", "more": [1, {"a": null}]}'.encode()
@@ -83,7 +85,7 @@ class TestTags:
     ) -> None:
         texts = [" ".join(["Good", "Bad", "Poor", "Great"][k % 3 :] * (k % 5)) for k in range(40)]
         lines = [read_line(text.encode(), k + 2, False, "text") for k, text in enumerate(texts)]
-        found = list(tag_lines(lines, classifier, all_scores=True))
+        found = list(tag_rows(lines, classifier, all_scores=True))
         assert [answer["text"] for answer in found] == texts
         for text, answer in zip(texts, found, strict=True):
             if not text:
@@ -100,7 +102,7 @@ class TestTags:
     def test_keys_that_the_answer_needs_move_aside(self, classifier: Classifier) -> None:
         raw = b'{"text": "Good", "label": "x", "score": 1, "scores": [], "cut": 0, "id": 5, '
         raw += b'"below_threshold": 2}'
-        (found,) = tag_lines([read_line(raw, 1, True, "text")], classifier, all_scores=False)
+        (found,) = tag_rows([read_line(raw, 1, True, "text")], classifier, all_scores=False)
         label = found.pop("label")
         score = found.pop("score")
         assert label in classifier.labels
@@ -118,9 +120,9 @@ class TestTags:
     def test_below_a_threshold_there_is_no_tag(self, classifier: Classifier) -> None:
         texts = ["Good", "", "Bad film", "Great " * 50]
         lines = [read_line(text.encode(), 1, False, "text") for text in texts]
-        plain = list(tag_lines(lines, classifier, all_scores=True))
+        plain = list(tag_rows(lines, classifier, all_scores=True))
         threshold = sorted(answer["score"] for answer in plain if answer["score"] is not None)[1]
-        found = list(tag_lines(lines, classifier, all_scores=True, threshold=threshold))
+        found = list(tag_rows(lines, classifier, all_scores=True, threshold=threshold))
         below = 0
         for answer, before in zip(found, plain, strict=True):
             if before["score"] is None or before["score"] >= threshold:
@@ -131,7 +133,7 @@ class TestTags:
         assert below == 1
 
     def test_no_text_at_all(self, classifier: Classifier) -> None:
-        assert list(tag_lines([], classifier, all_scores=True)) == []
+        assert list(tag_rows([], classifier, all_scores=True)) == []
         assert classifier.classify([]).probabilities.shape == (0, 2)
 
     def test_like_lengths_share_a_batch_and_nothing_is_mixed_up(

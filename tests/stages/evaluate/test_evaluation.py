@@ -277,3 +277,94 @@ class TestCommand:
         assert found.code == 1
         assert "line 2: the label 'fine' is none of bad, good" in found.err
         assert "Traceback" not in found.err
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("labels", "named"),
+        [
+            (
+                ["1", "0"],
+                "'1' is none of bad, good; others like it are '0' (--label-map 0=bad,1=good)",
+            ),
+            (
+                [True, False],
+                "'True' is none of bad, good; .* 'False' (--label-map False=bad,True=good)",
+            ),
+            (
+                [" good"],
+                "' good' is none of bad, good (did you mean 'good'?) (--label-map good=good)",
+            ),
+            (
+                ["GOOD"],
+                "'GOOD' is none of bad, good (did you mean 'good'?) (--label-map GOOD=good)",
+            ),
+            ([2.0], "'2.0' is none of bad, good (--label-map 2.0=bad)"),
+        ],
+    )
+    def test_other_labels_come_with_the_nearest_and_a_map(
+        self, labels: list[Any], named: str, student: Path, tmp_path: Path
+    ) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", labels)
+        found = run_here("evaluate", "--model", student, "--data", path)
+        assert found.code == 1
+        before, _, after = named.partition(" .* ")
+        assert f"line 1: the label {before}" in found.err
+        assert after in found.err
+
+    @pytest.mark.parametrize(
+        ("content", "named"),
+        [
+            (
+                "text,lable\nGood,good\n",
+                "no key or column 'label'; there are 'text', 'lable' (did you mean 'lable'?)",
+            ),
+            ('{"text": "Good", "sentiment": 1}', "there are 'text', 'sentiment' (--label-column)"),
+            ('{"text": "Good", "label": null}', "'label' holds nothing (--label-column)"),
+            ("Good film\n", "no key or column 'label'; there are 'text'"),
+        ],
+    )
+    def test_a_missing_label_comes_with_the_columns(
+        self, content: str, named: str, student: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "rows"
+        path.write_text(content)
+        found = run_here("evaluate", "--model", student, "--data", path)
+        assert found.code == 1
+        assert "the text has no label: " in found.err
+        assert named in found.err
+
+    def test_a_map_says_what_other_labels_stand_for(self, student: Path, tmp_path: Path) -> None:
+        wanted, other = (
+            write_rows(tmp_path / name, labels)
+            for name, labels in (
+                ("a.jsonl", ["good", "bad", "good", "bad"]),
+                ("b.jsonl", [1, " 0", "good", False]),
+            )
+        )
+        command = ("evaluate", "--json", "--model", student, "--data")
+        plain = json.loads(run_here(*command, wanted).out)
+        found = run_here(*command, other, "--label-map", "1=good, 0=bad,False=bad,7=bad")
+        assert found.code == 0, found.err
+        assert json.loads(found.out)["student"]["classes"] == plain["student"]["classes"]
+        assert f"label map: {other} has no label '7'" in found.err
+
+    @pytest.mark.parametrize(
+        ("given", "named"),
+        [
+            ("1=god", "label map: 'god' is none of bad, good (did you mean 'good'?)"),
+            ("good", "label map: got 'good', must be LABEL=NAME"),
+            ("1=good,1=bad", "label map: '1' is both good and bad"),
+        ],
+    )
+    def test_a_map_that_is_none_is_named(
+        self, given: str, named: str, student: Path, tmp_path: Path
+    ) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", ["good", "bad"])
+        found = run_here("evaluate", "--model", student, "--data", path, "--label-map", given)
+        assert found.code == 2
+        assert named in found.err
+
+    def test_a_map_without_texts_is_named(self, student: Path) -> None:
+        found = run_here("evaluate", "--model", student, "--label-map", "1=good")
+        assert (found.code, "no texts with labels (--data)" in found.err) == (2, True)
