@@ -144,15 +144,19 @@ class PackedAttention:
             outputs.append(output.transpose(1, 2).reshape(1, count * each, heads, -1))
             sums.append(total.transpose(0, 1).reshape(1, heads, count * each))
             asked, seen = asked + count * each, seen + count * length
-        own = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         if before is None:
-            return own
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         own_sums = sums[0] if len(sums) == 1 else torch.cat(sums, dim=2)
         shared, shared_sums = attend(query, *before, False, scale, softcap)
         # exp(shared) / (exp(shared) + exp(own)), the prefix's share of one softmax over both.
         share = torch.sigmoid(shared_sums - own_sums).transpose(1, 2).unsqueeze(-1)
-        merged = torch.lerp(own.float(), shared.transpose(1, 2).float(), share)
-        return merged.to(query.dtype)
+        merged, share, begin = shared.transpose(1, 2), share.to(query.dtype), 0
+        for own in outputs:
+            # In place, and in the model's number format: on a GPU, memory is what this waits for.
+            cut = slice(begin, begin + own.shape[1])
+            torch.lerp(own, merged[:, cut], share[:, cut], out=merged[:, cut])
+            begin = cut.stop
+        return merged
 
 
 def attend(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from stages.teacher.capabilities import (
 )
 from stages.teacher.forward import PackedPass
 from stages.teacher.teacher import Teacher
+from stages.teacher.timing import GAIN, choose_pass, look_up_any
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 SMALLEST = {"cpu": 512, "cuda": 4096}
 """Positions of the first batch that is tried."""
 LARGEST = 2**18
-GAIN = 1.05
-"""A larger batch, or compiling, must be this much faster to be worth it."""
 LONGEST_BATCH = 4.0
 """Seconds of a batch: a longer one has long been full, and a stop must not wait for it."""
 WORTH_COMPILING = 900.0
@@ -42,6 +41,7 @@ class Tuning:
     batch_positions: int  # most in one forward pass
     compiled: bool = False
     positions_per_second: float | None = None  # None where it could not be measured
+    way: str | None = None  # name of its pass; None: the first that is right
 
 
 def read_tuning(notes: Mapping[str, Any]) -> Tuning | None:
@@ -52,7 +52,8 @@ def read_tuning(notes: Mapping[str, Any]) -> Tuning | None:
     positions, compiled = found.get("batch_positions"), found.get("compiled")
     if type(positions) is not int or positions < 1 or type(compiled) is not bool:
         return None
-    return Tuning(positions, compiled)
+    name = found.get("way")
+    return Tuning(positions, compiled, way=name if isinstance(name, str) else None)
 
 
 def find_tuning(
@@ -62,28 +63,26 @@ def find_tuning(
     compiling: str,
     reporter: Reporter,
 ) -> Tuning:
-    """Try batches of rising size, then the compiler, and keep what is fastest.
+    """Try batches of rising size, other passes, then the compiler, and keep what is fastest.
 
     ``lengths`` are the tokens of all rows, shape (N,); ``batch_positions``, where it is given, is
-    not to be found; ``compiling`` is ``auto``, ``on``, where it must be possible, or ``off``.
+    not to be found, and nothing else is then chosen by the clock but the compiler: the same
+    command gives the same bits again.  ``compiling`` is ``auto``, ``on``, where it must be
+    possible, or ``off``.
     """
-    length = find_typical_length(lengths, teacher.positions_around)
     rate: float | None
     if batch_positions is None:
-        rates = _try_sizes(teacher, length, int(lengths.sum()), reporter)
-        positions = min(size for size in rates if rates[size] * GAIN >= max(rates.values()))
-        rate = rates[positions]
-        tried = ", ".join(f"{size:,}: {found:,.0f}" for size, found in rates.items())
-        reporter.say(
-            f"batch: {positions:,} positions, measured to be fastest (positions a second by size: "
-            f"{tried})"
-        )
+        positions, rate = _find_size(teacher, lengths, reporter)
+        if choose_pass(teacher, lengths, positions, rate, reporter):
+            positions, rate = _find_size(teacher, lengths, reporter)
     else:
         positions = batch_positions
         reporter.say(f"batch: {positions:,} positions, as asked")
+        length = find_typical_length(lengths, teacher.positions_around)
         rate = _try_size(teacher, length, positions, reporter)
+    name = teacher.forward_pass.name
     if compiling == "off":
-        return Tuning(positions, False, rate)
+        return Tuning(positions, False, rate, name)
     if rate is None:
         problem = f"{teacher.device} has no memory for {positions:,} positions at once"
     else:
@@ -95,12 +94,15 @@ def find_tuning(
         raise SettingError(f"compile: got 'on', but {problem}; set it to auto or off")
     if problem or rate is None:
         reporter.say(f"compile: off ({problem})")
-        return Tuning(positions, False, rate)
-    return _try_compiling(teacher, length, Tuning(positions, False, rate), compiling, reporter)
+        return Tuning(positions, False, rate, name)
+    length = find_typical_length(lengths, teacher.positions_around)
+    eager = Tuning(positions, False, rate, name)
+    return _try_compiling(teacher, length, eager, compiling, reporter)
 
 
 def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
     """Do as was found when the cache was created, or say why that cannot be."""
+    apply_pass(teacher, tuning, reporter)
     reporter.say(
         f"batch: {tuning.batch_positions:,} positions, "
         f"{'compiled' if tuning.compiled else 'not compiled'}, as found when the cache was created"
@@ -116,6 +118,22 @@ def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
         compile_layers(teacher)
 
 
+def apply_pass(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
+    """Answer in the pass that a cache was begun with, or say why that cannot be."""
+    name = tuning.way
+    if name is None or name == teacher.forward_pass.name:
+        return
+    for way in teacher.passes:
+        if way.name == name:
+            teacher.use_pass(way)
+            reporter.say(f"forward pass: {way.description}, as found when the cache was created")
+            return
+    reporter.warn(
+        f"the cache was begun with the forward pass {name!r:.40}, which is not right here; going "
+        f"on with {teacher.forward_pass.name}: rows may differ in the last bits"
+    )
+
+
 def find_typical_length(lengths: np.ndarray, around: int) -> int:
     """Return the length of the rows in which half of all positions lie below and half above."""
     rising = np.sort(lengths)
@@ -127,8 +145,7 @@ def measure_rate(teacher: Teacher, length: int, positions: int) -> float:
     """Return the positions a second of batches of one size: the best of a few tries."""
     each = length + teacher.positions_around
     rows = max(1, positions // each)
-    ids = (np.arange(rows * length) * 7919 % len(teacher.table)).reshape(rows, length)
-    inputs = teacher.look_up(ids)
+    inputs = look_up_any(teacher, rows, length)
     times: list[float] = []
     while len(times) < 4 and sum(times) <= LONGEST_BATCH / 4:
         began = time.perf_counter()
@@ -156,6 +173,19 @@ def _compilable_layers(teacher: Teacher) -> list[torch.nn.Module]:
     # A last layer that is entered twice and left half way is not for a compiler.
     layers = find_layers(teacher.model)
     return layers[:-1] if getattr(teacher.forward_pass, "trims", False) else layers
+
+
+def _find_size(teacher: Teacher, lengths: np.ndarray, reporter: Reporter) -> tuple[int, float]:
+    """Find the size of batch that is fastest, and its positions a second."""
+    length = find_typical_length(lengths, teacher.positions_around)
+    rates = _try_sizes(teacher, length, int(lengths.sum()), reporter)
+    positions = max(rates, key=lambda size: rates[size])
+    tried = ", ".join(f"{size:,}: {found:,.0f}" for size, found in rates.items())
+    reporter.say(
+        f"batch: {positions:,} positions, measured to be fastest (positions a second by size: "
+        f"{tried})"
+    )
+    return positions, rates[positions]
 
 
 def _try_sizes(teacher: Teacher, length: int, total: int, reporter: Reporter) -> dict[int, float]:
@@ -209,7 +239,7 @@ def _try_compiling(
     found = f"{faster / rate:.2f} times the speed, compiled in {spent:.0f} s"
     if compiling == "on" or faster >= rate * GAIN:
         reporter.say(f"compile: on ({found})")
-        return Tuning(positions, True, faster)
+        return replace(eager, compiled=True, positions_per_second=faster)
     for layer in _compilable_layers(teacher):
         layer._compiled_call_impl = None
     reporter.say(f"compile: off ({found}: not worth it)")

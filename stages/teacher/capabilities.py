@@ -20,77 +20,90 @@ from torch import nn
 
 from stages.errors import ModelError
 from stages.teacher.forward import ForwardPass, FullPass, PackedPass, PrefixPass
+from stages.teacher.rounding import Rounding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
-"""How far two ways' logits may lie apart by rounding alone."""
+LARGE = 64.0
+"""Times the size of other rows: what leaks out of such a row is seen."""
 
 
-def choose_pass(
+def find_passes(
     model: PreTrainedModel,
     prefix: torch.Tensor,
     suffix: torch.Tensor,
     table: torch.Tensor,
     longest: int,
-) -> tuple[ForwardPass, list[str]]:
-    """Return the best way that answers as a plain forward pass does, and why no better one can.
+) -> tuple[list[ForwardPass], list[str]]:
+    """Return the ways that answer as a plain forward pass does, and why no other one can.
 
-    The model's output layer is cut down to the label words; ``prefix``, shape (1, P, d_T), and
-    ``suffix``, shape (1, S, d_T), stand around every input.  Rows to try, of up to ``longest``
-    tokens, are taken from ``table``, shape (V, d_T).
+    At most one that packs rows, and then one for rows of one length; before one is used it is to
+    be entered.  The model's output layer is cut down to the label words; ``prefix``, shape
+    (1, P, d_T), and ``suffix``, shape (1, S, d_T), stand around every input.  Rows to try, of up to
+    ``longest`` tokens, are taken from ``table``, shape (V, d_T).
     """
-    probe = []
+    probe: list[torch.Tensor] = []
     # Not of the smallest common multiple, so that no reshaping of one into the other fits.
-    for count, length in ((2, 1), (3, 3), (1, longest)):
-        ids = torch.arange(count * length, device=table.device) % len(table)
+    for count, length in ((2, 1), (3, 3), (8, 5), (1, longest)):
+        begin = sum(part.shape[:2].numel() for part in probe)
+        ids = torch.arange(begin, begin + count * length, device=table.device) % len(table)
         rows = table[ids].view(count, length, -1)
         probe.append(torch.cat([rows, suffix.expand(count, -1, -1)], dim=1))
     plain = FullPass(model, prefix)
-    wanted = plain.run(probe)
+    rounding = Rounding(plain.run, probe)
+    found: list[ForwardPass] = []
     reasons: list[str] = []
-    trim = "running the last layer for last positions only"
-    ways: dict[str, Callable[[], ForwardPass]] = {
-        trim: lambda: PackedPass(model, prefix, find_layers(model)[-1]),
-        "packing rows side by side": lambda: PackedPass(model, prefix, None),
-    }
-    if prefix.shape[1]:
-        ways["reusing the prompt's keys and values"] = lambda: PrefixPass(model, prefix)
-    for name, make in ways.items():
+
+    def is_right(name: str, make: Callable[[], ForwardPass]) -> bool:
         way: ForwardPass | None = None
         try:
             way = make()
-            apart = (way.run(probe).float() - wanted.float()).abs().max().item()
-            fault = f"logits are off by {apart:.2g}" if not apart <= TOLERANCE[table.dtype] else ""
-            if not fault and isinstance(way, PackedPass) and not keeps_rows_apart(way, probe):
+            fault = rounding.compare(way.run)
+            if not fault and way.mixes_lengths and not keeps_rows_apart(way, probe):
                 fault = "rows are not kept apart"
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a family's code does with what it does not expect
             fault = shorten_error(error)
-        if way is not None and not fault:
-            return way, reasons
-        if isinstance(way, PackedPass):
-            way.undo()
-        reasons.append(f"{name}: {fault}")
-    return plain, reasons
+        if way is not None:
+            way.leave()
+        if way is None or fault:
+            reasons.append(f"{name}: {fault}")
+            return False
+        found.append(way)
+        return True
+
+    trim = "running the last layer for last positions only"
+    if not is_right(trim, lambda: PackedPass(model, prefix, find_layers(model)[-1])):
+        is_right("packing rows side by side", lambda: PackedPass(model, prefix, None))
+    copying = "reusing the prompt's keys and values"
+    if not prefix.shape[1] or not is_right(copying, lambda: PrefixPass(model, prefix)):
+        found.append(plain)
+    return found, reasons
 
 
 def keeps_rows_apart(way: ForwardPass, inputs: Sequence[torch.Tensor]) -> bool:
     """Whether no row's answer depends on its neighbours.
 
-    A row of NaN is put at either end: whatever a model mixes between positions outside attention
-    (a state space, a convolution, a mean), however little, becomes NaN too.  No rounding hides it.
+    Every other row is made NaN: whatever a model mixes between positions outside attention (a state
+    space, a convolution, a mean), however little, becomes NaN too.  But a kernel may multiply what
+    one row has left in its memory by 0 for the next; so where that is seen, large finite rows
+    decide, which may then not change a bit of the others.
     """
-    rows = sum(len(part) for part in inputs)
-    for spoilt in (0, rows - 1):
-        marked = [part.clone() for part in inputs]
-        marked[0 if spoilt == 0 else -1][0 if spoilt == 0 else -1] = torch.nan
-        others = [row for row in range(rows) if row != spoilt]
-        if not way.run(marked)[others].isfinite().all():
-            return False
-    return True
+    wanted = way.run(inputs)
+
+    def answer_others(factor: float, turn: int) -> torch.Tensor:
+        marked, begin = [], turn
+        for part in inputs:
+            spoilt = torch.arange(begin, begin + len(part), device=part.device) % 2 == 0
+            marked.append(torch.where(spoilt.view(-1, 1, 1), factor * part, part))
+            begin += len(part)
+        return way.run(marked)[1 - turn :: 2]
+
+    return all(answer_others(torch.nan, turn).isfinite().all() for turn in range(2)) or all(
+        torch.equal(answer_others(-LARGE, turn), wanted[1 - turn :: 2]) for turn in range(2)
+    )
 
 
 def find_layers(model: nn.Module) -> list[nn.Module]:

@@ -28,7 +28,7 @@ from cache.reader import CacheReader
 from cache.stores import parse_place
 from stages.inputs import build_samplers
 from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count_share
-from stages.teacher.autotune import find_tuning, read_tuning
+from stages.teacher.autotune import apply_pass, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.fill import answer_inputs, compute_thresholds
 from stages.teacher.plan import TeacherPlan, prepare_teacher
@@ -174,6 +174,8 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     if tuning is None:
         # Compiling is left out: it takes longer than everything else here.
         tuning = find_tuning(teacher, lengths, plan.config.batch_positions, "off", reporter)
+    else:
+        apply_pass(teacher, tuning, reporter)
     name, positions = plan.inputs.identity["name"], tuning.batch_positions
     samplers = build_samplers(name, teacher.table, compute_thresholds(plan.inputs, teacher))
     rate, _ = _measure(plan, samplers, positions, 0)

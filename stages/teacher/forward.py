@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,12 +27,25 @@ class ForwardPass:
     """A way to run the model on rows behind the prompt."""
 
     description: str
+    name: str
+    """What the log and a cache's manifest call it."""
     mixes_lengths = False
     """Whether one call may take rows of several lengths."""
 
-    def suspend(self) -> AbstractContextManager[None]:
-        """Have the model as it was loaded, for other work."""
-        return nullcontext()
+    def enter(self) -> None:
+        """Have the model run in this way from now on."""
+
+    def leave(self) -> None:
+        """Have the model as it was loaded."""
+
+    @contextmanager
+    def suspend(self) -> Iterator[None]:
+        """Have the model as it was loaded for a while, for other work."""
+        self.leave()
+        try:
+            yield
+        finally:
+            self.enter()
 
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the label words' logits at the rows' last positions, shape (all B, words).
@@ -50,7 +63,7 @@ class FullPass(ForwardPass):
     """Prompt and input together, as anyone would: what the other ways are measured against."""
 
     def __init__(self, model: PreTrainedModel, prefix: torch.Tensor) -> None:
-        self.model, self.prefix = model, prefix
+        self.model, self.prefix, self.name = model, prefix, "plain"
         prompt = "the prompt is run with every row, " if prefix.shape[1] else ""
         self.description = f"{prompt}rows of one length share a batch"
 
@@ -65,6 +78,7 @@ class PrefixPass(ForwardPass):
     """The prompt's keys and values are computed once, and copied for every row."""
 
     description = "the prompt is run once, its keys and values are copied for every row"
+    name = "copied"
 
     def __init__(self, model: PreTrainedModel, prefix: torch.Tensor) -> None:
         from transformers import DynamicCache
@@ -87,7 +101,7 @@ class PrefixPass(ForwardPass):
 class PackedPass(ForwardPass):
     """Rows of all lengths side by side in one sequence, the prompt's keys and values shared.
 
-    Replaces the model's attention; :meth:`undo` puts it back.  ``last`` is the last layer, if it
+    Replaces the model's attention; :meth:`leave` puts it back.  ``last`` is the last layer, if it
     is to be run for the rows' last positions only.
     """
 
@@ -96,7 +110,7 @@ class PackedPass(ForwardPass):
     def __init__(
         self, model: PreTrainedModel, prefix: torch.Tensor, last: nn.Module | None
     ) -> None:
-        self._model, self._known = model, prefix.shape[1]
+        self._model, self._known, self._last = model, prefix.shape[1], last
         self._attention = PackedAttention()
         self._before = model.config._attn_implementation
         self._hook: Any = None
@@ -106,36 +120,34 @@ class PackedPass(ForwardPass):
                 self._attention.record_prefix()
                 model(inputs_embeds=prefix, use_cache=False, logits_to_keep=1)
         except Exception:
-            self.undo()
+            self.leave()
             raise
-        if last is not None:
-            self._hook = last.register_forward_pre_hook(
-                self._attention.skip_to_ends, with_kwargs=True
-            )
+        self.enter()
         prompt = "the prompt is run once, " if self._known else ""
         end = ", the last layer runs for their last positions only" if self.trims else ""
         self.description = f"{prompt}rows of all lengths share a batch without padding{end}"
+        self.name = "trimmed" if self.trims else "packed"
 
     @property
     def trims(self) -> bool:
         """Whether the last layer is run for the rows' last positions only."""
-        return self._hook is not None
+        return self._last is not None
 
-    def undo(self) -> None:
-        """Give the model its own attention back."""
+    def enter(self) -> None:
+        """See :class:`ForwardPass`."""
+        self._model.set_attn_implementation(NAME)
+        if self._last is not None and self._hook is None:
+            self._hook = self._last.register_forward_pre_hook(
+                self._attention.skip_to_ends, with_kwargs=True
+            )
+
+    def leave(self) -> None:
+        """See :class:`ForwardPass`."""
         if self._hook is not None:
             self._hook.remove()
-        self._model.set_attn_implementation(self._before)
-
-    @contextmanager
-    def suspend(self) -> Iterator[None]:
-        """Give the model its own attention back for a while."""
+            self._hook = None
         self._attention.expect(None)
         self._model.set_attn_implementation(self._before)
-        try:
-            yield
-        finally:
-            self._model.set_attn_implementation(NAME)
 
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """See :class:`ForwardPass`."""

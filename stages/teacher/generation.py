@@ -20,12 +20,13 @@ from stages.errors import ModelError
 from stages.inputs import SamplingSettings
 from stages.tasks import NO_SUFFIX, frame_task
 from stages.teacher.capabilities import (
-    TOLERANCE,
     check_room,
     is_out_of_memory,
     refuse_out_of_memory,
     shorten_error,
 )
+from stages.teacher.forward import FullPass
+from stages.teacher.rounding import Rounding
 
 if TYPE_CHECKING:
     from stages.teacher.teacher import Callbacks, Teacher
@@ -132,20 +133,23 @@ class _Writer:
         teacher, length = self._teacher, max(2, self._longest)
         ids = np.arange(2 * length).reshape(2, length) % len(teacher.table)
         rows = teacher.look_up(ids)
-        whole = torch.cat([self._prompt.expand(2, -1, -1), rows], dim=1)
-        wanted = teacher.model(inputs_embeds=whole, use_cache=False, logits_to_keep=1).logits
-        try:
+        rounding = Rounding(FullPass(teacher.model, self._prompt).run, [rows])
+
+        def run(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
             past: Any = copy.deepcopy(self._past)
             past.batch_repeat_interleave(2)
-            for part in (rows[:, :-1], rows[:, -1:]):
+            for part in (inputs[0][:, :-1], inputs[0][:, -1:]):
                 output = teacher.model(inputs_embeds=part, past_key_values=past, use_cache=True)
             past.batch_select_indices(torch.tensor([1], device=teacher.device))
+            logits: torch.Tensor = output.logits[:, -1]
+            return logits
+
+        try:
+            return rounding.compare(run)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a family's code does with what it does not expect
             return shorten_error(error)
-        apart = (output.logits[:, -1].float() - wanted[:, -1].float()).abs().max().item()
-        return "" if apart <= TOLERANCE[teacher.table.dtype] else f"logits are off by {apart:.2g}"
 
     def write(self, seeds: NDArray[np.uint64]) -> NDArray[np.int32]:
         teacher = self._teacher

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from stages.reporter import Reporter
 
-ENGINE = 2
-"""Raised whenever the same settings would give other bits of the same answers."""
+ENGINE = {"float32": 2, "bfloat16": 3, "float16": 3}
+"""By number format; raised whenever the same settings would give other bits of the same answers."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class TeacherPlan:
                 "batch_positions": config.batch_positions or "auto",
                 "compile": config.compile,
                 "weights": config.quantise,
-                "engine": ENGINE,
+                "engine": ENGINE[self.dtype],
             },
         }
         if config.chat:

@@ -21,11 +21,11 @@ from stages.lm import embed_vocabulary
 from stages.tasks import build_verbaliser, frame_task
 from stages.teacher.capabilities import (
     check_room,
-    choose_pass,
+    find_passes,
     is_out_of_memory,
     refuse_out_of_memory,
 )
-from stages.teacher.forward import FullPass, WordHead
+from stages.teacher.forward import ForwardPass, FullPass, WordHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,14 +95,22 @@ class Teacher:
                 self._empty_answer: Any = None
                 if bare.shape[1]:
                     self._empty_answer = FullPass(model, bare[:, :0]).run([bare])
-                self.forward_pass, self.fallbacks = choose_pass(
+                self.passes, self.fallbacks = find_passes(
                     model, prefix, self._suffix, self.table, task.max_length
                 )
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             what = f"a few rows of {task.max_length} tokens besides the model"
             refuse_out_of_memory(error, self.device, what)
+        self.forward_pass = self.passes[0]
+        self.use_pass(self.forward_pass)
+
+    def use_pass(self, forward_pass: ForwardPass) -> None:
+        """Answer in another one of ``passes`` from now on."""
+        self.forward_pass.leave()
+        forward_pass.enter()
+        self.forward_pass = forward_pass
         self.positions_around = len(self.suffix_ids)
-        if not self.forward_pass.mixes_lengths:
+        if not forward_pass.mixes_lengths:
             self.positions_around += len(self.prefix_ids)
         self._most_positions: int | None = None
 

@@ -13,7 +13,7 @@ from shaped import SHAPES, make_shaped
 
 from stages.lm import embed_vocabulary
 from stages.teacher import attention, forward
-from stages.teacher.capabilities import choose_pass, find_layers, keeps_rows_apart
+from stages.teacher.capabilities import find_layers, find_passes, keeps_rows_apart
 from stages.teacher.forward import PackedPass
 
 pytestmark = pytest.mark.gpu
@@ -62,7 +62,9 @@ class Case:
 
     def choose(self) -> tuple[Any, list[str]]:
         suffix = self.table[None, :SUFFIX]
-        return choose_pass(self.model, self.prompt, suffix, self.table, LONGEST)
+        passes, reasons = find_passes(self.model, self.prompt, suffix, self.table, LONGEST)
+        passes[0].enter()
+        return passes[0], reasons
 
     def measure(self, chosen: PackedPass) -> float:
         """The largest difference relative to the largest logit; infinite where one is NaN."""
@@ -83,7 +85,7 @@ def test_packed_rows_are_answered_as_by_a_plain_forward_pass(
         apart = case.measure(chosen)
         record_property(f"known {known}", apart)
         assert apart < BOUND[dtype]
-        chosen.undo()
+        chosen.leave()
         assert torch.equal(case.answer_plainly(), case.wanted)
 
 
@@ -147,16 +149,17 @@ def test_a_planted_fault_is_found(
 
 
 @torch.inference_mode()
-def test_a_row_of_nan_shows_whether_rows_see_each_other(
+def test_large_rows_show_whether_rows_see_each_other(
     dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = Case("llama", 64, dtype, device)
     for last in (find_layers(case.model)[-1], None):
         packed = PackedPass(case.model, case.prompt, last)
         assert keeps_rows_apart(packed, case.inputs)
-        packed.undo()
+        packed.leave()
     change_rows(merge)(monkeypatch)
-    assert not keeps_rows_apart(PackedPass(case.model, case.prompt, None), case.inputs)
+    packed = PackedPass(case.model, case.prompt, None)
+    assert not keeps_rows_apart(packed, case.inputs)
 
 
 OUTPUTS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}

@@ -19,8 +19,9 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from stages.errors import ModelError
 from stages.teacher import forward
 from stages.teacher.attention import NotPackableError
-from stages.teacher.capabilities import TOLERANCE, choose_pass, find_layers
+from stages.teacher.capabilities import find_layers, find_passes
 from stages.teacher.forward import FullPass, PackedPass
+from stages.teacher.rounding import LIMITS, TURNS
 from stages.teacher.teacher import Teacher
 
 
@@ -167,7 +168,7 @@ class TestUndo:
         table = model.get_input_embeddings().weight
         way = PackedPass(model, table[None, :5], find_layers(model)[-1])
         assert model.config._attn_implementation != before
-        way.undo()
+        way.leave()
         assert model.config._attn_implementation == before
         torch.testing.assert_close(model(input_ids=ids).logits, wanted, atol=0, rtol=0)
         assert not find_layers(model)[-1]._forward_pre_hooks
@@ -221,7 +222,7 @@ def test_a_model_of_one_layer_is_no_different() -> None:
     model = LlamaForCausalLM(config).eval()
     table = model.get_input_embeddings().weight
     with torch.inference_mode():
-        way, reasons = choose_pass(model, table[None, :5], table[None, 5:7], table, LONGEST)
+        (way, _), reasons = find_passes(model, table[None, :5], table[None, 5:7], table, LONGEST)
     assert isinstance(way, PackedPass)
     assert way.trims
     assert reasons == []
@@ -231,4 +232,5 @@ def test_no_number_format_is_without_a_tolerance() -> None:
     from stages.devices import DTYPES
 
     formats = {getattr(torch, name) for name in DTYPES}
-    assert formats <= set(TOLERANCE)
+    assert formats <= set(LIMITS)
+    assert formats <= set(TURNS)

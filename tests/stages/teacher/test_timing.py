@@ -1,0 +1,151 @@
+"""Of the passes that are right, the one that is faster on the run's own rows is used."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import LONGEST, Stopping, fake_rates, make_teacher, make_teacher_config
+
+from cache.opening import open_cache
+from stages.reporter import Interrupted, SilentReporter
+from stages.teacher import timing
+from stages.teacher.autotune import Tuning, apply_tuning, find_tuning
+from stages.teacher.forward import PackedPass, PrefixPass
+from stages.teacher.stage import run_teacher
+from stages.teacher.timing import choose_pass, choose_rows
+
+LENGTHS = np.random.default_rng(0).integers(1, LONGEST + 1, 200)
+TOLD = re.compile(
+    r"forward pass: (\w+), (kept|used instead) \(rows a second by pass, on [\d,]+ rows of this "
+    r"run's lengths: trimmed: [\d,]+, copied: [\d,]+\)"
+)
+
+
+@pytest.fixture
+def slow_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = PackedPass.run
+
+    def wait(self: PackedPass, inputs: Any) -> torch.Tensor:
+        time.sleep(0.05)
+        return run(self, inputs)
+
+    monkeypatch.setattr(PackedPass, "run", wait)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("slow_packing")
+def test_the_faster_pass_is_used_and_its_rates_are_said() -> None:
+    teacher, reporter = make_teacher("llama"), SilentReporter()
+    ids = np.arange(5 * LONGEST).reshape(5, -1) % len(teacher.table)
+    wanted = teacher.compute_class_logits(teacher.look_up(ids))
+    found = find_tuning(teacher, LENGTHS, None, "off", reporter)
+    assert found.way == teacher.forward_pass.name == "copied"
+    (told,) = [match for line in reporter.lines if (match := TOLD.fullmatch(line))]
+    assert told.groups() == ("copied", "used instead")
+    assert sum("measured to be fastest" in line for line in reporter.lines) == 2
+    assert teacher.model.config._attn_implementation == "sdpa"
+    answers = teacher.compute_class_logits(teacher.look_up(ids))
+    torch.testing.assert_close(answers, wanted, atol=1e-4, rtol=0)
+
+
+def test_a_size_that_is_asked_for_leaves_nothing_to_the_clock() -> None:
+    teacher, reporter = make_teacher("llama"), SilentReporter()
+    assert find_tuning(teacher, LENGTHS, 512, "off", reporter).way == "trimmed"
+    assert not any(TOLD.fullmatch(line) for line in reporter.lines)
+
+
+def test_a_stop_is_heeded_while_passes_are_timed() -> None:
+    with pytest.raises(Interrupted):
+        choose_pass(make_teacher("llama"), LENGTHS, 512, 1e4, Stopping())
+
+
+def test_a_single_pass_is_not_timed() -> None:
+    teacher, reporter = make_teacher("mamba"), SilentReporter()
+    assert not choose_pass(teacher, LENGTHS, 512, 1e4, reporter)
+    assert reporter.lines == []
+
+
+@pytest.mark.usefixtures("slow_packing")
+def test_a_continued_run_keeps_the_pass_that_it_began_with(
+    llm: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_teacher_config(mood, llm, tmp_path / "a", batch_positions=None)
+    first = Stopping(lambda: len(list(tmp_path.glob("a/mood/*/commits/*"))) > 1)
+    with pytest.raises(Interrupted):
+        run_teacher(config, first)
+    (place,) = (tmp_path / "a" / "mood").iterdir()
+    assert open_cache(place).manifest.notes["tuning"]["way"] == "copied"
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    reporter = SilentReporter()
+    monkeypatch.setattr(PackedPass, "run", lambda *_: pytest.fail("it is packed"))
+    monkeypatch.setattr(timing, "choose_pass", lambda *_: pytest.fail("it is timed"))
+    monkeypatch.setattr("stages.teacher.teacher.find_passes", find_passes_unseen(monkeypatch))
+    own = make_teacher_config(mood, llm, tmp_path / "b", batch_positions=None)
+    assert 0 < run_teacher(own, reporter).computed < 200
+    assert any(line.endswith("as found when the cache was created") for line in reporter.lines)
+
+
+def find_passes_unseen(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Find passes with the packed one's real way of running, which may be used for that alone."""
+    from stages.teacher import capabilities
+
+    forbidden, real = PackedPass.run, capabilities.find_passes
+
+    def find(*given: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(PackedPass, "run", RUN)
+            return real(*given)
+
+    assert forbidden is not RUN
+    return find
+
+
+RUN = PackedPass.run
+
+
+def test_a_pass_that_cannot_be_had_here_is_warned_of() -> None:
+    teacher, reporter = make_teacher("llama"), SilentReporter()
+    apply_tuning(teacher, Tuning(512, way="packed"), reporter)
+    (line,) = reporter.warnings
+    assert "'packed', which is not right here; going on with trimmed" in line
+    apply_tuning(teacher, Tuning(512, way="copied"), reporter)
+    assert isinstance(teacher.forward_pass, PrefixPass)
+    before = SilentReporter()  # a manifest that an earlier version wrote
+    apply_tuning(make_teacher("llama"), Tuning(512), before)
+    assert before.warnings == []
+
+
+def test_rows_are_chosen_from_all_lengths_and_fill_batches_as_a_run_does() -> None:
+    lengths = np.repeat(np.arange(1, 65), 640)
+    for most, several in ((10**6, timing.LENGTHS), (10_000, 4), (100, 1)):
+        rows = choose_rows(lengths, 2048, most)
+        found, count = np.unique(rows, return_counts=True)
+        assert len(found) == several
+        assert found[0] < 48 <= found[-1] or several == 1
+        assert (count == np.minimum(640, 2048 // (found + 1))).all()
+    assert choose_rows(np.full(3, 500), 512, 10).tolist() == [500]
+
+
+def test_the_size_that_is_fastest_is_taken_though_by_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = {512: 33_254.0, 1024: 34_556.0, 2048: 34_123.0}
+    fake_rates(monkeypatch, lambda size: known[size])
+    reporter = SilentReporter()
+    found = find_tuning(make_teacher("mamba"), np.full(10**6, 10), None, "off", reporter)
+    assert found.batch_positions == 1024
+    assert reporter.lines[0] == (
+        "batch: 1,024 positions, measured to be fastest (positions a second by size: "
+        "512: 33,254, 1,024: 34,556, 2,048: 34,123)"
+    )
