@@ -53,7 +53,7 @@ def test_texts_can_be_estimated(llm: Path, mood: Path, tmp_path: Path) -> None:
     texts.write_text("Good film\n\nBad\nPoor, poor\n")
     config = make_teacher_config(mood, llm, tmp_path / "cache", texts=texts)
     found = estimate_teacher(config, SilentReporter())
-    assert (found.rows, found.measured_rows) == (4, 4)
+    assert (found.rows, found.measured_rows) == (3, 3)
 
 
 def test_time_is_that_of_the_rows_that_are_missing(
