@@ -27,7 +27,8 @@ def restrict_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int) -> PreTrai
 
     One that has none is returned as it is.  Raises ModelError where it cannot do without them.
     """
-    lost = sorted(token for token, id_ in tokenizer.get_vocab().items() if id_ >= rows)
+    ids = tokenizer.get_vocab()
+    lost = sorted((token for token, id_ in ids.items() if id_ >= rows), key=ids.__getitem__)
     if not lost:
         return tokenizer
     names = {getattr(tokenizer, name): name for name in NAMED}
