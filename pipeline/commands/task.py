@@ -78,19 +78,20 @@ def check_task(name: str, model: str, chat: bool) -> None:
     Example: pipeline task check mine.yaml --model meta-llama/Llama-2-7b-hf
     """
     from pipeline.console import quieten_libraries
-    from stages.lm import resolve_tokenizer
-    from stages.loading import load_tokenizer
-    from stages.tasks import build_verbaliser, describe_chat, describe_frame, load_task
+    from stages.lm import load_language_tokenizer, resolve_tokenizer
+    from stages.tasks import build_verbaliser, describe_chat, describe_frame, frame_task, load_task
+    from stages.tokens import describe_lost
 
     entry = load_task(name)
     quieten_libraries()
-    tokenizer = load_tokenizer(resolve_tokenizer(model))
+    tokenizer = load_language_tokenizer(resolve_tokenizer(model))
     verbaliser = build_verbaliser(entry, tokenizer, chat)
     for line in describe_frame(entry, tokenizer, chat):
         click.echo(line)
     for word in verbaliser.words:
         click.echo(f"{word.label:<16} {word.word:<16} {word.token_id:>7}  {' '.join(word.tokens)}")
-    for line in verbaliser.describe_splits():
+    joined = frame_task(entry, tokenizer, chat).warning
+    for line in filter(None, (describe_lost(tokenizer), *verbaliser.describe_splits(), joined)):
         click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
     if note := describe_chat(tokenizer, chat):
         click.echo(note if chat else f"{note}; --chat turns it on", err=True)

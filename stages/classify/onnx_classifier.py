@@ -14,6 +14,7 @@ from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores, mo
 from stages.directories import check_pointers
 from stages.errors import Hint, ModelError, SettingError, Settings
 from stages.loading import one_line
+from stages.tokens import drop_tokens
 
 INPUTS = ("input_ids", "attention_mask")  # what a file must take, both (batch, length) int64
 OUTPUT = "logits"  # what it must give, (batch, K) float32
@@ -103,9 +104,15 @@ def _load_tokenizer(path: Path) -> Any:
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
+        rows = json.loads((path.parent / "config.json").read_bytes()).get("vocab_size")
+        if rows and tokenizer.get_vocab_size() > rows:  # some would be no row of the model's table
+            state = json.loads(tokenizer.to_str())
+            drop_tokens(state, rows)
+            tokenizer = Tokenizer.from_str(json.dumps(state))
     except Exception as error:  # tokenizers raises bare ones
         raise ModelError(f"cannot load the tokenizer {path}: {one_line(error)}") from error
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # control tokens in a text are text
     return tokenizer
 
 

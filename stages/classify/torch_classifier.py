@@ -13,6 +13,7 @@ from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores
 from stages.devices import choose_device
 from stages.errors import ModelError
 from stages.loading import load_tokenizer, load_weights, one_line
+from stages.tokens import describe_lost, restrict_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,10 +48,16 @@ def load_model(folder: Path) -> PreTrainedModel:
 
 
 def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
-    """Return a model in evaluation mode as a classifier; ``device`` says where and why."""
+    """Return a model in evaluation mode as a classifier; ``device`` says where and why.
+
+    Tokens that it has no embedding of are cut as plain text.
+    """
+    tokenizer = restrict_tokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
 
     def encode(texts: list[str], limit: int) -> Sequence[Sequence[int]]:
-        encoded = tokenizer(texts, truncation=True, max_length=limit)
+        # As plain text, whatever control tokens it spells.
+        settings = {"truncation": True, "max_length": limit, "split_special_tokens": True}
+        encoded = tokenizer(texts, **settings)
         ids: Sequence[Sequence[int]] = encoded["input_ids"]
         return ids
 
@@ -74,7 +81,7 @@ def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
         labels=tuple(str(config.id2label[k]) for k in range(config.num_labels)),
         max_length=min(int(tokenizer.model_max_length), _find_longest(model)),
         pad_id=pad or 0,
-        device=device,
+        device="; ".join(filter(None, (device, describe_lost(tokenizer)))),
         # Without a padding token, rows of one length each.
         batch_rows=1 if pad is None else 64,
         scores=choose_scores(config.problem_type, config.num_labels),

@@ -16,11 +16,11 @@ from stages.classify import Classifier, find_model, is_onnx, load_classifier, mo
 from stages.devices import ALL, Choice, choose_device, choose_dtype, choose_model, find_main_device
 from stages.errors import SettingError, Settings
 from stages.evaluate.held_out import measure_held_out
-from stages.loading import load_tokenizer
 from stages.records import find_record, read_record, read_temperature
-from stages.tasks import Task, describe_chat, load_task, restore_task
+from stages.tasks import Task, describe_chat, fit_tokenizer, load_task, restore_task
 from stages.teacher import Callbacks, Teacher, find_tuning, report_forward_pass
 from stages.texts import TextRow, encode_texts, read_labelled_texts
+from stages.tokens import describe_lost
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -217,14 +217,17 @@ def _ask_teacher(
         f"teacher: {choice.value} ({choice.reason}) on {device.value}, {dtype.value} "
         f"({dtype.reason})"
     )
-    tokenizer = load_tokenizer(folder)
+    tokenizer = lm.load_language_tokenizer(folder)
+    if line := describe_lost(tokenizer):
+        reporter.warn(line)
     if line := describe_chat(tokenizer, config.chat):
         reporter.say(line)
     reporter.say(lm.keep_freed_memory(device.value))
     model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
     teacher = Teacher(model, tokenizer, task, config.chat)
     report_forward_pass(teacher, reporter)
-    texts = encode_texts(rows, tokenizer, task.max_length, reporter)
+    cut = fit_tokenizer(task, tokenizer, config.chat)
+    texts = encode_texts(rows, cut, task.max_length, reporter)
     tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
     with reporter.track("teacher", len(rows), 0, "text") as show:
         callbacks = Callbacks.report(show, reporter)

@@ -18,8 +18,9 @@ from cache.directory import Cache
 from cache.draw import Sampler
 from stages.errors import ModelError
 from stages.inputs.preparation import build_samplers, mix_parts
-from stages.lm import Vocabulary, pack_tokenizer
+from stages.lm import Vocabulary, pack_tokenizer, unpack_tokenizer
 from stages.metrics import Share, count_share
+from stages.tokens import restrict_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,7 +111,12 @@ def read_vocabulary(cache: Cache) -> Vocabulary:
         for name in cache.manifest.attachments
         if name.startswith(TOKENIZER)
     }
-    return Vocabulary(read_table(cache), files, inputs["start_id"], inputs["task"])
+    table, tokenizer = read_table(cache), unpack_tokenizer(files)
+    # Older caches hold tokens beyond the table, if the model had any.
+    restricted = restrict_tokenizer(tokenizer, len(table))
+    if restricted is not tokenizer:
+        files = pack_tokenizer(restricted)
+    return Vocabulary(table, files, inputs["start_id"], inputs["task"])
 
 
 def read_samplers(cache: Cache, table: torch.Tensor) -> dict[str, Sampler]:

@@ -12,7 +12,9 @@ import torch
 
 from stages.errors import ModelError
 from stages.lm.model import load_language_model
+from stages.lm.resolve import read_config
 from stages.loading import load_tokenizer
+from stages.tokens import make_input_tokenizer, restrict_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,10 +41,24 @@ def load_vocabulary(folder: Path, device: str, dtype: str, task: Mapping[str, An
     Raises:
         ModelError: It cannot be loaded, or does not fit.
     """
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_language_tokenizer(folder)
     # A copy: what was made in inference mode cannot be written to, and a student's start is of it.
     table = embed_vocabulary(load_language_model(folder, device, dtype)).cpu().clone()
-    return Vocabulary(table, pack_tokenizer(tokenizer), find_start_id(tokenizer), task)
+    files = pack_tokenizer(make_input_tokenizer(tokenizer))
+    return Vocabulary(table, files, find_start_id(tokenizer), task)
+
+
+def load_language_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a language model's tokenizer, without the tokens that the model has no embedding of.
+
+    Raises:
+        ModelError: It cannot be loaded, or cannot do without them.
+    """
+    tokenizer = load_tokenizer(folder)
+    if not (folder / "config.json").is_file():  # a tokenizer alone
+        return tokenizer
+    rows = getattr(read_config(folder).get_text_config(), "vocab_size", None)
+    return tokenizer if rows is None else restrict_tokenizer(tokenizer, rows)
 
 
 @torch.inference_mode()

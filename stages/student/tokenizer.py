@@ -42,8 +42,8 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Return the language model's tokenizer as the student needs it.
 
-    It puts the start token first, adds nothing else, and pads and cuts on the right, at
-    ``max_length`` tokens behind the start token.
+    It puts the start token first, adds nothing else, reads control tokens in texts as plain text,
+    and pads and cuts on the right, at ``max_length`` tokens behind the start token.
     """
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
@@ -79,6 +79,7 @@ def build_tokenizer(
         truncation_side="right",
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
         **specials,
     )
 

@@ -4,7 +4,14 @@ Gives ``Task``, its frame (the tokens around every input) and its verbaliser.  T
 are the YAML files in this folder.  Knows tokenizers, no models; imports no other room.
 """
 
-from stages.tasks.frame import NO_SUFFIX, Frame, describe_chat, describe_frame, frame_task
+from stages.tasks.frame import (
+    NO_SUFFIX,
+    Frame,
+    describe_chat,
+    describe_frame,
+    fit_tokenizer,
+    frame_task,
+)
 from stages.tasks.task import Label, Task, list_tasks, load_task, parse_task, restore_task
 from stages.tasks.verbaliser import Verbaliser, build_verbaliser
 
@@ -17,6 +24,7 @@ __all__ = [
     "build_verbaliser",
     "describe_chat",
     "describe_frame",
+    "fit_tokenizer",
     "frame_task",
     "list_tasks",
     "load_task",

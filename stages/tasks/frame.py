@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError, Settings
+from stages.tokens import check_template, has_dummy_space, make_input_tokenizer, name_lost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +34,9 @@ class Frame:
     notes: tuple[str, ...]  # what a chat template was given or could not say
     prefix_ids: tuple[int, ...]  # BOS first where there is one
     suffix_ids: tuple[int, ...]
+    spaced: bool = False  # the prefix's last space is part of the input's first token
+    warning: str | None = None  # where the tokens are not those of the whole text
+    is_plain: bool = True  # whether the tokens are what the task's texts alone are cut into
 
     @property
     def anchor(self) -> str:
@@ -43,9 +47,10 @@ class Frame:
 def frame_task(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False) -> Frame:
     """Find the text around every input and its tokens, and what separates it from an answer.
 
-    With a chat template, white space that a tokenizer joins with the answer's first token
-    ("[/INST] " and "Good" are "▁Good" in Llama-2) is the gap, and not put to the model; all else
-    that the template writes in front of an answer is.
+    White space that a tokenizer joins with the answer's first token ("[/INST] " and "Good" are
+    "▁Good" in Llama-2) is the gap, and not put to the model; all else in front of an answer is.
+    Prefix, input and suffix are each cut into the tokens that they have in the whole text, as long
+    as the tokenizer joins none of them.
 
     Raises:
         ModelError: The tokenizer has no chat template, or the template cannot be used.
@@ -53,22 +58,46 @@ def frame_task(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = Fals
     prefix, suffix, notes = task.prompt, task.suffix, tuple[str, ...]()
     if chat:
         prefix, suffix, notes = _apply_template(prefix, suffix, tokenizer)
-        whole, gap = suffix, "" if suffix else " "
-        before = encode_continuation(whole, tokenizer)
-        for word in (word for label in task.labels for word in label.words if whole):
-            if encode_continuation(whole + word, tokenizer)[: len(before)] != before:
-                suffix = whole.rstrip(" ")
-                gap = whole[len(suffix) :]
-                break
-        suffix_ids = encode_continuation(suffix, tokenizer)
-    else:
-        gap = "" if (suffix or NO_SUFFIX)[-1].isspace() else " "
-        suffix_ids = encode_text(suffix, tokenizer) if suffix else []
-    prefix_ids, bos = encode_text(prefix, tokenizer), tokenizer.bos_token_id
+    whole, gap = suffix, "" if (suffix if chat else suffix[-1:].isspace()) else " "
+    before = encode_behind(whole, tokenizer, chat) if whole else []
+    for word in (word for label in task.labels for word in label.words if whole and not gap):
+        if encode_behind(whole + word, tokenizer, chat)[: len(before)] != before:
+            suffix = whole.rstrip(" ")
+            gap = whole[len(suffix) :]
+            break
+    suffix_ids = encode_behind(suffix, tokenizer, chat) if suffix else []
+    alone, bos = encode_text(prefix, tokenizer), tokenizer.bos_token_id
+    prefix_ids, spaced, warning = _cut_prefix(prefix, alone, tokenizer)
+    start = [] if bos is None else [int(bos)]
+    plain = [*start, *alone], encode_text(task.suffix, tokenizer) if task.suffix else []
     # Most templates write the BOS themselves, and a second one would be a text of its own.
-    if bos is not None and not (chat and prefix_ids[:1] == [bos]):
-        prefix_ids = [int(bos), *prefix_ids]
-    return Frame(prefix, suffix, gap, notes, tuple(prefix_ids), tuple(suffix_ids))
+    if prefix_ids[:1] != start:
+        prefix_ids = [*start, *prefix_ids]
+    is_plain = not chat and plain == (prefix_ids, suffix_ids)
+    ids = tuple(prefix_ids), tuple(suffix_ids)
+    return Frame(prefix, suffix, gap, notes, *ids, spaced, warning, is_plain)
+
+
+def fit_tokenizer(
+    task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that cuts inputs as they are cut behind a task's prompt."""
+    return make_input_tokenizer(tokenizer, frame_task(task, tokenizer, chat).spaced)
+
+
+def _cut_prefix(
+    prefix: str, alone: list[int], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], bool, str | None]:
+    """Return the prefix's tokens, whether the input has its last space, and a warning."""
+    joined = encode_text(prefix + "a", tokenizer)
+    if prefix.endswith(" "):
+        shorter = encode_text(prefix[:-1], tokenizer)
+        if joined == [*shorter, *encode_continuation(" a", tokenizer)]:
+            return shorter, True, None
+    if joined == [*alone, *encode_continuation("a", tokenizer)]:
+        return alone, False, None
+    fault = f"joins the end of the prompt, {prefix[-20:]!r}, with the input"
+    return alone, False, f"{_name(tokenizer)} {fault}; end the prompt with a line break"
 
 
 def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -95,6 +124,13 @@ def encode_continuation(text: str, tokenizer: PreTrainedTokenizerBase) -> list[i
     )
 
 
+def encode_behind(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
+    """Return the tokens of a text behind an input, without a dummy space in front of it."""
+    # A byte-level ``add_prefix_space`` stays: models that have it, as mini, have learned it so.
+    behind = chat or has_dummy_space(tokenizer)
+    return encode_continuation(text, tokenizer) if behind else encode_text(text, tokenizer)
+
+
 def describe_frame(
     task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False
 ) -> tuple[str, ...]:
@@ -104,10 +140,10 @@ def describe_frame(
         ModelError: The tokenizer has no chat template, or the template cannot be used.
     """
     frame, bos = frame_task(task, tokenizer, chat), tokenizer.bos_token
-    unwritten = bos is not None and not frame.prefix.startswith(bos)
+    written = bos is None or encode_text(frame.prefix, tokenizer)[:1] == [tokenizer.bos_token_id]
     behind = f" {frame.suffix!r}" if frame.suffix else ""
     return (
-        f"{(bos if unwritten else '') + frame.prefix!r} <input>{behind}",
+        f"{('' if written else bos) + frame.prefix!r} <input>{behind}",
         f"{len(frame.prefix_ids)} tokens in front of the input, {len(frame.suffix_ids)} behind it",
     )
 
@@ -173,6 +209,7 @@ def _apply_template(
             "the chat template does not show what separates an answer from what is in front; "
             f"taken is {'nothing' if spaced else 'a space'}"
         )
+    check_template(prefix + behind, prompt + suffix, tokenizer)
     return prefix, behind, tuple(notes)
 
 
@@ -196,6 +233,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, question: str, answer: str | Non
             tokenize=False,
             # The label words are to begin the answer, not a thought.
             enable_thinking=False,
+            **name_lost(tokenizer),
         )
     except Exception as error:  # whatever Python can
         reason = " ".join(str(error).split())[:300] or type(error).__name__

@@ -50,7 +50,7 @@ def make_attachments(plan: TeacherPlan, texts: int) -> tuple[dict[str, bytes], d
     """
     began = time.monotonic()
     thresholds = compute_thresholds(plan.inputs, plan.teacher)
-    files = pack_attachments(plan.teacher.table, plan.tokenizer, thresholds)
+    files = pack_attachments(plan.teacher.table, plan.input_tokenizer, thresholds)
     notes = {"seconds": time.monotonic() - began, SELF_GENERATED: 0}
     if not texts:
         return files, notes

@@ -90,7 +90,10 @@ def _choose_prompts(
     labels = draws * np.uint64(len(task.labels)) >> np.uint64(32)
     marker = task.suffix.strip() or NO_SUFFIX
     for column, label in enumerate(task.labels):
-        named = replace(task, prompt=f"{marker} {label.words[0]}\n{task.prompt}")
+        start = teacher.tokenizer.bos_token or ""
+        start = start if task.prompt.startswith(start) else ""
+        prompt = f"{start}{marker} {label.words[0]}\n{task.prompt.removeprefix(start)}"
+        named = replace(task, prompt=prompt)
         frame = frame_task(named, teacher.tokenizer, teacher.chat)
         yield frame.prefix_ids, np.flatnonzero(labels == column)
 

@@ -21,13 +21,22 @@ from stages.lm import (
     find_start_id,
     keep_freed_memory,
     load_language_model,
+    load_language_tokenizer,
     place_model,
     resolve_model,
 )
-from stages.loading import load_tokenizer
-from stages.tasks import Task, Verbaliser, build_verbaliser, describe_chat, frame_task, load_task
+from stages.tasks import (
+    Task,
+    Verbaliser,
+    build_verbaliser,
+    describe_chat,
+    fit_tokenizer,
+    frame_task,
+    load_task,
+)
 from stages.teacher.config import TeacherConfig
 from stages.teacher.teacher import Teacher
+from stages.tokens import describe_lost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,6 +56,7 @@ class TeacherPlan:
     folder: Path
     identity: Mapping[str, str]  # the model's hashes
     tokenizer: PreTrainedTokenizerBase
+    input_tokenizer: PreTrainedTokenizerBase  # as it cuts behind the prompt
     verbaliser: Verbaliser
     inputs: Inputs
     device: str
@@ -71,7 +81,7 @@ class TeacherPlan:
         config, task, rows = self.config, self.task, len(self.inputs.lengths)
         identity = {
             "model": dict(self.identity),
-            "task": task.describe({word.word: word.token_id for word in self.verbaliser.words}),
+            "task": task.describe({w.word: w.token_id for w in self.verbaliser.words if w.counts}),
             "sampler": dict(self.inputs.identity),
             "start_id": find_start_id(self.tokenizer),
             "compute": {
@@ -84,9 +94,10 @@ class TeacherPlan:
                 "engine": ENGINE[self.dtype],
             },
         }
-        if config.chat:
-            frame = frame_task(task, self.tokenizer, chat=True)
-            identity["chat"] = {
+        frame = frame_task(task, self.tokenizer, config.chat)
+        # Where prompt and suffix are not what each alone is cut into, the task does not tell them.
+        if not frame.is_plain:
+            identity["chat" if config.chat else "frame"] = {
                 "prefix_ids": list(frame.prefix_ids),
                 "suffix_ids": list(frame.suffix_ids),
             }
@@ -113,22 +124,26 @@ def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
     folder = resolve_model(model.value)
     device = place_model(folder, config.device, device, dtype.value, config.quantise)
     reporter.say(f"device: {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_language_tokenizer(folder)
     verbaliser = build_verbaliser(task, tokenizer, config.chat)
     for label in verbaliser.labels:
-        words = [f"{w.word} → {w.tokens[0]}" for w in verbaliser.words if w.label == label]
+        counted = [w for w in verbaliser.words if w.label == label and w.counts]
+        words = [f"{w.word} → {w.tokens[0]}" for w in counted]
         reporter.say(f"label {label}: {', '.join(words)}")
-    for line in verbaliser.describe_splits():
+    joined = frame_task(task, tokenizer, config.chat).warning
+    for line in filter(None, (describe_lost(tokenizer), *verbaliser.describe_splits(), joined)):
         reporter.warn(line)
     if hint := describe_chat(tokenizer, config.chat):
         reporter.say(hint)
+    input_tokenizer = fit_tokenizer(task, tokenizer, config.chat)
     return TeacherPlan(
         config=config,
         task=task,
         folder=folder,
         tokenizer=tokenizer,
+        input_tokenizer=input_tokenizer,
         verbaliser=verbaliser,
-        inputs=prepare_inputs(config, task, tokenizer, reporter),
+        inputs=prepare_inputs(config, task, input_tokenizer, reporter),
         identity=describe_identity(folder, reporter),
         device=device.value,
         dtype=dtype.value,

@@ -37,7 +37,9 @@ def encode_texts(
     cut = 0
     for begin in range(0, len(rows), 1024):
         texts = [row.text for row in rows[begin : begin + 1024]]
-        found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        # Nobody's text ends the input or begins another's: what looks like a control token is text.
+        settings = {"add_special_tokens": False, "split_special_tokens": True}
+        found = tokenizer(texts, **settings)["input_ids"]
         cut += sum(len(tokens) > max_length for tokens in found)
         ids += [tokens[:max_length] for tokens in found]
     if cut:

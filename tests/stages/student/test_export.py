@@ -80,6 +80,7 @@ def make_texts() -> tuple[str, ...]:
 
 
 TEXTS = make_texts()
+PLAIN = {"add_special_tokens": False, "split_special_tokens": True}
 STOCK = """
 import json, sys
 import torch
@@ -121,7 +122,7 @@ class Exported:
 
     @functools.cached_property
     def tokens(self) -> list[list[int]]:
-        return [self.tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
+        return [self.tokenizer.encode(text, **PLAIN) for text in TEXTS]
 
     @functools.cached_property
     @torch.inference_mode()
@@ -333,7 +334,7 @@ def test_the_llama_2_tokenizer_serves_a_student(shared: Path, tmp_path: Path) ->
     served = build_tokenizer(files, llama.bos_token_id, 20)
     assert served.pad_token_id is not None
     for text in TEXTS:
-        wanted = [llama.bos_token_id, *llama.encode(text, add_special_tokens=False)]
+        wanted = [llama.bos_token_id, *llama.encode(text, **PLAIN)]
         assert served(text, truncation=True)["input_ids"] == wanted[:21]
 
 

@@ -62,8 +62,11 @@ def test_the_llama_2_tokenizer_gives_its_start_token_away(shared: Path, tmp_path
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     remapped = build_tokenizer(files, llama.bos_token_id, 20, TokenRemap(1, 32000))
     assert remapped.pad_token_id == 1
-    wanted = [32000, *llama.encode("Good <s> film", add_special_tokens=False)]
-    assert remapped("Good <s> film")["input_ids"] == [32000 if id_ == 1 else id_ for id_ in wanted]
+    for text, plain in (("Good <s> film", True), ("Good <s> film", False)):
+        settings = {"add_special_tokens": False, "split_special_tokens": plain}
+        wanted = [1, *llama(text, **settings)["input_ids"]]
+        found = remapped(text, split_special_tokens=plain)["input_ids"]
+        assert found == [32000 if id_ == 1 else id_ for id_ in wanted]
 
 
 def test_a_vocabulary_that_is_a_list_is_refused() -> None:

@@ -218,8 +218,8 @@ def test_without_chat_nothing_is_different_and_a_template_is_pointed_out() -> No
             tokenizer.bos_token_id,
             *encode_text(task.prompt, tokenizer),
         ]
-        plain = tokenizer(task.suffix, add_special_tokens=False)["input_ids"]
-        assert list(frame.suffix_ids) == (plain if task.suffix else [])
+        behind = encode_continuation(task.suffix.rstrip(" "), tokenizer)
+        assert list(frame.suffix_ids) == behind
         assert frame.anchor + frame.gap == (task.suffix or "Answer:").rstrip() + " "
     assert "is not put through it" in str(describe_chat(tokenizer, False))
     assert describe_chat(tokenizer, True) is None

@@ -109,3 +109,43 @@ def test_a_label_s_logit_is_the_largest_of_its_words(data: st.DataObject) -> Non
     wanted = [logits[:, np.array(columns) == k].max(axis=1) for k in range(len(sizes))]
     np.testing.assert_array_equal(found.numpy(), np.stack(wanted, axis=1))
     assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["bytes", "tokens"])
+def test_words_that_share_the_space_in_front_are_told_of_a_line_break(kind: str) -> None:
+    tokenizer, words = make_tokenizer(kind), (("好", "Good"), ("错", "Bad"))
+    with pytest.raises(TaskError, match=r"'好' and '错'.*suffix with a line break") as found:
+        build_verbaliser(make_task(*words), tokenizer)
+    assert "choose other words" not in str(found.value)
+    # What it says works: the words differ in their bytes now.
+    cured = build_verbaliser(make_task(*words, suffix="\n答案:\n"), tokenizer)
+    assert not {word.tokens[0] for word in cured.words} & {"Ġ", "▁"}
+    (line,) = [
+        line
+        for line in build_verbaliser(make_task(("好",), ("Bad",)), tokenizer).describe_splits()
+        if "'好'" in line
+    ]
+    assert "end the suffix with a line break" in line
+
+
+def test_in_a_chat_a_letter_does_not_stand_for_a_word_where_there_are_whole_ones() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '#' + m.role + '\n' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
+    )
+    task = make_task(("Ware", "Market", "Qj"), ("Zjj", "Zj"))
+    tokenizer.add_tokens(["Ware", "Zjj"])
+    found = build_verbaliser(task, tokenizer, chat=True)
+    counted = {word.word: word.counts for word in found.words}
+    assert counted["Ware"]
+    assert not counted["Qj"]
+    assert len(found.token_ids) == len(found.columns) == sum(counted.values())
+    assert tokenizer.convert_tokens_to_ids("Q") not in found.token_ids
+    (line,) = [line for line in found.describe_splits() if "'Qj'" in line]
+    assert "'Q' begins many other words, so it is left out" in line
+    # A label without a whole word keeps what it has, and the paper's own prompt every word.
+    alone = build_verbaliser(make_task(("Ware",), ("Qj", "Xjjjjj")), tokenizer, chat=True)
+    assert all(word.counts for word in alone.words)
+    plain = build_verbaliser(make_task(("Good", "Qj"), ("Bad",)), make_tokenizer())
+    assert all(word.counts for word in plain.words)
