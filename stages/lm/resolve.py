@@ -79,15 +79,11 @@ def read_config(folder: Path) -> PretrainedConfig:
 def _find_folder(model: str, weights: bool) -> Path:
     if model == "mini":
         return MINI
-    if not model.strip():
-        raise ModelError(f"model: got {model!r}, must be mini, a directory or a hub id")
     # Not Path's, which raise where a name is too long for one.
     if os.path.isfile(model):  # noqa: PTH113
         check_directory(Path(model))
     if os.path.isdir(model):  # noqa: PTH112
         return Path(model)
-    if "://" in model:
-        raise ModelError(f"{model!r} is an address; a hub model is given as OWNER/NAME")
     if model.count("/") > 1 or model.startswith((".", "/", "~")) or "\\" in model:
         raise ModelError(f"there is no model directory {model!r}")
     from huggingface_hub import is_offline_mode, snapshot_download

@@ -218,8 +218,6 @@ def test_the_command_that_merges_an_adapter_is_one_that_runs(llm: Path, tmp_path
     [
         ("{here}/x.gguf", "x.gguf is a file: weights of llama.cpp (GGUF)"),
         ("{here}/x.safetensors", "x.safetensors is a file; give its directory"),
-        ("https://huggingface.co/some/model", "is an address; a hub model is given as OWNER/NAME"),
-        ("", "model: got ''"),
         ("{here}/gguf", "holds x.gguf: weights of llama.cpp (GGUF)"),
         ("{here}", "holds x.gguf: weights of llama.cpp (GGUF)"),
         ("x" * 300, "there is neither a directory nor a hub model"),
