@@ -36,6 +36,7 @@ def encode_texts(
     ids: list[list[int]] = []
     cut = 0
     for begin in range(0, len(rows), 1024):
+        reporter.check_stop()
         texts = [row.text for row in rows[begin : begin + 1024]]
         found = tokenizer(texts, add_special_tokens=False)["input_ids"]
         cut += sum(len(tokens) > max_length for tokens in found)
