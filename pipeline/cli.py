@@ -5,7 +5,11 @@ Nothing but click is imported before a command runs, so that help answers at onc
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 import click
 
@@ -18,6 +22,8 @@ from pipeline.commands.student import student
 from pipeline.commands.tag import tag
 from pipeline.commands.task import task
 from pipeline.commands.teacher import teacher
+from pipeline.stopping import STOPPED
+from stages.reporter import Interrupted
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -39,20 +45,40 @@ def main() -> None:
 
     0: done; 1: it failed; 2: what was asked for cannot be; 130: stopped by a signal.
     """
+    # Threads that wait sleep.  As they come they spin, and where another process wants the core of
+    # one, the others spin for as long as it is away: a step was eight times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before a command listens itself, as while it imports torch; SIGINT is so already.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as stop:
+        if isinstance(stop.__cause__ or stop, KeyboardInterrupt):
+            _end_stopped("stopped")
+        click.echo("stopped", err=True)  # a question was not answered
+        sys.exit(STOPPED)
     except BrokenPipeError:
         # Whoever read the output has had enough; Python would complain once more at exit.
         sys.stderr.close()
         sys.exit(1)
+    except Interrupted as stop:
+        _end_stopped(str(stop))
     except Exception as error:
         sys.exit(_explain(error))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_stopped(line: str) -> NoReturn:
+    """End the process, not through the interpreter's end: freeing a model there takes seconds."""
+    with suppress(OSError, ValueError):
+        click.echo(line, err=True)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    os._exit(STOPPED)
 
 
 def _explain(error: Exception) -> int:
@@ -60,11 +86,7 @@ def _explain(error: Exception) -> int:
     from cache.errors import CacheError
     from pipeline.hints import format_hint
     from stages.errors import StageError
-    from stages.reporter import Interrupted
 
-    if isinstance(error, Interrupted):
-        click.echo(str(error), err=True)
-        return 130
     if isinstance(error, StageError | CacheError):
         click.echo(f"error: {error}{format_hint(error)}", err=True)
         return 2 if getattr(error, "usage", False) else 1

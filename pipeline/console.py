@@ -1,21 +1,22 @@
-"""What a person sees: lines, warnings, progress, and a clean end on a signal."""
+"""What a person sees: lines, warnings, progress, and a stop on a signal."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import click
 
-from stages.reporter import Interrupted
+from pipeline.stopping import Stop
 
 PLAIN_SECONDS = 15.0  # between lines of progress where standard error is no terminal
+FIRST_SECONDS = 5.0  # until the first one
+TICK_SECONDS = 1.0
 
 
 class Console:
@@ -23,9 +24,8 @@ class Console:
 
     def __init__(self, resumable: bool = False) -> None:
         """Make a reporter; ``resumable`` where the same command continues after a signal."""
-        self._stopped = "stopped; the same command continues" if resumable else "stopped"
+        self._stop = Stop("stopped; the same command continues" if resumable else "stopped")
         self._has_bar = False
-        self._stop = False
 
     def say(self, line: str) -> None:
         """Print a line, above a progress bar where there is one."""
@@ -42,8 +42,7 @@ class Console:
 
     def check_stop(self) -> None:
         """Raise :class:`Interrupted` after a first signal."""
-        if self._stop:
-            raise Interrupted(self._stopped)
+        self._stop.check()
 
     @contextmanager
     def track(
@@ -52,60 +51,79 @@ class Console:
         """Show a bar with rate and time left on a terminal, a line at intervals otherwise."""
         # The bars of torchrun's ranks, which share a terminal, would overwrite each other.
         if not sys.stderr.isatty() or "LOCAL_RANK" in os.environ:
-            yield self._track_plainly(title, total, done, unit)
+            with _tick(_track_plainly(title, total, done, unit)) as advance:
+                yield advance
             return
         from tqdm import tqdm
 
-        with tqdm(total=total, initial=done, desc=title, unit=f" {unit}s", file=sys.stderr) as bar:
+        had_bar, alone = self._has_bar, total == 1
+        with tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            unit=f" {unit}s",
+            file=sys.stderr,
+            miniters=0,
+            leave=not alone,
+            delay=TICK_SECONDS / 2 if alone else 0,
+            bar_format="{desc}: {elapsed}" if alone else None,
+        ) as bar:
             self._has_bar = True
             try:
-
-                def advance(count: int) -> None:
-                    bar.update(count)
-
-                yield advance
+                with _tick(bar.update) as advance:
+                    yield advance
             finally:
-                self._has_bar = False
+                self._has_bar = had_bar
 
-    @contextmanager
-    def catch_signals(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a stop at the next safe point; a second kills."""
+    def catch_signals(self) -> AbstractContextManager[None]:
+        """Turn the first SIGINT or SIGTERM into a stop; a second ends the process at once."""
+        return self._stop.catch()
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self._stop:
-                os._exit(130)
-            self._stop = True
-            # Not through click: a signal may arrive in the middle of a print.
-            with suppress(OSError):
-                os.write(2, b"\nstopping at the next safe point; once more to stop at once\n")
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+@contextmanager
+def _tick(show: Callable[[int], object]) -> Iterator[Callable[[int], None]]:
+    """Have progress shown again and again while nothing is done, by a thread."""
+    lock, ended = threading.Lock(), threading.Event()
 
-    def _track_plainly(self, title: str, total: int, done: int, unit: str) -> Callable[[int], None]:
-        began = last = time.monotonic()
-        first = done
+    def advance(count: int) -> None:
+        with lock:
+            show(count)
 
-        def advance(count: int) -> None:
-            nonlocal done, last
-            done += count
-            now = time.monotonic()
-            # Something may be under way before the first one is done: no rate is known then.
-            if now - last < PLAIN_SECONDS or done == first:
-                return
-            last = now
-            rate = (done - first) / (now - began)
-            left = (total - done) / rate
-            click.echo(
-                f"{title}: {done:,} of {total:,} {unit}s, {rate:,.1f} a second, {left:,.0f} s left",
-                err=True,
-            )
+    def tick() -> None:
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            while not ended.wait(TICK_SECONDS):
+                advance(0)
 
-        return advance
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _track_plainly(title: str, total: int, done: int, unit: str) -> Callable[[int], None]:
+    began = time.monotonic()
+    last = began - max(0.0, PLAIN_SECONDS - FIRST_SECONDS)
+    first = done
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if now - last < PLAIN_SECONDS:
+            return
+        last, taken = now, now - began
+        line = title if total == 1 else f"{title}: {done:,} of {total:,} {unit}s"
+        if done == first:  # no rate is known then
+            click.echo(f"{line}, {taken:,.0f} s so far", err=True)
+            return
+        rate = (done - first) / taken
+        left = max(0, total - done) / rate
+        click.echo(f"{line}, {rate:,.1f} a second, {left:,.0f} s left", err=True)
+
+    return advance
 
 
 def quieten_libraries() -> None:

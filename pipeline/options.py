@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,29 @@ def threshold(text: str) -> Decorator:
         return value
 
     return click.option("--threshold", type=float, callback=check, help=text)
+
+
+def _set_threads(_: click.Context, __: click.Parameter, threads: int | None) -> None:
+    """Settle how many threads compute, before a library that asks the environment is imported."""
+    from stages.devices import count_cpus
+
+    if threads is None and os.environ.get("OMP_NUM_THREADS"):
+        return
+    threads = threads or count_cpus()
+    # For torch and onnxruntime, and for tokenizers.
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+THREADS = click.option(
+    "--threads",
+    type=COUNT,
+    callback=_set_threads,
+    expose_value=False,
+    show_default="OMP_NUM_THREADS, or the CPUs that this process may use",
+    help="Threads that compute on the CPU.",
+)
 
 
 def require_task(context: click.Context, parameter: click.Parameter, value: Any) -> Any:

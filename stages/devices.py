@@ -7,8 +7,11 @@ same rows.
 
 from __future__ import annotations
 
+import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stages.errors import SettingError
@@ -151,6 +154,33 @@ def _choose_ranks_device(rank: str, count: int) -> Choice:
             "the device cuda:N to share one, or cpu"
         )
     return Choice(f"cuda:{int(rank)}", f"torchrun's local rank {int(rank)}")
+
+
+def count_cpus(root: Path = Path("/")) -> int:
+    """Return how many CPUs this process may use, by its affinity and its control groups' quotas.
+
+    ``root`` is where /proc and /sys lie.
+    """
+    able = getattr(os, "sched_getaffinity", None)
+    count = len(able(0)) if able else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        place = next((Path(line[3:]) for line in lines if line.startswith("0::")), Path("/"))
+        # Seen from inside a container the place may be the host's, and the root its own.
+        for group in (place, *place.parents):
+            file = root / "sys/fs/cgroup" / str(group)[1:] / "cpu.max"
+            quota, period = file.read_text().split() if file.exists() else ("max", "1")
+            if quota != "max":
+                count = min(count, max(1, math.ceil(int(quota) / int(period))))
+    return count
+
+
+def describe_threads() -> str:
+    """Return for the log how many threads torch computes with on the CPU."""
+    import torch
+
+    threads = torch.get_num_threads()
+    return f"threads: {threads}, of {count_cpus()} CPUs that this process may use"
 
 
 def describe_machine(device: str) -> dict[str, Any]:

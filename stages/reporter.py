@@ -7,8 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
-class Interrupted(Exception):  # noqa: N818 - being asked to stop is no error
-    """A stage stopped at a safe point because it was asked to; nothing is lost."""
+class Interrupted(BaseException):
+    """A stage stopped because it was asked to; nothing is lost.
+
+    Like KeyboardInterrupt it is none of what ``except Exception`` is there for.
+    """
 
 
 class Reporter(Protocol):
@@ -23,7 +26,10 @@ class Reporter(Protocol):
     def track(
         self, title: str, total: int, done: int, unit: str
     ) -> AbstractContextManager[Callable[[int], None]]:
-        """Show progress; the callable takes how many more units are done."""
+        """Show progress; the callable takes how many more units are done.
+
+        Where the total is 1 there is no telling how far it is, and the time taken is shown alone.
+        """
 
     def check_stop(self) -> None:
         """Return, or raise :class:`Interrupted` where a stop was asked for."""
@@ -53,3 +59,13 @@ class SilentReporter:
 
     def check_stop(self) -> None:
         """Never stop."""
+
+
+def follow(show: Callable[[int], None], reporter: Reporter) -> Callable[[int], None]:
+    """Return what shows progress and is a safe point to stop at."""
+
+    def advance(count: int) -> None:
+        show(count)
+        reporter.check_stop()
+
+    return advance

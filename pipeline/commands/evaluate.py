@@ -42,6 +42,7 @@ ECE = "expected calibration error"
 @options.LABEL_COLUMN
 @options.LABEL_MAP
 @options.DEVICE
+@options.THREADS
 @options.CHAT
 @options.QUANTISE
 @options.DTYPE

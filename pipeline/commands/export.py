@@ -37,6 +37,7 @@ from pipeline.params import Command
 @click.option(
     "--push-to-hub", metavar="REPO", help="Also upload the export to this model repository."
 )
+@options.THREADS
 @click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
 def export(push_to_hub: str | None, private: bool, **settings: Any) -> None:
     """Export a student: ONNX files, a model card, a model hub.

@@ -58,6 +58,7 @@ def report(
 
     Example: pipeline report --out reports/report
     """
+    from pipeline.console import Console
     from stages.report import collect, write_report
 
     if not students:
@@ -67,10 +68,15 @@ def report(
     if not evaluations:
         usual = Path("reports/evaluations")
         evaluations = (usual,) if usual.is_dir() else ()
-    found = collect(students, evaluations, cache, published)
-    for fault in found.faults:
-        click.echo(f"missing: {fault}", err=True)
-    for path in write_report(found, title, _list_commands(found, cache), out):
+    console = Console()
+    with console.catch_signals():
+        with console.track("reading students and caches", 1, 0, "student"):
+            found = collect(students, evaluations, cache, published)
+        for fault in found.faults:
+            console.say(f"missing: {fault}")
+        with console.track("drawing figures", 1, 0, "figure"):
+            paths = write_report(found, title, _list_commands(found, cache), out)
+    for path in paths:
         click.echo(str(path))
 
 

@@ -76,6 +76,7 @@ FILES = ("out", "curve", "metrics")
 @options.count("--checkpoint-every", 250, "Steps between two checkpoints.")
 @options.seed("Seed of the order of the rows and of random weights.")
 @options.DEVICE
+@options.THREADS
 @options.path(
     "--out",
     "Directory to write the student to; {arch} in it is the encoder's name.",

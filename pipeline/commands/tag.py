@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 )
 @options.TEXT_COLUMN
 @options.DEVICE
+@options.THREADS
 @click.argument("file", type=options.PATH, default="-")
 def tag(
     model: Path,
@@ -94,7 +95,9 @@ def tag(
             rows = [row for row in batch if row.fields]
             blank += len(batch) - len(rows)
             count += len(batch)
-            for answer in tag_rows(rows, classifier, all_scores, threshold):
+            for answer in tag_rows(
+                rows, classifier, all_scores, threshold, lambda done: console.check_stop()
+            ):
                 click.echo(format_answer(answer))
             errors += sum(row.error is not None for row in rows)
             console.check_stop()

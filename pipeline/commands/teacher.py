@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     ("auto", "on", "off"),
     "Compile the layers with torch; auto does so for long runs if it is faster.",
 )
+@options.THREADS
 @options.CHAT
 @options.QUANTISE
 @click.option("--dry-run", is_flag=True, help="Say what the run would take, and write nothing.")

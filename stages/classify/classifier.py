@@ -45,10 +45,13 @@ class Classifier:
     batch_rows: int = 64  # texts per forward pass
     scores: str = SOFTMAX  # how logits become scores, one of SCORES
 
-    def classify(self, texts: Sequence[str]) -> Answers:
+    def classify(
+        self, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None
+    ) -> Answers:
         """Classify texts in their order; those of similar length share a batch.
 
-        A text may be empty; one longer than ``max_length`` is cut.
+        A text may be empty; one longer than ``max_length`` is cut.  ``advance`` is told how many
+        texts of each batch are done, and may raise to stop.
         """
         if not texts:
             return Answers(np.empty((0, len(self.labels)), np.float32), np.empty(0, bool))
@@ -73,6 +76,7 @@ class Classifier:
                 inputs[index, : len(tokens)] = tokens
                 mask[index, : len(tokens)] = 1
             probabilities[rows] = self.answer(inputs, mask)
+            advance(len(rows))
         return Answers(probabilities, cut)
 
     def answer(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores, model_directory
+from stages.devices import count_cpus
 from stages.directories import check_pointers
 from stages.errors import Hint, ModelError, SettingError, Settings
 from stages.loading import one_line
@@ -118,9 +119,7 @@ def _load_tokenizer(path: Path) -> Any:
 
 def _count_threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdigit() and int(wanted):
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(wanted) if wanted.isdigit() and int(wanted) else count_cpus()
 
 
 def _open_session(file: Path, device: str, threads: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stages.classify.classifier import Classifier
@@ -14,16 +14,21 @@ KEYS = ("label", "score", "scores", "cut", "below_threshold", "invalid_utf8", "e
 
 
 def tag_rows(
-    rows: Sequence[Row], classifier: Classifier, all_scores: bool, threshold: float | None = None
+    rows: Sequence[Row],
+    classifier: Classifier,
+    all_scores: bool,
+    threshold: float | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> Iterator[dict[str, Any]]:
     """Answer rows in their order.
 
     An answer has the row's own keys and ``label``, ``score`` and, if ``all_scores``, ``scores``; a
     key of the row that has a name of :data:`KEYS` becomes ``input_<name>``, with as many
     ``input_`` as the row has no key of.  Where the score is below the threshold the label is None
-    and ``below_threshold`` is set.
+    and ``below_threshold`` is set.  ``advance`` is as for :meth:`Classifier.classify`.
     """
-    answers = classifier.classify([row.text for row in rows if row.text and row.text.strip()])
+    texts = [row.text for row in rows if row.text and row.text.strip()]
+    answers = classifier.classify(texts, advance)
     found = zip(answers.probabilities, answers.cut, strict=True)
     for row in rows:
         answer = _rename(row.fields)

@@ -32,7 +32,11 @@ def load_torch_classifier(folder: Path, device: str) -> Classifier:
     """
     chosen = choose_device(device)
     model = load_model(folder).to(chosen.value)
-    return wrap_model(model, load_tokenizer(folder), f"{chosen.value} ({chosen.reason})")
+    device = f"{chosen.value} ({chosen.reason})"
+    if chosen.value == "cpu":
+        threads = torch.get_num_threads()
+        device += f", {threads} thread{'s' * (threads > 1)}"
+    return wrap_model(model, load_tokenizer(folder), device)
 
 
 def load_model(folder: Path) -> PreTrainedModel:

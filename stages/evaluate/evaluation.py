@@ -13,12 +13,21 @@ import torch
 
 from stages import lm, metrics
 from stages.classify import Classifier, find_model, is_onnx, load_classifier, model_directory
-from stages.devices import ALL, Choice, choose_device, choose_dtype, choose_model, find_main_device
+from stages.devices import (
+    ALL,
+    Choice,
+    choose_device,
+    choose_dtype,
+    choose_model,
+    describe_threads,
+    find_main_device,
+)
 from stages.errors import SettingError, Settings
 from stages.evaluate.held_out import measure_held_out
 from stages.records import find_record, read_record, read_temperature
+from stages.reporter import follow
 from stages.tasks import Task, describe_chat, fit_tokenizer, load_task, restore_task
-from stages.teacher import Callbacks, Teacher, find_tuning, report_forward_pass
+from stages.teacher import Callbacks, find_tuning, make_teacher
 from stages.texts import TextRow, encode_texts, read_labelled_texts
 from stages.tokens import describe_lost
 
@@ -97,6 +106,7 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
         config = replace(config, model=found)
     device = choose_device(config.device, several=True)
     reporter.say(f"device: {device.value} ({device.reason})")
+    reporter.say(describe_threads())
     if config.data is not None:
         return _evaluate_texts(config, config.data, device, reporter)
     if config.model is None or config.teacher is not None:
@@ -191,13 +201,12 @@ def _ask_student(classifier: Classifier, rows: list[TextRow], reporter: Reporter
     """Return the student's probabilities, shape (N, K)."""
     parts, cut = [], 0
     with reporter.track("student", len(rows), 0, "text") as advance:
-        # Large parts, so that like lengths meet; small enough to stop between them.
+        # Large parts, so that like lengths meet.
         for begin in range(0, len(rows), 2048):
-            reporter.check_stop()
-            answers = classifier.classify([row.text for row in rows[begin : begin + 2048]])
+            texts = [row.text for row in rows[begin : begin + 2048]]
+            answers = classifier.classify(texts, follow(advance, reporter))
             parts.append(answers.probabilities)
             cut += int(answers.cut.sum())
-            advance(len(answers.cut))
     if cut:
         longest = classifier.max_length - 1
         reporter.say(f"{cut:,} of {len(rows):,} texts are cut at {longest} tokens")
@@ -223,9 +232,9 @@ def _ask_teacher(
     if line := describe_chat(tokenizer, config.chat):
         reporter.say(line)
     reporter.say(lm.keep_freed_memory(device.value))
-    model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
-    teacher = Teacher(model, tokenizer, task, config.chat)
-    report_forward_pass(teacher, reporter)
+    with reporter.track("loading the model", 1, 0, "model"):
+        model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
+    teacher = make_teacher(model, tokenizer, task, config.chat, None, reporter)
     cut = fit_tokenizer(task, tokenizer, config.chat)
     texts = encode_texts(rows, cut, task.max_length, reporter)
     tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)

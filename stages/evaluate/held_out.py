@@ -51,29 +51,35 @@ def measure_held_out(
     remap = TokenRemap(*record["remapped_id"]) if record.get("remapped_id") else None
 
     def answer(ids: np.ndarray) -> np.ndarray:
+        reporter.check_stop()
         inputs = np.insert(ids, 0, record["start_id"], axis=1)
         return classifier.answer(remap.apply(inputs) if remap else inputs)
 
     student, teacher = [], []
-    for part in reader.read_chunks(held):
-        lengths, probabilities = part.columns["length"], part.columns["probabilities"]
-        answers = np.empty_like(probabilities)
-        for length in np.unique(lengths):
-            alike = lengths == length
-            if sampler is None:
-                ids = part.columns["tokens"][alike, :length].astype(np.int64)
-            else:
-                ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
-            answers[alike] = answer(ids)
-        student.append(answers)
-        teacher.append(probabilities)
+    with reporter.track("student", len(held), 0, "chunk") as advance:
+        for part in reader.read_chunks(held):
+            lengths, probabilities = part.columns["length"], part.columns["probabilities"]
+            answers = np.empty_like(probabilities)
+            for length in np.unique(lengths):
+                alike = lengths == length
+                if sampler is None:
+                    ids = part.columns["tokens"][alike, :length].astype(np.int64)
+                else:
+                    ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
+                answers[alike] = answer(ids)
+            student.append(answers)
+            teacher.append(probabilities)
+            advance(1)
     g, h = np.concatenate(teacher), np.concatenate(student)
     temperature = read_temperature(record)
     rows = metrics.measured_rows(len(h)) if record.get("calibration") else np.arange(len(h))
     errors = metrics.measure_calibration(h[rows], g[rows], temperature)
-    texts = read_self_generated(cache)
+    share = None
+    if (texts := read_self_generated(cache)) is not None:
+        with reporter.track("self-generated texts", 1, 0, "student"):
+            share = texts.measure(answer)
     return (
         metrics.compute_projection(g, h),
         metrics.Confidence(temperature, against_teacher=errors),
-        None if texts is None else texts.measure(answer),
+        share,
     )

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from stages.reporter import follow
+
 if TYPE_CHECKING:
     from stages.classify import Classifier
     from stages.reporter import Reporter
@@ -73,18 +75,18 @@ def compare(
     each = {"": original, **others}
     seconds = dict.fromkeys(each, 0.0)
     answers: dict[str, list[np.ndarray]] = {name: [] for name in each}
-    with _one_core():
+    with _one_core(), reporter.track("comparing", 1, 0, "file"):
+        check = follow(lambda count: None, reporter)
         for classifier in each.values():
-            classifier.classify(texts[:ROUND])  # the first pass allocates
+            classifier.classify(texts[:ROUND], check)  # the first pass allocates
         began = time.monotonic()
         for begin in range(0, len(texts), ROUND):
-            reporter.check_stop()
             if begin and time.monotonic() - began > ENOUGH_SECONDS:
                 break
             for name, classifier in each.items():
                 start = time.perf_counter()
                 answers[name].append(
-                    classifier.classify(texts[begin : begin + ROUND]).probabilities
+                    classifier.classify(texts[begin : begin + ROUND], check).probabilities
                 )
                 seconds[name] += time.perf_counter() - start
     found = {name: np.concatenate(parts) for name, parts in answers.items()}

@@ -23,7 +23,6 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from stages.errors import ExportError, HubError, SettingError, StageError
 from stages.loading import explained, one_line
 from stages.records import RECORD, read_record
-from stages.reporter import Interrupted
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -167,7 +166,7 @@ def _explain(repo: str, endpoint: str) -> Iterator[None]:
     """Have failures of the upload say what to do."""
     try:
         yield
-    except (StageError, Interrupted):
+    except StageError:
         raise
     except Exception as error:  # huggingface_hub, its HTTP client and hf_xet raise dozens of types
         # The upload of a file wraps what stopped it; the last cause says it, unless without words.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,12 @@ def quantise_onnx(source: Path, file: Path) -> None:
         )
 
 
-def check_onnx(original: Classifier, exported: Classifier, ids: int) -> float:
+def check_onnx(
+    original: Classifier,
+    exported: Classifier,
+    ids: int,
+    check_stop: Callable[[], None] = lambda: None,
+) -> float:
     """Return the largest difference in probability on random ids, or refuse it."""
     generator = np.random.default_rng(0)
     longest, worst = original.max_length, 0.0
@@ -132,6 +138,7 @@ def check_onnx(original: Classifier, exported: Classifier, ids: int) -> float:
         ends = generator.integers(1, length + 1, size=(batch, 1))
         ends[0] = length
         for mask in (np.ones_like(inputs), (np.arange(length) < ends).astype(np.int64)):
+            check_stop()
             difference = original.answer(inputs, mask) - exported.answer(inputs, mask)
             # Not Python's max(), which passes a NaN over.
             worst = float(np.maximum(worst, np.abs(difference).max()))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.classify import Classifier, is_onnx
+from stages.devices import describe_threads
 from stages.errors import ExportError, SettingError, Settings
 from stages.export.comparison import MOST_ROUNDS, ROUND, ComparedFile, compare, draw_texts
 from stages.export.formats import FORMATS, SavedStudent
@@ -73,6 +74,7 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
     _check_place(out, config.model)
     evaluations = [_read_metrics(path, record) for path in config.metrics]
     student = SavedStudent(config.model)
+    reporter.say(describe_threads())
     written: dict[str, Classifier] = {}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,10 @@ run continues from its checkpoint to the weights that an unbroken one ends with.
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +20,9 @@ import torch
 
 from stages.errors import TrainingError
 from stages.metrics import Projection, compute_projection
-from stages.reporter import Interrupted
+from stages.reporter import Interrupted, follow
 from stages.student.config import TRAINER
+from stages.student.curve import Point, describe_point, make_point
 from stages.student.data import join_slices
 from stages.student.objectives import Objective
 from stages.student.optimiser import group_parameters, scale_rate
@@ -37,15 +36,11 @@ if TYPE_CHECKING:
     from stages.student.model import Student
 
 
-Point = dict[str, float | None]
-"""A value for each of the columns; None where a column does not apply to the objective."""
-
 LEAST_SCALE = 2.0**-10
 """What a loss in float16 is multiplied by at the least: from 2¹⁶ on, after 26 steps left out."""
 
-MEASURED = ("norm_g", "norm_h", "angle", "centred_angle", "agreement")
-CURVE = ("step", "loss", "c_learned", "c_closed_form", *MEASURED)
-"""Columns of the curve; angles in radians, norms per root row."""
+CHECKPOINT_SECONDS = 120.0
+"""A checkpoint is written at the latest after so long, however slow the steps are."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,8 @@ class _Run:
     history: list[Point] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
     seconds: float = 0.0
+    random: tuple[torch.Tensor, torch.Tensor | None] | None = None  # when the next step began
+    is_changing: bool = False  # whether a step is half taken
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +77,13 @@ class _Run:
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    def remember_random(self) -> None:
+        # A student on a GPU draws its dropout there.
+        on_device = torch.cuda.get_rng_state(self.device) if self.on_gpu else None
+        self.random = torch.get_rng_state(), on_device
+
     def state(self, identity: str) -> dict[str, Any]:
+        random, device_random = self.random or (None, None)
         return {
             "identity": identity,
             "trainer": TRAINER,
@@ -91,9 +94,8 @@ class _Run:
             "student": self.student.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            # A student on a GPU draws its dropout there.
-            "device_random": torch.cuda.get_rng_state(self.device) if self.on_gpu else None,
+            "random": random,
+            "device_random": device_random,
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
@@ -135,30 +137,36 @@ def train_student(
     _continue_run(run, checkpoint, identity, reporter)
     stream = source.open_stream(run.step * config.lengths_per_batch)
     since, skipped = time.monotonic() - run.seconds, 0
-    with reporter.track("student", config.steps, run.step, "step") as advance:
-        while run.step < config.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * scale_rate(run.step, config)
-            run.losses.append(_take_step(prepared, run, stream, config, accelerator))
-            run.step += 1
-            skipped += optimizer.step_was_skipped
-            advance(1)
-            last = run.step == config.steps
-            run.seconds = time.monotonic() - since
-            if run.step % config.log_every == 0 or last:
-                found = measure_projection(prepared, source)
-                loss = torch.stack(run.losses).mean().item()
-                run.losses.clear()
-                run.history.append(make_point(run.step, loss, run.objective.c, found))
-                reporter.say(describe_point(run.history[-1]))
+    saved = time.monotonic()
+    with reporter.track("student", config.steps, run.step, "step") as show:
+        advance = follow(show, reporter)
+        try:
+            while run.losses or run.step < config.steps:
                 run.seconds = time.monotonic() - since
-            if run.step % config.checkpoint_every == 0 or last:
+                run.remember_random()
+                last = run.step == config.steps
+                # First what a run that was stopped at this step had not come to.
+                if run.losses and (run.step % config.log_every == 0 or last):
+                    found = measure_projection(prepared, source, advance)
+                    loss = torch.stack(run.losses).mean().item()
+                    run.history.append(make_point(run.step, loss, run.objective.c, found))
+                    run.losses.clear()
+                    reporter.say(describe_point(run.history[-1]))
+                    run.seconds = time.monotonic() - since
+                late = time.monotonic() - saved > CHECKPOINT_SECONDS
+                if run.step and (run.step % config.checkpoint_every == 0 or last or late):
+                    _save(checkpoint, run.state(identity))
+                    saved = time.monotonic()
+                if not last:
+                    _take_step(prepared, run, stream, config, accelerator, advance)
+                    skipped += optimizer.step_was_skipped
+                    show(1)
+        except Interrupted:
+            if not run.is_changing:
+                with suppress(Interrupted):  # it is heeded now, and saving may take its time
+                    reporter.check_stop()
                 _save(checkpoint, run.state(identity))
-            try:
-                reporter.check_stop()
-            except Interrupted:
-                _save(checkpoint, run.state(identity))
-                raise
+            raise
     if skipped:
         reporter.say(f"float16: {skipped:,} steps were left out, their gradient overflowed")
     return Training(run.history, run.seconds)
@@ -166,23 +174,27 @@ def train_student(
 
 @torch.no_grad()
 def answer_held_out(
-    student: torch.nn.Module, source: RowSource
+    student: torch.nn.Module, source: RowSource, advance: Callable[[int], None]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a student's logits and the teacher's probabilities on the held-out rows.
 
-    Both have shape (N, K) and are on the CPU; the student is left in evaluation mode.
+    Both have shape (N, K) and are on the CPU; the student is left in evaluation mode.  ``advance``
+    is told 0 before every batch, and may raise to stop.
     """
     student.eval()
     logits, teacher = [], []
     for rows in source.held_out():
+        advance(0)
         logits.append(student(rows.embeddings, rows.mask).float().cpu())
         teacher.append(rows.probabilities.cpu())
     return torch.cat(logits), torch.cat(teacher)
 
 
-def measure_projection(student: torch.nn.Module, source: RowSource) -> Projection:
-    """Compare student and teacher on the held-out rows; the student is left in evaluation mode."""
-    logits, teacher = answer_held_out(student, source)
+def measure_projection(
+    student: torch.nn.Module, source: RowSource, advance: Callable[[int], None]
+) -> Projection:
+    """Compare student and teacher as for :func:`answer_held_out`."""
+    logits, teacher = answer_held_out(student, source, advance)
     return compute_projection(teacher.numpy(), logits.softmax(dim=1).numpy())
 
 
@@ -192,11 +204,15 @@ def _take_step(
     stream: Iterator[Rows],
     config: TrainingConfig,
     accelerator: Accelerator,
-) -> torch.Tensor:
+    advance: Callable[[int], None],
+) -> None:
+    for group in run.optimizer.param_groups:
+        group["lr"] = group["peak"] * scale_rate(run.step, config)
     student.train()
     total = torch.zeros((), device=accelerator.device)
     slices = [next(stream) for _ in range(config.lengths_per_batch)]
     for rows, part in join_slices(slices, run.on_gpu):
+        advance(0)
         with accelerator.autocast():
             logits = student(rows.embeddings, rows.mask)
         counts = [len(each.probabilities) for each in part]
@@ -214,6 +230,7 @@ def _take_step(
             f"step {run.step + 1}: the gradient is NaN or infinite (loss {total.item():.4g}); "
             "lower the learning rate"
         )
+    run.is_changing = True
     run.optimizer.step()
     run.optimizer.zero_grad()
     if accelerator.scaler is not None and accelerator.scaler.get_scale() < LEAST_SCALE:
@@ -221,7 +238,9 @@ def _take_step(
             f"step {run.step + 1}: the gradient is NaN or infinite in float16 however small the "
             f"loss is made (by {accelerator.scaler.get_scale():.2g}); lower the learning rate"
         )
-    return total
+    run.losses.append(total)
+    run.step += 1
+    run.is_changing = False
 
 
 def _continue_run(run: _Run, checkpoint: Path, identity: str, reporter: Reporter) -> None:
@@ -248,33 +267,3 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     torch.save(state, partial)
     partial.replace(path)
-
-
-def make_point(step: int, loss: float, c: torch.Tensor | None, found: Projection) -> Point:
-    """Return one point of the curve; ``loss`` is the mean over the steps since the last one."""
-    learned = None if c is None else c.item()
-    values = (float(step), loss, learned, found.c, *(getattr(found, name) for name in MEASURED))
-    return dict(zip(CURVE, values, strict=True))
-
-
-def describe_point(point: Point) -> str:
-    """Say one point in a line of the log."""
-    learned = "" if point["c_learned"] is None else f"c {point['c_learned']:.3f} learned, "
-    return (
-        f"step {point['step']:,.0f}: loss {point['loss']:.4f}, {learned}"
-        f"c* {point['c_closed_form']:.3f}, ‖g‖ {point['norm_g']:.3f}, ‖h‖ {point['norm_h']:.3f}, "
-        f"α {point['angle']:.3f}, centred α {point['centred_angle']:.3f}, "
-        f"agreement {point['agreement']:.1%}"
-    )
-
-
-def format_curve(points: Iterable[Point]) -> str:
-    """Format a curve as CSV with the columns :data:`CURVE`; what does not apply stays empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CURVE, lineterminator="\n")
-    writer.writeheader()
-    for point in points:
-        known = {key: value for key, value in point.items() if value is not None}
-        cells = {key: f"{value:.6g}" for key, value in known.items() if not math.isnan(value)}
-        writer.writerow(cells | {"step": f"{known['step']:.0f}"})
-    return text.getvalue()

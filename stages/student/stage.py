@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stages.devices import choose_device, describe_machine, has_bfloat16
+from stages.devices import choose_device, describe_machine, describe_threads, has_bfloat16
 from stages.errors import SettingError
 from stages.inputs import describe_agreement, read_self_generated
 from stages.locking import hold_lock
@@ -21,10 +21,11 @@ from stages.records import find_record
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
 from stages.student.config import TRAINER, StudentConfig
+from stages.student.curve import format_curve
 from stages.student.data import TrainingData, open_cached_answers, open_rows
 from stages.student.folding import check_foldable, find_remap
 from stages.student.labelled_texts import open_labelled_texts
-from stages.student.loop import format_curve, train_student
+from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder, configure_encoder
 from stages.student.optimiser import choose_rates
 from stages.student.save import check_place, write_student
@@ -131,6 +132,7 @@ def _train(
 
     device = choose_device(config.device)
     reporter.say(f"device: {device.value} ({device.reason})")
+    reporter.say(describe_threads())
     on_cpu = torch.device(device.value).type == "cpu"
     if not on_cpu:
         # accelerate takes the current device, whatever index was asked for.
@@ -140,11 +142,13 @@ def _train(
     init, why = _choose_init(config)
     reporter.say(f"student: {config.arch}, {init} start ({why})")
     accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
-    vocabulary = data.load_vocabulary()
+    with reporter.track("loading the vocabulary", 1, 0, "table"):
+        vocabulary = data.load_vocabulary()
     labels = tuple(label["name"] for label in vocabulary.task["labels"])
     max_length, table = vocabulary.task["max_length"], vocabulary.table
     torch.manual_seed(config.training.seed)
-    encoder = build_encoder(config.arch, init, labels, max_length)
+    with reporter.track("loading the encoder", 1, 0, "encoder"):
+        encoder = build_encoder(config.arch, init, labels, max_length)
     remap = find_remap(encoder, len(table))
     tokenizer = build_tokenizer(vocabulary.files, vocabulary.start_id, max_length, remap)
     student = Student(encoder, table[vocabulary.start_id], float(table.float().std()))
@@ -166,11 +170,13 @@ def _train(
 
         @torch.no_grad()
         def answer(ids: np.ndarray) -> np.ndarray:
+            reporter.check_stop()
             found = student(device_table[torch.from_numpy(ids).to(device_table.device)])
             logits: np.ndarray = found.float().cpu().numpy()
             return logits
 
-        self_generated = texts.measure(answer).to_record()
+        with reporter.track("self-generated texts", 1, 0, "student"):
+            self_generated = texts.measure(answer).to_record()
         self_generated["largest_class"] = texts.largest_class
     record = {
         "identity": identity,
@@ -190,7 +196,8 @@ def _train(
         "calibration": None if calibration is None else asdict(calibration),
         "curve": done.history,
     }
-    write_student(student, table, tokenizer, record, write_card(record), out)
+    with reporter.track("writing the student", 1, 0, "student"):
+        write_student(student, table, tokenizer, record, write_card(record), out)
     checkpoint.unlink(missing_ok=True)
     return record
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from stages import metrics
 from stages.errors import TrainingError
+from stages.reporter import follow
 from stages.student.loop import answer_held_out
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def calibrate_student(
     Returns the temperature, None where none could be fitted, and the student as it is now, in
     evaluation mode, against the teacher on all held-out rows.
     """
-    logits, teacher = (each.numpy() for each in answer_held_out(student, source))
+    with reporter.track("temperature", 1, 0, "student") as show:
+        answered = answer_held_out(student, source, follow(show, reporter))
+    logits, teacher = (each.numpy() for each in answered)
     temperature, found = 1.0, None
     try:
         found = metrics.calibrate(logits, teacher)

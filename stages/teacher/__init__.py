@@ -7,7 +7,7 @@ sized and compiled; knows nothing of students.
 from stages.teacher.autotune import find_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.estimate import Estimate, estimate_teacher
-from stages.teacher.plan import report_forward_pass
+from stages.teacher.plan import make_teacher
 from stages.teacher.stage import run_teacher
 from stages.teacher.teacher import Batch, Callbacks, Teacher, plan_batches
 
@@ -19,7 +19,7 @@ __all__ = [
     "TeacherConfig",
     "estimate_teacher",
     "find_tuning",
+    "make_teacher",
     "plan_batches",
-    "report_forward_pass",
     "run_teacher",
 ]

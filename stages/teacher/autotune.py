@@ -72,9 +72,10 @@ def find_tuning(
     """
     rate: float | None
     if batch_positions is None:
-        positions, rate = _find_size(teacher, lengths, reporter)
-        if choose_pass(teacher, lengths, positions, rate, reporter):
+        with reporter.track("finding the fastest batch", 1, 0, "batch"):
             positions, rate = _find_size(teacher, lengths, reporter)
+            if choose_pass(teacher, lengths, positions, rate, reporter):
+                positions, rate = _find_size(teacher, lengths, reporter)
     else:
         positions = batch_positions
         reporter.say(f"batch: {positions:,} positions, as asked")
@@ -97,7 +98,8 @@ def find_tuning(
         return Tuning(positions, False, rate, name)
     length = find_typical_length(lengths, teacher.positions_around)
     eager = Tuning(positions, False, rate, name)
-    return _try_compiling(teacher, length, eager, compiling, reporter)
+    with reporter.track("compiling", 1, 0, "model"):
+        return _try_compiling(teacher, length, eager, compiling, reporter)
 
 
 def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
@@ -198,7 +200,6 @@ def _try_sizes(teacher: Teacher, length: int, total: int, reporter: Reporter) ->
             refuse_out_of_memory(MemoryError(), teacher.device, f"a row of {length} tokens")
     rates: dict[int, float] = {}
     while size <= LARGEST:
-        reporter.check_stop()
         rate = _try_size(teacher, length, size, reporter)
         if rate is None:
             break
@@ -213,6 +214,7 @@ def _try_sizes(teacher: Teacher, length: int, total: int, reporter: Reporter) ->
 
 def _try_size(teacher: Teacher, length: int, size: int, reporter: Reporter) -> float | None:
     """Return positions a second of a size of batch; None where the device has no memory for it."""
+    reporter.check_stop()
     try:
         return measure_rate(teacher, length, size)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -232,7 +234,6 @@ def _try_compiling(
     compile_layers(teacher)
     positions, rate = eager.batch_positions, eager.positions_per_second or math.inf
     for size in (positions // 2, positions):  # two sizes, so that no size is taken to be fixed
-        reporter.check_stop()
         _try_size(teacher, length, max(1, size), reporter)
     spent = time.perf_counter() - began
     faster = _try_size(teacher, length, positions, reporter) or 0.0

@@ -28,6 +28,7 @@ from cache.reader import CacheReader
 from cache.stores import parse_place
 from stages.inputs import build_samplers
 from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count_share
+from stages.reporter import follow
 from stages.teacher.autotune import apply_pass, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.fill import answer_inputs, compute_thresholds
@@ -117,23 +118,33 @@ def answer_sample(
     chunks = -(-rows // chunk)
     begins = np.unique(np.linspace(0, chunks - 1, min(chunks, SAMPLE_CHUNKS)).astype(int)) * chunk
     chosen = begins[:, None] + np.arange(min(chunk, SAMPLE_ROWS))
-    columns = answer_chosen(plan, chosen[chosen < rows], samplers, batch_positions)
+    columns = answer_chosen(plan, chosen[chosen < rows], samplers, batch_positions, "sample")
     return compute_projection(columns["probabilities"], columns["probabilities"])
 
 
 def answer_chosen(
-    plan: TeacherPlan, rows: np.ndarray, samplers: Mapping[str, Sampler], batch_positions: int
+    plan: TeacherPlan,
+    rows: np.ndarray,
+    samplers: Mapping[str, Sampler],
+    batch_positions: int,
+    title: str,
 ) -> dict[str, Any]:
-    """Answer some of a cache's rows without showing progress; returns their columns."""
-    reporter = plan.reporter
-    callbacks = Callbacks(lambda done: reporter.check_stop(), reporter.warn)
+    """Answer some of a cache's rows under a title; returns their columns."""
     inputs = plan.inputs.select(rows)
-    return answer_inputs(inputs, samplers, plan.teacher, batch_positions, callbacks)
+    with plan.reporter.track(title, len(rows), 0, "row") as show:
+        callbacks = Callbacks.report(show, plan.reporter)
+        return answer_inputs(inputs, samplers, plan.teacher, batch_positions, callbacks)
 
 
-def measure_answers(reader: CacheReader) -> Projection:
+def measure_answers(reader: CacheReader, reporter: Reporter) -> Projection:
     """Return the teacher's class balance and spread over the shards of a cache."""
-    g = np.concatenate([reader.read_shard(shard)["probabilities"] for shard in reader.shards])
+    parts = []
+    with reporter.track("reading the answers", len(reader.shards), 0, "shard") as show:
+        advance = follow(show, reporter)
+        for shard in reader.shards:
+            parts.append(reader.read_shard(shard)["probabilities"])
+            advance(1)
+    g = np.concatenate(parts)
     return compute_projection(g, g)
 
 
@@ -177,7 +188,9 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     else:
         apply_pass(teacher, tuning, reporter)
     name, positions = plan.inputs.identity["name"], tuning.batch_positions
-    samplers = build_samplers(name, teacher.table, compute_thresholds(plan.inputs, teacher))
+    samplers = build_samplers(
+        name, teacher.table, compute_thresholds(plan.inputs, teacher, reporter)
+    )
     rate, _ = _measure(plan, samplers, positions, 0)
     rate, rows = _measure(plan, samplers, positions, MEASURED_SECONDS * rate)
     sample = answer_sample(plan, samplers, positions)
@@ -210,5 +223,5 @@ def _measure(
     rows = begins[:, None] + np.arange(chunk)
     rows = rows[rows < layout.rows]
     began = time.perf_counter()
-    answer_chosen(plan, rows, samplers, batch_positions)
+    answer_chosen(plan, rows, samplers, batch_positions, "speed")
     return float(positions[rows].sum()) / (time.perf_counter() - began), len(rows)

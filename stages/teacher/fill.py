@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,13 +31,20 @@ from stages.inputs import (
     pack_attachments,
     read_samplers,
 )
+from stages.reporter import follow
 from stages.teacher.generation import write_texts
 from stages.teacher.plan import TeacherPlan
 from stages.teacher.teacher import Callbacks, Teacher
 
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
+
 POLL_SECONDS = 1.0
 CONTEXT_SEED, TEXT_SEED = 2**40, 2**41
 """Indices of the first seeds of contexts and of self-generated texts, beyond those of all rows."""
+
+AVERAGED_POSITIONS = 8
+"""Positions whose next-token distributions over the whole vocabulary are held at once."""
 
 BATCH_POSITIONS = 4096
 """Always the same, so that texts that were lost come out as they were."""
@@ -48,17 +55,14 @@ def make_attachments(plan: TeacherPlan, texts: int) -> tuple[dict[str, bytes], d
 
     So many self-generated texts are written, but none where the model cannot write.
     """
-    began = time.monotonic()
-    thresholds = compute_thresholds(plan.inputs, plan.teacher)
+    began, reporter = time.monotonic(), plan.reporter
+    thresholds = compute_thresholds(plan.inputs, plan.teacher, reporter)
     files = pack_attachments(plan.teacher.table, plan.input_tokenizer, thresholds)
     notes = {"seconds": time.monotonic() - began, SELF_GENERATED: 0}
     if not texts:
         return files, notes
-    reporter = plan.reporter
     try:
-        with reporter.track("self-generated texts", texts, 0, "text") as show:
-            callbacks = Callbacks.report(show, reporter)
-            made = make_self_generated(plan.teacher, plan.config.seed, texts, callbacks)
+        made = make_self_generated(plan.teacher, plan.config.seed, texts, reporter)
     except ModelError as error:
         reporter.warn(f"students of this cache are measured on no self-generated texts: {error}")
         return files, notes
@@ -66,41 +70,53 @@ def make_attachments(plan: TeacherPlan, texts: int) -> tuple[dict[str, bytes], d
 
 
 def make_self_generated(
-    teacher: Teacher, run_seed: int, rows: int, callbacks: Callbacks
+    teacher: Teacher, run_seed: int, rows: int, reporter: Reporter
 ) -> SelfGenerated:
     """Have the teacher write so many texts, at least 1, and answer them."""
-    seeds = mix_seeds(run_seed, TEXT_SEED, rows)
-    tokens = write_texts(teacher, seeds, SamplingSettings(), teacher.task.max_length, callbacks)
+    seeds, longest = mix_seeds(run_seed, TEXT_SEED, rows), teacher.task.max_length
+    with reporter.track("self-generated texts", rows * longest, 0, "token") as show:
+        callbacks = Callbacks.report(show, reporter)
+        tokens = write_texts(teacher, seeds, SamplingSettings(), longest, callbacks)
     lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
-    silent = Callbacks(lambda rows: callbacks.advance(0), callbacks.warn)
-    logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, silent)
+    with reporter.track("answers to self-generated texts", rows, 0, "text") as show:
+        callbacks = Callbacks.report(show, reporter)
+        logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, callbacks)
     return SelfGenerated(tokens, lengths, logits)
 
 
-def compute_thresholds(inputs: Inputs, teacher: Teacher) -> np.ndarray | None:
+def compute_thresholds(inputs: Inputs, teacher: Teacher, reporter: Reporter) -> np.ndarray | None:
     """Compute what `unigram` draws by, shape (V,); None where it draws nothing."""
     if "contexts" not in inputs.identity:
         return None
     contexts = inputs.identity["contexts"]
     seeds = mix_seeds(inputs.identity["seed"], CONTEXT_SEED, contexts["rows"])
     ids = torch.from_numpy(VocabularySampler(teacher.table).draw_ids(seeds, contexts["length"]))
-    return quantise_distribution(average_next_token(teacher, ids).numpy())
+    with reporter.track("average next-token distribution", len(ids), 0, "context") as show:
+        average = average_next_token(teacher, ids, follow(show, reporter))
+    return quantise_distribution(average.numpy())
 
 
 @torch.inference_mode()
-def average_next_token(teacher: Teacher, ids: torch.Tensor) -> torch.Tensor:
+def average_next_token(
+    teacher: Teacher, ids: torch.Tensor, advance: Callable[[int], None] = lambda count: None
+) -> torch.Tensor:
     """Average the model's own next-token distribution over contexts (B, T) behind the prompt.
 
-    Returns probabilities, shape (V,), float64, on the CPU.
+    ``advance`` is told of every context, and may raise to stop.  Returns probabilities, shape (V,),
+    float64, on the CPU.
     """
     with teacher.suspend():
         total = torch.zeros(len(teacher.table), dtype=torch.float64)
         prefix = teacher.look_up(np.array([teacher.prefix_ids]))
         for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
             inputs = torch.cat([prefix, teacher.table[row.to(teacher.device)][None]], dim=1)
-            output = teacher.model(inputs_embeds=inputs, use_cache=False)
-            logits = output.logits[0, prefix.shape[1] - 1 : -1].float()
-            total += logits.softmax(dim=-1).double().mean(dim=0).cpu()[: len(total)]
+            # A family that does not know how many are to be kept gives those of the prompt too.
+            kept = len(row) + 1
+            output = teacher.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=kept)
+            parts = output.logits[0, -kept:-1].split(AVERAGED_POSITIONS)
+            sums = sum(p.float().softmax(dim=-1).sum(dim=0, dtype=torch.float64) for p in parts)
+            total += (sums / len(row)).cpu()[: len(total)]
+            advance(1)
     if not total.isfinite().all():
         raise ModelError("the model's logits are NaN or infinite: its weights are damaged")
     return total / total.sum()

@@ -49,7 +49,7 @@ def write_texts(
     """Have the model continue its prompt once a seed; returns tokens padded with -1, (N, longest).
 
     A text ends where the model ends it, where it begins the task's suffix, or at ``longest``; the
-    model may not end it before ``shortest``.
+    model may not end it before ``shortest``.  ``longest`` tokens a text are told of as progress.
     """
     tokens = np.full((len(seeds), longest), -1, dtype=np.int32)
     single = f"a single written text of {longest} tokens"
@@ -74,7 +74,6 @@ def write_texts(
                     )
                     continue
                 rows = rows[len(part) :]
-                callbacks.advance(len(part))
     return tokens
 
 
@@ -123,6 +122,7 @@ class _Writer:
         self._forbidden = sorted({*self._ends, *teacher.suffix_ids[:1]})
         self._prompt = teacher.look_up(np.array([prompt]))
         output = teacher.model(inputs_embeds=self._prompt, use_cache=True, logits_to_keep=1)
+        callbacks.advance(0)
         self._past, self._first = getattr(output, "past_key_values", None), output.logits[:, -1]
         fault = self._find_fault() if isinstance(self._past, DynamicCache) else "it has no such"
         if fault:
@@ -166,6 +166,7 @@ class _Writer:
         rows = np.arange(len(seeds))  # those in the cache, `running` those not at their end
         running = np.ones(len(seeds), dtype=bool)
         for position in range(self._longest):
+            self._callbacks.advance(len(seeds))
             ids = self._draw(logits, draws[rows, position], position < self._shortest)
             tokens[rows[running], position] = ids[running]
             # A text ends in front of the model's end token, or of the suffix.
@@ -185,7 +186,7 @@ class _Writer:
             inputs = teacher.look_up(ids[:, None])
             output = teacher.model(inputs_embeds=inputs, past_key_values=past, use_cache=True)
             logits = output.logits[:, -1]
-            self._callbacks.advance(0)
+        self._callbacks.advance(len(seeds) * (self._longest - 1 - position))
         tokens[np.arange(self._longest) >= lengths[:, None]] = -1
         return tokens
 

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from cache.format import Layout, Manifest, answer_columns
-from stages.devices import choose_device, choose_dtype, choose_model, find_main_device
+from stages.devices import (
+    choose_device,
+    choose_dtype,
+    choose_model,
+    describe_threads,
+    find_main_device,
+)
 from stages.inputs import Inputs, prepare_inputs
 from stages.lm import (
     check_quantisation,
@@ -39,7 +45,7 @@ from stages.teacher.teacher import Teacher
 from stages.tokens import describe_lost
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stages.reporter import Reporter
 
@@ -67,13 +73,13 @@ class TeacherPlan:
     def teacher(self) -> Teacher:
         """The teacher; its model is loaded the first time."""
         self.reporter.say(keep_freed_memory(self.device))
-        began = time.monotonic()
-        config = self.config
-        model = load_language_model(self.folder, self.device, self.dtype, config.quantise)
-        teacher = Teacher(model, self.tokenizer, self.task, config.chat, self.verbaliser)
+        began, config = time.monotonic(), self.config
+        with self.reporter.track("loading the model", 1, 0, "model"):
+            model = load_language_model(self.folder, self.device, self.dtype, config.quantise)
         self.reporter.say(f"model loaded in {time.monotonic() - began:.1f} s")
-        report_forward_pass(teacher, self.reporter)
-        return teacher
+        return make_teacher(
+            model, self.tokenizer, self.task, config.chat, self.verbaliser, self.reporter
+        )
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -124,6 +130,7 @@ def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
     folder = resolve_model(model.value)
     device = place_model(folder, config.device, device, dtype.value, config.quantise)
     reporter.say(f"device: {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
+    reporter.say(describe_threads())
     tokenizer = load_language_tokenizer(folder)
     verbaliser = build_verbaliser(task, tokenizer, config.chat)
     for label in verbaliser.labels:
@@ -151,8 +158,17 @@ def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
     )
 
 
-def report_forward_pass(teacher: Teacher, reporter: Reporter) -> None:
-    """Say how the model is run, and why not better."""
+def make_teacher(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    chat: bool,
+    verbaliser: Verbaliser | None,
+    reporter: Reporter,
+) -> Teacher:
+    """Make a :class:`Teacher`; say how the model is run, and why not better."""
+    with reporter.track("trying ways to run the model", 1, 0, "way"):
+        teacher = Teacher(model, tokenizer, task, chat, verbaliser)
     reporter.say(f"forward pass: {teacher.forward_pass.description}")
     for reason in teacher.fallbacks:
         reporter.say(f"not used: {reason}")
@@ -161,3 +177,4 @@ def report_forward_pass(teacher: Teacher, reporter: Reporter) -> None:
             f"the prompt's {len(teacher.prefix_ids)} tokens are run with every row, since this "
             f"model's answers would change otherwise ({teacher.fallbacks[-1]})"
         )
+    return teacher

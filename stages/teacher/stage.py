@@ -89,7 +89,7 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         _judge(plan, answer_sample(plan, samplers, batch_positions()))
     elif len(there) < cache.shards:
         reporter.say("no sample is answered: the verdict is on the rows that are there")
-        _judge(plan, measure_answers(CacheReader(cache, shards=there)))
+        _judge(plan, measure_answers(CacheReader(cache, shards=there), reporter))
     began = time.monotonic()
     computed = fill_cache(cache, plan, batch_positions)
     seconds = time.monotonic() - began
@@ -97,7 +97,8 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         f"computed {computed:,} rows in {seconds:.1f} s: {computed / max(seconds, 1e-9):,.0f} a s"
     )
     reporter.say(speed if computed else "every row was there already")
-    return TeacherResult(cache, computed, _judge(plan, measure_answers(CacheReader(cache))))
+    answers = measure_answers(CacheReader(cache), reporter)
+    return TeacherResult(cache, computed, _judge(plan, answers))
 
 
 def _judge(plan: TeacherPlan, answers: Projection) -> Verdict:

@@ -18,6 +18,7 @@ import torch
 from cache.draw import send
 from stages.errors import ModelError
 from stages.lm import embed_vocabulary
+from stages.reporter import follow
 from stages.tasks import build_verbaliser, frame_task
 from stages.teacher.capabilities import (
     check_room,
@@ -49,12 +50,7 @@ class Callbacks:
     @classmethod
     def report(cls, show: Callable[[int], None], reporter: Reporter) -> Callbacks:
         """Show progress, stop where that is asked for, and hand warnings on."""
-
-        def advance(count: int) -> None:
-            show(count)
-            reporter.check_stop()
-
-        return cls(advance, reporter.warn)
+        return cls(follow(show, reporter), reporter.warn)
 
 
 class Teacher:

@@ -36,6 +36,7 @@ def encode_texts(
     ids: list[list[int]] = []
     cut = 0
     for begin in range(0, len(rows), 1024):
+        reporter.check_stop()
         texts = [row.text for row in rows[begin : begin + 1024]]
         # Nobody's text ends the input or begins another's: what looks like a control token is text.
         settings = {"add_special_tokens": False, "split_special_tokens": True}

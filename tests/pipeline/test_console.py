@@ -59,9 +59,19 @@ def test_before_the_first_one_is_done_no_rate_is_made_up(
     monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
     with Console().track("teacher", 1000, 100, "row") as advance:
         advance(0)
-        assert capsys.readouterr().err == ""
+        assert capsys.readouterr().err == "teacher: 100 of 1,000 rows, 0 s so far\n"
         advance(1)
     assert capsys.readouterr().err.startswith("teacher: 101 of 1,000 rows, ")
+
+
+def test_what_is_silent_is_named_all_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.05)
+    with Console().track("loading the model", 1, 0, "model"):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "loading the model, 0 s so far\n"
 
 
 def test_on_a_terminal_progress_is_a_bar_with_rate_and_time_left(

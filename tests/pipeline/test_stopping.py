@@ -1,0 +1,263 @@
+"""Every command ends within seconds of a signal, whatever it is at: real processes, slow models."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from shutil import copyfile
+
+import pytest
+import transformers as hf
+from processes import Forked, Result, start, wait_for
+from tiny import make_tokenizer
+
+from pipeline import console, stopping
+from pipeline.console import Console
+from stages.loading import load_tokenizer
+from stages.records import RECORD
+from stages.reporter import Interrupted
+
+SECONDS = 5.0
+"""Longest time from a signal to the end."""
+
+LARGE = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4}
+
+
+@pytest.fixture(scope="module")
+def slow_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, tokenizer = tmp_path_factory.mktemp("slow") / "llm", make_tokenizer()
+    config = hf.LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=8, **LARGE)
+    hf.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slow_student(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, tokenizer = tmp_path_factory.mktemp("slow") / "student", load_tokenizer(student)
+    config = hf.BertConfig(
+        vocab_size=len(tokenizer),
+        num_attention_heads=8,
+        id2label={0: "bad", 1: "good"},
+        label2id={"bad": 0, "good": 1},
+        **LARGE,
+    )
+    hf.BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    copyfile(student / RECORD, folder / RECORD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "texts.csv"
+    path.write_text("text,label\n" + "a good bad good bad good film,good\n" * 20_000)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _talkative(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are named at once, so that a test knows which one is under way."""
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(console, "TICK_SECONDS", 0.02)
+
+
+def stop_at(folder: Path, step: str, number: int, *command: object) -> Result:
+    """Run a command, send a signal while it is at a step, and return how it ended."""
+    child, err = Forked(folder, *command), folder / "stderr"
+    try:
+        wait_for(lambda: err.exists() and step in err.read_text())
+        child.kill(number)
+        began = time.monotonic()
+        found = child.wait()
+    except BaseException:
+        child.kill(signal.SIGKILL)
+        raise
+    assert time.monotonic() - began < SECONDS
+    assert found.code == 130
+    assert "Traceback" not in found.err
+    assert found.err.splitlines()[-1].startswith("stopped")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (signal.SIGINT, "trying ways to run the model,"),
+        (signal.SIGTERM, "average next-token distribution: 2"),
+        (signal.SIGINT, "self-generated texts: "),
+        (signal.SIGTERM, "answers to self-generated texts: "),
+        (signal.SIGINT, "finding the fastest batch,"),
+        (signal.SIGTERM, "sample: "),
+        (signal.SIGINT, "teacher: "),
+    ],
+)
+def test_teacher(number: int, step: str, slow_llm: Path, mood: Path, tmp_path: Path) -> None:
+    own = 256 if "self" in step else 0
+    sampler = "unigram" if "average" in step else "vocabulary"
+    options = ("--sampler", sampler, "--self-generated", own, "--cache", tmp_path / "cache")
+    if "batch" not in step:
+        options = (*options, "--batch-positions", 256)
+    command = ("teacher", "--task", mood, "--model", slow_llm, *options)
+    assert "the same command continues" in stop_at(tmp_path / "1", step, number, *command).err
+
+
+def test_a_dry_run(slow_llm: Path, mood: Path, tmp_path: Path) -> None:
+    options = ("--dry-run", "--cache", tmp_path / "cache", "--sampler", "vocabulary")
+    options = (*options, "--batch-positions", "256")
+    command = ("teacher", "--task", mood, "--model", slow_llm, *options)
+    stop_at(tmp_path / "1", "speed: ", signal.SIGINT, *command)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("step", ["student: 0 of", "student: 1 of"])
+def test_student_continues_with_what_it_was_at(
+    step: str, filled: tuple[Path, object], mood: Path, tmp_path: Path
+) -> None:
+    encoder = tmp_path / "encoder"
+    large = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4}
+    hf.BertModel(hf.BertConfig(vocab_size=50, num_attention_heads=4, **large)).save_pretrained(
+        encoder
+    )
+    start = ("student", "--task", mood, "--arch", encoder, "--cache", filled[0])
+    steps = ("--steps", 6, "--log-every", 2, "--batch-size", 64, "--checkpoint-every", 100)
+    outs = [tmp_path / name for name in ("stopped", "unbroken")]
+    stopped, unbroken = ((*start, *steps, "--out", out) for out in outs)
+    assert "continues" in stop_at(tmp_path / "1", step, signal.SIGINT, *stopped).err
+    assert not outs[0].exists()
+    again = Forked(tmp_path / "2", *stopped).wait()
+    assert again.code == 0 and "continuing at step" in again.err
+    assert Forked(tmp_path / "3", *unbroken).wait().code == 0
+    weights = [hashlib.sha256((out / "model.safetensors").read_bytes()).digest() for out in outs]
+    assert weights[0] == weights[1]
+    lines = [line for line in again.err.splitlines() if line.startswith("step 2:")]
+    assert lines and lines[0] in (tmp_path / "3/stderr").read_text()
+
+
+def test_evaluate(
+    slow_llm: Path, slow_student: Path, mood: Path, texts: Path, tmp_path: Path
+) -> None:
+    common = ("evaluate", "--task", mood, "--data", texts)
+    stop_at(tmp_path / "1", "teacher: ", signal.SIGINT, *common, "--teacher", slow_llm)
+    stop_at(tmp_path / "2", "student: 64", signal.SIGTERM, *common, "--model", slow_student)
+
+
+@pytest.mark.parametrize("step", ["writing onnx/model.onnx,", "checking onnx/", "comparing,"])
+def test_export(step: str, slow_student: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    stop_at(tmp_path / "1", step, signal.SIGINT, "export", "--model", slow_student, "--out", out)
+    assert list(tmp_path.iterdir()) == [tmp_path / "1"], "nothing half-written is left"
+
+
+def test_tag(slow_student: Path, texts: Path, tmp_path: Path) -> None:
+    stop_at(tmp_path / "1", "input: ", signal.SIGTERM, "tag", "--model", slow_student, texts)
+
+
+def test_verify_and_show(
+    filled: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cache.directory import Cache
+
+    read = Cache.read_column
+    monkeypatch.setattr(Cache, "read_column", lambda *given: time.sleep(0.3) or read(*given))
+    for name, command in (("verify", ()), ("reading", next(filled[0].glob("*/*")))):
+        options = ("verify",) if not command else ("show", command)
+        stop_at(tmp_path / name, name, signal.SIGINT, "cache", *options, "--cache", filled[0])
+
+
+def test_a_large_file_that_is_hashed(slow_llm: Path, mood: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for file in slow_llm.iterdir():
+        os.link(file, tmp_path / "model" / file.name)
+    with (tmp_path / "model/more.safetensors").open("wb") as file:
+        file.truncate(60 * 2**30)  # of no bytes on the disk
+    command = ("teacher", "--task", mood, "--model", tmp_path / "model", "--cache", tmp_path / "c")
+    stop_at(tmp_path / "1", "weights: ", signal.SIGINT, *command)
+
+
+def test_a_download_from_a_hub_that_does_not_answer(mood: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        address = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        patience = {"HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"} | patience
+        command = ("teacher", "--task", mood, "--model", "some/model")
+        process = start(*command, cwd=tmp_path, env=environment)
+        hub.accept()
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < stopping.GRACE_SECONDS + stopping.LAST_SECONDS + 1
+    assert process.returncode == 130
+    assert err.decode().splitlines()[-1] == "stopped; the same command continues"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_a_command_listens(number: int, mood: Path, tmp_path: Path) -> None:
+    process = start("teacher", "--task", mood, "--dry-run", cwd=tmp_path)
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_for(lambda: "libtorch" in maps.read_text() or "_multiarray" in maps.read_text())
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert (b"Traceback" not in err and err.split()[-1] == b"stopped") or b"continues" in err
+
+
+def spin() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+def wait_in_a_library() -> None:
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+
+
+def swallow() -> None:
+    while True:
+        with suppress(Exception):
+            spin()
+
+
+@pytest.mark.parametrize("work", [spin, wait_in_a_library, swallow])
+def test_where_there_is_no_safe_point(
+    work: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("GRACE_SECONDS", "LAST_SECONDS"):
+        monkeypatch.setattr(stopping, name, 0.2 + 0.01 * (name < "H"))
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with Console().catch_signals():
+                os.write(writer, b"!")
+                work()
+        except Interrupted as stop:
+            os.write(2, f"{stop}\n".encode())
+            os._exit(130)
+        finally:
+            os._exit(1)
+    os.read(reader, 1)
+    time.sleep(0.05)
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: "once more" in capfd.readouterr().err, 1.0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert "stopped\n" in capfd.readouterr().err
+
+
+def test_a_second_signal_ends_a_library_s_code_at_once() -> None:
+    pid = os.fork()
+    if pid == 0:
+        with Console().catch_signals():
+            wait_in_a_library()
+    time.sleep(0.3)
+    began = time.monotonic()
+    for _ in range(2):
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert time.monotonic() - began < 2.0
