@@ -162,7 +162,7 @@ class TestDirectTraining:
         self, mood: Path, llm: Path, texts: Path, tmp_path: Path
     ) -> None:
         class Impatient(SilentReporter):
-            left = 7
+            left = 30
 
             def check_stop(self) -> None:
                 self.left -= 1
