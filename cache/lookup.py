@@ -27,10 +27,8 @@ def list_places(root: str | Path) -> list[Place]:
 def find_place(root: str | Path, name: str | None) -> Place:
     """Find the cache that is meant by a name, whether or not it can be opened.
 
-    Args:
-        root: Root of the caches.
-        name: A fingerprint's first digits, or the path or URL of a cache directory; None: the
-            only one.
+    A name is a fingerprint's first digits, or the path or URL of a cache directory; None: the only
+    one below the root.
 
     Raises:
         CacheChoiceError: Nothing is meant by it, or several caches.
@@ -73,12 +71,7 @@ def find_places(root: str | Path, names: Iterable[str]) -> list[Place]:
 
 
 def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
-    """Open the cache of a task that has a fingerprint, or whose fingerprint begins so.
-
-    Raises:
-        CacheChoiceError: There is none, or several begin so.
-        CacheError: It cannot be opened.
-    """
+    """Open the only cache of a task whose fingerprint begins so; CacheError where there is none."""
     found = _matching((parse_place(root) / task).list_places(), fingerprint)
     cache = open_cache(found[0]) if len(found) == 1 else None
     if cache is None or not cache.fingerprint.startswith(fingerprint.lower()):
@@ -92,8 +85,7 @@ def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
 def find_only_task(root: str | Path, partial: bool) -> Cache:
     """Return the newest complete (or ``partial``) cache of the only task that has one.
 
-    Raises:
-        TaskChoiceError: No task has one, or several have.
+    TaskChoiceError: no task has one, or several have.
     """
     caches = [(Cache(it.place, it.manifest), it) for it in find_caches(root) if it.manifest]
     caches.sort(key=lambda pair: pair[0].manifest.created)
@@ -115,7 +107,7 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
         root: Root of the caches.
         task: The task's name; None: the source's, or the only one with such a cache.
         source: A fingerprint's first digits, a cache directory, or a teacher's summary file;
-            None: the task's only complete cache.
+            None: the task's only complete (or ``partial``) cache.
         partial: Whether an incomplete one will do.
 
     Raises:

@@ -41,18 +41,10 @@ class Purpose(IntEnum):
 
 
 def mix_seeds(run_seed: int, first_row: int, rows: int) -> NDArray[np.uint64]:
-    """Return the seeds of consecutive rows; each depends on the run's seed and its index alone.
+    """Return the seeds of consecutive rows, shape (rows,), from a run's seed in [0, 2**64).
 
-    Args:
-        run_seed: The run's seed, in [0, 2**64).
-        first_row: Index of the first row, at least 0.
-        rows: Number of rows, at least 0.
-
-    Returns:
-        The seeds, shape (rows,).
-
-    Raises:
-        SamplerError: A number is out of its range.
+    Each depends on the run's seed and its row's index alone.  SamplerError: a number is too small
+    or too large.
     """
     words = draw_blocks(run_seed, first_row, rows, Purpose.ROW_SEED).astype(np.uint64)
     return words[:, 0] | words[:, 1] << HALF
@@ -69,17 +61,14 @@ def draw_blocks(run_seed: int, first: int, count: int, purpose: Purpose) -> NDAr
 def random_integers_numpy(
     seeds: NDArray[np.uint64], count: int, *, first: int = 0, stream: int = Purpose.ROW_INPUT
 ) -> NDArray[np.uint32]:
-    """Draw a row of 32-bit integers for each seed.
+    """Draw a row of integers, uniform in [0, 2**32), for each seed (B,): shape (B, count).
 
     Args:
-        seeds: One key a row, shape (B,).
+        seeds: The rows' keys.
         count: Integers a row.
         first: Index of the first integer in every row's sequence; any split of a sequence gives
             the same integers as the whole.
         stream: One of 2**32 independent sequences under the same seeds.
-
-    Returns:
-        Independent integers, uniform in [0, 2**32), shape (B, count).
 
     Raises:
         SamplerError: The seeds are not a vector of uint64, or a number is out of its range.
@@ -116,11 +105,7 @@ def random_integers(
 
 
 def random_uniform(
-    seeds: NDArray[np.uint64],
-    count: int,
-    *,
-    dtype: torch.dtype,
-    device: torch.device | str = "cpu",
+    seeds: NDArray[np.uint64], count: int, *, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """Draw a row of numbers in [0, 1) for each seed: 24 random bits times 2**-24.
 

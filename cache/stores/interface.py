@@ -38,12 +38,10 @@ class Files(Protocol):
         """Return the number of bytes of a file, or None if there is none."""
 
     def write(self, objects: Mapping[str, bytes], is_mine: Callable[[], bool] = always) -> None:
-        """Write whole files, replacing what was there; if one fails, others may be written.
+        """Write whole files by path, replacing what was there; if one fails, others may be written.
 
-        Args:
-            objects: Contents by path.
-            is_mine: Whether the caller still has the right to write these files.  Asked where
-                that right can lapse, before a file with other bytes is replaced.
+        ``is_mine`` says whether the caller still has the right to write these files.  Asked where
+        that right can lapse, before a file with other bytes is replaced.
 
         Raises:
             LostClaimError: Other bytes are there, and the right is gone or someone else is writing.
