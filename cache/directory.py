@@ -109,8 +109,7 @@ class Cache:
     def read_column(self, record: CommitRecord, name: str) -> Array:
         """Return the rows of one column of a committed shard: read-only (rows, *column.shape).
 
-        Raises:
-            DamageError: The file is missing, or not what the record says; nothing was decoded.
+        DamageError: the file is missing, or not what the record says; nothing was decoded.
         """
         shard, path = record.shard, self.column_path(record.shard, name)
         data = self.read_checked(path, record.files[path], shard)

@@ -40,8 +40,6 @@ def find_place(root: str | Path, name: str | None) -> Place:
             some = f"which of {len(places)} caches is meant" if places else "there are no caches"
             raise CacheChoiceError(f"{some} below {root}{_list(places)}")
         return places[0]
-    if not name.strip():
-        raise CacheChoiceError("an empty name names no cache")
     if "/" in name or Path(name).is_dir():
         place = parse_place(name)
         if isinstance(place, LocalPlace) and not place.path.is_dir():
@@ -122,9 +120,7 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
                 return open_cache(parse_place(root) / pointer["directory"], pointer["fingerprint"])
             except (ValueError, KeyError, TypeError) as error:
                 raise CacheChoiceError(f"{path} is no summary of a teacher") from error
-        if path.is_dir() or "://" in source:
-            return open_cache(source)
-        if task is None:
+        if task is None or path.is_dir() or "://" in source:
             return open_cache(find_place(root, source))
         return open_named_cache(root, task, source)
     if task is None:

@@ -91,17 +91,12 @@ class CacheReader:
         return {name: self.cache.read_column(record, name) for name in self.cache.layout.columns}
 
     def read_chunks(self, chunks: Iterable[int]) -> list[Slice]:
-        """Return whole chunks, such as those held out of a stream, one slice each, in order.
+        """Return whole chunks of the reader's, such as those held out of a stream, in order.
 
-        Raises:
-            ValueError: A chunk is in none of the reader's shards.
-            DamageError: As for :meth:`read_shard`.
+        DamageError: as for :meth:`read_shard`.
         """
         layout = self.cache.layout
         shard_of = {chunk: chunk // layout.chunks_per_shard for chunk in chunks}
-        for chunk, shard in shard_of.items():
-            if shard not in self.shards or chunk not in layout.chunks_of(shard):
-                raise ValueError(f"chunk {chunk} is in no shard that is read")
         found = {}
         for shard in set(shard_of.values()):
             columns, rows = self.read_shard(shard), layout.rows_of(shard)
@@ -127,26 +122,12 @@ class CacheReader:
         The order is a function of the seed, the epoch, ``slice_rows``, the reader's shards and
         the excluded chunks.  Shards are shuffled; a few are held at a time and their slices
         shuffled together.  A chunk's last slice may have fewer rows.  Of the ``start`` slices that
-        were consumed before only the few shards held then are read.
-
-        Raises:
-            ValueError: An argument is out of range, or nothing is left to stream.
-            DamageError: From the iterator, as for :meth:`read_shard`.
+        were consumed before only the few shards held then are read.  DamageError: as for
+        :meth:`read_shard`.
         """
-        if slice_rows < 1:
-            raise ValueError(f"slice_rows: got {slice_rows}, must be at least 1")
-        if start < 0:
-            raise ValueError(f"start: got {start}, must be at least 0")
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed: got {seed}, must be in [0, 2**64)")
         layout = self.cache.layout
         slices = {shard: cut(layout, shard, slice_rows, exclude_chunks) for shard in self.shards}
-        if not any(map(len, slices.values())):
-            raise ValueError("every chunk is excluded: there is nothing to stream")
-        return self._stream(windows(slices, WINDOW_SHARDS, seed, start))
-
-    def _stream(self, order: Iterator[Array]) -> Iterator[Slice]:
-        for window in order:
+        for window in windows(slices, WINDOW_SHARDS, seed, start):
             # Shards without a slice, all of whose chunks are excluded, need not be read.
             data = {shard: self.read_shard(shard) for shard in np.unique(window[:, 0]).tolist()}
             for shard, begin, end in window.tolist():

@@ -14,7 +14,6 @@ from cache.format import (
     GROUP,
     LARGEST_MANIFEST,
     MANIFEST,
-    MOST_SHARDS,
     Manifest,
     committed_shards,
 )
@@ -85,7 +84,7 @@ def check_removable(place: Place) -> Manifest | None:
     with reporting("look at", str(place)):
         there = bool(names) or (isinstance(place, LocalPlace) and place.path.is_dir())
     named = any(_NAME.fullmatch(name) for name in place.names)
-    holds = only_ours or bool(committed_shards(files.names(DIRECTORY), MOST_SHARDS))
+    holds = only_ours or bool(committed_shards(files.names(DIRECTORY)))
     if there and manifest is None and named and holds:
         return None
     raise ManifestError(f"{place} is not a cache, or not only one; nothing was removed")

@@ -19,7 +19,6 @@ from cache.format import (
     DIRECTORY,
     GROUP,
     MANIFEST,
-    MOST_SHARDS,
     CommitRecord,
     Layout,
     committed_shards,
@@ -78,12 +77,12 @@ def verify_cache(
         records = files.names(DIRECTORY)
         if MANIFEST in files.names():
             manifest = str(error).removeprefix(f"{place}/{MANIFEST} ").removeprefix(f"{place} ")
-        elif committed_shards(records, MOST_SHARDS):
+        elif committed_shards(records):
             manifest = MISSING
         else:
             raise
     if isinstance(manifest, str):
-        count = len(committed_shards(files.names(DIRECTORY), MOST_SHARDS))
+        count = len(committed_shards(files.names(DIRECTORY)))
         size = sum(size for _, size in files.walk())
         return Report(place, None, count, (Fault(MANIFEST, manifest, None),), (), size)
     cache = Cache(place, manifest)

@@ -53,8 +53,7 @@ class LengthRule:
     def draw_lengths(self, run_seed: int, first_chunk: int, chunks: int) -> NDArray[np.int64]:
         """Return the lengths of consecutive chunks, shape (chunks,), from a seed in [0, 2**64).
 
-        Each depends on the seed and its chunk's index alone.  SamplerError: a number is too small
-        or too large.
+        Each depends on the seed and its chunk's index alone.  SamplerError: no such seed.
         """
         words = draw_blocks(run_seed, first_chunk, chunks, Purpose.CHUNK_LENGTH)[:, 0]
         if self.kind == "fixed":

@@ -180,8 +180,6 @@ def quantise_distribution(probabilities: NDArray[np.float64]) -> NDArray[np.int6
     if abs(total - 1) > 1e-3:
         raise SamplerError(f"probabilities: got a sum of {total}, must be 1")
     possible = np.flatnonzero(values)
-    if len(possible) > WHOLE:
-        raise SamplerError(f"probabilities: got {len(possible)} ids, must be at most {WHOLE}")
     shares = values[possible] / total * (WHOLE - len(possible))
     whole = np.floor(shares)
     counts = whole.astype(np.int64) + 1

@@ -104,18 +104,6 @@ def test_excluded_chunks_are_held_out_and_can_be_read(whole: Cache) -> None:
     assert not held[1].columns["logits"].flags.writeable
 
 
-def test_arguments_out_of_range(whole: Cache) -> None:
-    reader = CacheReader(whole)
-    for arguments in ((0, 1), (8, -1), (8, 2**64), (8, 1, -1)):
-        with pytest.raises(ValueError, match="got"):
-            reader.stream_slices(*arguments)
-    with pytest.raises(ValueError, match="excluded"):
-        reader.stream_slices(8, 1, exclude_chunks=frozenset(range(38)))
-    for chunk in (-1, 38, 10**9):
-        with pytest.raises(ValueError, match=f"chunk {chunk}"):
-            reader.read_chunks([chunk])
-
-
 def test_memory_is_that_of_a_window(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, rows=64 * 4096, chunk_rows=64, shard_rows=4096, tokens=None)
     fill(cache)
