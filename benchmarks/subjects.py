@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from cache.draw import LengthRule, draw_uniform_ids, mix_seeds
+from cache.draw import LengthRule, VocabularySampler, mix_seeds
 from stages.lm import resolve_model
 from stages.loading import load_tokenizer
 from stages.tasks import Label, Task
@@ -107,7 +107,8 @@ def draw_rows(shape: Shape, count: int, kind: str = "log-uniform") -> Rows:
     few = many[((np.arange(chunks) + 0.5) * len(many) / chunks).astype(int)]
     lengths = np.random.default_rng(SEED).permutation(few).repeat(CHUNK_ROWS)[:count]
     seeds = mix_seeds(SEED, 0, count)
-    return Rows(seeds, lengths, draw_uniform_ids(seeds, shape.longest, shape.vocabulary))
+    sampler = VocabularySampler(torch.empty(1).expand(shape.vocabulary, 1))
+    return Rows(seeds, lengths, sampler.draw_ids(seeds, shape.longest))
 
 
 def make_model(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:

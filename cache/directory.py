@@ -57,12 +57,7 @@ class Cache:
     """A cache as :func:`cache.opening.create_or_open` and :func:`cache.opening.open_cache` give it.
 
     Opening and reading write nothing, so a cache on a read-only mount can be trained from.
-
-    Attributes:
-        place: Where it lies.
-        manifest: What the cache is of; ``fingerprint`` and ``layout`` are the manifest's.
-        shards: Number of shards, committed or not.
-        files: The storage below the place.
+    ``shards`` is the number of shards, committed or not.
     """
 
     def __init__(self, place: Place, manifest: Manifest) -> None:
@@ -114,8 +109,7 @@ class Cache:
     def read_column(self, record: CommitRecord, name: str) -> Array:
         """Return the rows of one column of a committed shard: read-only (rows, *column.shape).
 
-        Raises:
-            DamageError: The file is missing, or not what the record says; nothing was decoded.
+        DamageError: the file is missing, or not what the record says; nothing was decoded.
         """
         shard, path = record.shard, self.column_path(record.shard, name)
         data = self.read_checked(path, record.files[path], shard)
@@ -153,9 +147,7 @@ class Cache:
     def claim_next(self) -> Claim | None:
         """Claim the lowest shard that is neither committed nor claimed by a live process.
 
-        Returns:
-            The claim, to be used as a context manager; None where all is committed
-            (:attr:`is_complete`) or the rest is in the hands of live workers.
+        None where all is committed or the rest is in the hands of live workers.
         """
         self._check_presence()
         done = set(self.committed())
@@ -172,13 +164,7 @@ class Cache:
         return claim
 
     def commit(self, claim: Claim, columns: Mapping[str, Array], seconds: float) -> None:
-        """Write and commit the claimed shard.
-
-        Args:
-            claim: A claim of this cache, still held.
-            columns: All rows of the shard of every column: (rows, *column.shape) in the column's
-                very dtype.
-            seconds: What computing them took.
+        """Write and commit the claimed shard, all rows of it: (rows, *column.shape) by column.
 
         Raises:
             LostClaimError: The claim is not held (any more); the shard was not committed here.
@@ -286,11 +272,7 @@ def _check_columns(layout: Layout, shard: int, columns: Mapping[str, Array]) -> 
     # All shapes first: a non-finite value is then known to be the teacher's, not a mix-up's.
     for name in layout.columns:
         if (bad := first_non_finite(columns[name])) is not None:
-            row = rows.start + bad
             raise NonFiniteError(
-                f"shard {shard}: column {name!r} of row {row} is NaN or infinite; nothing of "
-                "this shard was written",
-                shard,
-                row,
-                name,
+                f"shard {shard}: column {name!r} of row {rows.start + bad} is NaN or infinite; "
+                "nothing of this shard was written"
             )

@@ -33,7 +33,7 @@ class ManifestError(CacheError):
     """A manifest cannot be made from what was given, or a file is not a manifest."""
 
 
-class VersionError(ManifestError):
+class VersionError(CacheError):
     """A cache was written in another version of the format."""
 
 
@@ -70,11 +70,7 @@ class ColumnsError(CacheError):
 
 
 class NonFiniteError(CacheError):
-    """A value is NaN or infinite: the first in ``row`` of the cache; nothing was written."""
-
-    def __init__(self, message: str, shard: int = -1, row: int = -1, column: str = "") -> None:
-        super().__init__(message)
-        self.shard, self.row, self.column = shard, row, column
+    """A value is NaN or infinite; nothing was written."""
 
 
 class IncompleteError(CacheError):
@@ -87,7 +83,7 @@ class DamageError(CacheError):
     def __init__(self, place: object, file: str, fault: str, shard: int | None = None) -> None:
         where = "" if shard is None else f"shard {shard}: "
         super().__init__(f"{where}{place}/{file}: {fault}", Hint.VERIFY, place)
-        self.shard, self.file, self.fault = shard, file, fault
+        self.fault = fault
 
 
 class SamplerError(CacheError):

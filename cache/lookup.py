@@ -27,10 +27,8 @@ def list_places(root: str | Path) -> list[Place]:
 def find_place(root: str | Path, name: str | None) -> Place:
     """Find the cache that is meant by a name, whether or not it can be opened.
 
-    Args:
-        root: Root of the caches.
-        name: A fingerprint's first digits, or the path or URL of a cache directory; None: the
-            only one.
+    A name is a fingerprint's first digits, or the path or URL of a cache directory; None: the only
+    one below the root.
 
     Raises:
         CacheChoiceError: Nothing is meant by it, or several caches.
@@ -42,8 +40,6 @@ def find_place(root: str | Path, name: str | None) -> Place:
             some = f"which of {len(places)} caches is meant" if places else "there are no caches"
             raise CacheChoiceError(f"{some} below {root}{_list(places)}")
         return places[0]
-    if not name.strip():
-        raise CacheChoiceError("an empty name names no cache")
     if "/" in name or Path(name).is_dir():
         place = parse_place(name)
         if isinstance(place, LocalPlace) and not place.path.is_dir():
@@ -73,12 +69,7 @@ def find_places(root: str | Path, names: Iterable[str]) -> list[Place]:
 
 
 def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
-    """Open the cache of a task that has a fingerprint, or whose fingerprint begins so.
-
-    Raises:
-        CacheChoiceError: There is none, or several begin so.
-        CacheError: It cannot be opened.
-    """
+    """Open the only cache of a task whose fingerprint begins so; CacheError where there is none."""
     found = _matching((parse_place(root) / task).list_places(), fingerprint)
     cache = open_cache(found[0]) if len(found) == 1 else None
     if cache is None or not cache.fingerprint.startswith(fingerprint.lower()):
@@ -92,8 +83,7 @@ def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
 def find_only_task(root: str | Path, partial: bool) -> Cache:
     """Return the newest complete (or ``partial``) cache of the only task that has one.
 
-    Raises:
-        TaskChoiceError: No task has one, or several have.
+    TaskChoiceError: no task has one, or several have.
     """
     caches = [(Cache(it.place, it.manifest), it) for it in find_caches(root) if it.manifest]
     caches.sort(key=lambda pair: pair[0].manifest.created)
@@ -115,7 +105,7 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
         root: Root of the caches.
         task: The task's name; None: the source's, or the only one with such a cache.
         source: A fingerprint's first digits, a cache directory, or a teacher's summary file;
-            None: the task's only complete cache.
+            None: the task's only complete (or ``partial``) cache.
         partial: Whether an incomplete one will do.
 
     Raises:
@@ -130,9 +120,7 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
                 return open_cache(parse_place(root) / pointer["directory"], pointer["fingerprint"])
             except (ValueError, KeyError, TypeError) as error:
                 raise CacheChoiceError(f"{path} is no summary of a teacher") from error
-        if path.is_dir() or "://" in source:
-            return open_cache(source)
-        if task is None:
+        if task is None or path.is_dir() or "://" in source:
             return open_cache(find_place(root, source))
         return open_named_cache(root, task, source)
     if task is None:

@@ -16,7 +16,6 @@ from cache.errors import (
     Hint,
     LostClaimError,
     ManifestError,
-    VersionError,
 )
 from cache.format import (
     ATTACHMENTS,
@@ -36,22 +35,14 @@ Attachments = Callable[[], Mapping[str, bytes]]
 
 @dataclass(frozen=True)
 class CacheSummary:
-    """One directory below a root, cache or not.
-
-    Attributes:
-        place: The directory.
-        manifest: Its manifest, or None where that cannot be read.
-        committed: Number of committed shards, the ``newest`` at that time.
-        bytes: Size of all files.
-        error: What manifest and commit records tell is wrong with it, None if nothing.
-    """
+    """One directory below a root, cache or not."""
 
     place: Place
-    manifest: Manifest | None
-    committed: int
-    bytes: int
+    manifest: Manifest | None  # None where it cannot be read
+    committed: int  # shards, the ``newest`` at that time
+    bytes: int  # of all files
     newest: datetime | None
-    error: str | None
+    error: str | None  # what manifest and commit records tell is wrong with it
 
     @property
     def shards(self) -> int:
@@ -76,7 +67,7 @@ def create_or_open(
     made again, the manifest too; committed shards stay, since their records say what they are of.
 
     Args:
-        root: Place, path or URL below which caches lie; made if need be.
+        root: Below which caches lie; made if need be.
         manifest: What the cache is of; its ``files`` and ``created`` are filled in here.
         attachments: Called only where one is missing, returns files to keep with the cache by
             name; not part of the fingerprint, so what matters in them belongs into the inputs.
@@ -107,11 +98,7 @@ def create_or_open(
 
 
 def open_cache(path: str | Path | Place, fingerprint: str | None = None) -> Cache:
-    """Open a cache directory.
-
-    Args:
-        path: The place, or its path or URL.
-        fingerprint: The fingerprint that it must have, if it matters.
+    """Open a cache directory, which must have a fingerprint if one is given.
 
     Raises:
         ManifestError: There is no cache, or its manifest is damaged.
@@ -133,8 +120,6 @@ def read_manifest(place: Place, fingerprint: str | None = None) -> Manifest:
         raise ManifestError(lost, Hint.VERIFY, place)
     try:
         manifest = Manifest.from_bytes(data, f"{place}/{MANIFEST}")
-    except VersionError:
-        raise
     except ManifestError as error:
         raise ManifestError(str(error), Hint.VERIFY, place) from error
     if fingerprint is not None and manifest.fingerprint != fingerprint:

@@ -18,31 +18,19 @@ from cache.stores import LiveClaim
 
 @dataclass(frozen=True)
 class CacheOverview:
-    """The state of a cache.
-
-    Attributes:
-        cache: The cache.
-        committed: Committed shards that are sound, with so many ``rows``.
-        bytes: Size of all files.
-        row_bytes: Bytes that a row takes in its shard's files; None before the first.
-        rate: Rows a second while it was being filled; None where the records do not tell.
-        seconds_left: What the live workers will need for the rest; None without any.
-        workers: Shards that live processes are computing; None where that cannot be told.
-        balance: For each class the rows in which it is the most probable, and its mean
-            probability; empty where there are none.
-        damage: What was found damaged on the way.
-    """
+    """The state of a cache; None is what cannot be told."""
 
     cache: Cache
-    committed: int
-    rows: int
-    bytes: int
-    row_bytes: float | None
-    rate: float | None
-    seconds_left: float | None
+    committed: int  # shards that are sound
+    rows: int  # in these
+    bytes: int  # of all files
+    row_bytes: float | None  # that a row takes in its shard's files
+    rate: float | None  # rows a second while it was being filled
+    seconds_left: float | None  # that the live workers will need for the rest
     workers: tuple[LiveClaim, ...] | None
+    # For each class the rows in which it is the most probable, and its mean probability.
     balance: dict[str, tuple[int, float]]
-    damage: tuple[str, ...]
+    damage: tuple[str, ...]  # that was found on the way
 
     @property
     def is_complete(self) -> bool:
@@ -53,13 +41,7 @@ class CacheOverview:
 def describe_cache(
     cache: Cache, advance: Callable[[int], None], warn: Callable[[str], None]
 ) -> CacheOverview:
-    """Read all of a cache and say what it holds.
-
-    Args:
-        cache: The cache.
-        advance: Told of every shard that was read; may raise to stop.
-        warn: Told where it cannot be said who works on it.
-    """
+    """Read all of a cache and say what it holds; ``advance`` may raise to stop."""
     damage: list[str] = []
     records: list[CommitRecord] = []
     column = cache.layout.columns.get("probabilities")

@@ -21,11 +21,8 @@ _WINDOWS = re.compile(r"[A-Za-z]:([/\\]|$)|\.{0,2}\\")
 def expand_path(text: str, remote: bool = False) -> str:
     """Return what a person typed for a path, with ``~``, ``~user`` and ``file://`` replaced.
 
-    Anything else, such as a name or a hub id, is returned as it is, since it may be a path.
-
-    Args:
-        text: What was typed.
-        remote: Whether a URL of an object store will do; it is returned as it is.
+    Anything else, such as a name or a hub id, is returned as it is, since it may be a path; so is
+    a URL of an object store, where such will do (``remote``).
 
     Raises:
         PlaceError: It can be meant for no path, or only for one that is elsewhere.

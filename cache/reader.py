@@ -26,44 +26,29 @@ WINDOW_SHARDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Consecutive rows of one chunk, which therefore share what a chunk's rows share.
+    """Consecutive rows of one chunk, from ``first_row`` of the whole cache on.
 
-    Attributes:
-        first_row: Index of the first row in the whole cache.
-        columns: Read-only arrays (rows, *column.shape) by column; views into a whole shard, so
-            copy what is to be kept for long.
+    The columns are read-only, (rows, *column.shape); views into a whole shard, so copy what is to
+    be kept for long.
     """
 
     first_row: int
     columns: dict[str, Array]
 
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return len(next(iter(self.columns.values())))
-
 
 class CacheReader:
     """What a training reads a cache through.
 
-    The set of shards is fixed when the reader is made, so that a cache which is being filled
-    meanwhile does not change the order of a stream.
-
-    Attributes:
-        cache: The cache.
-        shards: Shards that are read, sorted.
+    Its ``shards`` are sorted, and fixed when the reader is made, so that a cache which is being
+    filled meanwhile does not change the order of a stream.
     """
 
     def __init__(
         self, cache: Cache, partial: bool = False, shards: Collection[int] | None = None
     ) -> None:
-        """Check that there is enough of the cache to read.
+        """Check that there is enough to read: all shards, or those that are there (``partial``).
 
-        Args:
-            cache: The cache.
-            partial: Whether to do with the shards that are committed.
-            shards: The very shards to read, to continue a training that began on these; None for
-                all that are committed.
+        ``shards`` are the very ones to read, to continue a training that began on these.
 
         Raises:
             IncompleteError: Shards are missing and ``partial`` is false, or none are committed,
@@ -100,24 +85,18 @@ class CacheReader:
     def read_shard(self, shard: int) -> dict[str, Array]:
         """Return the rows of a shard: a read-only array (rows, *column.shape) by column.
 
-        Raises:
-            DamageError: The commit record or a file is missing, damaged or of another cache.
+        DamageError: the commit record or a file is missing, damaged or of another cache.
         """
         record = self.cache.record(shard)
         return {name: self.cache.read_column(record, name) for name in self.cache.layout.columns}
 
     def read_chunks(self, chunks: Iterable[int]) -> list[Slice]:
-        """Return whole chunks, such as those held out of a stream, one slice each, in order.
+        """Return whole chunks of the reader's, such as those held out of a stream, in order.
 
-        Raises:
-            ValueError: A chunk is in none of the reader's shards.
-            DamageError: As for :meth:`read_shard`.
+        DamageError: as for :meth:`read_shard`.
         """
         layout = self.cache.layout
         shard_of = {chunk: chunk // layout.chunks_per_shard for chunk in chunks}
-        for chunk, shard in shard_of.items():
-            if shard not in self.shards or chunk not in layout.chunks_of(shard):
-                raise ValueError(f"chunk {chunk} is in no shard that is read")
         found = {}
         for shard in set(shard_of.values()):
             columns, rows = self.read_shard(shard), layout.rows_of(shard)
@@ -142,32 +121,13 @@ class CacheReader:
 
         The order is a function of the seed, the epoch, ``slice_rows``, the reader's shards and
         the excluded chunks.  Shards are shuffled; a few are held at a time and their slices
-        shuffled together.
-
-        Args:
-            slice_rows: Rows of a slice; a chunk's last slice may have fewer.
-            seed: Seed of the order, in [0, 2**64).
-            start: Slices consumed before; of their data only the few shards held then are read.
-            exclude_chunks: Chunks to leave out, numbered through the whole cache.
-
-        Raises:
-            ValueError: An argument is out of range, or nothing is left to stream.
-            DamageError: From the iterator, as for :meth:`read_shard`.
+        shuffled together.  A chunk's last slice may have fewer rows.  Of the ``start`` slices that
+        were consumed before only the few shards held then are read.  DamageError: as for
+        :meth:`read_shard`.
         """
-        if slice_rows < 1:
-            raise ValueError(f"slice_rows: got {slice_rows}, must be at least 1")
-        if start < 0:
-            raise ValueError(f"start: got {start}, must be at least 0")
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed: got {seed}, must be in [0, 2**64)")
         layout = self.cache.layout
         slices = {shard: cut(layout, shard, slice_rows, exclude_chunks) for shard in self.shards}
-        if not any(map(len, slices.values())):
-            raise ValueError("every chunk is excluded: there is nothing to stream")
-        return self._stream(windows(slices, WINDOW_SHARDS, seed, start))
-
-    def _stream(self, order: Iterator[Array]) -> Iterator[Slice]:
-        for window in order:
+        for window in windows(slices, WINDOW_SHARDS, seed, start):
             # Shards without a slice, all of whose chunks are excluded, need not be read.
             data = {shard: self.read_shard(shard) for shard in np.unique(window[:, 0]).tolist()}
             for shard, begin, end in window.tolist():
@@ -194,9 +154,7 @@ def shuffled(count: int, seed: int, epoch: int, part: int) -> Array:
 def cut(layout: Layout, shard: int, slice_rows: int, without: frozenset[int]) -> Array:
     """Cut the chunks of a shard, but some, into slices; the last of a chunk may be short.
 
-    Returns:
-        Of each slice the shard, and the first row and that behind the last in the whole cache;
-        shape (slices, 3).
+    The result, (slices, 3), says of each its shard, and its first row and that behind its last.
     """
     chunks = np.array([c for c in layout.chunks_of(shard) if c not in without], np.int64)
     first = chunks[:, None] * layout.chunk_rows

@@ -7,14 +7,13 @@ import re
 from pathlib import Path, PurePosixPath
 
 from cache.directory import attempt
-from cache.errors import LostClaimError, ManifestError, PlaceError, StorageError, VersionError
+from cache.errors import LostClaimError, ManifestError, PlaceError, StorageError
 from cache.format import (
     ATTACHMENTS,
     DIRECTORY,
     GROUP,
     LARGEST_MANIFEST,
     MANIFEST,
-    MOST_SHARDS,
     Manifest,
     committed_shards,
 )
@@ -34,9 +33,6 @@ def remove_cache(place: str | Path | Place) -> None:
     Commit records go first and the manifest last, so that killing this leaves a cache that says
     truly how little it holds, and that the same call removes.  Waits for a process that is just
     creating the cache.  Files that are no cache's stay, and so does the directory around them.
-
-    Args:
-        place: The cache, or its path or URL.
 
     Raises:
         PlaceError: It is a link.
@@ -67,11 +63,7 @@ def remove_cache(place: str | Path | Place) -> None:
 def check_removable(place: Place) -> Manifest | None:
     """Make sure that a place is a cache, or what is left of one, and no user's directory.
 
-    Returns:
-        Its manifest, or None where there is no sound one.
-
-    Raises:
-        CacheError: As for :func:`remove_cache`.
+    Gives its manifest, or None where there is no sound one; raises as :func:`remove_cache` does.
     """
     if isinstance(place, LocalPlace) and _is_link(place.path):
         raise PlaceError(
@@ -84,8 +76,6 @@ def check_removable(place: Place) -> Manifest | None:
     data = attempt(lambda: files.read(MANIFEST, LARGEST_MANIFEST))
     try:
         manifest = Manifest.from_bytes(data, str(place)) if isinstance(data, bytes) else None
-    except VersionError:
-        raise
     except ManifestError:
         manifest = None
     if manifest is not None and (only_ours or manifest.directory in place.names):
@@ -94,7 +84,7 @@ def check_removable(place: Place) -> Manifest | None:
     with reporting("look at", str(place)):
         there = bool(names) or (isinstance(place, LocalPlace) and place.path.is_dir())
     named = any(_NAME.fullmatch(name) for name in place.names)
-    holds = only_ours or bool(committed_shards(files.names(DIRECTORY), MOST_SHARDS))
+    holds = only_ours or bool(committed_shards(files.names(DIRECTORY)))
     if there and manifest is None and named and holds:
         return None
     raise ManifestError(f"{place} is not a cache, or not only one; nothing was removed")

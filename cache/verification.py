@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from cache.directory import MISSING, Cache, attempt, first_non_finite
-from cache.errors import ForeignError, LostClaimError, ManifestError, StorageError, VersionError
+from cache.errors import ForeignError, LostClaimError, ManifestError, StorageError
 from cache.format import (
     ATTACHMENTS,
     DIRECTORY,
     GROUP,
     MANIFEST,
-    MOST_SHARDS,
     CommitRecord,
     Layout,
     committed_shards,
@@ -44,23 +43,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Report:
-    """What a verification found.
-
-    Attributes:
-        place: Where the cache lies.
-        cache: The cache; None where its manifest cannot be read, and no shard was checked.
-        committed: Commit records that are there.
-        faults: All that is damaged: first what belongs to the cache as a whole, then by shard.
-        strays: Files that no reader looks at, such as a killed writer's; no damage.
-        bytes: Size of all files.
-    """
+    """What a verification found."""
 
     place: Place
-    cache: Cache | None
-    committed: int
-    faults: tuple[Fault, ...]
-    strays: tuple[str, ...]
-    bytes: int = 0
+    cache: Cache | None  # None where its manifest cannot be read, and no shard was checked
+    committed: int  # commit records that are there
+    faults: tuple[Fault, ...]  # first of what belongs to the cache as a whole, then by shard
+    strays: tuple[str, ...]  # no damage: files that no reader looks at, such as a killed writer's
+    bytes: int = 0  # of all files
 
 
 def verify_cache(
@@ -71,11 +61,8 @@ def verify_cache(
     Checked are the manifest, zarr's metadata, attachments, and of each committed shard its record,
     size, hash and structure of every column's file, and that floating values are finite.  Shards
     that are not committed are no damage, nor is what live processes are writing.  One column of
-    one shard is held at a time.  Nothing is written.
-
-    Args:
-        place: The cache, or its path or URL.
-        advance: Told 1 for every committed shard that was read.
+    one shard is held at a time.  Nothing is written.  ``advance`` is told of every committed shard
+    that was read.
 
     Raises:
         VersionError: The cache is of another version of the format, of which nothing can be said.
@@ -86,18 +73,16 @@ def verify_cache(
     files = place.open_files()
     try:
         manifest = attempt(partial(read_manifest, place))
-    except VersionError:
-        raise
     except ManifestError as error:
         records = files.names(DIRECTORY)
         if MANIFEST in files.names():
             manifest = str(error).removeprefix(f"{place}/{MANIFEST} ").removeprefix(f"{place} ")
-        elif committed_shards(records, MOST_SHARDS):
+        elif committed_shards(records):
             manifest = MISSING
         else:
             raise
     if isinstance(manifest, str):
-        count = len(committed_shards(files.names(DIRECTORY), MOST_SHARDS))
+        count = len(committed_shards(files.names(DIRECTORY)))
         size = sum(size for _, size in files.walk())
         return Report(place, None, count, (Fault(MANIFEST, manifest, None),), (), size)
     cache = Cache(place, manifest)
@@ -119,13 +104,10 @@ def verify_cache(
 
 
 def repair_cache(report: Report) -> list[str]:
-    """Remove what :func:`verify_cache` found damaged, if it still is, to be computed again.
+    """Remove what :func:`verify_cache` found damaged, if it still is, and return the paths.
 
     Of a damaged shard the commit record goes, and the files that were found changed; the rest of
     it means nothing without the record.
-
-    Returns:
-        The paths removed, inside the cache.
 
     Raises:
         ForeignError: The manifest is a sound one of another cache: whether manifest or directory
@@ -235,7 +217,7 @@ def _repair_manifest(place: Place) -> list[str]:
         try:
             if not isinstance(attempt(partial(read_manifest, place)), str):
                 return []
-        except (VersionError, ForeignError):
+        except ForeignError:
             raise
         except ManifestError:
             pass

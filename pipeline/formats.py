@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,10 @@ def format_size(count: int) -> str:
 def format_json(data: Any) -> str:
     """Format as JSON; NaN, such as the angle of a constant, becomes null."""
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
+    def read(constant: str) -> float | None:
+        return None if constant == "NaN" else float(constant)
 
-    return json.dumps(plain(data), indent=2, allow_nan=False)
+    return json.dumps(json.loads(json.dumps(data), parse_constant=read), indent=2, allow_nan=False)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

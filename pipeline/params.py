@@ -38,10 +38,8 @@ class Command(click.Command):
 def read_params(name: str, commands: Mapping[str, click.Command]) -> dict[str, Any]:
     """Read a command's defaults by its parameters' names, as they would be typed.
 
-    Empty where there is no file, or nothing in it is meant for this command.
-
-    Raises:
-        SettingError: What is ours in the file is not as it must be; the message names the key.
+    Empty where there is no file, or nothing in it is meant for this command.  SettingError: what is
+    ours in the file is not as it must be; the message names the key.
     """
     try:
         if not FILE.is_file():

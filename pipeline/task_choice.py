@@ -14,29 +14,17 @@ if TYPE_CHECKING:
 def choose_task(settings: dict[str, Any], console: Console) -> Task:
     """Return the task of the cache that is named, or the only one with a complete cache; say which.
 
-    Args:
-        settings: ``cache`` and, of a student, ``source``, ``partial`` and ``labels``.
-        console: Where it is said.
-
-    Raises:
-        CacheError: There is none, or several could be meant; it lists them.
+    CacheError: there is none, or several could be meant; it lists them.
     """
-    from cache.lookup import find_cache, find_only_task
+    from cache.lookup import find_cache
     from stages.tasks import list_tasks, restore_task
 
-    root, source, partial = (
-        settings["cache"],
-        settings.get("source"),
-        settings.get("partial", False),
-    )
+    root, source = settings["cache"], settings.get("source")
+    partial = settings.get("partial", False)
     if settings.get("labels") == "gold" and source is None:
         fault = "the labels gold are of a task, and no cache says which"
         raise TaskChoiceError(fault, root, list_tasks())
-    if source is None:
-        # Which of its caches is for whoever reads one to say.
-        cache = find_only_task(root, partial)
-    else:
-        cache = find_cache(root, None, source, partial)
+    cache = find_cache(root, None, source, partial)
     task = restore_task(cache.manifest.inputs.get("task"), str(cache.place))
     kind = "a cache" if partial else "a complete cache"
     why = f"that of {cache.place}" if source else f"the only one with {kind} below {root}"

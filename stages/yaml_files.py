@@ -26,16 +26,10 @@ _NULL = re.compile(r"(~|null|Null|NULL|)\Z")
 
 
 def read_yaml(path: Path, what: str, kind: type[StageError], key: str | None = None) -> Any:
-    """Read a YAML file, or what stands below one of its top keys.
+    """Read a YAML file, or what stands below one of its top keys; the others may hold anything.
 
-    Args:
-        path: The file, of at most ``LARGEST`` bytes.
-        what: What the file is, for messages; may be empty.
-        kind: The error to raise.
-        key: The only top key to read; the others may hold anything.  None: the whole document.
-
-    Returns:
-        Mappings, lists and text; None for null, an empty document, or one without the key.
+    The result is mappings, lists and text; None for null, an empty document, or one without the
+    key.  ``what`` the file is stands in messages.
 
     Raises:
         StageError: Of the given kind; the message names the file and the line.

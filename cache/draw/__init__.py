@@ -12,7 +12,6 @@ from cache.draw.samplers import (
     TokenSampler,
     VocabularySampler,
     build_sampler,
-    draw_uniform_ids,
     quantise_distribution,
 )
 
@@ -25,7 +24,6 @@ __all__ = [
     "TokenSampler",
     "VocabularySampler",
     "build_sampler",
-    "draw_uniform_ids",
     "mix_samplers",
     "mix_seeds",
     "parse_mixture",

@@ -23,17 +23,11 @@ LONGEST = 1_000_000
 
 @dataclass(frozen=True)
 class LengthRule:
-    """A rule that lengths, in positions, are drawn by.
+    """A rule that lengths, in positions, are drawn by; SamplerError where there is no such rule.
 
-    Attributes:
-        kind: ``uniform`` draws every length in [minimum, maximum] equally often; ``log-uniform``
-            in proportion to ln((L+1)/L), which is every scale of length equally often; ``fixed``
-            takes the one length that both are.
-        minimum: The shortest, at least 1.
-        maximum: The longest.
-
-    Raises:
-        SamplerError: The kind is unknown, or the bounds are not in order.
+    ``uniform`` draws every length in [minimum, maximum] equally often; ``log-uniform`` in
+    proportion to ln((L+1)/L), which is every scale of length equally often; ``fixed`` takes the one
+    length that both are.
     """
 
     kind: str
@@ -57,18 +51,9 @@ class LengthRule:
             )
 
     def draw_lengths(self, run_seed: int, first_chunk: int, chunks: int) -> NDArray[np.int64]:
-        """Return the lengths of consecutive chunks; each depends on the seed and its index alone.
+        """Return the lengths of consecutive chunks, shape (chunks,), from a seed in [0, 2**64).
 
-        Args:
-            run_seed: The run's seed, in [0, 2**64).
-            first_chunk: Index of the first chunk, at least 0.
-            chunks: Number of chunks, at least 0.
-
-        Returns:
-            The lengths, shape (chunks,).
-
-        Raises:
-            SamplerError: An argument is out of its range.
+        Each depends on the seed and its chunk's index alone.  SamplerError: no such seed.
         """
         words = draw_blocks(run_seed, first_chunk, chunks, Purpose.CHUNK_LENGTH)[:, 0]
         if self.kind == "fixed":

@@ -48,11 +48,7 @@ class Mixture:
 
 
 def parse_mixture(text: str, known: Collection[str]) -> Mixture:
-    """Read a sampler's name, or a mixture of several.
-
-    Args:
-        text: ``NAME``, or ``NAME=SHARE,NAME=SHARE,…`` with shares that sum to 1.
-        known: Names of the samplers that exist.
+    """Read ``NAME``, or ``NAME=SHARE,NAME=SHARE,…`` with shares that sum to 1, of known samplers.
 
     Raises:
         SamplerError: It is neither.

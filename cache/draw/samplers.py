@@ -4,9 +4,7 @@ A row is a function of its seed alone: position ``t`` of a row is the same in an
 order and for any length of the row, so a longer draw extends a shorter one.  Only integers and
 exact arithmetic are used, so it is also the same on every device.
 
-A new sampler is one class here and its entry in :data:`SAMPLERS`; its name on the command line is
-one word in ``SAMPLERS`` of ``pipeline/options.py``.  The tests in
-``tests/cache/test_samplers.py`` run over all entries.
+A new sampler is one class here and its entry in :data:`SAMPLERS`.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -37,14 +34,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
-        """Draw inputs of one length.
-
-        Args:
-            seeds: One a row, shape (B,).
-            length: Positions of every row, at least 1.
-
-        Returns:
-            Embeddings in the table's dtype and on its device, shape (B, length, width).
+        """Draw a row for each seed (B,), as shape (B, length, width) in the table's dtype.
 
         Raises:
             SamplerError: The seeds are not a vector of uint64, or the length is below 1.
@@ -88,7 +78,12 @@ class TableSampler(TokenSampler):
 
     @abstractmethod
     def pick(self, words: torch.Tensor) -> torch.Tensor:
-        """Turn 32-bit integers, as int64, into the ids of ``draw_ids``, on any device."""
+        """Turn 32-bit integers, as int64, into ids, on their device."""
+
+    def draw_ids(self, seeds: NDArray[np.uint64], length: int) -> NDArray[np.int64]:
+        """Draw token ids, shape (B, length)."""
+        words = random_integers_numpy(seeds, _check_length(length)).astype(np.int64)
+        return self.pick(torch.from_numpy(words)).numpy()
 
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
         """Draw inputs of one length; see :class:`Sampler`."""
@@ -105,12 +100,8 @@ class VocabularySampler(TableSampler):
 
     name = "vocabulary"
 
-    def draw_ids(self, seeds: NDArray[np.uint64], length: int) -> NDArray[np.int64]:
-        """Draw token ids, shape (B, length); see :func:`draw_uniform_ids`."""
-        return draw_uniform_ids(seeds, length, len(self.table))
-
     def pick(self, words: torch.Tensor) -> torch.Tensor:
-        """Turn 32-bit integers, as int64, into the same ids."""
+        """Return ``(u * V) >> 32`` of 32-bit integers u."""
         # Two limbs, since the product of 32 bits with a vocabulary of up to 32 may leave int64.
         high, low, count = words >> 16, words & 0xFFFF, len(self.table)
         return (high * count + (low * count >> 16)) >> 16
@@ -126,7 +117,7 @@ class UnigramSampler(TableSampler):
         super().__init__(table)
         if thresholds is None:
             raise SamplerError("the sampler 'unigram' needs the distribution of the token ids")
-        self.thresholds = thresholds = np.asarray(thresholds, dtype=np.int64)
+        thresholds = np.array(thresholds, dtype=np.int64)
         if thresholds.shape != (table.shape[0],):
             raise SamplerError(
                 f"thresholds: got shape {thresholds.shape}, must be ({table.shape[0]},), one for "
@@ -134,19 +125,12 @@ class UnigramSampler(TableSampler):
             )
         if thresholds[-1] != WHOLE or thresholds[0] < 0 or (np.diff(thresholds) < 0).any():
             raise SamplerError("thresholds must not decrease and must end at 2**32")
-
-    def draw_ids(self, seeds: NDArray[np.uint64], length: int) -> NDArray[np.int64]:
-        """Draw the first ids whose threshold is above a 32-bit integer, shape (B, length)."""
-        words = random_integers_numpy(seeds, _check_length(length)).astype(np.int64)
-        return np.searchsorted(self.thresholds, words, side="right").astype(np.int64, copy=False)
+        here = torch.from_numpy(thresholds)
+        self._thresholds = {each.device: each for each in (here, here.to(table.device))}
 
     def pick(self, words: torch.Tensor) -> torch.Tensor:
-        """Turn 32-bit integers, as int64, into the same ids."""
-        return torch.searchsorted(self._thresholds, words, right=True)
-
-    @cached_property
-    def _thresholds(self) -> torch.Tensor:
-        return torch.from_numpy(self.thresholds).to(self.table.device)
+        """Return the first ids whose thresholds are above 32-bit integers."""
+        return torch.searchsorted(self._thresholds[words.device], words, right=True)
 
 
 SAMPLERS: dict[str, Callable[[torch.Tensor, NDArray[np.int64] | None], Sampler]] = {
@@ -160,16 +144,9 @@ SAMPLERS: dict[str, Callable[[torch.Tensor, NDArray[np.int64] | None], Sampler]]
 def build_sampler(
     name: str, *, table: torch.Tensor, thresholds: NDArray[np.int64] | None = None
 ) -> Sampler:
-    """Make a sampler by name.
+    """Make a sampler of a table (V, d) by its key in :data:`SAMPLERS`.
 
-    Args:
-        name: A key of :data:`SAMPLERS`.
-        table: The model's token embeddings, shape (V, d); ``uniform`` takes only its width, dtype
-            and device.
-        thresholds: From :func:`quantise_distribution`, for ``unigram``; the others ignore it.
-
-    Returns:
-        The sampler; those with token ids are a :class:`TokenSampler`.
+    ``thresholds``, from :func:`quantise_distribution`, are for ``unigram``; the others ignore them.
 
     Raises:
         SamplerError: There is no such sampler, or the table or the thresholds do not fit it.
@@ -182,41 +159,15 @@ def build_sampler(
     return SAMPLERS[name](table.detach(), thresholds)
 
 
-def draw_uniform_ids(seeds: NDArray[np.uint64], length: int, vocabulary: int) -> NDArray[np.int64]:
-    """Draw independent ids, uniform in [0, vocabulary).
-
-    Args:
-        seeds: One a row, shape (B,).
-        length: Ids a row, at least 1.
-        vocabulary: Number of ids, in [1, 2**32].
-
-    Returns:
-        ``(u * vocabulary) >> 32`` of 32-bit integers u, shape (B, length).
-
-    Raises:
-        SamplerError: An argument is out of its range.
-    """
-    if not 1 <= vocabulary <= WHOLE:
-        raise SamplerError(f"vocabulary: got {vocabulary}, must be in [1, {WHOLE}]")
-    words = random_integers_numpy(seeds, _check_length(length)).astype(np.uint64)
-    return (words * np.uint64(vocabulary) >> np.uint64(32)).astype(np.int64)
-
-
 def quantise_distribution(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Turn probabilities into cumulative integer counts, with which drawing is exact.
+    """Turn probabilities (V,) into cumulative counts (V,) up to 2**32, with which drawing is exact.
 
     Every id that is possible at all keeps one count, the rest of the 2**32 is shared out in
     proportion, and what rounding leaves goes to the largest remainders.  The result is the same on
     every machine.
 
-    Args:
-        probabilities: Not negative, summing to 1 within one part in a thousand, shape (V,).
-
-    Returns:
-        Cumulative counts, shape (V,); the last is 2**32.
-
     Raises:
-        SamplerError: These are not probabilities.
+        SamplerError: These are not probabilities that sum to 1 within one part in a thousand.
     """
     values = np.asarray(probabilities, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
@@ -229,8 +180,6 @@ def quantise_distribution(probabilities: NDArray[np.float64]) -> NDArray[np.int6
     if abs(total - 1) > 1e-3:
         raise SamplerError(f"probabilities: got a sum of {total}, must be 1")
     possible = np.flatnonzero(values)
-    if len(possible) > WHOLE:
-        raise SamplerError(f"probabilities: got {len(possible)} ids, must be at most {WHOLE}")
     shares = values[possible] / total * (WHOLE - len(possible))
     whole = np.floor(shares)
     counts = whole.astype(np.int64) + 1

@@ -11,7 +11,7 @@ from cache.format.commits import (
     record_path,
 )
 from cache.format.documents import DocumentError, check_seal, parse, seal
-from cache.format.layout import MOST_SHARDS, Layout, answer_columns
+from cache.format.layout import Layout, answer_columns
 from cache.format.manifest import (
     ATTACHMENTS,
     LARGEST_MANIFEST,
@@ -29,7 +29,6 @@ __all__ = [
     "LARGEST_MANIFEST",
     "LARGEST_RECORD",
     "MANIFEST",
-    "MOST_SHARDS",
     "CommitRecord",
     "DocumentError",
     "FileInfo",

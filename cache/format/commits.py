@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, Field
 from pydantic.dataclasses import dataclass
 
 from cache.format.documents import STRICT, DocumentError, build, check_seal, parse, seal
-from cache.format.layout import Layout
+from cache.format.layout import MOST_SHARDS, Layout
 from cache.format.manifest import FORMAT_VERSION, FileInfo
 from cache.format.shards import largest_object, object_path
 
@@ -43,11 +43,7 @@ class CommitRecord:
 
     @staticmethod
     def from_bytes(data: bytes, layout: Layout, fingerprint: str, shard: int) -> CommitRecord:
-        """Read a record of unknown origin, which must be of this shard of this cache.
-
-        Raises:
-            DocumentError: It is no record, was changed, or is of another cache or shard.
-        """
+        """Read a record of unknown origin; DocumentError unless it is sound and of this shard."""
         document = parse(data, LARGEST_RECORD)
         version = document.get("format_version")
         if type(version) is not int or version != FORMAT_VERSION:
@@ -79,7 +75,7 @@ def record_path(shard: int) -> str:
     return f"{DIRECTORY}/{shard:06d}.json"
 
 
-def committed_shards(names: Iterable[str], shards: int) -> list[int]:
+def committed_shards(names: Iterable[str], shards: int = MOST_SHARDS) -> list[int]:
     """Return, sorted, the shards below ``shards`` of which a record is among these file names."""
     found = {int(match[1]) for match in map(_RECORD.fullmatch, names) if match}
     return sorted(shard for shard in found if shard < shards)

@@ -112,10 +112,9 @@ def seal(document: Mapping[str, Any]) -> bytes:
 
 
 def parse(data: bytes, limit: int) -> dict[str, Any]:
-    """Parse bytes of unknown origin as a JSON mapping; whether it is sealed is not checked yet.
+    """Parse bytes of unknown origin as a JSON mapping, or raise DocumentError; it may be unsealed.
 
-    Raises:
-        DocumentError: The bytes are more than ``limit``, or are not a mapping in JSON.
+    ``limit`` is the most bytes that are looked at.
     """
     if len(data) > limit:
         raise DocumentError(f"more than {limit} bytes")
@@ -129,11 +128,7 @@ def parse(data: bytes, limit: int) -> dict[str, Any]:
 
 
 def check_seal(document: Mapping[str, Any], data: bytes) -> dict[str, Any]:
-    """Return the contents of a parsed document that is, byte for byte, what :func:`seal` made.
-
-    Raises:
-        DocumentError: Something in the file was changed after it was written.
-    """
+    """Return the contents of a document that is to the byte what :func:`seal` made, or raise."""
     contents = {key: value for key, value in document.items() if key != CHECKSUM}
     try:
         if seal(contents) == data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +15,6 @@ from cache.format.documents import STRICT, checked
 DType = Literal[
     "uint8", "int8", "int16", "int32", "int64", "uint32", "uint64", "float32", "float64"
 ]
-DTYPES = get_args(DType)
 MOST_ROWS = 2**40
 MOST_SHARDS = 10**6
 MOST_CHUNKS = 2**20
@@ -31,20 +30,12 @@ Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,63}$")]
 @checked
 @dataclass(frozen=True, config=STRICT)
 class Column:
-    """One array of the cache.
-
-    Attributes:
-        dtype: A name from :data:`DTYPES`.
-        shape: Shape of one row, () for a number.
-        fill: What stands in a row that was never written; integer columns only, since floating
-            columns are filled with NaN.
-        compressed: Whether chunks are compressed with zstd.
-    """
+    """One array of the cache; ``shape`` is that of a row, () for a number."""
 
     dtype: DType
     shape: Annotated[tuple[Size, ...], Field(max_length=4)] = ()
-    fill: int = 0
-    compressed: bool = False
+    fill: int = 0  # in integer columns, where a row was never written; floating ones have NaN there
+    compressed: bool = False  # by zstd, chunk by chunk
 
     def __post_init__(self) -> None:
         low, high = 0, 0
@@ -74,12 +65,8 @@ class Column:
 class Layout:
     """Fixed when the cache is created; nothing is ever appended or resized.
 
-    Attributes:
-        rows: Rows of the cache.
-        chunk_rows: Rows of a chunk; all rows of a chunk are read together.
-        shard_rows: Rows of a shard, a multiple of ``chunk_rows``; a shard is written at once.
-            The last shard, and its last chunk, may be short.
-        columns: Columns by name.
+    All rows of a chunk are read together.  A shard, a multiple of ``chunk_rows``, is written at
+    once; the last one, and its last chunk, may be short.
     """
 
     rows: Rows

@@ -68,13 +68,10 @@ class Manifest:
     """The identity of a cache and a description of it.
 
     Attributes:
-        label: Short name for people.
         inputs: Everything the rows depend on: nested mappings and lists of text, integers, true,
             false and None. Floats are refused, since equal ones can be written in several ways.
-        layout: Rows, columns, chunks and shards.
         notes: Anything else worth keeping; not part of the identity, floats allowed.
         files: Every file that is fixed at creation, by path; filled in then, as is ``created``.
-        format_version: Version of everything in the directory.
     """
 
     label: Annotated[str, Field(max_length=200)]
@@ -180,8 +177,6 @@ class Manifest:
                     f"it states the fingerprint {stated!r:.80}, its contents have "
                     f"{manifest.fingerprint}"
                 )
-        except VersionError:
-            raise
         except (ValueError, ManifestError) as error:
             raise ManifestError(f"{source} is not a sound manifest: {error}") from error
         return manifest

@@ -97,10 +97,8 @@ def decode(layout: Layout, column: Column, data: bytes, rows: int) -> Array:
     """Return the rows of one shard of one column from an object that :func:`encode` made.
 
     The bytes are expected to have been checked against a hash of the whole object; the sums of
-    single chunks are left to readers that have no such hash.  The array is read-only.
-
-    Raises:
-        ValueError: The bytes are no such object, whoever has hashed them.
+    single chunks are left to readers that have no such hash.  The array is read-only.  ValueError:
+    the bytes are no such object, whoever has hashed them.
     """
     chunks = -(-rows // layout.chunk_rows)
     tail = layout.chunks_per_shard * _ENTRY

@@ -94,17 +94,11 @@ class Bucket:
             return meta["size"], meta["last_modified"]
 
     def create(self, path: str, data: bytes) -> UpdateVersion | None:
-        """Put an object and return its version, None where there was one already.
-
-        Of any number of callers one gets a version.
-        """
+        """Put an object; of any number of callers one gets a version, None if there was one."""
         return self._put(path, data, "create")
 
     def replace(self, path: str, data: bytes, version: UpdateVersion) -> UpdateVersion | None:
-        """Put an object in place of a version, None where that is not there any more.
-
-        Of any number of callers one gets its own version.
-        """
+        """Put an object in place of a version; None where that is not there any more."""
         return self._put(path, data, version)
 
     def overwrite(self, path: str, data: bytes) -> None:
@@ -218,7 +212,6 @@ def open_bucket(url: str, seconds: float | None = None) -> Bucket:
     """Open a prefix in a bucket, with endpoint and credentials from the environment.
 
     A request takes at most ``seconds`` with all its repetitions; None: what suits data.
-    StorageError is raised where the environment's settings cannot be used.
     """
     parts = urlsplit(url)
     check_environment(parts.scheme)

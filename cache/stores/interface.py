@@ -29,31 +29,23 @@ class Files(Protocol):
     """
 
     def read(self, path: str, limit: int) -> bytes | None:
-        """Return at most ``limit`` + 1 bytes of a file, or None if there is none.
-
-        The one byte more tells the caller that the file is longer than it may be.
-        """
+        """Return at most ``limit`` bytes of a file and one more if it is longer; None: no file."""
 
     def size(self, path: str) -> int | None:
         """Return the number of bytes of a file, or None if there is none."""
 
     def write(self, objects: Mapping[str, bytes], is_mine: Callable[[], bool] = always) -> None:
-        """Write whole files, replacing what was there; if one fails, others may be written.
+        """Write whole files by path, replacing what was there; if one fails, others may be written.
 
-        Args:
-            objects: Contents by path.
-            is_mine: Whether the caller still has the right to write these files.  Asked where
-                that right can lapse, before a file with other bytes is replaced.
+        ``is_mine`` says whether the caller still has the right to write these files.  Asked where
+        that right can lapse, before a file with other bytes is replaced.
 
         Raises:
             LostClaimError: Other bytes are there, and the right is gone or someone else is writing.
         """
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        """Write a whole file unless there is one, and say whether this call wrote it.
-
-        Of any number of callers exactly one gets True.
-        """
+        """Write a whole file unless there is one; of any number of callers one gets True."""
 
     def names(self, path: str = "") -> list[str]:
         """Return the sorted names of what is directly in a directory; none if there is none."""

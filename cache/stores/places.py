@@ -103,14 +103,9 @@ Place = LocalPlace | ObjectPlace
 
 
 def parse_place(text: str | Path | Place) -> Place:
-    """Return the place that a path or a URL names.
+    """Return the place that a path or a URL names, as :func:`cache.paths.expand_path` reads it.
 
-    Args:
-        text: A path, as :func:`cache.paths.expand_path` reads it, or ``s3://``, ``gs://`` or
-            ``az://`` with bucket and prefix; a place is returned as it is.
-
-    Raises:
-        PlaceError: The URL names no place that a cache can lie in.
+    PlaceError: it names no place that a cache can lie in.
     """
     if isinstance(text, LocalPlace | ObjectPlace):
         return text

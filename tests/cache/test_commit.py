@@ -58,9 +58,8 @@ def test_a_value_that_is_not_finite_commits_and_leaves_nothing(
     with cache.claim_next() or pytest.fail("nothing to claim") as claim:
         columns = make_columns(cache, 2)
         columns["logits"][5:, 1] = value
-        with pytest.raises(NonFiniteError, match="shard 2: column 'logits' of row 69") as caught:
+        with pytest.raises(NonFiniteError, match="shard 2: column 'logits' of row 69"):
             cache.commit(claim, columns, 1.0)
-    assert (caught.value.shard, caught.value.row, caught.value.column) == (2, 69, "logits")
     assert (cache.committed(), tree(cache.place.path)) == ([0, 1], before)
     assert cache.live_claims() == []
 

@@ -198,7 +198,6 @@ def test_bits_and_words_are_as_frequent_as_they_should_be() -> None:
         ((np.array([1, 2]), 4), r"seeds: got int64 \(2,\), must be a vector of uint64"),
         (([1, 2], 4), "seeds: got list, must be a vector of uint64"),
         ((as_seeds(1)[None], 4), r"seeds: got uint64 \(1, 1\)"),
-        ((as_seeds(1), -1), "count: got -1, must be at least 0"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: tuple[np.ndarray, int], message: str) -> None:
@@ -207,12 +206,6 @@ def test_wrong_arguments_are_named(arguments: tuple[np.ndarray, int], message: s
             draw(*arguments)
 
 
-def test_wrong_numbers_are_named() -> None:
-    with pytest.raises(SamplerError, match=r"stream: got 4294967296, must be in \[0, "):
-        random_integers_numpy(as_seeds(1), 4, stream=2**32)
-    with pytest.raises(SamplerError, match="first: got -1 for 4 integers"):
-        random_integers_numpy(as_seeds(1), 4, first=-1)
+def test_a_wrong_run_seed_is_named() -> None:
     with pytest.raises(CacheError, match=r"run seed: got -1, must be in \[0, 18446744073709551615"):
         mix_seeds(-1, 0, 1)
-    with pytest.raises(SamplerError, match="first: got -4"):
-        mix_seeds(0, -1, 1)

@@ -21,7 +21,6 @@ from cache.draw.samplers import (
     UnigramSampler,
     VocabularySampler,
     build_sampler,
-    draw_uniform_ids,
     quantise_distribution,
 )
 from cache.errors import SamplerError
@@ -38,6 +37,10 @@ def make_thresholds() -> np.ndarray:
     weights = 1.0 / np.arange(1, VOCABULARY + 1)
     weights[10] = 0
     return quantise_distribution(weights / weights.sum())
+
+
+def draw_uniform_ids(seeds: np.ndarray, length: int, vocabulary: int) -> np.ndarray:
+    return VocabularySampler(torch.empty(1, 1).expand(vocabulary, 1)).draw_ids(seeds, length)
 
 
 def make_sampler(name: str, dtype: torch.dtype = torch.float32) -> Sampler:
@@ -248,8 +251,3 @@ def test_wrong_lengths_and_seeds_are_named(name: str, length: int) -> None:
         sampler.draw_embeddings(mix_seeds(0, 0, 1), length)
     with pytest.raises(SamplerError, match="seeds: got int64"):
         sampler.draw_embeddings(np.array([1]), 3)
-
-
-def test_a_vocabulary_out_of_range_is_named() -> None:
-    with pytest.raises(SamplerError, match="vocabulary: got 0, must be in"):
-        draw_uniform_ids(mix_seeds(0, 0, 1), 3, 0)

@@ -1,5 +1,5 @@
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from numcodecs.checksum32 import CRC32C
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from cache.format.layout import DTYPES, Column, Layout, answer_columns
+from cache.format.layout import Column, DType, Layout, answer_columns
 from cache.format.shards import decode, encode, largest_object, metadata, object_path
 
 COLUMNS = {
@@ -61,7 +61,7 @@ def test_the_bytes_are_those_that_zarr_itself_writes(layout: Layout, name: str) 
         assert not found.flags.writeable
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", get_args(DType))
 @pytest.mark.parametrize("compressed", [False, True])
 def test_every_dtype_comes_back(dtype: str, compressed: bool) -> None:
     column = Column(dtype, (3,), compressed=compressed)

@@ -255,11 +255,8 @@ class TestBadAnswers:
         broken = change_weights(
             llm, tmp_path / "m", lambda model: model.model.embed_tokens.weight[token].fill_(np.nan)
         )
-        with pytest.raises(NonFiniteError) as found:
+        with pytest.raises(NonFiniteError, match=rf"shard {row // 32}: .* of row {row} "):
             run_teacher(make_teacher_config(mood, broken, tmp_path / "c"), SilentReporter())
-        assert (found.value.shard, found.value.row) == (row // 32, row)
-        assert f"shard {row // 32}" in str(found.value)
-        assert f"row {row}" in str(found.value)
         assert count_commits(tmp_path / "c") == row // 32
 
     def test_infinite_weights_commit_nothing(self, llm: Path, mood: Path, tmp_path: Path) -> None:

@@ -48,12 +48,12 @@ def test_half_of_the_rows_are_drawn_from_their_seeds(mixed: Cache) -> None:
     table = read_table(mixed)
     assert read_sampler(mixed, table) is None
     drawn = 0
-    from cache.draw.samplers import draw_uniform_ids
+    from cache.draw import VocabularySampler
 
     for seed, ids, length, part in zip(
         rows["seed"], rows["tokens"], rows["length"], chosen, strict=True
     ):
-        again = draw_uniform_ids(np.array([seed]), int(length), len(table))[0]
+        again = VocabularySampler(table).draw_ids(np.array([seed]), int(length))[0]
         same = bool((ids[:length] == again).all())
         assert same or mixture.names[part] == "self"
         drawn += same
