@@ -51,9 +51,10 @@ def tag(
 
     Reads FILE, or standard input where it is '-' or absent: plain lines, JSON lines or an array,
     CSV, TSV, Parquet or Arrow, compressed or not.  A row keeps its other keys or columns.
-    A line that holds no text has the label null; one that cannot be read has an "error" and makes
-    the exit code 1.  Texts longer than the student reads are cut and marked "cut".  Below the
-    --threshold the label is null, the score is given, and "below_threshold" is true.
+    Blank lines are skipped.  An empty text has the label null; a row that cannot be read has an
+    "error" and makes the exit code 1.  Texts longer than the student reads are cut and marked
+    "cut".  Below the --threshold the label is null, the score is given, and "below_threshold" is
+    true.
 
     Scores are as in transformers, by the model's problem_type: of one label in all, of each label
     by itself (--all gives each), or its outputs as they are (regression).
@@ -69,7 +70,7 @@ def tag(
         load_classifier,
         tag_rows,
     )
-    from stages.texts import TextFile, describe_blank
+    from stages.texts import TextFile
 
     found = find_model(model, onnx_file)
     # An ONNX file is tagged with where there is no transformers to quieten.
@@ -86,26 +87,22 @@ def tag(
         console.say(note)
     if threshold is not None:
         _report_threshold(threshold, model, console)
-    count = errors = blank = 0
+    count = errors = 0
     with console.catch_signals():
-        for batch in texts.read_batches():
+        for rows in texts.read_batches():
             if not count and input_format == "auto":
                 console.say(f"input: {texts.kind}")
-            # A blank line among those of a table is none of its rows.
-            rows = [row for row in batch if row.fields]
-            blank += len(batch) - len(rows)
-            count += len(batch)
+            count += len(rows)
             for answer in tag_rows(
                 rows, classifier, all_scores, threshold, lambda done: console.check_stop()
             ):
                 click.echo(format_answer(answer))
             errors += sum(row.error is not None for row in rows)
             console.check_stop()
-    if blank:
-        console.say(describe_blank(blank))
+    if texts.blank:
+        console.say(f"blank lines skipped: {texts.blank:,}")
     if errors:
-        unit = batch[-1].unit
-        raise click.ClickException(f"{errors:,} of {count - blank:,} {unit}s could not be read")
+        raise click.ClickException(f"{errors:,} of {count:,} {rows[-1].unit}s could not be read")
 
 
 def _report_threshold(threshold: float, model: Path, console: Console) -> None:

@@ -63,7 +63,7 @@ def format_answer(answer: Mapping[str, Any]) -> bytes:
 def _dump(answer: Mapping[str, Any], ensure_ascii: bool) -> str:
     try:
         return json.dumps(answer, ensure_ascii=ensure_ascii, allow_nan=False)
-    except ValueError:  # a score that is no number
+    except (ValueError, TypeError):  # a score that is no number, or a column of a date
         return json.dumps(make_jsonable(answer), ensure_ascii=ensure_ascii, allow_nan=False)
 
 

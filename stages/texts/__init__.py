@@ -5,10 +5,9 @@ files for the other commands; and ``encode_texts``, texts as tokens.  Knows no m
 Imports numpy alone; pyarrow comes in with a file that takes it.
 """
 
-from stages.texts.encoding import EncodedTexts, encode_texts
-from stages.texts.labels import read_labelled_texts
-from stages.texts.reading import TextFile, TextRow, describe_blank, read_texts
-from stages.texts.rows import Row, make_jsonable, read_line
+from stages.texts.labels import EncodedTexts, encode_texts, read_labelled_texts
+from stages.texts.reading import TextFile, TextRow, read_texts
+from stages.texts.rows import Row, make_jsonable
 from stages.texts.source import is_read_once
 
 __all__ = [
@@ -16,11 +15,9 @@ __all__ = [
     "Row",
     "TextFile",
     "TextRow",
-    "describe_blank",
     "encode_texts",
     "is_read_once",
     "make_jsonable",
     "read_labelled_texts",
-    "read_line",
     "read_texts",
 ]

@@ -1,10 +1,11 @@
-"""Files of labelled texts, whose labels are those of a task or stand for them."""
+"""Texts as tokens, and their labels as those of a task, which they may stand for."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,43 @@ from stages.texts.reading import TextRow, read_label, read_rows
 from stages.texts.rows import Row, describe_missing
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from stages.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Every text of a file."""
+
+    lines: np.ndarray  # of the file that each text begins at, shape (N,), int64
+    lengths: np.ndarray  # tokens of each text, shape (N,), int32
+    tokens: np.ndarray  # padded with -1, shape (N, longest), int32
+
+
+def encode_texts(
+    rows: Sequence[TextRow],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    reporter: Reporter,
+) -> EncodedTexts:
+    """Turn at least one text into tokens; those longer than ``max_length`` keep their first."""
+    ids: list[list[int]] = []
+    cut = 0
+    for begin in range(0, len(rows), 1024):
+        reporter.check_stop()
+        texts = [row.text for row in rows[begin : begin + 1024]]
+        # Nobody's text ends the input or begins another's: what looks like a control token is text.
+        settings = {"add_special_tokens": False, "split_special_tokens": True}
+        found = tokenizer(texts, **settings)["input_ids"]
+        cut += sum(len(tokens) > max_length for tokens in found)
+        ids += [tokens[:max_length] for tokens in found]
+    if cut:
+        reporter.say(f"{cut:,} of {len(ids):,} texts are cut at {max_length} tokens")
+    lengths = np.array([len(tokens) for tokens in ids], dtype=np.int32)
+    padded = np.full((len(ids), max(1, int(lengths.max()))), -1, dtype=np.int32)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(ids)
+    return EncodedTexts(np.array([row.line for row in rows]), lengths, padded)
 
 
 def read_labelled_texts(
@@ -26,54 +63,40 @@ def read_labelled_texts(
     label_map: str,
     reporter: Reporter,
 ) -> tuple[list[TextRow], np.ndarray]:
-    """Read every text of a file with its label.
+    """Read every text of a file, as :func:`read_texts` does, with its label.
 
-    Args:
-        path: The file, as in :func:`read_texts`.
-        names: The labels that there are.
-        text_column: Key or column of the text.
-        label_column: Key or column of the label.
-        label_map: Which of the names other labels stand for, such as ``1=good,0=bad``; or empty.
-        reporter: Is told what the file is.
-
-    Returns:
-        The rows in file order, with labels from the names, and each label's place among the names,
-        shape (N,), int64.
+    That is one of the names, or stands for it in ``label_map``, such as ``1=good,0=bad``.  Returns
+    the rows, labels mapped, and each label's place among the names, shape (N,), int64.
 
     Raises:
         SettingError: ``label_map`` is no such text or maps to another label.
-        TextDataError: The file cannot be read.
-        LabelError: A text has no label or another one; the message names it, and what was
-            probably meant.
+        LabelError: A text has no label or another one; it says what was meant.
     """
     meant = _parse_label_map(label_map, names)
-    rows, unknown, used = [], {}, set()
+    rows, unknown, unused = [], dict[str, str](), set(meant)
     for row in read_rows(path, text_column, reporter):
         label = _need_label(row, label_column, path)
-        if (stripped := label.strip()) in meant:
-            used.add(stripped)
-            label = meant[stripped]
-        elif label not in names:
+        unused.discard(label.strip())
+        label = meant.get(label.strip(), label)
+        if label not in names:
             unknown.setdefault(label, f"{row.unit} {row.number}")
         rows.append(TextRow(row.number, row.text or "", label))
     if unknown:
         raise _explain_unknown(path, unknown, names)
-    if unused := [label for label in meant if label not in used]:
-        reporter.warn(f"label map: {path} has no label {', '.join(map(repr, unused))}")
-    columns = {name: column for column, name in enumerate(names)}
-    return rows, np.array([columns[row.label or ""] for row in rows])
+    if unused:
+        reporter.warn(f"label map: {path} has no label {', '.join(map(repr, sorted(unused)))}")
+    return rows, np.array([names.index(row.label or "") for row in rows])
 
 
 def _parse_label_map(text: str, names: Sequence[str]) -> dict[str, str]:
-    found = {}
+    found = dict[str, str]()
     # A comma may also be part of a name.
     for part in re.split(r",(?=[^,]*=)", text) if text else ():
         label, equals, name = (piece.strip() for piece in part.rpartition("="))
         if not equals:
-            raise SettingError(
-                f"label map: got {part!r}, must be LABEL=NAME, one or several with commas",
-                Settings(("label_map",), f"1={names[-1]},0={names[0]}"),
-            )
+            fault = f"got {part!r}, must be LABEL=NAME, one or several with commas"
+            example = f"1={names[-1]},0={names[0]}"
+            raise SettingError(f"label map: {fault}", Settings(("label_map",), example))
         if name not in names:
             raise SettingError(f"label map: {name!r} is none of {_list(name, names)}")
         if found.setdefault(label, name) != name:
@@ -82,33 +105,24 @@ def _parse_label_map(text: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def _need_label(row: Row, column: str, path: Path) -> str:
-    label = read_label(row, column, path)
-    if label is not None:
+    if (label := read_label(row, column, path)) is not None:
         return label
-    fault = describe_missing("key or column", column, list(row.fields))
-    if column in row.fields:
-        fault = f"{column!r} holds nothing"
-    raise LabelError(
-        f"{path}, {row.unit} {row.number}: the text has no label: {fault}",
-        Settings(("label_column",)),
-    )
+    fault = f"{column!r} holds nothing"
+    if column not in row.fields:
+        fault = describe_missing("key or column", column, list(row.fields))
+    where = f"{path}, {row.unit} {row.number}"
+    raise LabelError(f"{where}: the text has no label: {fault}", Settings(("label_column",)))
 
 
 def _explain_unknown(path: Path, unknown: Mapping[str, str], names: Sequence[str]) -> LabelError:
     label, where = next(iter(unknown.items()))
-    others = [repr(other) for other in list(unknown)[1:6]]
-    more = f"; others like it are {', '.join(others)}" if others else ""
+    ordered = sorted(unknown, key=lambda text: (len(text) * text.isdigit(), text))
+    near = {other: _find_nearest(other, names) for other in ordered[:8]}
     # Classes are mostly numbered in the order in which they are listed.
-    near = {other: _find_nearest(other, names) for other in unknown}
-    left = [name for name in names if name not in near.values()]
-    pairs = [
-        f"{other.strip()}={near[other] or (left.pop(0) if left else names[-1])}"
-        for other in sorted(near, key=lambda text: (len(text) * text.isdigit(), text))[:8]
-    ]
-    return LabelError(
-        f"{path}, {where}: the label {label!r} is none of {_list(label, names)}{more}",
-        Settings(("label_map",), ",".join(pairs)),
-    )
+    left = (name for name in names if name not in near.values())
+    pairs = [f"{other.strip()}={name or next(left, names[-1])}" for other, name in near.items()]
+    fault = f"the label {label!r} is none of {_list(label, names)}"
+    return LabelError(f"{path}, {where}: {fault}", Settings(("label_map",), ",".join(pairs)))
 
 
 def _find_nearest(label: str, names: Sequence[str]) -> str | None:

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
-import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from stages.errors import Settings, TextDataError
-from stages.texts.arrow import FORMATS, read_arrow
-from stages.texts.items import Items
-from stages.texts.rows import Row, read_line
+from stages.texts import rows
+from stages.texts.rows import BATCH, Found, Row, decode, make_row
 from stages.texts.source import PACKED, Lines, as_utf8, open_source, unpack
-from stages.texts.tables import DELIMITERS, Table, find_delimiter
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
 
-BATCH = 256  # most rows that are given together; fewer where no more are waiting
-PLAIN, JSON_LINES, JSON_ITEMS = "plain text", "JSON lines", "JSON"
-JSON_ENDINGS = (".jsonl", ".ndjson", ".json", ".jl")
-TABLE_ENDINGS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
-FIRST_BYTES = 2**16  # of a file in which a line that holds something is looked for
-# An array of objects, or one object over several lines.
-ITEMS = re.compile(rb'\[\s*\{|\[\s*\]\s*\Z|\{[ \t\r]*\n\s*["}]')
-OBJECT = re.compile(rb'\{[ \t]*["}]')
+PLAIN, JSON_LINES, JSON_ARRAY = "plain text", "JSON lines", "JSON"
+ENDINGS = dict.fromkeys((".jsonl", ".ndjson", ".json", ".jl"), JSON_LINES)
+ENDINGS |= {".csv": "CSV", ".tsv": "TSV", ".tab": "TSV", ".psv": "CSV with '|'"}
+ARROW = {b"PAR1": "Parquet", b"ARROW1\0\0": "Arrow", b"\xff\xff\xff\xff": "Arrow stream"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,7 @@ class TextFile:
 
     Attributes:
         kind: Its format and how that was known; empty until the first rows are there.
+        blank: How many blank lines have been skipped.
     """
 
     def __init__(
@@ -57,81 +50,67 @@ class TextFile:
         format_name: str = "auto",
         check_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open it; ``check_stop`` is asked while nothing is there to be read.
-
-        With the format ``text`` or ``jsonl`` lines are that; ``auto`` is what it looks like.
-
-        Raises:
-            TextDataError: It cannot be opened.
-            SettingError: Standard input is closed.
-        """
-        self.kind = ""
-        self._path, self._text_column, self._format = path, text_column, format_name
+        """Open it as ``text``, ``jsonl`` or what it looks like, or raise TextDataError."""
+        self.kind, self.blank = "", 0
+        self._path, self._column, self._format = path, text_column, format_name
         with self._explained():
             self._descriptor, self._stream = open_source(path, check_stop)
 
     def read_batches(self) -> Iterator[list[Row]]:
-        """Yield its rows, at least one and at most :data:`BATCH`, as soon as they are there.
-
-        Raises:
-            TextDataError: It cannot be read, or what it holds is no text.
-        """
-        with self._explained(), os.fdopen(self._descriptor, "rb") as file:
-            rows, source = self._open_rows(file)
+        """Yield its rows, some at a time, as soon as they are there; or raise TextDataError."""
+        with self._explained(), os.fdopen(self._descriptor, "rb"):
+            found, lines, unit = self._open_rows()
+            column = "text" if self.kind.startswith(PLAIN) else self._column
             batch: list[Row] = []
-            for row in rows:
-                batch.append(row)
-                if len(batch) == BATCH or (source is not None and not source.waiting):
+            for each in found:
+                self.blank += each is None
+                if each is not None:
+                    batch.append(make_row(each, column, unit))
+                if batch and (len(batch) == BATCH or (lines and not lines.waiting)):
                     yield batch
                     batch = []
             if batch:
                 yield batch
 
-    def _open_rows(self, file: IO[bytes]) -> tuple[Iterable[Row], Lines | Items | None]:
-        """Return the rows, and what knows whether the next one is there; None: it always is."""
-        stream, is_packed = unpack(self._stream, self._path)
-        head = stream.peek(lambda data: b"\n" in data or len(data) >= 8)
-        for magic, kind in FORMATS.items():
-            if head.startswith(magic):
-                self.kind = f"{kind} (by its first bytes)"
-                is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and not is_packed
-                whole = file if is_file else None
-                return read_arrow(stream, whole, kind, self._text_column, BATCH), None
+    def _open_rows(self) -> tuple[Iterable[Found | None], Lines | None, str]:
+        """Return the rows, None for a blank line, the lines that they come from, and their unit."""
+        stream = unpack(self._stream, self._path)
+        head = stream.peek()
+        if name := next((ARROW[magic] for magic in ARROW if head.startswith(magic)), None):
+            self.kind = f"{name} (by its first bytes)"
+            path = self._path if stream is self._stream and self._path.is_file() else None
+            return rows.read_arrow(stream, path, name, self._column), None, "row"
         stream = as_utf8(stream)
-        head = stream.peek(_shows_format).lstrip()
-        _check_text(head)
-        delimiter = self._recognise(head)
-        if self.kind.startswith(f"{JSON_ITEMS} ("):
-            items = Items(stream, self._text_column)
-            return items, items
+        name, reason = self._recognise(stream.peek().lstrip())
+        self.kind = f"{name} ({reason})"
+        if name == JSON_ARRAY:
+            return rows.read_array(stream), None, "item"
         lines = Lines(stream)
-        if delimiter is not None:
-            return Table(lines, delimiter, self._text_column), lines
-        is_json = self.kind.startswith(JSON_LINES)
-        return (read_line(x, lines.number, is_json, self._text_column) for x in lines), lines
+        if delimiter := rows.DELIMITERS.get(name):
+            return rows.read_table(lines, delimiter, self._column), lines, "line"
+        return rows.read_lines(lines, name == JSON_LINES), lines, "line"
 
-    def _recognise(self, head: bytes) -> str | None:
-        """Settle the format, and return what stands between the columns of a table."""
+    def _recognise(self, head: bytes) -> tuple[str, str]:
+        """Return the format of a text that begins so, and how it is known."""
+        if head.startswith(b"PK\x03\x04"):
+            raise TextDataError("this is a zip archive, or a spreadsheet; unpack or save it as CSV")
+        # A zero byte now and then may be part of a text.
+        zeros, whole = head.count(b"\0"), head[: head.rfind(b"\n")]
+        if zeros > max(8, len(head) // 8) or (zeros and decode(whole)[1]):
+            raise TextDataError("this is a binary file, of no format that is known")
         if self._format != "auto":
-            self.kind = f"{JSON_LINES if self._format == 'jsonl' else PLAIN} (as asked)"
-            return None
-        first = re.split(rb"[\r\n]", head, maxsplit=1)[0].strip()
-        endings = [ending.lower() for ending in self._path.suffixes]
-        ending = next((ending for ending in reversed(endings) if ending not in PACKED), "")
-        delimiter, found, reason = None, PLAIN, "auto: by its first line"
-        if ITEMS.match(head):
-            found = JSON_ITEMS
-        elif OBJECT.match(first):
-            found = JSON_LINES
-        elif delimiter := find_delimiter(first.decode("utf-8", "replace"), self._text_column):
-            found = DELIMITERS.get(delimiter, f"CSV with {delimiter!r}")
-        elif ending in TABLE_ENDINGS:
-            delimiter, reason = TABLE_ENDINGS[ending], "auto: by its ending"
-            found = DELIMITERS[delimiter]
-        elif ending in JSON_ENDINGS:
-            found, reason = JSON_LINES, "auto: by its ending"
-        self.kind = f"{found} ({reason})"
-        return delimiter
+            return JSON_LINES if self._format == "jsonl" else PLAIN, "as asked"
+        first, _ = decode(head.partition(b"\n")[0].strip())
+        name = rows.find_table(first, self._column)
+        if re.match(rb"\[\s*\{|\[\s*\]\s*\Z", head):
+            name = JSON_ARRAY
+        elif re.match(rb'\{\s*["}]', head):
+            name = JSON_LINES
+        endings = map(str.lower, reversed(self._path.suffixes))
+        ending = next((ending for ending in endings if ending not in PACKED), "")
+        if name is None and ending in ENDINGS:
+            return ENDINGS[ending], "auto: by its ending"
+        return name or PLAIN, "auto: by its first line"
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -141,6 +120,9 @@ class TextFile:
             yield
         except TextDataError as error:
             raise TextDataError(f"{name}: {error}", error.hint) from error
+        except ImportError as error:
+            install = "pip install -c constraints.txt -e '.[arrow]'"
+            raise TextDataError(f"{name}: this takes the package pyarrow: {install}") from error
         except (OSError, EOFError, zlib.error, LZMAError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise TextDataError(f"cannot read {name}: {reason}") from error
@@ -150,28 +132,19 @@ def read_rows(path: Path, text_column: str, reporter: Reporter | None) -> Iterat
     """Yield every row that is not blank, with errors as :func:`read_texts` has them."""
     check_stop = (lambda: None) if reporter is None else reporter.check_stop
     file = TextFile(path, text_column, check_stop=check_stop)
-    rows = blank = 0
-    for batch in file.read_batches():
-        for row in batch:
-            if row.invalid_utf8:
-                where = f"{path}, {row.unit} {row.number}"
-                raise TextDataError(f"{where}: not UTF-8; convert the file first")
-            if row.error is not None:
-                raise TextDataError(f"{path}, {row.error}")
-            blank += row.is_blank
-            if not row.is_blank:
-                rows += 1
-                yield row
-    skipped = f"; {describe_blank(blank)}" if blank else ""
-    if not rows:
+    count = 0
+    for row in (row for batch in file.read_batches() for row in batch):
+        if row.invalid_utf8:
+            raise TextDataError(f"{path}, {row.unit} {row.number}: not UTF-8; convert it first")
+        if row.error is not None:
+            raise TextDataError(f"{path}, {row.error}")
+        count += 1
+        yield row
+    skipped = f"; blank lines skipped: {file.blank:,}" if file.blank else ""
+    if not count:
         raise TextDataError(f"{path} holds no texts{skipped}")
     if reporter is not None:
-        reporter.say(f"{path}: {file.kind}, {rows:,} texts{skipped}")
-
-
-def describe_blank(count: int) -> str:
-    """Return that so many blank lines are skipped."""
-    return f"{count:,} blank {'line is' if count == 1 else 'lines are'} skipped"
+        reporter.say(f"{path}: {file.kind}, {count:,} texts{skipped}")
 
 
 def read_texts(
@@ -180,20 +153,13 @@ def read_texts(
     label_column: str | None = "label",
     reporter: Reporter | None = None,
 ) -> list[TextRow]:
-    """Read every text of a file, of whatever format.
+    """Read every text of a file of any format, a pipe or standard input (``-``), once, in order.
 
-    Args:
-        path: The file, a pipe, or ``-`` for standard input; it is read once.
-        text_column: Key or column of the text.
-        label_column: Key or column of the label, which may be absent; None: labels are not read.
-        reporter: Is told what the file is, and of blank lines, which are skipped.
-
-    Returns:
-        The rows in file order; none that is not blank is skipped.
+    Labels may be absent; without ``label_column`` they are not read.  The reporter is told what the
+    file is, and how many blank lines are skipped.
 
     Raises:
-        TextDataError: The file cannot be read or holds no text, or one row is not what the format
-            says; the message names it.
+        TextDataError: It cannot be read, holds no text, or a row is not as it must be.
     """
     return [
         TextRow(row.number, row.text or "", read_label(row, label_column, path))
@@ -203,31 +169,8 @@ def read_texts(
 
 def read_label(row: Row, column: str | None, path: Path) -> str | None:
     """Return the label of a row; None where it has none."""
-    label = row.fields.get(column) if column is not None else None
+    label = None if column is None else row.fields.get(column)
     if label is None or isinstance(label, str | int | float):
         return None if label is None else str(label)
-    raise TextDataError(
-        f"{path}, {row.unit} {row.number}: {column!r} is {type(label).__name__}, must be text",
-        Settings(("label_column",)),
-    )
-
-
-def _shows_format(head: bytes) -> bool:
-    # A bracket alone may be a text.
-    text = head.strip()
-    return len(head) > FIRST_BYTES or (text not in (b"", b"[", b"{") and b"\n" in head.lstrip())
-
-
-def _check_text(head: bytes) -> None:
-    fault = None
-    if head.startswith(b"PK\x03\x04"):
-        fault = "a zip archive, as spreadsheets are; unpack it, or save the sheet as CSV"
-    elif head[257:262] == b"ustar":
-        fault = "a tar archive; unpack it"
-    elif b"\0" in head:
-        # A zero byte now and then may be part of a text.
-        text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
-        if "\ufffd" in text or text.count("\0") > max(8, len(text) // 8):
-            fault = "a binary file, of no format that is known"
-    if fault is not None:
-        raise TextDataError(f"this is {fault}")
+    where, kind = f"{path}, {row.unit} {row.number}", type(label).__name__
+    raise TextDataError(f"{where}: {column!r} is {kind}, must be text", Settings(("label_column",)))

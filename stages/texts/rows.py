@@ -1,17 +1,31 @@
-"""One row of a file: its text and its other fields, or why it cannot be read."""
+"""Rows of every format: lines, JSON arrays, CSV and TSV in their dialects, Parquet and Arrow."""
 
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import json
 import math
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice, repeat
+from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from cache.suggestion import suggest
 from stages.errors import Settings, TextDataError
+from stages.texts.source import LONGEST, Lines, Stream
+
+DELIMITERS = {"CSV": ",", "TSV": "\t", "CSV with ';'": ";", "CSV with '|'": "|"}
+BATCH = 256  # rows that are read or given together
+
+Found = tuple[Any, int, bool]  # a row's dict or its fault, its number, whether it was not UTF-8
 
 
 @dataclass(frozen=True)
@@ -20,67 +34,25 @@ class Row:
 
     number: int  # of its unit, from 1; of the line that it begins at
     text: str | None  # None where it cannot be read
-    fields: Mapping[str, Any]  # its keys or columns, the text among them; none of a table's blank
+    fields: Mapping[str, Any]  # its keys or columns, the text among them
     error: str | None = None  # why it cannot be read, and where it stands
     unit: str = "line"  # or item of a JSON array, or row of a table without lines
-    is_blank: bool = False  # a line that holds nothing
     invalid_utf8: bool = False  # what was not UTF-8 is U+FFFD
 
 
-class Number(str):
-    """A number that Python or JSON cannot hold, such as 1e999 or NaN, as it was written."""
-
-
-class RepeatedKeyError(ValueError):
-    """An object has a key twice."""
-
-
-def decode(raw: bytes) -> tuple[str, bool]:
-    """Return bytes as text, and whether some of it was not UTF-8 and is U+FFFD now."""
+def make_row(found: Found, text_column: str, unit: str) -> Row:
+    """Make a row of what JSON or a table holds, which should be a dict with the text."""
+    data, number, invalid = found
     try:
-        return raw.decode("utf-8"), False
-    except UnicodeDecodeError:
-        return raw.decode("utf-8", errors="replace"), True
-
-
-def read_line(raw: bytes, number: int, is_json: bool, text_column: str, unit: str = "line") -> Row:
-    """Read plain text, or a JSON object with ``text_column``; a blank line is neither."""
-    text, invalid = decode(raw.rstrip(b"\r\n"))
-    if not is_json or not text.strip():
-        fields = {text_column: ""} if is_json else {"text": text}
-        return Row(number, "" if is_json else text, fields, None, unit, not text.strip(), invalid)
-    try:
-        return make_row(DECODER.decode(text), number, text_column, unit, invalid)
-    except json.JSONDecodeError as error:
-        reason = f"not JSON ({error.msg} at character {error.pos + 1})"
-    except RepeatedKeyError as error:
-        reason = str(error)
-    except RecursionError:
-        reason = "not JSON that can be read (too deeply nested)"
-    return make_bad_row(number, reason, unit, invalid)
-
-
-def make_row(
-    data: Any, number: int, text_column: str, unit: str = "line", invalid: bool = False
-) -> Row:
-    """Make a row of what JSON or a table holds; ``data`` should be a dict with the text."""
-    reason = _find_fault(data, text_column)
-    if reason is not None:
-        return make_bad_row(number, reason, unit, invalid)
-    return Row(number, data[text_column], data, None, unit, invalid_utf8=invalid)
-
-
-def make_bad_row(number: int, reason: str, unit: str = "line", invalid: bool = False) -> Row:
-    """Make a row that cannot be read."""
-    error = f"{unit} {number}: {reason}"
-    return Row(number, None, {unit: number}, error, unit, invalid_utf8=invalid)
+        text = _find_text(data, text_column)
+    except TextDataError as error:
+        return Row(number, None, {unit: number}, f"{unit} {number}: {error}", unit, invalid)
+    return Row(number, text, data, None, unit, invalid)
 
 
 def check_columns(columns: Sequence[str], text_column: str) -> None:
     """Raise TextDataError where a table lacks the text's column, or names one twice."""
-    name, count = Counter(columns).most_common(1)[0]
-    if count > 1:
-        raise TextDataError(f"the column {name!r} is there twice")
+    _make_object([(name, None) for name in columns])
     if text_column not in columns:
         fault = describe_missing("column", text_column, columns)
         raise TextDataError(fault, Settings(("text_column",)))
@@ -93,61 +65,184 @@ def describe_missing(kind: str, name: str, there: Sequence[str]) -> str:
     return f"no {kind} {name!r}; there are {keys}{near if near.startswith(' (') else ''}"
 
 
+def decode(raw: bytes) -> tuple[str, bool]:
+    """Return bytes as text, and whether some of it was not UTF-8 and is U+FFFD now."""
+    text = raw.decode("utf-8", errors="replace")
+    return text, text.encode() != raw
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON strictly, but for numbers; return TextDataError where it is not as it must be."""
+    try:
+        return DECODER.decode(text)
+    except (ValueError, TextDataError, RecursionError) as error:
+        return TextDataError(f"not JSON that can be read ({error})".replace("line 1 ", ""))
+
+
 def make_jsonable(value: Any) -> Any:
-    """Return what JSON can hold of a value: what it cannot becomes text, bytes as base64."""
-    if isinstance(value, float):
-        # As protobuf spells them in JSON: NaN, Infinity and -Infinity.
-        return value if math.isfinite(value) else json.dumps(value)
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): make_jsonable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [make_jsonable(each) for each in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    """Return what JSON can hold of a value: NaN and dates become text, bytes base64."""
+
+    def spell(each: Any) -> str:
+        return base64.b64encode(each).decode() if isinstance(each, bytes) else str(each)
+
+    return json.loads(json.dumps(value, default=spell), parse_constant=str)
 
 
-def _find_fault(data: Any, text_column: str) -> str | None:
+def find_table(header: str, text_column: str) -> str | None:
+    """Return what kind of table has such a first line, if one of several columns is the text's."""
+    for name, delimiter in DELIMITERS.items():
+        columns = [column.strip('"') for column in header.split(delimiter)]
+        if len(columns) > 1 and text_column in columns:
+            return name
+    return None
+
+
+def read_lines(lines: Lines, is_json: bool) -> Iterator[Found | None]:
+    """Yield lines of JSON or of plain text as rows, and None for a blank one."""
+    for raw, number in lines:
+        text, invalid = decode(raw.rstrip(b"\r"))
+        data = parse_json(text) if is_json else {"text": text}
+        yield (data, number, invalid) if text.strip() else None
+
+
+def read_table(lines: Lines, delimiter: str, text_column: str) -> Iterator[Found | None]:
+    """Yield the rows of a CSV or TSV file, and None for a blank line.
+
+    A TSV file may be without quoting: a quote stands for itself in the first row that can only be
+    read so, and then in all.
+    """
+    csv.field_size_limit(LONGEST)
+    header = next((decode(raw)[0] for raw, _ in lines if raw.strip()), None)
+    if header is None:
+        raise TextDataError("it is empty; its first line must name the columns")
+    # Blanks behind the delimiters of the first line stand behind all.
+    spaced = f"{delimiter} " in header
+    dialect: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": spaced}
+    columns, _, fault = _parse_row(header, lines, dialect)
+    if fault is not None:
+        raise TextDataError(f"in the line of column names, {fault}")
+    check_columns(columns, text_column)
+    width = len(columns)
+    doubtful = delimiter == "\t" and width > 1 and '"' not in header
+    for raw, number in lines:
+        line, invalid = decode(raw)
+        if not line.strip() and delimiter not in line:
+            yield None
+            continue
+        cells, taken, fault = _parse_row(line, lines, dialect)
+        plain = line.rstrip("\r").split(delimiter)
+        # A cell of several lines, one of which could be a row: they are rows.
+        inner = taken if len(plain) == width else taken[:-1]
+        are_rows = any(each.count(b"\t") == width - 1 for each, _ in inner)
+        if is_plain := doubtful and (are_rows or len(cells) != width):
+            cells, fault = plain, None
+            if len(plain) == width:
+                dialect["quoting"] = csv.QUOTE_NONE
+        if is_plain or fault is not None:  # the lines behind it may well be rows
+            lines.waiting.extendleft(reversed(taken))
+            taken = []
+        data: Any = dict(zip(columns, cells, strict=False))
+        if fault is not None or len(cells) != width:
+            data = TextDataError(fault or f"{len(cells)} cells, the header has {width}")
+        yield data, number, invalid or any(decode(each)[1] for each, _ in taken)
+
+
+def read_array(stream: Stream) -> Iterator[Found]:
+    """Yield the items of a JSON array, which is read whole."""
+    data = io.BufferedReader(stream).read(LONGEST + 1)
+    if len(data) > LONGEST:
+        raise TextDataError(f"a JSON array of over {LONGEST >> 20} MiB; make JSON lines of it")
+    text, invalid = decode(data)
+    items = TextDataError("not UTF-8; convert the file first") if invalid else parse_json(text)
+    if isinstance(items, TextDataError):
+        raise items
+    yield from zip(items, count(1), repeat(False))
+
+
+def read_arrow(stream: Stream, path: Path | None, kind: str, text_column: str) -> Iterator[Found]:
+    """Yield the rows of a Parquet or Arrow file, of which ``path`` is the name if it has one."""
+    import pyarrow.parquet
+
+    with path.open("rb") if path is not None else tempfile.TemporaryFile() as file:
+        if path is None:  # such a file is read from its end
+            shutil.copyfileobj(stream, file)
+            file.seek(0)
+        numbers = count(1)
+        try:
+            if kind == "Parquet":
+                batches = pyarrow.parquet.ParquetFile(file).iter_batches(BATCH)
+            elif kind == "Arrow":
+                reader = pyarrow.ipc.open_file(file)
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+            else:
+                batches = pyarrow.ipc.open_stream(file)
+            for batch in batches:
+                check_columns(batch.schema.names, text_column)
+                for begin in range(0, batch.num_rows, BATCH):
+                    rows = batch.slice(begin, BATCH).to_pylist()
+                    yield from zip(rows, numbers, repeat(False))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise TextDataError(f"cannot be read as {kind}: {shorten(str(error), 300)}") from error
+
+
+def _find_text(data: Any, text_column: str) -> str:
+    if isinstance(data, TextDataError):
+        raise data
     if not isinstance(data, Mapping):
-        return f"got a JSON {type(data).__name__}, must be an object"
+        raise TextDataError(f"got a JSON {type(data).__name__}, must be an object")
     if text_column not in data:
-        return describe_missing("key", text_column, list(data))
+        raise TextDataError(describe_missing("key", text_column, list(data)))
     text = data[text_column]
     if not isinstance(text, str) or isinstance(text, Number):
-        return f"{text_column!r} is {type(text).__name__}, must be text"
+        raise TextDataError(f"{text_column!r} is {type(text).__name__}, must be text")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        half = f"half a surrogate pair ({text[error.start]!r})"
-        return f"{text_column!r} holds {half}, no character"
-    return None
+        fault = f"half a surrogate pair ({text[error.start]!r}), no character"
+        raise TextDataError(f"{text_column!r} holds {fault}") from error
+    return text
+
+
+def _parse_row(line: str, lines: Lines, dialect: Any) -> tuple[list[str], list[Any], str | None]:
+    """Return a row's cells, the lines that it takes more, and what is wrong with it."""
+    taken = []
+
+    def give_lines() -> Iterator[str]:
+        yield line + "\n"
+        for each in islice(lines, 10_000):  # a quote that is not closed by then was none
+            taken.append(each)
+            yield decode(each[0])[0] + "\n"
+
+    try:
+        return next(csv.reader(give_lines(), strict=True, **dialect)), taken, None
+    except csv.Error as error:
+        fault, _, _ = str(error).partition(" - ")
+        return [], taken, "a quote is not closed" if "unexpected end" in fault else fault
+
+
+class Number(str):
+    """A number that Python or JSON cannot hold, such as 1e999 or NaN, as it was written."""
 
 
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise RepeatedKeyError(f"the key {name!r} is there twice")
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise TextDataError(f"the name {name!r} is there twice")
     return found
 
 
-def _read_integer(digits: str) -> int | Number:
+def _read_number(kind: Callable[[str], Any], digits: str) -> Any:
     try:
-        return int(digits)
+        found = kind(digits)
     except ValueError:  # Python reads no more than 4,300 digits
         return Number(digits)
-
-
-def _read_float(digits: str) -> float | Number:
-    found = float(digits)
-    return found if math.isfinite(found) else Number(digits)
+    return Number(digits) if found in (math.inf, -math.inf) else found
 
 
 DECODER = json.JSONDecoder(
     object_pairs_hook=_make_object,
-    parse_float=_read_float,
-    parse_int=_read_integer,
+    parse_float=partial(_read_number, float),
+    parse_int=partial(_read_number, int),
     parse_constant=Number,
 )

@@ -56,17 +56,11 @@ CONTENT = {
     "JSON lines": LINES.encode(),
     "JSON array": json.dumps([{"text": a, "label": b} for a, b in ROWS]).encode(),
     "indented array": json.dumps([{"text": a, "label": b} for a, b in ROWS], indent=1).encode(),
-    "indented objects": "\n".join(
-        json.dumps({"text": a, "label": b}, indent=2) for a, b in ROWS
-    ).encode(),
     "UTF-16": LINES.encode("utf-16"),
     "UTF-16, big end first": ("\ufeff" + LINES).encode("utf-16-be"),
-    "UTF-16 without a mark": LINES.encode("utf-16-le"),
-    "UTF-32": LINES.encode("utf-32"),
     "CSV": 'text,label\nGreat fun,positive\n"é 😀, a\tb",negative\n'.encode(),
-    "CSV of Excel": "sep=;\r\nlabel;text\r\npositive;Great fun\r\nnegative;é 😀, a\tb\r\n".encode(),
+    "CSV of Excel": "\ufefflabel;text\r\npositive;Great fun\r\nnegative;é 😀, a\tb\r\n".encode(),
     "TSV": 'label\ttext\npositive\tGreat fun\nnegative\t"é 😀, a\tb"\n'.encode(),
-    "old Mac": 'text,label\rGreat fun,positive\r"é 😀, a\tb",negative\r'.encode(),
     "Parquet": make_table("parquet"),
     "Arrow": make_table("arrow"),
     "Arrow stream": make_table("stream"),
@@ -97,7 +91,7 @@ def test_compressed_files_are_known_by_their_first_bytes(
 
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
 def test_an_ending_that_promises_what_is_not_there_is_named(ending: str, tmp_path: Path) -> None:
-    with pytest.raises(TextDataError, match="file, whatever its ending says"):
+    with pytest.raises(TextDataError, match=r"cannot read .*/rows\.jsonl\."):
         read(tmp_path / f"rows.jsonl{ending}", LINES)
 
 
@@ -114,6 +108,7 @@ class TestTables:
             ('text\tlabel\n"So" bad\tx\n"Quoted"\tx\n', ['"So" bad', '"Quoted"']),
             ('label\ttext\nx\t"a\nb"\nx\t"say ""hi"""\n', ["a\nb", 'say "hi"']),
             ('text\n"a\nb"\nc\n', ["a\nb", "c"]),
+            ('text\tlabel\n"Great\tgood\n\nPoor"\tbad\n', ['"Great', 'Poor"']),
         ],
     )
     def test_a_tsv_file_with_and_without_quoting(
@@ -127,14 +122,10 @@ class TestTables:
         assert [row.text for row in rows] == [line.split("\t")[0] for line in lines]
         assert [row.line for row in rows] == list(range(2, 30_002))
 
-    def test_quotes_escaped_by_a_backslash(self, tmp_path: Path) -> None:
-        text = 'text,label\n"say \\"hi\\", you",x\n"C:\\",y\n'
-        assert [row.text for row in read(tmp_path / "rows.csv", text)] == ['say "hi", you', "C:\\"]
-
     @pytest.mark.parametrize(
         ("text", "named"),
         [
-            ("text,text\na,b\n", "column 'text' is there twice"),
+            ("text,text\na,b\n", "the name 'text' is there twice"),
             ("Text,label\na,b\n", "no column 'text'; there are 'Text', 'label'.*mean 'Text'"),
             ('text,label\n"a,b\nc,d\n', "line 2: a quote is not closed"),
         ],
@@ -151,22 +142,29 @@ class TestRefusals:
             (b"PK\x03\x04\x14\0\0\0", "a zip archive"),
             (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a binary file"),
             (b"PAR1 and no more", "cannot be read as Parquet"),
-            (b'[{"text": "a"},', "item 2: .*not closed"),
-            (b'[{"text": "a"}, {"text" "b"}]', "item 2: not JSON"),
-            (b'[{"text": "a"},\n{"text": "\xff"}]', "item 2: not UTF-8"),
+            (b'[{"text": "a"},', "rows: not JSON"),
+            (b'[{"text": "a"},\n{"text" "b"}]', "not JSON .*line 2 column 9"),
+            (b'[{"text": "a"},\n{"text": "\xff"}]', "not UTF-8"),
+            (b'[{"text": "a"}, 5]', "item 2: got a JSON int"),
+            (b'{\n "text": "a"\n}\n', "line 1: not JSON"),
             (b"[]", "holds no texts"),
-            (b" \n\n", "holds no texts; 2 blank lines are skipped"),
+            (b" \n\n", "holds no texts; blank lines skipped: 2"),
         ],
     )
     def test_what_holds_no_texts_is_named(self, data: bytes, named: str, tmp_path: Path) -> None:
         with pytest.raises(TextDataError, match=named):
             read(tmp_path / "rows", data)
 
+    def test_an_array_is_read_whole_up_to_a_size(self, tmp_path: Path) -> None:
+        data = b'[{"text": "%s"}]' % (b"a" * 64 * 2**20)
+        with pytest.raises(TextDataError, match="JSON array of over 64 MiB; make JSON lines of it"):
+            read(tmp_path / "rows", data)
+
     def test_an_archive_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text(LINES)
         with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
             archive.add(tmp_path / "a.txt")
-        with pytest.raises(TextDataError, match="a tar archive"):
+        with pytest.raises(TextDataError, match="a binary file"):
             read_texts(tmp_path / "a.tar.gz")
 
     @pytest.mark.parametrize("kind", ["parquet", "zst"])
@@ -189,7 +187,7 @@ def test_blank_lines_are_skipped_counted_and_keep_the_numbers(tmp_path: Path) ->
         reporter = SilentReporter()
         rows = read(tmp_path / "rows", data, reporter=reporter)
         assert [(row.line, row.text) for row in rows] == [(1, "Good"), (4, "Bad")]
-        assert reporter.lines[-1].endswith("2 texts; 2 blank lines are skipped")
+        assert reporter.lines[-1].endswith("2 texts; blank lines skipped: 2")
 
 
 class TestPipes:
@@ -233,20 +231,18 @@ class TestPipes:
             read_texts(tmp_path / "pipe", reporter=Impatient())
 
     @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-    @pytest.mark.parametrize("kind", ["plain", "JSON lines", "array"])
+    @pytest.mark.parametrize("kind", ["plain", "JSON lines"])
     def test_an_endless_stream_takes_no_more_memory(
         self, kind: str, pack: Callable[[bytes], bytes]
     ) -> None:
         import tracemalloc
 
-        row = {"plain": "Good\n" * 99, "JSON lines": LINES, "array": '{"text": "Good"},\n'}[kind]
+        row = {"plain": "Good\n" * 99, "JSON lines": LINES}[kind]
         block = pack(row.encode() * (2**18 // len(row)))
         end, begin = os.pipe()
 
         def write() -> None:
             with suppress(BrokenPipeError):
-                if kind == "array":
-                    os.write(begin, pack(b"["))
                 while True:
                     os.write(begin, block)
 

@@ -61,7 +61,7 @@ class TestFormats:
         ]
         assert {a["label"] for a in answers} <= {"bad", "good"}
         assert f"input: {kind.partition(', ')[0]} (auto: by its first line)" in found.err
-        assert ("1 blank line is skipped" in found.err) == (kind in ("CSV", "CSV, UTF-16"))
+        assert ("blank lines skipped: 1" in found.err) == (kind in ("CSV", "CSV, UTF-16"))
 
     def test_a_parquet_file_s_columns_become_json(self, student: Path, tmp_path: Path) -> None:
         pyarrow = pytest.importorskip("pyarrow")
@@ -92,7 +92,10 @@ class TestFormats:
         [
             (b"PK\x03\x04\x14\0", "standard input: this is a zip archive"),
             (b"txt,label\na,b\n", None),
-            (gzip.compress(b"Good\n", mtime=0)[:-2], "cannot read standard input: Compressed file ended"),
+            (
+                gzip.compress(b"Good\n", mtime=0)[:-2],
+                "cannot read standard input: Compressed file ended",
+            ),
         ],
     )
     def test_what_is_no_text_is_not_tagged(

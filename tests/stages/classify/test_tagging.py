@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from processes import Result, run_here
 from stages.classify.classifier import Classifier
 from stages.classify.loading import load_classifier
 from stages.classify.tagging import tag_rows
-from stages.texts import read_line
+from stages.texts import Row, TextFile
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,20 @@ def tag(student: Path, data: bytes | str, *options: str) -> tuple[Result, list[d
     return found, [json.loads(line) for line in found.out.split("\n") if line]
 
 
+def read_line(raw: bytes, number: int, is_json: bool, text_column: str) -> Row:
+    """Read a line that stands at this place of standard input."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"\n" * (number - 1) + raw)
+        file.flush()
+        rows = TextFile(Path(file.name), text_column, "jsonl" if is_json else "text")
+        ((row,),) = rows.read_batches()
+        return row
+
+
+def make_rows(texts: list[str]) -> list[Row]:
+    return [Row(number, text, {"text": text}) for number, text in enumerate(texts, start=1)]
+
+
 class TestLines:
     @pytest.mark.parametrize(
         ("raw", "text"),
@@ -33,7 +48,6 @@ class TestLines:
             (b"a film\n", "a film"),
             (b"a film\r\n", "a film"),
             (b"a film", "a film"),
-            (b"\n", ""),
             (b"a\tb\x00c\n", "a\tb\x00c"),
             ("a\u2028b\n".encode(), "a\u2028b"),
             (b'{"text": "x"}\n', '{"text": "x"}'),
@@ -84,8 +98,7 @@ class TestTags:
         self, classifier: Classifier
     ) -> None:
         texts = [" ".join(["Good", "Bad", "Poor", "Great"][k % 3 :] * (k % 5)) for k in range(40)]
-        lines = [read_line(text.encode(), k + 2, False, "text") for k, text in enumerate(texts)]
-        found = list(tag_rows(lines, classifier, all_scores=True))
+        found = list(tag_rows(make_rows(texts), classifier, all_scores=True))
         assert [answer["text"] for answer in found] == texts
         for text, answer in zip(texts, found, strict=True):
             if not text:
@@ -119,7 +132,7 @@ class TestTags:
 
     def test_below_a_threshold_there_is_no_tag(self, classifier: Classifier) -> None:
         texts = ["Good", "", "Bad film", "Great " * 50]
-        lines = [read_line(text.encode(), 1, False, "text") for text in texts]
+        lines = make_rows(texts)
         plain = list(tag_rows(lines, classifier, all_scores=True))
         threshold = sorted(answer["score"] for answer in plain if answer["score"] is not None)[1]
         found = list(tag_rows(lines, classifier, all_scores=True, threshold=threshold))
@@ -152,20 +165,22 @@ class TestCommand:
     def test_lines_in_json_lines_out(self, student: Path) -> None:
         found, answers = tag(student, "Good film\n\n  \n😀 great\nBad", "--all")
         assert found.code == 0
-        assert [answer["text"] for answer in answers] == ["Good film", "", "  ", "😀 great", "Bad"]
-        assert [answer["label"] is None for answer in answers] == [False, True, True, False, False]
+        assert [answer["text"] for answer in answers] == ["Good film", "😀 great", "Bad"]
+        assert "blank lines skipped: 2" in found.err
         assert set(answers[0]["scores"]) == {"bad", "good"}
         assert "😀" in found.out
         assert "input: plain text (auto: by its first line)" in found.err
 
     def test_a_file_of_json_lines(self, student: Path, tmp_path: Path) -> None:
         path = tmp_path / "in.jsonl"
-        path.write_text('{"text": "Good", "id": 1}\n\n{"text": "Bad", "id": 2}\n')
+        path.write_text('{"text": "Good", "id": 1}\n\n{"text": " ", "id": 2}\nx\n')
         found = run_here("tag", "--model", student, path)
         answers = [json.loads(line) for line in found.out.splitlines()]
-        assert found.code == 0
-        assert [answer.get("id") for answer in answers] == [1, None, 2]
-        assert [answer["label"] is None for answer in answers] == [False, True, False]
+        assert "1 of 3 lines could not be read" in found.err
+        assert [answer.get("id") for answer in answers] == [1, 2, None]
+        assert answers[1] == {"text": " ", "id": 2, "label": None, "score": None}
+        assert answers[2]["line"] == 4
+        assert "blank lines skipped: 1\n" in found.err
         assert "input: JSON lines" in found.err
 
     @pytest.mark.parametrize("prefix", ["\ufeff", "\n\n  ", "\ufeff \n"])
@@ -221,7 +236,7 @@ class TestCommand:
     def test_a_threshold_is_said_and_an_empty_line_is_not_below_it(
         self, student: Path, tmp_path: Path
     ) -> None:
-        data = '{"text": "Good", "below_threshold": 1}\n\n'
+        data = '{"text": "Good", "below_threshold": 1}\n{"text": ""}\n'
         found, answers = tag(student, data, "--threshold", "1")
         assert found.code == 0
         assert "threshold: 1, of scores at the temperature" in found.err
