@@ -18,9 +18,7 @@ class Hint(Enum):
 class CacheError(Exception):
     """Anything the cache refuses or cannot do, as one sentence for the person who ran it.
 
-    Attributes:
-        hint: What helps; None where the message says it.
-        subject: What that is done to: a cache's path or URL, or the name of a task.
+    ``hint`` is what helps, ``subject`` what that is done to: a cache, or the name of a task.
     """
 
     def __init__(self, message: str, hint: Hint | None = None, subject: object = "") -> None:

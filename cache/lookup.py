@@ -103,7 +103,7 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
 
     Args:
         root: Root of the caches.
-        task: The task's name; None: the source's, or the only one with such a cache.
+        task: Its name; None: the source's, or the only one with such a cache.
         source: A fingerprint's first digits, a cache directory, or a teacher's summary file;
             None: the task's only complete (or ``partial``) cache.
         partial: Whether an incomplete one will do.

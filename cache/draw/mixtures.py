@@ -40,8 +40,6 @@ class Mixture:
 
     def choose_parts(self, seeds: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return which of the parts draws each row, shape (B,)."""
-        if len(self.parts) == 1:
-            return np.zeros(len(seeds), dtype=np.int64)
         shares = np.array([float(share) for _, share in self.parts])
         words = random_integers_numpy(seeds, 1, stream=Purpose.COMPONENT)[:, 0].astype(np.int64)
         return np.searchsorted(quantise_distribution(shares), words, side="right").astype(np.int64)

@@ -62,15 +62,9 @@ def random_integers_numpy(
 ) -> NDArray[np.uint32]:
     """Draw a row of integers, uniform in [0, 2**32), for each seed (B,): shape (B, count).
 
-    Args:
-        seeds: The rows' keys.
-        count: Integers a row.
-        first: Index of the first integer in every row's sequence; any split of a sequence gives
-            the same integers as the whole.
-        stream: One of 2**32 independent sequences under the same seeds.
-
-    Raises:
-        SamplerError: The seeds are not a vector of uint64.
+    ``first`` is the index of the first one in every row's sequence; any split of a sequence gives
+    the same integers as the whole.  ``stream`` is one of 2**32 independent sequences under the
+    same seeds.  SamplerError: the seeds are not a vector of uint64.
     """
     _check_seeds(seeds)
     first_block, skipped = divmod(first, 4)
