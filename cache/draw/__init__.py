@@ -14,21 +14,3 @@ from cache.draw.samplers import (
     build_sampler,
     quantise_distribution,
 )
-
-__all__ = [
-    "SAMPLERS",
-    "LengthRule",
-    "Mixture",
-    "Purpose",
-    "Sampler",
-    "TokenSampler",
-    "VocabularySampler",
-    "build_sampler",
-    "mix_samplers",
-    "mix_seeds",
-    "parse_mixture",
-    "quantise_distribution",
-    "random_integers",
-    "random_integers_numpy",
-    "send",
-]

@@ -21,28 +21,3 @@ from cache.format.manifest import (
     check_attachment_name,
 )
 from cache.format.shards import GROUP, decode, encode, metadata, object_path
-
-__all__ = [
-    "ATTACHMENTS",
-    "DIRECTORY",
-    "GROUP",
-    "LARGEST_MANIFEST",
-    "LARGEST_RECORD",
-    "MANIFEST",
-    "CommitRecord",
-    "DocumentError",
-    "FileInfo",
-    "Layout",
-    "Manifest",
-    "answer_columns",
-    "check_attachment_name",
-    "check_seal",
-    "committed_shards",
-    "decode",
-    "encode",
-    "metadata",
-    "object_path",
-    "parse",
-    "record_path",
-    "seal",
-]

@@ -7,17 +7,3 @@ paths and bytes, not what is in them.
 from cache.stores.files import TEMPORARY, LocalFiles, reporting, sync
 from cache.stores.interface import Claim, Files, LiveClaim
 from cache.stores.places import CLAIMS, LocalPlace, Place, parse_place
-
-__all__ = [
-    "CLAIMS",
-    "TEMPORARY",
-    "Claim",
-    "Files",
-    "LiveClaim",
-    "LocalFiles",
-    "LocalPlace",
-    "Place",
-    "parse_place",
-    "reporting",
-    "sync",
-]
