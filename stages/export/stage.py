@@ -85,8 +85,8 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
                 if not (config.model / name).is_file():
                     raise ExportError(f"{config.model} has no {name}")
                 shutil.copyfile(config.model / name, folder / name)
-            for each in formats:
-                written |= each.write(student, folder, config.int8, reporter)
+            for write in formats:
+                written |= write(student, folder, config.int8, reporter)
             files = []
             if written:
                 longest = max(1, student.classifier.max_length - 1)
