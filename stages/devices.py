@@ -43,14 +43,8 @@ def choose_device(device: str, several: bool = False) -> Choice:
     Under torchrun, which gives every process of a machine a local rank, ``auto`` and ``cuda`` are
     the CUDA device of that number.  Every rank is a worker on shards of its own, with a model of
     its own, so ranks never share one model: no tensor parallelism, a large model is split by
-    ``all`` within one process instead.
-
-    Args:
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``all``.
-        several: Whether ``all`` is allowed: a language model can be split over devices.
-
-    Raises:
-        SettingError: The device asked for is not there or is no device.
+    ``all`` within one process instead, where ``several`` allows it.  Raises SettingError where the
+    device asked for is not there or is no device.
     """
     import torch
 
@@ -111,11 +105,7 @@ def choose_model(model: str, device: str) -> Choice:
 
 
 def choose_dtype(dtype: str, device: str) -> Choice:
-    """Resolve ``auto`` to the number format that the device computes the model in.
-
-    Raises:
-        SettingError: It names no number format.
-    """
+    """Resolve ``auto`` to the number format to compute in on a device, or raise SettingError."""
     import torch
 
     if dtype != "auto":

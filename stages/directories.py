@@ -33,11 +33,9 @@ OTHERS = {
 
 
 def check_directory(folder: Path, hint: Hint | None = None) -> None:
-    """Check that a place is a model's directory, its weights aside.
+    """Check that a place is a model's directory, its weights aside, or raise ModelError.
 
-    Raises:
-        ModelError: It is something else, of which the message says what it is and what to do; with
-            the hint where nothing can be said of it.
+    The message says what it is and what to do; where nothing can be said of it the hint does.
     """
     if folder.is_file():
         known = next((what for pattern, what in OTHERS.items() if folder.match(pattern)), None)
@@ -62,10 +60,8 @@ def check_directory(folder: Path, hint: Hint | None = None) -> None:
 def find_weights(folder: Path) -> list[Path]:
     """Return the safetensors files that transformers reads of a model's directory, by name.
 
-    Copies in another form, which may lie beside them, are not among them.
-
-    Raises:
-        ModelError: It is no model's directory, or has no such weights or not all of them.
+    Copies in another form, which may lie beside them, are not among them.  Raises ModelError where
+    it is no model's directory, or has no such weights or not all of them.
     """
     check_directory(folder)
     if (folder / WEIGHTS).is_file():

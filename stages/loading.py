@@ -83,16 +83,11 @@ def load_weights(
         fault = "of another shape" if lost[0] in other else "missing"
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise ModelError(f"{source} is not {what}: the weight {lost[0]}{more} is {fault}")
-    loaded: PreTrainedModel = model
-    return loaded
+    return model
 
 
 def load_config(folder: Path, what: str) -> PretrainedConfig:
-    """Load the configuration of a model's directory; ``what`` says for messages what it is to be.
-
-    Raises:
-        ModelError: It is no model's directory, or transformers cannot read its configuration.
-    """
+    """Load a model directory's configuration, or raise ModelError; ``what`` is what it is to be."""
     from transformers import CONFIG_MAPPING, AutoConfig, __version__
 
     check_directory(folder)
@@ -126,11 +121,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     files = set(tokenizer.vocab_files_names.values())
     if files and not _has_vocabulary(folder, files - {"tokenizer.json"}):
         raise ModelError(f"{message}: {NO_TOKENIZER}")
-    loaded: PreTrainedTokenizerBase = tokenizer
-    return loaded
+    return tokenizer
 
 
-def _has_vocabulary(folder: Path, parts: Collection[str] = ()) -> bool:
+def _has_vocabulary(folder: Path, parts: Collection[str]) -> bool:
     """Whether there is a file that holds a whole vocabulary, or all the parts of one."""
     whole = any(file for pattern in VOCABULARIES for file in folder.glob(pattern))
     return whole or (bool(parts) and all((folder / name).is_file() for name in parts))

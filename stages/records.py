@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from stages.errors import ExportError, ModelError
@@ -17,11 +19,7 @@ NEEDED = ("task", "start_id", "fingerprint", "held_out")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read what a student was trained from.
-
-    Raises:
-        ExportError: The directory is no student of this project.
-    """
+    """Read what a student was trained from, or raise ExportError where that is no student."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -33,20 +31,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def find_record(folder: Path) -> dict[str, Any]:
-    """Read what a student was trained from; an empty record of a model that is none of ours.
-
-    Raises:
-        ExportError: The record is damaged.
-    """
+    """Read what a student was trained from, or raise ExportError; empty if it is none of ours."""
     return read_record(folder) if (folder / RECORD).is_file() else {}
 
 
 def read_temperature(record: Mapping[str, Any]) -> float | None:
-    """Return the temperature that a student's last layer was divided by, or None.
-
-    Raises:
-        ModelError: The record's temperature is none.
-    """
+    """Return what a student's last layer was divided by, or None, or raise ModelError."""
     found = record.get("calibration")
     if found is None:
         return None
@@ -59,20 +49,24 @@ def read_temperature(record: Mapping[str, Any]) -> float | None:
     raise ModelError(f"the student's record is damaged: its calibration is {found!r:.80}")
 
 
-def publish_directory(folder: Path, out: Path) -> None:
-    """Sync a finished directory, in a temporary one beside its place, and rename it to its place.
+@contextmanager
+def publish_directory(out: Path) -> Iterator[Path]:
+    """Give an empty directory that is synced and renamed to its place once it is written.
 
-    What is there already goes into the temporary directory.
-
-    Raises:
-        OSError: It cannot be synced or renamed.
+    What is there already is removed then, and the new one where it could not be written, which is
+    an OSError.
     """
     # Imported here: a student in use needs no cache, nor the locks that only Unix has.
     from cache.stores import sync
 
-    for path in (*folder.rglob("*"), folder):
-        sync(path)
-    if out.exists():
-        out.rename(folder.with_name("replaced"))
-    folder.rename(out)
-    sync(out.parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        folder = Path(temporary) / "new"
+        folder.mkdir()
+        yield folder
+        for path in (*folder.rglob("*"), folder):
+            sync(path)
+        if out.exists():
+            out.rename(folder.with_name("replaced"))
+        folder.rename(out)
+        sync(out.parent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -23,20 +23,22 @@ class Reporter(Protocol):
     def warn(self, line: str) -> None:
         """State something that the reader should act on."""
 
+    @contextmanager
     def track(
         self, title: str, total: int, done: int, unit: str
-    ) -> AbstractContextManager[Callable[[int], None]]:
-        """Show progress; the callable takes how many more units are done.
+    ) -> Iterator[Callable[[int], None]]:
+        """Show progress, or nothing; the callable takes how many more units are done.
 
         Where the total is 1 there is no telling how far it is, and the time taken is shown alone.
         """
+        yield lambda count: None
 
     def check_stop(self) -> None:
         """Return, or raise :class:`Interrupted` where a stop was asked for."""
 
 
-class SilentReporter:
-    """Keeps what is said in lists, for callers that are programs."""
+class SilentReporter(Reporter):
+    """Keeps what is said in lists and never stops, for callers that are programs."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -49,16 +51,6 @@ class SilentReporter:
     def warn(self, line: str) -> None:
         """Keep a warning."""
         self.warnings.append(line)
-
-    @contextmanager
-    def track(
-        self, title: str, total: int, done: int, unit: str
-    ) -> Iterator[Callable[[int], None]]:
-        """Show nothing."""
-        yield lambda count: None
-
-    def check_stop(self) -> None:
-        """Never stop."""
 
 
 def follow(show: Callable[[int], None], reporter: Reporter) -> Callable[[int], None]:

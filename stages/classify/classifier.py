@@ -99,11 +99,7 @@ class Classifier:
 
 
 def choose_scores(problem_type: object, labels: int) -> str:
-    """Return how logits become scores, as transformers' pipeline has it.
-
-    Raises:
-        ModelError: The configuration's problem_type is none.
-    """
+    """Return how logits become scores, as transformers' pipeline has it, or raise ModelError."""
     known = ("regression", "single_label_classification", "multi_label_classification", None)
     if problem_type not in known:
         raise ModelError(f"config.json: problem_type: got {problem_type!r}, must be one of {known}")
@@ -116,10 +112,8 @@ def find_model(model: Path, file: str | None = None) -> Path:
     """Return what is loaded of a model: its directory, for torch, or an ONNX file.
 
     Of a directory with ONNX files alone that is the float32 file, ``model.onnx``, or the only one.
-    ``file`` is the path below the directory, or the name, of another one.
-
-    Raises:
-        SettingError: There is no such file, or none of several is to be preferred.
+    ``file`` is the path below the directory, or the name, of another one.  Raises SettingError
+    where there is no such file, or none of several is to be preferred.
     """
     if file is None and (is_onnx(model) or any(model.glob("*.safetensors*"))):
         return model

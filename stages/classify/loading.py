@@ -11,11 +11,9 @@ from stages.errors import Hint
 
 
 def load_classifier(model: Path, device: str) -> Classifier:
-    """Load a classifier; torch is imported for a directory with weights for it alone.
+    """Load a classifier from a sequence-classification model's directory or an ONNX file.
 
-    Args:
-        model: A sequence-classification model's directory, or an ONNX file.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    The device is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; torch is imported for directories.
 
     Raises:
         SettingError: The device is not there.

@@ -12,9 +12,9 @@ import numpy as np
 
 from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores, model_directory
 from stages.devices import count_cpus
-from stages.directories import check_pointers
+from stages.directories import check_pointers, read_json
 from stages.errors import Hint, ModelError, SettingError, Settings
-from stages.loading import one_line
+from stages.loading import explained
 from stages.tokens import drop_tokens
 
 INPUTS = ("input_ids", "attention_mask")  # what a file must take, both (batch, length) int64
@@ -27,10 +27,8 @@ INSTALL = "pip install -c constraints.txt -e '.[onnx]'"  # the extra with everyt
 def load_onnx_classifier(file: Path, device: str, threads: int | None = None) -> Classifier:
     """Load an ONNX file, with the tokenizer and configuration of its folder or the one above.
 
-    Args:
-        file: The file, as ``pipeline export`` writes it.
-        device: ``auto`` (the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: Of onnxruntime; None: as many as OMP_NUM_THREADS says, or as there are cores.
+    The device is ``auto`` (the CPU), ``cpu``, ``cuda`` or ``cuda:N``; threads, of onnxruntime, are
+    as many as OMP_NUM_THREADS says, or as there are cores, where none are given.
 
     Raises:
         SettingError: The device is none that onnxruntime has here.
@@ -46,7 +44,8 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
     labels, limit, pad, scores = _read_settings(folder)
     tokenizer = _load_tokenizer(folder / "tokenizer.json")
     device, why = ("cpu", "auto: ONNX files") if device == "auto" else (device, "as asked")
-    threads = threads or _count_threads()
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    threads = threads or (int(wanted) if wanted.isdecimal() else 0) or count_cpus()
     session = _open_session(file, device, threads)
     _check_signature(file, session, len(labels))
 
@@ -55,10 +54,8 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
 
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        try:
+        with explained(ModelError, f"{file} failed"):
             (logits,) = session.run([OUTPUT], dict(zip(INPUTS, (ids, mask), strict=True)))
-        except Exception as error:  # onnxruntime raises a dozen types
-            raise ModelError(f"{file} failed: {one_line(error)}") from error
         result: np.ndarray = logits
         return result
 
@@ -75,13 +72,8 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
 
 def _read_settings(folder: Path) -> tuple[tuple[str, ...], int, str | None, str]:
     """Return the labels, the longest input, the padding token and how logits become scores."""
-    read: list[Any] = []
-    for name in ("config.json", "tokenizer_config.json"):
-        try:
-            read.append(json.loads((folder / name).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot read {folder / name}: {error}") from error
-    config, settings = read
+    config = read_json(folder / "config.json")
+    settings = read_json(folder / "tokenizer_config.json")
     try:
         names = {int(column): str(label) for column, label in config["id2label"].items()}
         labels = tuple(names[column] for column in range(len(names)))
@@ -103,23 +95,16 @@ def _read_settings(folder: Path) -> tuple[tuple[str, ...], int, str | None, str]
 def _load_tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
-    try:
+    with explained(ModelError, f"cannot load the tokenizer {path}"):
         tokenizer = Tokenizer.from_file(str(path))
         rows = json.loads((path.parent / "config.json").read_bytes()).get("vocab_size")
         if rows and tokenizer.get_vocab_size() > rows:  # some would be no row of the model's table
             state = json.loads(tokenizer.to_str())
             drop_tokens(state, rows)
             tokenizer = Tokenizer.from_str(json.dumps(state))
-    except Exception as error:  # tokenizers raises bare ones
-        raise ModelError(f"cannot load the tokenizer {path}: {one_line(error)}") from error
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # control tokens in a text are text
     return tokenizer
-
-
-def _count_threads() -> int:
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() and int(wanted) else count_cpus()
 
 
 def _open_session(file: Path, device: str, threads: int) -> Any:
@@ -145,10 +130,8 @@ def _open_session(file: Path, device: str, threads: int) -> Any:
     # Threads that wait for the next text leave the cores to others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    try:
+    with explained(ModelError, f"cannot load {file}"):
         session = onnxruntime.InferenceSession(file, options, providers=providers)
-    except Exception as error:  # onnxruntime raises a dozen types
-        raise ModelError(f"cannot load {file}: {one_line(error)}") from error
     # onnxruntime would go on without the device.
     if kind == "cuda" and cuda not in session.get_providers():
         raise SettingError(

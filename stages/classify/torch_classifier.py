@@ -12,7 +12,7 @@ import torch
 from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores
 from stages.devices import choose_device
 from stages.errors import ModelError
-from stages.loading import load_tokenizer, load_weights, one_line
+from stages.loading import explained, load_tokenizer, load_weights
 from stages.tokens import describe_lost, restrict_tokenizer
 
 if TYPE_CHECKING:
@@ -20,16 +20,7 @@ if TYPE_CHECKING:
 
 
 def load_torch_classifier(folder: Path, device: str) -> Classifier:
-    """Load a directory that holds a sequence-classification model.
-
-    Args:
-        folder: A student's directory, or any like it.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        SettingError: The device is not there.
-        ModelError: It is no such directory.
-    """
+    """Load a sequence-classification model's directory, or raise SettingError or ModelError."""
     chosen = choose_device(device)
     model = load_model(folder).to(chosen.value)
     device = f"{chosen.value} ({chosen.reason})"
@@ -40,11 +31,7 @@ def load_torch_classifier(folder: Path, device: str) -> Classifier:
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """Load a sequence-classification model in float32 on the CPU, in evaluation mode.
-
-    Raises:
-        ModelError: It is no such directory.
-    """
+    """Load a classifier in float32 on the CPU, in evaluation mode, or raise ModelError."""
     from transformers import AutoModelForSequenceClassification
 
     kind = AutoModelForSequenceClassification
@@ -68,10 +55,8 @@ def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
     @torch.inference_mode()
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         inputs, attended = (torch.from_numpy(part).to(model.device) for part in (ids, mask))
-        try:
+        with explained(ModelError, f"{type(model).__name__} failed"):
             output = model(input_ids=inputs, attention_mask=attended)
-        except (ValueError, RuntimeError, IndexError, TypeError) as error:
-            raise ModelError(f"{type(model).__name__} failed: {one_line(error)}") from error
         logits: np.ndarray = output.logits.float().cpu().numpy()
         return logits
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -77,16 +76,13 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
     reporter.say(describe_threads())
     written: dict[str, Classifier] = {}
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-            folder = Path(temporary) / "export"
-            folder.mkdir()
+        with publish_directory(out) as folder:
             for name in COMMON:
                 if not (config.model / name).is_file():
                     raise ExportError(f"{config.model} has no {name}")
                 shutil.copyfile(config.model / name, folder / name)
-            for each in formats:
-                written |= each.write(student, folder, config.int8, reporter)
+            for write in formats:
+                written |= write(student, folder, config.int8, reporter)
             files = []
             if written:
                 longest = max(1, student.classifier.max_length - 1)
@@ -101,7 +97,6 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
             card = write_card(record, "transformers" in config.formats)
             (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             (folder / "README.md").write_text(card, encoding="utf-8")
-            publish_directory(folder, out)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise ExportError(f"cannot write {out}: {where}{error.strerror or error}") from error

@@ -8,7 +8,6 @@ to clear one by one: a tenth of the time of a forward pass.
 from __future__ import annotations
 
 import ctypes
-import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 2**30
@@ -22,8 +21,6 @@ def keep_freed_memory(device: str) -> str:
     """
     if device != "cpu":
         return "freed memory: kept by torch's own allocator"
-    if not sys.platform.startswith("linux"):
-        return f"freed memory: left to the C library of {sys.platform}"
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     # Threads of their own would each get memory of their own; the model runs in the main thread.
     if set_option is None or not (

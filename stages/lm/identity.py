@@ -52,10 +52,8 @@ MEBIBYTE = 2**20
 def describe_identity(folder: Path, reporter: Reporter) -> dict[str, str]:
     """Return SHA-256 of a model's weights, its configuration and its tokenizer files.
 
-    Large files that are as they were need no reading.
-
-    Raises:
-        ModelError: A file cannot be read, or is being written.
+    Large files that are as they were need no reading.  Raises ModelError where one cannot be read,
+    or is being written.
     """
     parts = {
         # Makers' own copies of the weights, which are not read, do not make it another model.

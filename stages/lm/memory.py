@@ -70,10 +70,8 @@ def place_model(folder: Path, asked: str, device: Choice, dtype: str, quantise: 
     """Split a model over all CUDA devices where one has no room for it and all together have.
 
     It may go by what is free now: which CUDA devices compute a row is not part of what the row is.
-    ``asked`` is the device as it was asked for, and all but ``auto`` stays as it is.
-
-    Raises:
-        ModelError: The weights are damaged, or cannot be quantised.
+    ``asked`` is the device as it was asked for, and all but ``auto`` stays as it is.  Raises
+    ModelError where the weights are damaged, or cannot be quantised.
     """
     if asked != "auto" or device.value == "cpu" or _count_devices() < 2:
         return device

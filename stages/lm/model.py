@@ -9,7 +9,7 @@ from stages.devices import ALL
 from stages.errors import ModelError
 from stages.lm.causality import check_causal
 from stages.lm.memory import check_fit, share_memory
-from stages.lm.quantisation import check_quantisation, make_quantisation, try_quantised
+from stages.lm.quantisation import check_quantisation, make_quantisation
 from stages.lm.resolve import read_config
 from stages.loading import load_weights
 
@@ -33,15 +33,9 @@ def load_language_model(
     Weights go straight to where they are used, each converted or quantised on the way, so that the
     machine's own memory never holds the whole of a model that is meant for a GPU.
 
-    Args:
-        folder: A directory from :func:`stages.lm.resolve_model`.
-        device: Device to put it on, or ``all``: its layers over every CUDA device, which accelerate
-            moves the hidden states between; inputs go to the input embeddings' device.
-        dtype: One of :data:`stages.devices.DTYPES`.
-        quantise: One of :data:`stages.lm.quantisation.QUANTISATIONS`.
-
-    Returns:
-        The model in evaluation mode, its weights frozen.
+    On the device ``all`` its layers lie over every CUDA device, between which accelerate moves the
+    hidden states; inputs go to the input embeddings' device.  The model is in evaluation mode, its
+    weights frozen.
 
     Raises:
         SettingError: It cannot be quantised so on this device.
@@ -62,7 +56,9 @@ def load_language_model(
     check_quantisation(quantise, device, dtype)
     attention = choose_attention(folder)
     check_fit(folder, device, dtype, quantise)
-    options = _choose_placement(device)
+    options: dict[str, Any] = {"device_map": {"": torch.device(device)}}
+    if device == ALL:
+        options = {"device_map": "auto", "max_memory": share_memory()}
     if quantise != "none":
         options["quantization_config"] = make_quantisation(folder, quantise)
     try:
@@ -84,16 +80,5 @@ def load_language_model(
     if device == ALL and {"cpu", "disk"} & set(map(str, places.values())):
         check_fit(folder, device, dtype, quantise, ran_out=True)
     model.requires_grad_(False)
-    if quantise != "none":
-        try_quantised(model, quantise)
-    check_causal(model.eval(), folder)
+    check_causal(model.eval(), folder, quantise)
     return model
-
-
-def _choose_placement(device: str) -> dict[str, Any]:
-    """Return what tells transformers where the weights go."""
-    import torch
-
-    if device == ALL:
-        return {"device_map": "auto", "max_memory": share_memory()}
-    return {"device_map": {"": torch.device(device)}}

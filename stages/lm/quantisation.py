@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stages.devices import ALL, find_main_device
 from stages.errors import ModelError, SettingError
 from stages.lm.resolve import read_config
-from stages.loading import explained, one_line
+from stages.loading import explained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,11 +29,6 @@ FP8_CAPABILITY = (8, 9)
 
 def check_quantisation(quantise: str, device: str, dtype: str) -> None:
     """Refuse what cannot be quantised here, before anything is loaded.
-
-    Args:
-        quantise: One of :data:`QUANTISATIONS`.
-        device: A device, or ``all``.
-        dtype: The number format that is computed in.
 
     Raises:
         SettingError: It names no quantisation, torchao is not installed, or the device or the
@@ -48,8 +43,23 @@ def check_quantisation(quantise: str, device: str, dtype: str) -> None:
             f"quantise {quantise}: needs torchao, which is not installed: "
             "pip install -c constraints.txt -e '.[quantised]'"
         )
-    if quantise == "fp8":
-        _check_fp8(device, dtype)
+    if quantise != "fp8":
+        return
+    import torch
+
+    if torch.device(find_main_device(device)).type != "cuda":
+        needed = "needs a CUDA device that multiplies eight-bit floats"
+        raise SettingError(f"quantise fp8: {needed}, the device is {device}; use int8")
+    every = range(torch.cuda.device_count()) if device == ALL else (torch.device(device),)
+    for each in every:
+        found = torch.cuda.get_device_capability(each)
+        if found < FP8_CAPABILITY:
+            raise SettingError(
+                f"quantise fp8: needs CUDA devices of compute capability 8.9 or more, "
+                f"{torch.cuda.get_device_name(each)} has {found[0]}.{found[1]}; use int8"
+            )
+    if dtype != "bfloat16":
+        raise SettingError(f"quantise fp8: computes in bfloat16, got {dtype}; use dtype bfloat16")
 
 
 def divide_layers(folder: Path, quantise: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
@@ -105,38 +115,3 @@ def make_quantisation(folder: Path, quantise: str) -> Any:
     kind = Int8WeightOnlyConfig if quantise == "int8" else Float8DynamicActivationFloat8WeightConfig
     scheme = kind(granularity=PerRow(), set_inductor_config=False)
     return TorchAoConfig(scheme, modules_to_not_convert=others)
-
-
-def try_quantised(model: PreTrainedModel, quantise: str) -> None:
-    """Run a quantised model once: some families reach into their layers for the weight itself."""
-    import torch
-
-    device = model.get_input_embeddings().weight.device
-    try:
-        with torch.inference_mode():
-            model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device), use_cache=False)
-    except (NotImplementedError, RuntimeError, TypeError, AssertionError) as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be run with {quantise} weights ({one_line(error)}); "
-            "leave quantise out"
-        ) from error
-
-
-def _check_fp8(device: str, dtype: str) -> None:
-    import torch
-
-    if torch.device(find_main_device(device)).type != "cuda":
-        raise SettingError(
-            f"quantise fp8: needs a CUDA device that multiplies eight-bit floats, the device is "
-            f"{device}; use int8"
-        )
-    every = range(torch.cuda.device_count()) if device == ALL else (torch.device(device),)
-    for each in every:
-        found = torch.cuda.get_device_capability(each)
-        if found < FP8_CAPABILITY:
-            raise SettingError(
-                f"quantise fp8: needs CUDA devices of compute capability 8.9 or more, "
-                f"{torch.cuda.get_device_name(each)} has {found[0]}.{found[1]}; use int8"
-            )
-    if dtype != "bfloat16":
-        raise SettingError(f"quantise fp8: computes in bfloat16, got {dtype}; use dtype bfloat16")

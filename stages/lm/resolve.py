@@ -48,11 +48,7 @@ def resolve_model(model: str) -> Path:
 
 
 def resolve_tokenizer(model: str) -> Path:
-    """Bring a model's tokenizer to a local directory; weights are not needed.
-
-    Raises:
-        ModelError: As for :func:`resolve_model`.
-    """
+    """Bring a model's tokenizer, without weights, to a local directory, or raise ModelError."""
     return _find_folder(model, weights=False)
 
 

@@ -34,12 +34,9 @@ class Vocabulary:
 
 
 def load_vocabulary(folder: Path, device: str, dtype: str, task: Mapping[str, Any]) -> Vocabulary:
-    """Read a language model's vocabulary; the model itself is not kept.
+    """Read a language model's vocabulary, or raise ModelError; the model itself is not kept.
 
     It is loaded on a device since a family may compute in its embedding layer.
-
-    Raises:
-        ModelError: It cannot be loaded, or does not fit.
     """
     tokenizer = load_language_tokenizer(folder)
     # A copy: what was made in inference mode cannot be written to, and a student's start is of it.
@@ -49,11 +46,7 @@ def load_vocabulary(folder: Path, device: str, dtype: str, task: Mapping[str, An
 
 
 def load_language_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a language model's tokenizer, without the tokens that the model has no embedding of.
-
-    Raises:
-        ModelError: It cannot be loaded, or cannot do without them.
-    """
+    """Load a tokenizer without the tokens that a model has no embedding of, or raise ModelError."""
     tokenizer = load_tokenizer(folder)
     if not (folder / "config.json").is_file():  # a tokenizer alone
         return tokenizer
@@ -73,11 +66,7 @@ def embed_vocabulary(model: PreTrainedModel) -> torch.Tensor:
 
 
 def find_start_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that begins a student's input: BOS, or EOS where a tokenizer has no BOS.
-
-    Raises:
-        ModelError: The tokenizer has neither.
-    """
+    """Return the id that begins a student's input: BOS, or EOS; ModelError if there is neither."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)

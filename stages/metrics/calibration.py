@@ -54,10 +54,8 @@ class CalibrationErrors:
 def calibrate(logits: np.ndarray, teacher: np.ndarray) -> Calibration:
     """Fit a temperature on every other row and measure what it does on the rest.
 
-    The student's logits and the teacher's probabilities have shape (N, K).
-
-    Raises:
-        TrainingError: There are fewer than two rows, or a logit is NaN or infinite.
+    The student's logits and the teacher's probabilities have shape (N, K).  Raises TrainingError
+    where there are fewer than two rows, or a logit is NaN or infinite.
     """
     if len(logits) < 2:
         raise TrainingError("calibration: got one row, must be one to fit on and one to try")
@@ -107,10 +105,7 @@ def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> 
     counts by its share of the rows and with the distance of its mean probability from its mean
     outcome.  The truth is the right columns, shape (N,), int: the outcome is whether the most
     probable class is right.  Or it is probabilities of another, shape (N, K): it is theirs of that
-    class.
-
-    Raises:
-        TrainingError: There are no rows, or not as many of both.
+    class.  Raises TrainingError where there are no rows, or not as many of both.
     """
     if len(probabilities) == 0 or len(probabilities) != len(truth):
         raise TrainingError(
@@ -132,10 +127,7 @@ def measure_calibration(
     """Measure expected calibration errors with a temperature and without it.
 
     The temperature is what is in these probabilities, shape (N, K), None where nothing is known;
-    the truth is as for :func:`expected_calibration_error`.
-
-    Raises:
-        TrainingError: There are no rows.
+    truth and errors are as for :func:`expected_calibration_error`.
     """
     before = None
     if temperature is not None:

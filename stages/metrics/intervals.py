@@ -43,11 +43,7 @@ def read_share(record: Mapping[str, Any] | None) -> Share | None:
 
 
 def count_share(hits: float, rows: int) -> Share:
-    """Return a share with Wilson's 95 % interval, which holds at 0 and 1 too.
-
-    Raises:
-        SettingError: There are no rows, or more hits than rows.
-    """
+    """Return a share with Wilson's 95 % interval, which 0 and 1 have too, or raise SettingError."""
     if rows < 1 or not 0 <= hits <= rows:
         raise SettingError(f"share: got {hits:g} of {rows} rows")
     value = hits / rows

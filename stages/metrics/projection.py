@@ -45,11 +45,7 @@ class Projection:
 
 
 def compute_projection(g: np.ndarray, h: np.ndarray) -> Projection:
-    """Compare teacher g and student h, probabilities of shape (N, K), in float64.
-
-    Raises:
-        TrainingError: There are no rows.
-    """
+    """Compare g and h, probabilities of shape (N, K), in float64; TrainingError if N is 0."""
     n = len(g)
     if n == 0:
         raise TrainingError("no rows to compare teacher and student on")

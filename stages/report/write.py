@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -62,14 +61,10 @@ def write_report(found: Findings, title: str, commands: Sequence[str], out: Path
         **{f"tables/{one.key}.csv": one.to_csv().encode("utf-8", "replace") for one in tables},
         **{f"figures/{one.name}.{kind}": data for one in figures for kind, data in one.files},
     }
-    place = out.resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as temporary:
-        folder = Path(temporary) / "report"
+    with publish_directory(out.resolve()) as folder:
         for name, data in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
-        publish_directory(folder, place)
     return [out / name for name in files]
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stages.errors import TrainingError
-from stages.metrics import Projection, compute_projection
+from stages.metrics import compute_projection
 from stages.reporter import Interrupted, follow
 from stages.student.config import TRAINER
 from stages.student.curve import Point, describe_point, make_point
@@ -43,46 +43,39 @@ CHECKPOINT_SECONDS = 120.0
 """A checkpoint is written at the latest after so long, however slow the steps are."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """The curve of a training, and the wall time of its steps and of what the curve shows.
-
-    Parts of a run that was ended and continued are summed; steps that a kill lost are left out.
-    """
-
-    history: list[Point]
-    seconds: float
-
-
 @dataclass
-class _Run:
-    """The mutable state of one training run: what a checkpoint holds."""
+class Training:
+    """The state of one training, which a checkpoint holds."""
 
     student: Student
     objective: Objective
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None  # with fp16 alone
     step: int = 0
-    history: list[Point] = field(default_factory=list)
+    history: list[Point] = field(default_factory=list)  # the curve
     losses: list[torch.Tensor] = field(default_factory=list)
+    # Wall time of steps and curve, over all parts of a run; what a kill lost is left out.
     seconds: float = 0.0
     random: tuple[torch.Tensor, torch.Tensor | None] | None = None  # when the next step began
     is_changing: bool = False  # whether a step is half taken
 
     @property
     def device(self) -> torch.device:
+        """Where the student is."""
         return self.student.start.device
 
     @property
     def on_gpu(self) -> bool:
+        """Whether that is a GPU, which its dropout is drawn on then."""
         return self.device.type == "cuda"
 
     def remember_random(self) -> None:
-        # A student on a GPU draws its dropout there.
+        """Keep what the next step's random numbers follow from."""
         on_device = torch.cuda.get_rng_state(self.device) if self.on_gpu else None
         self.random = torch.get_rng_state(), on_device
 
     def state(self, identity: str) -> dict[str, Any]:
+        """Return the content of a checkpoint."""
         random, device_random = self.random or (None, None)
         return {
             "identity": identity,
@@ -100,6 +93,7 @@ class _Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go back to what :meth:`state` returned."""
         self.student.load_state_dict(state["student"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -133,7 +127,7 @@ def train_student(
     objective = Objective(config.objective)
     optimizer = torch.optim.AdamW(group_parameters(student, objective, config), betas=(0.9, 0.98))
     prepared, objective, optimizer = accelerator.prepare(student, objective, optimizer)
-    run = _Run(student, objective, optimizer, accelerator.scaler)
+    run = Training(student, objective, optimizer, accelerator.scaler)
     _continue_run(run, checkpoint, identity, reporter)
     stream = source.open_stream(run.step * config.lengths_per_batch)
     since, skipped = time.monotonic() - run.seconds, 0
@@ -147,7 +141,8 @@ def train_student(
                 last = run.step == config.steps
                 # First what a run that was stopped at this step had not come to.
                 if run.losses and (run.step % config.log_every == 0 or last):
-                    found = measure_projection(prepared, source, advance)
+                    logits, teacher = answer_held_out(prepared, source, advance)
+                    found = compute_projection(teacher.numpy(), logits.softmax(dim=1).numpy())
                     loss = torch.stack(run.losses).mean().item()
                     run.history.append(make_point(run.step, loss, run.objective.c, found))
                     run.losses.clear()
@@ -169,7 +164,7 @@ def train_student(
             raise
     if skipped:
         reporter.say(f"float16: {skipped:,} steps were left out, their gradient overflowed")
-    return Training(run.history, run.seconds)
+    return run
 
 
 @torch.no_grad()
@@ -190,17 +185,9 @@ def answer_held_out(
     return torch.cat(logits), torch.cat(teacher)
 
 
-def measure_projection(
-    student: torch.nn.Module, source: RowSource, advance: Callable[[int], None]
-) -> Projection:
-    """Compare student and teacher as for :func:`answer_held_out`."""
-    logits, teacher = answer_held_out(student, source, advance)
-    return compute_projection(teacher.numpy(), logits.softmax(dim=1).numpy())
-
-
 def _take_step(
     student: torch.nn.Module,
-    run: _Run,
+    run: Training,
     stream: Iterator[Rows],
     config: TrainingConfig,
     accelerator: Accelerator,
@@ -243,7 +230,7 @@ def _take_step(
     run.is_changing = False
 
 
-def _continue_run(run: _Run, checkpoint: Path, identity: str, reporter: Reporter) -> None:
+def _continue_run(run: Training, checkpoint: Path, identity: str, reporter: Reporter) -> None:
     if not checkpoint.exists():
         return
     try:

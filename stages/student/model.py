@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError, SettingError, Settings
-from stages.loading import explained, load_config, load_weights, one_line
+from stages.loading import explained, load_config, load_weights
 from stages.student.architectures import ARCHITECTURES
 from stages.student.positions import find_longest_input
 
@@ -182,16 +182,11 @@ def _load_config(arch: str, init: str) -> PretrainedConfig:
         )
     if known is None and Path(arch).exists():
         return load_config(Path(arch), "encoder")
-    try:
+    where = "" if known else f" (short names are {', '.join(ARCHITECTURES)})"
+    hint = "start it at random, or " if known else ""
+    fault = f"cannot load the encoder {arch}{where}: {hint}give the directory of a model"
+    with explained(ModelError, f"{fault} that is here"):
         return AutoConfig.from_pretrained(known.hub_id if known else arch, trust_remote_code=False)
-    except Exception as error:  # transformers raises a dozen types, some of them bare
-        names = f" (short names are {', '.join(ARCHITECTURES)})"
-        where = "" if known else names
-        hint = "start it at random, or " if known else ""
-        raise ModelError(
-            f"cannot load the encoder {arch}{where}: {hint}give the directory of a model that is "
-            f"here: {one_line(error)}"
-        ) from error
 
 
 def _is_encoder(config: PretrainedConfig) -> bool:

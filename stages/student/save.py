@@ -8,7 +8,6 @@ probabilities out, no code of this project, safetensors alone.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +52,7 @@ def write_student(
 
     check_place(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-            folder = Path(temporary) / "model"
+        with publish_directory(out) as folder:
             model = fold_student(student, table, tokenizer.pad_token_id)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
@@ -73,6 +70,5 @@ def write_student(
                     f"the written student differs from the trained one by {worst:.2g} in "
                     f"probability, more than {TOLERANCE:g}; nothing was kept"
                 )
-            publish_directory(folder, out)
     except OSError as error:
         raise ExportError(f"cannot write {out}: {error.strerror or error}") from error

@@ -103,11 +103,7 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
 
 
 def check_students(configs: Sequence[StudentConfig]) -> None:
-    """Check what can be known of several students before the first one is trained.
-
-    Raises:
-        StageError: One of them cannot be trained, or its place is taken.
-    """
+    """Raise StageError where one of several students cannot be trained, before the first is."""
     texts = configs[0].texts
     if len(configs) > 1 and texts is not None and is_read_once(texts):
         raise SettingError(

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError
+from stages.loading import one_line
 from stages.teacher.forward import ForwardPass, FullPass, PackedPass, PrefixPass
 from stages.teacher.rounding import Rounding
 
@@ -65,7 +66,7 @@ def find_passes(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a family's code does with what it does not expect
-            fault = shorten_error(error)
+            fault = one_line(error)
         if way is not None:
             way.leave()
         if way is None or fault:
@@ -140,11 +141,6 @@ def refuse_out_of_memory(error: BaseException, device: object, what: str) -> NoR
         f"{device} has no memory for {what}; use a smaller model, quantise its weights, or set a "
         "shorter max_length"
     ) from error
-
-
-def shorten_error(error: BaseException) -> str:
-    """Return in one line what a family's own code says of what it does not expect."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @functools.cache

@@ -114,12 +114,9 @@ def answer_sample(
     plan: TeacherPlan, samplers: Mapping[str, Sampler], batch_positions: int
 ) -> Projection:
     """Answer a sample of a cache's rows before all of them are computed."""
-    chunk, rows = plan.manifest.layout.chunk_rows, len(plan.inputs.lengths)
-    chunks = -(-rows // chunk)
-    begins = np.unique(np.linspace(0, chunks - 1, min(chunks, SAMPLE_CHUNKS)).astype(int)) * chunk
-    chosen = begins[:, None] + np.arange(min(chunk, SAMPLE_ROWS))
-    columns = answer_chosen(plan, chosen[chosen < rows], samplers, batch_positions, "sample")
-    return compute_projection(columns["probabilities"], columns["probabilities"])
+    rows = _spread_rows(plan, SAMPLE_CHUNKS, SAMPLE_ROWS)
+    g = answer_chosen(plan, rows, samplers, batch_positions, "sample")["probabilities"]
+    return compute_projection(g, g)
 
 
 def answer_chosen(
@@ -216,12 +213,17 @@ def _measure(
     layout = plan.manifest.layout
     positions = plan.inputs.lengths + plan.teacher.positions_around
     share = min(1.0, max(batch_positions, target) / float(positions.sum()))
-    chunk = layout.chunk_rows
-    chunks = -(-layout.rows // chunk)
-    count = max(1, min(chunks, round(share * chunks), layout.shard_rows // chunk))
-    begins = np.linspace(0, chunks - 1, count).astype(int) * chunk
-    rows = begins[:, None] + np.arange(chunk)
-    rows = rows[rows < layout.rows]
+    count = round(min(share * layout.rows, layout.shard_rows) / layout.chunk_rows)
+    rows = _spread_rows(plan, max(1, count), layout.chunk_rows)
     began = time.perf_counter()
     answer_chosen(plan, rows, samplers, batch_positions, "speed")
     return float(positions[rows].sum()) / (time.perf_counter() - began), len(rows)
+
+
+def _spread_rows(plan: TeacherPlan, chunks: int, most: int) -> np.ndarray:
+    """Choose rows of so many chunks, evenly over the cache, and at most so many of each."""
+    layout = plan.manifest.layout
+    there = -(-layout.rows // layout.chunk_rows)
+    begins = np.linspace(0, there - 1, min(chunks, there)).astype(int) * layout.chunk_rows
+    rows = begins[:, None] + np.arange(min(most, layout.chunk_rows))
+    return rows[rows < layout.rows]

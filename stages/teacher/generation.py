@@ -18,13 +18,9 @@ from numpy.typing import NDArray
 from cache.draw import Purpose, random_integers_numpy, send
 from stages.errors import ModelError
 from stages.inputs import SamplingSettings
+from stages.loading import one_line
 from stages.tasks import NO_SUFFIX, frame_task
-from stages.teacher.capabilities import (
-    check_room,
-    is_out_of_memory,
-    refuse_out_of_memory,
-    shorten_error,
-)
+from stages.teacher.capabilities import check_room, is_out_of_memory, refuse_out_of_memory
 from stages.teacher.forward import FullPass
 from stages.teacher.rounding import Rounding
 
@@ -152,7 +148,7 @@ class _Writer:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a family's code does with what it does not expect
-            return shorten_error(error)
+            return one_line(error)
 
     def write(self, seeds: NDArray[np.uint64]) -> NDArray[np.int32]:
         teacher = self._teacher

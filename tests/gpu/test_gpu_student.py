@@ -118,7 +118,7 @@ def test_a_checkpoint_keeps_the_scale_of_float16_gradients(device: str) -> None:
         student.start = torch.zeros(1, device=device)
         optimizer = torch.optim.AdamW(student.parameters())
         scaler = torch.amp.GradScaler(device, init_scale=scale)
-        runs.append(loop._Run(student, objective, optimizer, scaler))
+        runs.append(loop.Training(student, objective, optimizer, scaler))
     runs[1].restore(runs[0].state("of this run"))
     assert runs[1].scaler.get_scale() == 2.0
 
