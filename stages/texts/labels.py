@@ -122,6 +122,8 @@ def _explain_unknown(path: Path, unknown: Mapping[str, str], names: Sequence[str
     left = (name for name in names if name not in near.values())
     pairs = [f"{other.strip()}={name or next(left, names[-1])}" for other, name in near.items()]
     fault = f"the label {label!r} is none of {_list(label, names)}"
+    if others := ", ".join(map(repr, list(unknown)[1:6])):
+        fault += f"; others like it are {others}"
     return LabelError(f"{path}, {where}: {fault}", Settings(("label_map",), ",".join(pairs)))
 
 
