@@ -37,8 +37,7 @@ def encode_texts(
     reporter: Reporter,
 ) -> EncodedTexts:
     """Turn at least one text into tokens; those longer than ``max_length`` keep their first."""
-    ids: list[list[int]] = []
-    cut = 0
+    ids, cut = list[list[int]](), 0
     for begin in range(0, len(rows), 1024):
         reporter.check_stop()
         texts = [row.text for row in rows[begin : begin + 1024]]
