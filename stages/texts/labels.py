@@ -37,8 +37,7 @@ def encode_texts(
     reporter: Reporter,
 ) -> EncodedTexts:
     """Turn at least one text into tokens; those longer than ``max_length`` keep their first."""
-    ids: list[list[int]] = []
-    cut = 0
+    ids, cut = list[list[int]](), 0
     for begin in range(0, len(rows), 1024):
         reporter.check_stop()
         texts = [row.text for row in rows[begin : begin + 1024]]
@@ -122,6 +121,8 @@ def _explain_unknown(path: Path, unknown: Mapping[str, str], names: Sequence[str
     left = (name for name in names if name not in near.values())
     pairs = [f"{other.strip()}={name or next(left, names[-1])}" for other, name in near.items()]
     fault = f"the label {label!r} is none of {_list(label, names)}"
+    if others := ", ".join(map(repr, list(unknown)[1:6])):
+        fault += f"; others like it are {others}"
     return LabelError(f"{path}, {where}: {fault}", Settings(("label_map",), ",".join(pairs)))
 
 

@@ -96,18 +96,16 @@ class TextFile:
             raise TextDataError("this is a zip archive, or a spreadsheet; unpack or save it as CSV")
         # A zero byte now and then may be part of a text.
         zeros, whole = head.count(b"\0"), head[: head.rfind(b"\n")]
-        if zeros > max(8, len(head) // 8) or (zeros and decode(whole)[1]):
+        if zeros > max(2, len(head) // 8) or (zeros and decode(whole)[1]):
             raise TextDataError("this is a binary file, of no format that is known")
         if self._format != "auto":
             return JSON_LINES if self._format == "jsonl" else PLAIN, "as asked"
-        first, _ = decode(head.partition(b"\n")[0].strip())
-        name = rows.find_table(first, self._column)
+        name = rows.find_table(decode(head.partition(b"\n")[0].strip())[0], self._column)
         if re.match(rb"\[\s*\{|\[\s*\]\s*\Z", head):
             name = JSON_ARRAY
         elif re.match(rb'\{\s*["}]', head):
             name = JSON_LINES
-        endings = map(str.lower, reversed(self._path.suffixes))
-        ending = next((ending for ending in endings if ending not in PACKED), "")
+        ending = next((e for e in map(str.lower, self._path.suffixes[::-1]) if e not in PACKED), "")
         if name is None and ending in ENDINGS:
             return ENDINGS[ending], "auto: by its ending"
         return name or PLAIN, "auto: by its first line"

@@ -116,8 +116,7 @@ def read_table(lines: Lines, delimiter: str, text_column: str) -> Iterator[Found
     if header is None:
         raise TextDataError("it is empty; its first line must name the columns")
     # Blanks behind the delimiters of the first line stand behind all.
-    spaced = f"{delimiter} " in header
-    dialect: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": spaced}
+    dialect: Any = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in header}
     columns, _, fault = _parse_row(header, lines, dialect)
     if fault is not None:
         raise TextDataError(f"in the line of column names, {fault}")

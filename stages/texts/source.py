@@ -20,7 +20,6 @@ from typing import Any
 from stages.errors import SettingError, TextDataError
 
 READ_BYTES = 2**20
-FIRST_BYTES = 2**16  # in which a line that holds something is looked for
 LONGEST = 64 * 2**20  # bytes in a line, a cell or a JSON array; an endless one ends in an error
 
 
@@ -36,7 +35,7 @@ class Stream(io.RawIOBase):
 
     def peek(self) -> bytes:
         """Return what comes next: a line that holds more than a bracket, 64 KiB, or all."""
-        while len(self._ahead) < FIRST_BYTES:
+        while len(self._ahead) < 2**16:
             held = self._ahead.lstrip()
             is_enough = b"\n" in held and held.rstrip() not in (b"[", b"{")
             if is_enough or not (data := self._read(READ_BYTES)):

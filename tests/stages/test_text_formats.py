@@ -141,6 +141,8 @@ class TestRefusals:
         [
             (b"PK\x03\x04\x14\0\0\0", "a zip archive"),
             (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a binary file"),
+            ("Good\n".encode("utf-16-le"), "a binary file"),
+            ("Good\n".encode("utf-32"), "a binary file"),
             (b"PAR1 and no more", "cannot be read as Parquet"),
             (b'[{"text": "a"},', "rows: not JSON"),
             (b'[{"text": "a"},\n{"text" "b"}]', "not JSON .*line 2 column 9"),
