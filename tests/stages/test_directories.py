@@ -202,6 +202,7 @@ def test_the_command_that_merges_an_adapter_is_one_that_runs(llm: Path, tmp_path
     folder = tmp_path / "it's an adapter"
     shutil.copytree(llm, folder)
     write("adapter_config.json", LORA)(folder)
+    (folder / "config.json").unlink()
     done = run_here("task", "check", "imdb", "--model", folder)
     assert done.code == 0, "its tokenizer is there"
     done = run_here("teacher", "--task", "imdb", "--model", folder)
