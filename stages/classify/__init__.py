@@ -8,18 +8,3 @@ from stages.classify.classifier import SCORES, Classifier, find_model, is_onnx, 
 from stages.classify.loading import load_classifier
 from stages.classify.onnx_classifier import INPUTS, INSTALL, OUTPUT, load_onnx_classifier
 from stages.classify.tagging import format_answer, tag_rows
-
-__all__ = [
-    "INPUTS",
-    "INSTALL",
-    "OUTPUT",
-    "SCORES",
-    "Classifier",
-    "find_model",
-    "format_answer",
-    "is_onnx",
-    "load_classifier",
-    "load_onnx_classifier",
-    "model_directory",
-    "tag_rows",
-]

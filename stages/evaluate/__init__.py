@@ -4,5 +4,3 @@ Gives ``evaluate``.  Knows the teacher, the student and the classifiers.
 """
 
 from stages.evaluate.evaluation import Evaluation, EvaluationConfig, evaluate
-
-__all__ = ["Evaluation", "EvaluationConfig", "evaluate"]

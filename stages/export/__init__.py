@@ -7,14 +7,3 @@ from stages.export.comparison import draw_texts
 from stages.export.formats import FLOAT32, FORMATS, INT8
 from stages.export.hub import check_push, push_folder
 from stages.export.stage import ExportConfig, export_student
-
-__all__ = [
-    "FLOAT32",
-    "FORMATS",
-    "INT8",
-    "ExportConfig",
-    "check_push",
-    "draw_texts",
-    "export_student",
-    "push_folder",
-]

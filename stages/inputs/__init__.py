@@ -25,24 +25,3 @@ from stages.inputs.preparation import (
     mix_parts,
     prepare_inputs,
 )
-
-__all__ = [
-    "MODEL_SAMPLERS",
-    "SELF_GENERATED",
-    "TEXTS",
-    "Inputs",
-    "InputsConfig",
-    "SamplingSettings",
-    "SelfGenerated",
-    "build_samplers",
-    "describe_agreement",
-    "describe_difference",
-    "mix_parts",
-    "pack_attachments",
-    "prepare_inputs",
-    "read_sampler",
-    "read_samplers",
-    "read_self_generated",
-    "read_table",
-    "read_vocabulary",
-]

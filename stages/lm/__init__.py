@@ -19,21 +19,3 @@ from stages.lm.vocabulary import (
     pack_tokenizer,
     unpack_tokenizer,
 )
-
-__all__ = [
-    "Vocabulary",
-    "check_quantisation",
-    "choose_attention",
-    "describe_identity",
-    "embed_vocabulary",
-    "find_start_id",
-    "keep_freed_memory",
-    "load_language_model",
-    "load_language_tokenizer",
-    "load_vocabulary",
-    "pack_tokenizer",
-    "place_model",
-    "resolve_model",
-    "resolve_tokenizer",
-    "unpack_tokenizer",
-]

@@ -16,25 +16,3 @@ from stages.metrics.calibration import (
 from stages.metrics.intervals import Share, count_share, read_share
 from stages.metrics.projection import DOUBTFUL_ANGLE, Projection, compute_projection
 from stages.metrics.scores import Confidence, Scores, Selection, compute_scores, select
-
-__all__ = [
-    "COLDEST",
-    "DOUBTFUL_ANGLE",
-    "HOTTEST",
-    "Calibration",
-    "CalibrationErrors",
-    "Confidence",
-    "Projection",
-    "Scores",
-    "Selection",
-    "Share",
-    "calibrate",
-    "compute_projection",
-    "compute_scores",
-    "count_share",
-    "expected_calibration_error",
-    "measure_calibration",
-    "measured_rows",
-    "read_share",
-    "select",
-]

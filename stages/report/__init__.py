@@ -7,5 +7,3 @@ anew.  The page, the Markdown, their texts and their looks are the files beside 
 from stages.report.collect import Findings, collect
 from stages.report.runs import Run
 from stages.report.write import write_report
-
-__all__ = ["Findings", "Run", "collect", "write_report"]

@@ -11,22 +11,3 @@ from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder
 from stages.student.stage import StudentResult, check_students, run_student
 from stages.student.tokenizer import TokenRemap
-
-__all__ = [
-    "GOLD",
-    "Rows",
-    "Student",
-    "StudentConfig",
-    "StudentResult",
-    "TokenRemap",
-    "TrainingConfig",
-    "build_encoder",
-    "check_students",
-    "choose_held_out",
-    "join_slices",
-    "open_rows",
-    "run_student",
-    "sum_seconds",
-    "train_student",
-    "write_card",
-]

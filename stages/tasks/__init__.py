@@ -14,20 +14,3 @@ from stages.tasks.frame import (
 )
 from stages.tasks.task import Label, Task, list_tasks, load_task, parse_task, restore_task
 from stages.tasks.verbaliser import Verbaliser, build_verbaliser
-
-__all__ = [
-    "NO_SUFFIX",
-    "Frame",
-    "Label",
-    "Task",
-    "Verbaliser",
-    "build_verbaliser",
-    "describe_chat",
-    "describe_frame",
-    "fit_tokenizer",
-    "frame_task",
-    "list_tasks",
-    "load_task",
-    "parse_task",
-    "restore_task",
-]

@@ -10,16 +10,3 @@ from stages.teacher.estimate import Estimate, estimate_teacher
 from stages.teacher.plan import make_teacher
 from stages.teacher.stage import run_teacher
 from stages.teacher.teacher import Batch, Callbacks, Teacher, plan_batches
-
-__all__ = [
-    "Batch",
-    "Callbacks",
-    "Estimate",
-    "Teacher",
-    "TeacherConfig",
-    "estimate_teacher",
-    "find_tuning",
-    "make_teacher",
-    "plan_batches",
-    "run_teacher",
-]

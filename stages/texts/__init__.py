@@ -9,15 +9,3 @@ from stages.texts.labels import EncodedTexts, encode_texts, read_labelled_texts
 from stages.texts.reading import TextFile, TextRow, read_texts
 from stages.texts.rows import Row, make_jsonable
 from stages.texts.source import is_read_once
-
-__all__ = [
-    "EncodedTexts",
-    "Row",
-    "TextFile",
-    "TextRow",
-    "encode_texts",
-    "is_read_once",
-    "make_jsonable",
-    "read_labelled_texts",
-    "read_texts",
-]
