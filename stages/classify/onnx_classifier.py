@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores, model_directory
 from stages.devices import count_cpus
-from stages.directories import check_pointers, read_json
+from stages.directories import check_pointers
 from stages.errors import Hint, ModelError, SettingError, Settings
 from stages.loading import explained
 from stages.tokens import drop_tokens
@@ -72,8 +72,13 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
 
 def _read_settings(folder: Path) -> tuple[tuple[str, ...], int, str | None, str]:
     """Return the labels, the longest input, the padding token and how logits become scores."""
-    config = read_json(folder / "config.json")
-    settings = read_json(folder / "tokenizer_config.json")
+    read: list[Any] = []
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            read.append(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot read {folder / name}: {error}") from error
+    config, settings = read
     try:
         names = {int(column): str(label) for column, label in config["id2label"].items()}
         labels = tuple(names[column] for column in range(len(names)))

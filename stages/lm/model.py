@@ -28,14 +28,12 @@ def choose_attention(folder: Path) -> str:
 def load_language_model(
     folder: Path, device: str, dtype: str, quantise: str = "none"
 ) -> PreTrainedModel:
-    """Load a causal language model for inference.
+    """Load a causal language model for inference, in evaluation mode, its weights frozen.
 
     Weights go straight to where they are used, each converted or quantised on the way, so that the
-    machine's own memory never holds the whole of a model that is meant for a GPU.
-
-    On the device ``all`` its layers lie over every CUDA device, between which accelerate moves the
-    hidden states; inputs go to the input embeddings' device.  The model is in evaluation mode, its
-    weights frozen.
+    machine's own memory never holds the whole of a model that is meant for a GPU.  On the device
+    ``all`` its layers lie over every CUDA device, between which accelerate moves the hidden states;
+    inputs go to the input embeddings' device.
 
     Raises:
         SettingError: It cannot be quantised so on this device.
@@ -56,9 +54,7 @@ def load_language_model(
     check_quantisation(quantise, device, dtype)
     attention = choose_attention(folder)
     check_fit(folder, device, dtype, quantise)
-    options: dict[str, Any] = {"device_map": {"": torch.device(device)}}
-    if device == ALL:
-        options = {"device_map": "auto", "max_memory": share_memory()}
+    options = _choose_placement(device)
     if quantise != "none":
         options["quantization_config"] = make_quantisation(folder, quantise)
     try:
@@ -82,3 +78,12 @@ def load_language_model(
     model.requires_grad_(False)
     check_causal(model.eval(), folder, quantise)
     return model
+
+
+def _choose_placement(device: str) -> dict[str, Any]:
+    """Return what tells transformers where the weights go."""
+    import torch
+
+    if device == ALL:
+        return {"device_map": "auto", "max_memory": share_memory()}
+    return {"device_map": {"": torch.device(device)}}
