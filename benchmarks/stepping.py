@@ -155,9 +155,8 @@ def compare_loops(fixtures: Fixtures, arch: str, steps: int, turn: int = 1) -> F
     ]
     if not on_cpu:
         # A GPU loads a kernel when it first meets a shape, which would be stage two's turn.
-        groups = [shapes[k : k + count] for k in range(0, len(shapes), count)]
-        met = {max(length for _, length in group): group for group in groups}
-        warm = [shape for group in met.values() for shape in group]
+        met = {max(n for _, n in shapes[k : k + count]): k for k in range(0, len(shapes), count)}
+        warm = [shape for k in met.values() for shape in shapes[k : k + count]]
         deque(train_barely(fixtures.build_student(arch), warm, count, source.classes, device), 0)
     bare = train_barely(fixtures.build_student(arch), shapes, count, source.classes, device)
     turns = Turns(bare, turn, device)
