@@ -181,7 +181,7 @@ class TestStudents:
             make_student_config(mood, tmp_path / "c", tmp_path / "out"), SilentReporter()
         )
         assert read_record(result.out)["sampler"] == "texts"
-        assert "61 texts, without their labels" in (result.out / "README.md").read_text()
+        assert "60 texts, without their labels" in (result.out / "README.md").read_text()
 
     def test_a_directory_of_something_else_is_refused_before_training(
         self, filled: Filled, mood: Path, tmp_path: Path
