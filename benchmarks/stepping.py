@@ -92,7 +92,7 @@ class Turns(SilentReporter):
         def advance(count: int) -> None:
             nonlocal start, taken
             taken += count
-            if taken % self._steps == 0:
+            if count and taken % self._steps == 0:
                 ended = self._read_clock()
                 self.stage.append(ended - start)
                 for _ in range(self._steps):

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -22,7 +23,7 @@ from pipeline.commands.student import student
 from pipeline.commands.tag import tag
 from pipeline.commands.task import task
 from pipeline.commands.teacher import teacher
-from pipeline.stopping import STOPPED
+from pipeline.stopping import SIGNALS, STOPPED
 from stages.reporter import Interrupted
 
 
@@ -48,8 +49,8 @@ def main() -> None:
     # Threads that wait sleep.  As they come they spin, and where another process wants the core of
     # one, the others spin for as long as it is away: a step was eight times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Before a command listens itself, as while it imports torch; SIGINT is so already.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Before a command listens itself, as while it imports torch, whose import swallows exceptions.
+    before = {number: signal.signal(number, _stop_at_once) for number in SIGNALS}
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -69,7 +70,14 @@ def main() -> None:
     except Exception as error:
         sys.exit(_explain(error))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    with suppress(OSError):  # not through click: it may be in the middle of a line
+        os.write(2, b"stopped\n")
+    os._exit(STOPPED)
 
 
 def _end_stopped(line: str) -> NoReturn:

@@ -60,18 +60,22 @@ def write_onnx(
     file, small = folder / FLOAT32, folder / INT8
     file.parent.mkdir()
     reporter.say(f"writing {FLOAT32} (float32, opset {onnx.OPSET}, any batch and length)")
-    onnx.export_onnx(student.model, file)
+    with reporter.track(f"writing {FLOAT32}", 1, 0, "file"):
+        onnx.export_onnx(student.model, file)
     reporter.check_stop()
     written = {FLOAT32: load_onnx_classifier(file, "cpu", threads=1)}
     vocabulary = student.model.config.vocab_size
-    worst = onnx.check_onnx(student.classifier, written[FLOAT32], vocabulary)
+    with reporter.track(f"checking {FLOAT32}", 1, 0, "file"):
+        check = reporter.check_stop
+        worst = onnx.check_onnx(student.classifier, written[FLOAT32], vocabulary, check)
     reporter.say(
         f"checked: random ids, padded and unpadded, differ by at most {worst:.1e} in "
         f"probability from the student (allowed: {onnx.TOLERANCE:g})"
     )
     if int8:
         reporter.say(f"writing {INT8} (weights in 8 bits)")
-        onnx.quantise_onnx(file, small)
+        with reporter.track(f"writing {INT8}", 1, 0, "file"):
+            onnx.quantise_onnx(file, small)
         written[INT8] = load_onnx_classifier(small, "cpu", threads=1)
     reporter.check_stop()
     return written

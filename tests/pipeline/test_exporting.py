@@ -50,6 +50,7 @@ def test_an_onnx_file_is_tagged_with_without_torch_and_the_rest(
     assert done.stderr.decode().splitlines() == [
         "device: cpu (as asked), 1 thread",
         "input: plain text (auto: by its first line)",
+        "blank lines skipped: 1",
     ]
     found = [json.loads(line) for line in done.stdout.splitlines()]
     by_torch = run_here("tag", "--all", "--model", student, stdin=texts.encode())
