@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 
 from cache.directory import Cache
+from cache.opening import open_cache
 from cache.reader import CacheReader
 from stages.lm import load_language_model
 from stages.loading import load_tokenizer
@@ -34,6 +35,7 @@ from stages.student.config import StudentConfig, TrainingConfig
 from stages.tasks.task import Task, list_tasks, load_task, parse_task
 from stages.teacher import autotune as tuning
 from stages.teacher.config import TeacherConfig
+from stages.teacher.stage import run_teacher
 from stages.teacher.teacher import Callbacks, Embed, Teacher
 
 MOOD = """\
@@ -228,6 +230,16 @@ def make_teacher_config(task: Path | str, model: Path | str, cache: Path, **own:
     small: dict[str, Any] = {"rows": 200, "chunk_rows": 8, "shard_rows": 32, "batch_positions": 512}
     small |= {"sampler": "vocabulary", "self_generated": 0}
     return TeacherConfig(task=str(task), model=str(model), cache=cache, **small | own)
+
+
+def begin_cache(config: TeacherConfig) -> tuple[SilentReporter, Cache]:
+    """Fill a root's only cache until two shards are committed; return what was said, and it."""
+    root = Path(config.cache)
+    reporter = Stopping(lambda: len(list(root.glob("*/*/commits/*"))) > 1)
+    with pytest.raises(Interrupted):
+        run_teacher(config, reporter)
+    (place,) = root.glob("*/*")
+    return reporter, open_cache(place)
 
 
 def make_student_config(task: Path | str, cache: Path, out: Path, **own: Any) -> Any:

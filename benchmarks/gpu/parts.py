@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 if TYPE_CHECKING:
     from benchmarks.fixtures import Fixtures
 
+ROOT = Path(__file__).parents[2]
 Found = tuple[list[dict[str, Any]], list[str], str]
 
 TASK = "ag_news"
@@ -83,6 +84,7 @@ def read_report(path: Path) -> Found:
             values.setdefault(name, []).append(float(entry.get("value", "nan")))
         if problem is not None:
             text = (problem.get("message") or problem.text or "").strip().partition("\n")[0]
+            text = text.replace(f"{ROOT}/", "")  # where it was run is nobody's business
             notes[status].append(f"{status}: {test}: {text[:200]}")
     why = f"{len(notes['failed'])} test(s) failed" if notes["failed"] else ""
     lines = [files[name] for name in sorted(files)]

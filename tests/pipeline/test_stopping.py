@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from shutil import copyfile
 
@@ -153,6 +154,27 @@ def test_export(step: str, slow_student: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     stop_at(tmp_path / "1", step, signal.SIGINT, "export", "--model", slow_student, "--out", out)
     assert list(tmp_path.iterdir()) == [tmp_path / "1"], "nothing half-written is left"
+
+
+@pytest.mark.parametrize(
+    ("step", "module", "slow"),
+    [
+        ("reading students and caches,", "stages.report.collect", "_open_caches"),
+        ("drawing figures,", "stages.report.figures", "draw_figures"),
+    ],
+)
+def test_report(
+    step: str,
+    module: str,
+    slow: str,
+    student: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(import_module(module), slow, lambda *given: spin())
+    command = ("report", "--students", student.parent, "--out", tmp_path / "out")
+    stop_at(tmp_path / "1", step, signal.SIGTERM, *command)
+    assert not (tmp_path / "out").exists()
 
 
 def test_tag(slow_student: Path, texts: Path, tmp_path: Path) -> None:

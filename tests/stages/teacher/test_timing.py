@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import LONGEST, Stopping, fake_rates, make_teacher, make_teacher_config
+from tiny import LONGEST, Stopping, begin_cache, fake_rates, make_teacher, make_teacher_config
 
-from cache.opening import open_cache
 from stages.reporter import Interrupted, SilentReporter
 from stages.teacher import timing
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning
@@ -81,11 +80,7 @@ def test_a_continued_run_keeps_the_pass_that_it_began_with(
     llm: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_teacher_config(mood, llm, tmp_path / "a", batch_positions=None)
-    first = Stopping(lambda: len(list(tmp_path.glob("a/mood/*/commits/*"))) > 1)
-    with pytest.raises(Interrupted):
-        run_teacher(config, first)
-    (place,) = (tmp_path / "a" / "mood").iterdir()
-    assert open_cache(place).manifest.notes["tuning"]["way"] == "copied"
+    assert begin_cache(config)[1].manifest.notes["tuning"]["way"] == "copied"
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     reporter = SilentReporter()
     monkeypatch.setattr(PackedPass, "run", lambda *_: pytest.fail("it is packed"))

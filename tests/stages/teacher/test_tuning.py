@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import LONGEST, Stopping, fake_rates, make_teacher, make_teacher_config, run_out
+from tiny import (
+    LONGEST,
+    Stopping,
+    begin_cache,
+    fake_rates,
+    make_teacher,
+    make_teacher_config,
+    run_out,
+)
 
-from cache.opening import create_or_open, open_cache
+from cache.opening import create_or_open
 from stages.errors import ModelError
 from stages.inputs.attachments import pack_attachments
 from stages.reporter import Interrupted, SilentReporter
@@ -173,11 +181,8 @@ class TestResumption:
         self, llm: Path, mood: Path, tmp_path: Path
     ) -> None:
         config = make_teacher_config(mood, llm, tmp_path / "a", batch_positions=None)
-        first = Stopping(lambda: len(list(tmp_path.glob("a/mood/*/commits/*"))) > 1)
-        with pytest.raises(Interrupted):
-            run_teacher(config, first)
-        (place,) = (tmp_path / "a" / "mood").iterdir()
-        notes = open_cache(place).manifest.notes["tuning"]
+        first, cache = begin_cache(config)
+        notes = cache.manifest.notes["tuning"]
         assert notes["batch_positions"] == read_rates(first)[0]
         assert notes["compiled"] is False
         assert notes["found_on"].startswith("cpu, ")
