@@ -47,7 +47,7 @@ def main() -> None:
     0: done; 1: it failed; 2: what was asked for cannot be; 130: stopped by a signal.
     """
     # Threads that wait sleep.  As they come they spin, and where another process wants the core of
-    # one, the others spin for as long as it is away: a step was eight times as long.
+    # one, the others spin for as long as it is away: a step took 2.5 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Before a command listens itself, as while it imports torch, whose import swallows exceptions.
     before = {number: signal.signal(number, _stop_at_once) for number in SIGNALS}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores
 from stages.devices import choose_device
@@ -68,7 +69,7 @@ def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
         encode,
         run,
         labels=tuple(str(config.id2label[k]) for k in range(config.num_labels)),
-        max_length=min(int(tokenizer.model_max_length), _find_longest(model)),
+        max_length=min(int(tokenizer.model_max_length), find_longest_input(model) or MAX_TOKENS),
         pad_id=pad or 0,
         device="; ".join(filter(None, (device, describe_lost(tokenizer)))),
         # Without a padding token, rows of one length each.
@@ -77,11 +78,16 @@ def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
     )
 
 
-def _find_longest(model: Any) -> int:
-    """Return the most tokens that a model's position table reads."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
-    for layer in model.modules():
-        # Counts as RoBERTa does, from behind the id that it skips.
-        if hasattr(layer, "create_position_ids_from_inputs_embeds"):
-            longest -= layer.padding_idx + 1
-    return longest if longest > 0 else MAX_TOKENS
+def find_longest_input(model: nn.Module) -> int | None:
+    """Return the longest input, in tokens, that a model's position table allows, or None."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[operator,union-attr]
+    if longest is None or longest <= 0:
+        return None
+    skipped = next((int(layer.padding_idx) + 1 for layer in list_position_layers(model)), 0)
+    return int(longest) - skipped
+
+
+def list_position_layers(model: nn.Module) -> list[Any]:
+    """Return the layers that count positions as RoBERTa's do, from behind the id that they skip."""
+    counts = "create_position_ids_from_inputs_embeds"
+    return [layer for layer in model.modules() if hasattr(layer, counts)]

@@ -19,7 +19,7 @@ from torch import nn
 from stages.errors import ModelError, SettingError, Settings
 from stages.loading import explained, load_config, load_weights
 from stages.student.architectures import ARCHITECTURES
-from stages.student.positions import find_longest_input
+from stages.student.positions import find_room
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -159,7 +159,7 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
             for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
                 if hasattr(config, name):
                     setattr(config, name, None)
-        room = find_longest_input(config)
+        room = find_room(config)
     if room is not None and max_length + 1 > room:
         if init == "pretrained":
             raise ModelError(

@@ -7,10 +7,12 @@ Under the language model's vocabulary any id may be a token, so none may be skip
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+from stages.classify.torch_classifier import find_longest_input, list_position_layers
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -23,17 +25,15 @@ def find_reserved_id(config: PretrainedConfig) -> int | None:
     """Return the id that encoders skip whatever their configuration's padding id is, or None."""
     other = copy.deepcopy(config)
     other.pad_token_id = OTHER_ID
-    skipped = _find_skipped_id(other)
-    return None if skipped == OTHER_ID else skipped
+    layers = list_position_layers(_make_shape(other))
+    return next((int(x.padding_idx) for x in layers if x.padding_idx != OTHER_ID), None)
 
 
-def find_longest_input(config: PretrainedConfig) -> int | None:
-    """Return the longest input that an encoder's position table allows, or None."""
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is None or longest <= 0:
+def find_room(config: PretrainedConfig) -> int | None:
+    """Return the longest input that an encoder of a configuration allows, or None."""
+    if getattr(config, "max_position_embeddings", None) is None:
         return None
-    skipped = _find_skipped_id(config)
-    return int(longest) - (0 if skipped is None else skipped + 1)
+    return find_longest_input(_make_shape(config))
 
 
 def number_from_zero(encoder: PreTrainedModel) -> None:
@@ -41,7 +41,7 @@ def number_from_zero(encoder: PreTrainedModel) -> None:
 
     The rows of the position table that were never used go.
     """
-    for embeddings in _find_position_embeddings(encoder):
+    for embeddings in list_position_layers(encoder):
         used = embeddings.position_embeddings.weight.detach()[embeddings.padding_idx + 1 :].clone()
         embeddings.position_embeddings = nn.Embedding.from_pretrained(used, freeze=False)
         embeddings.padding_idx = -1
@@ -54,15 +54,10 @@ def number_from_zero(encoder: PreTrainedModel) -> None:
         encoder.config.max_position_embeddings = len(used)
 
 
-def _find_skipped_id(config: PretrainedConfig) -> int | None:
+def _make_shape(config: PretrainedConfig) -> PreTrainedModel:
+    """Return a configuration's encoder without its weights."""
     from transformers import AutoModel
 
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    return next((int(layer.padding_idx) for layer in _find_position_embeddings(model)), None)
-
-
-def _find_position_embeddings(model: nn.Module) -> list[Any]:
-    """Return the layers that count positions as RoBERTa's do."""
-    counts = "create_position_ids_from_inputs_embeds"
-    return [layer for layer in model.modules() if hasattr(layer, counts)]
+        model: PreTrainedModel = AutoModel.from_config(config)
+    return model

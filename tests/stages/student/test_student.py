@@ -10,7 +10,7 @@ from stages.errors import ModelError, SettingError
 from stages.student import Rows, join_slices
 from stages.student.architectures import ARCHITECTURES
 from stages.student.model import Student, build_encoder
-from stages.student.positions import find_longest_input
+from stages.student.positions import find_room
 
 LABELS = ("bad", "good")
 WIDTH = 24
@@ -82,7 +82,7 @@ def test_a_pretrained_start_has_the_weights_and_a_random_one_has_not(tmp_path: P
 @pytest.mark.parametrize("arch", ENCODER_NAMES)
 def test_a_random_start_is_made_long_enough(arch: str, tmp_path: Path) -> None:
     encoder = build_encoder(str(write_encoder(tmp_path, arch)), "random", LABELS, 100)
-    room = find_longest_input(encoder.config)
+    room = find_room(encoder.config)
     assert room is not None
     assert room >= 101
     student = Student(encoder, torch.zeros(WIDTH), 0.1).eval()
@@ -149,7 +149,7 @@ def test_short_names_build_without_a_download(arch: str) -> None:
     assert encoder.config.num_hidden_layers == layers
     words = encoder.get_input_embeddings()
     assert words.embedding_dim == width
-    room = find_longest_input(encoder.config)
+    room = find_room(encoder.config)
     assert room is not None
     assert room >= 513
     if arch in MILLIONS:
