@@ -82,7 +82,7 @@ def _format_evaluation(found: Evaluation) -> Iterator[str]:
     if (held_out := found.held_out) is not None:
         yield (
             f"{found.rows:,} held-out rows: agreement {held_out.agreement_share}, "
-            f"α {held_out.angle:.3f} rad, centred α {held_out.centred_angle:.3f} rad"
+            f"centred α {held_out.centred_angle:.3f} rad, α {held_out.angle:.3f} rad"
         )
         if found.self_generated is not None:
             yield (
@@ -91,7 +91,11 @@ def _format_evaluation(found: Evaluation) -> Iterator[str]:
             )
     else:
         yield f"{found.rows:,} texts of {found.data}"
-        for name, scores in (("student", found.student), ("teacher", found.teacher)):
+        for name, scores in (
+            ("student", found.student),
+            ("teacher", found.teacher),
+            ("teacher without its prior", found.teacher_without_prior),
+        ):
             yield from () if scores is None else _format_scores(name, scores)
         if found.agreement is not None:
             low, high = found.agreement_interval or (found.agreement, found.agreement)

@@ -59,6 +59,12 @@ FILES = ("out", "curve", "metrics")
     default="auto",
     help="Language model whose tokenizer and embeddings --labels gold uses, without --from.",
 )
+@click.option(
+    "--prior",
+    show_default="balanced",
+    help="What is taken off the teacher's answers: balanced (every class as often on the cached "
+    "rows), none, or shares, one for each label: World=0.4,Sports=0.6.",
+)
 @options.choice(
     "--objective", ("kl", "generalised-kl", "l2", "algorithm-1"), "What the training minimises."
 )

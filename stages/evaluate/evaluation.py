@@ -75,7 +75,8 @@ class Evaluation:
     rows: int  # texts, or held-out rows
     data: str | None = None  # the file of texts
     student: metrics.Scores | None = None
-    teacher: metrics.Scores | None = None
+    teacher: metrics.Scores | None = None  # as it answers
+    teacher_without_prior: metrics.Scores | None = None  # the prior that the student's record has
     agreement: float | None = None  # share of rows that both answer alike
     held_out: metrics.Projection | None = None  # the written student against the cached answers
     calibration: metrics.Confidence | None = None
@@ -149,7 +150,8 @@ def _evaluate_texts(
             gold, probabilities.argmax(axis=1), names, speed
         )
 
-    student = teacher = selection = agreement = against_teacher = ours = theirs = None
+    student = teacher = taught = selection = agreement = against_teacher = ours = theirs = None
+    teacher_ece = None
     temperature = read_temperature(record)
     if config.model is not None:
         classifier = _load_student(config.model, config.device, device, reporter)
@@ -163,6 +165,12 @@ def _evaluate_texts(
             selection = metrics.select(ours, gold, config.threshold)
     if config.teacher is not None:
         theirs, teacher = score(lambda: _ask_teacher(config, rows, task, device, reporter))
+        teacher_ece = metrics.expected_calibration_error(theirs, gold)
+        if (prior := metrics.read_prior(record)) is not None:
+            # What the student was taught.
+            theirs = prior.remove(theirs)
+            speed = teacher.texts_per_second
+            taught = metrics.compute_scores(gold, theirs.argmax(axis=1), names, speed)
     if ours is not None and theirs is not None:
         same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
         agreement = metrics.count_share(same, len(rows))
@@ -172,12 +180,13 @@ def _evaluate_texts(
         str(path),
         student,
         teacher,
+        taught,
         None if agreement is None else agreement.value,
         calibration=metrics.Confidence(
             temperature,
             None if ours is None else metrics.measure_calibration(ours, gold, temperature),
             against_teacher,
-            None if theirs is None else metrics.expected_calibration_error(theirs, gold),
+            teacher_ece,
         ),
         selection=selection,
         task=task.name,

@@ -55,6 +55,7 @@ def measure_held_out(
         inputs = np.insert(ids, 0, record["start_id"], axis=1)
         return classifier.answer(remap.apply(inputs) if remap else inputs)
 
+    prior = metrics.read_prior(record)
     student, teacher = [], []
     with reporter.track("student", len(held), 0, "chunk") as advance:
         for part in reader.read_chunks(held):
@@ -68,7 +69,7 @@ def measure_held_out(
                     ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
                 answers[alike] = answer(ids)
             student.append(answers)
-            teacher.append(probabilities)
+            teacher.append(probabilities if prior is None else prior.remove(probabilities))
             advance(1)
     g, h = np.concatenate(teacher), np.concatenate(student)
     temperature = read_temperature(record)
@@ -77,7 +78,7 @@ def measure_held_out(
     share = None
     if (texts := read_self_generated(cache)) is not None:
         with reporter.track("self-generated texts", 1, 0, "student"):
-            share = texts.measure(answer)
+            share = texts.without(prior).measure(answer)
     return (
         metrics.compute_projection(g, h),
         metrics.Confidence(temperature, against_teacher=errors),

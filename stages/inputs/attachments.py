@@ -7,7 +7,7 @@ model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from cache.draw import Sampler
 from stages.errors import ModelError
 from stages.inputs.preparation import build_samplers, mix_parts
 from stages.lm import Vocabulary, pack_tokenizer, unpack_tokenizer
-from stages.metrics import Share, count_share
+from stages.metrics import Prior, Share, count_share
 from stages.tokens import restrict_tokenizer
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ class SelfGenerated:
         """Share of the teacher's most frequent answer: what one answer to all texts would reach."""
         counts = np.bincount(self.logits.argmax(axis=1), minlength=self.logits.shape[1])
         return float(counts.max() / counts.sum())
+
+    def without(self, prior: Prior | None) -> SelfGenerated:
+        """Return the same texts with a prior taken off their answers."""
+        if prior is None:
+            return self
+        return replace(self, logits=self.logits - np.array(prior.biases, dtype=np.float32))
 
     def to_files(self) -> dict[str, bytes]:
         """Return the attachment by its name."""

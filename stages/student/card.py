@@ -59,6 +59,7 @@ def write_card(record: Mapping[str, Any], weights: bool = True) -> str:
         "label_words": "; ".join(f"{name} ({', '.join(each)})" for name, each in words),
         "labels": ", ".join(name for name, _ in words),
         "percent": "{:.1%}".format,
+        "prior": record.get("prior"),
         "real": gold or record["sampler"] == "texts",
         "self_generated": read_share(record.get("self_generated")),
         "weights": weights,

@@ -10,6 +10,7 @@ from stages.errors import SettingError, Settings
 from stages.tasks import Task
 
 TEACHER, GOLD = "teacher", "gold"
+BALANCED, NONE = "balanced", "none"
 LABELS = (TEACHER, GOLD)
 
 TRAINER = 1
@@ -73,6 +74,9 @@ class StudentConfig:
     # digits, cache or summary file; None: the only complete cache, or `model`
     source: str | None = None
     partial: bool = False  # whether to train on an incomplete cache
+    # what is taken off the teacher's answers: balanced, none, or shares, `label=share,…`; None:
+    # balanced with the teacher's labels
+    prior: str | None = None
     learning_rate: float | None = None  # None: by size and start
     held_out_rows: int = 1024  # at most a tenth of all
     device: str = "auto"  # auto, cpu, cuda or cuda:N
@@ -95,6 +99,11 @@ class StudentConfig:
                 f"labels gold: the tokens come from the cache {self.source} or from the model "
                 f"{self.model}; give one of them",
                 Settings(("source", "model")),
+            )
+        if gold and self.prior not in (None, NONE):
+            raise SettingError(
+                f"prior: got {self.prior!r}, but labels gold are no teacher's answers and have "
+                "none; leave it out"
             )
         if not gold and self.texts is not None:
             raise SettingError(

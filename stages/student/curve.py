@@ -32,10 +32,10 @@ def describe_point(point: Point) -> str:
     """Say one point in a line of the log."""
     learned = "" if point["c_learned"] is None else f"c {point['c_learned']:.3f} learned, "
     return (
-        f"step {point['step']:,.0f}: loss {point['loss']:.4f}, {learned}"
-        f"c* {point['c_closed_form']:.3f}, ‖g‖ {point['norm_g']:.3f}, ‖h‖ {point['norm_h']:.3f}, "
-        f"α {point['angle']:.3f}, centred α {point['centred_angle']:.3f}, "
-        f"agreement {point['agreement']:.1%}"
+        f"step {point['step']:,.0f}: loss {point['loss']:.4f}, "
+        f"agreement {point['agreement']:.1%}, centred α {point['centred_angle']:.3f}, "
+        f"α {point['angle']:.3f}, {learned}c* {point['c_closed_form']:.3f}, "
+        f"‖g‖ {point['norm_g']:.3f}, ‖h‖ {point['norm_h']:.3f}"
     )
 
 

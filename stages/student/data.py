@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from cache.reader import CacheReader, Slice
 from stages.errors import SettingError, Settings, TrainingError
 from stages.inputs import read_sampler, read_vocabulary
 from stages.lm import Vocabulary
-from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
+from stages.metrics import Prior
+from stages.student.config import BALANCED, GOLD, TEACHER, StudentConfig, TrainingConfig
+from stages.student.prior import find_prior
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -73,6 +75,7 @@ class TrainingData:
     load_vocabulary: Callable[[], Vocabulary]
     # takes a directory for temporary files as well
     open_reader: Callable[[Vocabulary, Path], CacheReader]
+    prior: Prior | None = None  # that is taken off the probabilities
 
     @property
     def answered_by(self) -> str:
@@ -91,12 +94,14 @@ def open_cached_answers(config: StudentConfig, task: str, reporter: Reporter) ->
         )
     reporter.say(f"cache: {cache.place} ({cache.manifest.label})")
     reader = CacheReader(cache, partial=config.partial)
+    names = [label["name"] for label in cache.manifest.inputs["task"]["labels"]]
+    prior = find_prior(reader, config.prior or BALANCED, names, reporter)
     if reader.rows < cache.layout.rows:
         reporter.warn(
             f"training on {reader.rows:,} of {cache.layout.rows:,} rows: the cache is partial"
         )
     return TrainingData(
-        (cache.fingerprint, reader.shards),
+        (cache.fingerprint, reader.shards, prior),
         {
             "fingerprint": cache.fingerprint,
             "labels": TEACHER,
@@ -108,9 +113,11 @@ def open_cached_answers(config: StudentConfig, task: str, reporter: Reporter) ->
             "shards": reader.shards,
             "partial": reader.rows < cache.layout.rows,
             "preparation": {"seconds": sum_seconds(reader), "rows": reader.rows},
+            "prior": None if prior is None else asdict(prior),
         },
         lambda: read_vocabulary(cache),
         lambda vocabulary, temporary: reader,
+        prior,
     )
 
 
@@ -126,11 +133,12 @@ def open_rows(
     training: TrainingConfig,
     held_out_rows: int,
     device: torch.device,
+    prior: Prior | None = None,
 ) -> RowSource:
     """Turn a cache into the training loop's rows, some of them held out.
 
     ``table`` is the language model's, shape (V, d_T), on the device to train on.  Of the rows at
-    most a tenth are held out, as whole chunks.
+    most a tenth are held out, as whole chunks.  The prior is taken off their probabilities.
     """
     sampler = read_sampler(reader.cache, table)
     held = choose_held_out(reader.chunks, reader.cache.layout.chunk_rows, held_out_rows)
@@ -138,7 +146,9 @@ def open_rows(
     kept = reader.read_chunks(held)
 
     def embed(part: Slice) -> Rows:
-        probabilities = torch.from_numpy(part.columns["probabilities"].copy()).to(device)
+        answers = part.columns["probabilities"]
+        answers = answers.copy() if prior is None else prior.remove(answers)
+        probabilities = torch.from_numpy(answers).to(device)
         lengths = part.columns["length"]
         longest = int(lengths.max())
         if sampler is not None:

@@ -16,16 +16,16 @@ from stages.devices import choose_device, describe_machine, describe_threads, ha
 from stages.errors import SettingError
 from stages.inputs import describe_agreement, read_self_generated
 from stages.locking import hold_lock
-from stages.metrics import DOUBTFUL_ANGLE, Projection, Share, read_share
+from stages.metrics import DOUBTFUL_ANGLE, Prior, Projection, Share, compute_projection, read_share
 from stages.records import find_record
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
 from stages.student.config import TRAINER, StudentConfig
 from stages.student.curve import format_curve
-from stages.student.data import TrainingData, open_cached_answers, open_rows
+from stages.student.data import RowSource, TrainingData, open_cached_answers, open_rows
 from stages.student.folding import check_foldable, find_remap
 from stages.student.labelled_texts import open_labelled_texts
-from stages.student.loop import train_student
+from stages.student.loop import answer_held_out, train_student
 from stages.student.model import Student, build_encoder, configure_encoder
 from stages.student.optimiser import choose_rates
 from stages.student.save import check_place, write_student
@@ -85,10 +85,15 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     )
     reporter.say(
         f"held out: {projection.rows:,} rows, agreement with {data.answered_by} "
-        f"{projection.agreement_share}, "
-        f"α {projection.angle:.3f} rad, centred α {projection.centred_angle:.3f} rad, "
-        f"c* {projection.c:.3f} (closed form)"
+        f"{projection.agreement_share}, centred α {projection.centred_angle:.3f} rad, "
+        f"α {projection.angle:.3f} rad, c* {projection.c:.3f} (closed form)"
     )
+    if record.get("prior_included") is not None:
+        plain = record["prior_included"]
+        reporter.say(
+            f"with the prior put back: agreement {plain['agreement']:.1%}, "
+            f"α {plain['angle']:.3f} rad, to which the teacher's leaning alone helps"
+        )
     if data.record["fingerprint"] and projection.constant_angle < DOUBTFUL_ANGLE:
         reporter.warn(
             f"a constant has an angle of {projection.constant_angle:.3f} rad to the teacher on "
@@ -156,13 +161,17 @@ def _train(
     device_table = table.to(accelerator.device)
     with tempfile.TemporaryDirectory() as temporary:
         reader = data.open_reader(vocabulary, Path(temporary))
-        source = open_rows(reader, device_table, training, config.held_out_rows, accelerator.device)
+        source = open_rows(
+            reader, device_table, training, config.held_out_rows, accelerator.device, data.prior
+        )
         done = train_student(student, source, training, accelerator, checkpoint, identity, reporter)
     # What is written computes in float32, and that is what is fitted and measured.
     accelerator.unwrap_model(student, keep_fp32_wrapper=False)
     calibration, projection = calibrate_student(student, source, reporter, data.answered_by)
+    included = None if data.prior is None else _measure_included(student, source, data.prior)
     self_generated = None
     if (texts := read_self_generated(reader.cache)) is not None:
+        texts = texts.without(data.prior)
 
         @torch.no_grad()
         def answer(ids: np.ndarray) -> np.ndarray:
@@ -188,6 +197,7 @@ def _train(
         "versions": describe_machine(device.value),
         "held_out": asdict(projection),
         "held_out_interval": projection.agreement_share.interval,
+        "prior_included": included,
         "self_generated": self_generated,
         "calibration": None if calibration is None else asdict(calibration),
         "curve": done.history,
@@ -196,6 +206,17 @@ def _train(
         write_student(student, table, tokenizer, record, write_card(record), out)
     checkpoint.unlink(missing_ok=True)
     return record
+
+
+def _measure_included(student: Student, source: RowSource, prior: Prior) -> dict[str, float]:
+    """Compare student and teacher on the held-out rows with the prior put back into both.
+
+    A student that learned the leaning alone agrees here, so these stand behind the others.
+    """
+    logits, teacher = answer_held_out(student, source)
+    g, h = (prior.put_back(each) for each in (teacher, logits.softmax(dim=1)))
+    found = compute_projection(g, h)
+    return {"agreement": found.agreement, "angle": found.angle}
 
 
 def _identify(config: StudentConfig, data: TrainingData) -> str:

@@ -14,6 +14,7 @@ from cache.reader import CacheReader
 from stages.classify.loading import load_classifier
 from stages.errors import SettingError, TextDataError
 from stages.evaluate.evaluation import Evaluation, EvaluationConfig, evaluate
+from stages.metrics import read_prior
 from stages.metrics.calibration import expected_calibration_error, undo_temperature
 from stages.metrics.scores import Confidence, compute_scores
 from stages.records import RECORD, read_record
@@ -73,15 +74,21 @@ class TestTexts:
         ours = load_classifier(student, "cpu").classify(TEXTS).probabilities.argmax(axis=1)
         config = make_teacher_config(mood, llm, tmp_path / "c", texts=rows)
         reader = CacheReader(run_teacher(config, SilentReporter()).cache)
-        theirs = np.empty(30, dtype=np.int64)
+        logits = np.empty((30, 2), dtype=np.float32)
         for shard in reader.shards:
             columns = reader.read_shard(shard)
-            theirs[columns["seed"].astype(int) - 1] = columns["logits"].argmax(axis=1)
+            logits[columns["seed"].astype(int) - 1] = columns["logits"]
+        theirs = logits.argmax(axis=1)
         assert found.student is not None
         assert found.teacher is not None
         assert found.student.accuracy == pytest.approx((ours == gold).mean())
         assert found.teacher.accuracy == pytest.approx((theirs == gold).mean())
-        assert found.agreement == pytest.approx((ours == theirs).mean())
+        prior = read_prior(read_record(student))
+        assert prior is not None
+        taught = (logits - np.array(prior.biases)).argmax(axis=1)
+        assert found.agreement == pytest.approx((ours == taught).mean())
+        assert found.teacher_without_prior is not None
+        assert found.teacher_without_prior.accuracy == pytest.approx((taught == gold).mean())
         assert found.rows == 30
         assert found.student.texts_per_second > 0
 

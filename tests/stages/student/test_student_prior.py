@@ -1,0 +1,119 @@
+"""The prior in stage two: asked for, found on the cache, told, and taken off everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import run_here
+from tiny import make_student_config
+
+from cache.reader import CacheReader
+from stages.errors import SettingError
+from stages.evaluate import EvaluationConfig, evaluate
+from stages.metrics import fit_prior
+from stages.records import read_record
+from stages.reporter import SilentReporter
+from stages.student import run_student
+from stages.student.prior import parse_shares
+
+Filled = tuple[Path, Any]
+LABELS = ("World", "Sports", "a=b")
+
+
+def read_answers(filled: Filled) -> np.ndarray:
+    reader = CacheReader(filled[1].cache)
+    return np.concatenate([reader.read_shard(k)["probabilities"] for k in reader.shards])
+
+
+def test_it_is_found_on_all_cached_rows_and_taken_off(
+    filled: Filled, mood: Path, tmp_path: Path
+) -> None:
+    reporter = SilentReporter()
+    config = make_student_config(mood, filled[0], tmp_path / "out")
+    found = run_student(config, reporter).projection
+    wanted = fit_prior(read_answers(filled))
+    record = read_record(tmp_path / "out")
+    assert record["prior"]["biases"] == pytest.approx(wanted.biases)
+    assert record["prior"]["rows"] == len(read_answers(filled))
+    assert any(line.startswith("prior taken off: bad ") for line in reporter.lines)
+    assert any(line.startswith("with the prior put back: agreement ") for line in reporter.lines)
+    assert 0 <= record["prior_included"]["agreement"] <= 1
+    assert "prior taken off the teacher" in (tmp_path / "out/README.md").read_text()
+    # The cached answers stay; who reads them later takes the same off.
+    again = evaluate(
+        EvaluationConfig(model=tmp_path / "out", cache=filled[0]), SilentReporter()
+    ).held_out
+    assert again is not None
+    assert again.centred_angle == pytest.approx(found.centred_angle, abs=1e-3)
+    # Of a teacher that leans, nothing is left of the leaning.
+    assert np.abs(np.subtract(wanted.given, 0.5)).max() > 0.02, "no leaning proves nothing"
+
+
+def test_another_prior_is_another_student(filled: Filled, mood: Path, tmp_path: Path) -> None:
+    identities = set()
+    for prior in (None, "none", "bad=0.3,good=0.7"):
+        config = make_student_config(mood, filled[0], tmp_path / "out", prior=prior)
+        run_student(config, SilentReporter())
+        record = read_record(tmp_path / "out")
+        identities.add(record["identity"])
+        assert (record["prior"] is None) == (prior == "none")
+    assert record["prior"]["shares"] == pytest.approx((0.3, 0.7))
+    assert len(identities) == 3
+    reporter = SilentReporter()
+    run_student(config, reporter)
+    assert any("with these very settings" in line for line in reporter.lines)
+
+
+def test_a_teacher_is_told_with_and_without_it(
+    filled: Filled, mood: Path, llm: Path, tmp_path: Path
+) -> None:
+    run_student(make_student_config(mood, filled[0], tmp_path / "out"), SilentReporter())
+    rows = tmp_path / "rows.jsonl"
+    texts = ("good film", "a b c", "bad", "x")
+    lines = [json.dumps({"text": text, "label": "good"}) for text in texts]
+    rows.write_text("\n".join(lines))
+    command = ("evaluate", "--data", rows, "--model", tmp_path / "out", "--teacher", llm)
+    done = run_here(*command, "--json")
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
+    assert data["teacher"]["classes"].keys() == data["teacher_without_prior"]["classes"].keys()
+    table = run_here(*command).out
+    for name in ("teacher", "teacher_without_prior"):
+        title = {"teacher": "teacher", "teacher_without_prior": "teacher without its prior"}[name]
+        assert f"{title}: accuracy {data[name]['accuracy']:.2%}" in table
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("ballanced", "got 'ballanced' in 'ballanced', must be balanced, none, or one share"),
+        ("World=0.5,Sport=0.5", "did you mean Sports?"),
+        ("World=0.5,Sports=0.5", "has no share for a=b"),
+        ("World=0.5,World=0.2,Sports=0.3,a=b=0.1", "got 'World=0.2'"),
+        ("World=0.5,Sports=0.2,a=b=0.1", "sum to 0.8, must sum to 1"),
+        ("World=x,Sports=0.2,a=b=0.1", "got 'x' for World, must be in (0, 1]"),
+        ("World=0,Sports=0.2,a=b=0.8", "got '0' for World"),
+        ("World=nan,Sports=0.2,a=b=0.8", "got 'nan' for World"),
+        ("", "got ''"),
+    ],
+)
+def test_shares_that_are_none_are_named(asked: str, says: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_shares(asked, LABELS)
+    assert says in str(caught.value)
+
+
+def test_shares_are_read_in_any_order() -> None:
+    assert parse_shares("a=b=0.2, Sports = 0.3,World=0.5", LABELS) == (0.5, 0.3, 0.2)
+    assert parse_shares("none", LABELS) is None
+    assert parse_shares("balanced", LABELS) == (1 / 3,) * 3
+
+
+def test_labels_that_people_gave_have_none(mood: Path, tmp_path: Path) -> None:
+    texts = {"labels": "gold", "texts": tmp_path / "x.jsonl"}
+    with pytest.raises(SettingError, match="labels gold are no teacher's answers"):
+        make_student_config(mood, tmp_path, tmp_path / "out", prior="balanced", **texts)
