@@ -50,7 +50,7 @@ class Shape:
 
 SMALL = Shape()
 """What the figures are to be reached with."""
-TINY = Shape(2, 64, 96, 4, 4096, 24, (11, 40))
+TINY = Shape(2, 64, 96, 4, 8192, 24, (11, 40))
 LLAMA_7B = Shape(32, 4096, 11008, 32, 32000, 512, (11,))
 
 
@@ -138,8 +138,8 @@ def make_tokenizer() -> Any:
     return load_tokenizer(resolve_model("mini"))
 
 
-def make_task(tokens: int, longest: int) -> Task:
+def make_task(tokens: int, longest: int, bad: str = "bad poor", score: str = "first-token") -> Task:
     """Make a task whose prompt is this many tokens of :func:`make_tokenizer`, BOS included."""
-    labels = (Label("bad", ("bad", "poor")), Label("good", ("good", "great")))
+    labels = (Label("bad", (*bad.split(),)), Label("good", ("good", "great")))
     words = islice(cycle(PROMPT_WORDS.split()), tokens - 1)
-    return Task("benchmark", "".join(f" {word}" for word in words), "", labels, longest)
+    return Task("benchmark", "".join(f" {word}" for word in words), "", labels, longest, score)

@@ -121,6 +121,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     files = set(tokenizer.vocab_files_names.values())
     if files and not _has_vocabulary(folder, files - {"tokenizer.json"}):
         raise ModelError(f"{message}: {NO_TOKENIZER}")
+    # A SentencePiece file alone says nothing of BOS; the models that have one learned with it.
+    if tokenizer.bos_token and not any(folder.glob("tokenizer*.json")):
+        tokenizer.add_bos_token = True
     return tokenizer
 
 

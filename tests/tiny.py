@@ -22,7 +22,15 @@ from families import FAMILIES as FAMILIES
 from families import FAMILY_NAMES as FAMILY_NAMES
 from families import FURTHER_ENCODERS as FURTHER_ENCODERS
 from families import REFUSED_ENCODERS as REFUSED_ENCODERS
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch import nn
 
 from cache.directory import Cache
@@ -55,7 +63,9 @@ LABEL_WORDS = sorted({w for name in list_tasks() for x in load_task(name).labels
 CORPUS = [f"a {word} answer: {word} {word.lower()}\nAnswer: {word}" for word in LABEL_WORDS] * 20
 
 
-def make_tokenizer(kind: str = "bytes", start: str | None = "<s>") -> hf.PreTrainedTokenizerFast:
+def make_tokenizer(
+    kind: str = "bytes", start: str | None = "<s>", adds_start: bool = True
+) -> hf.PreTrainedTokenizerFast:
     """A small BPE over bytes, as GPT-2's and Qwen's, or over tokens with ▁, as Llama-2's."""
     specials = ["<s>", "</s>"]
     if kind == "bytes":
@@ -84,6 +94,10 @@ def make_tokenizer(kind: str = "bytes", start: str | None = "<s>") -> hf.PreTrai
             [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
         )
         core.add_special_tokens(specials)
+    if start == "<s>" and adds_start:  # as Llama's and Gemma's, not as Qwen's
+        core.post_processor = processors.TemplateProcessing(
+            "<s> $A", "<s> $A $B", [("<s>", core.token_to_id("<s>"))]
+        )
     named = {"bos_token": start, "eos_token": specials[1]}
     return hf.PreTrainedTokenizerFast(tokenizer_object=core, **named)
 

@@ -57,6 +57,8 @@ def show_task(name: str, as_json: bool) -> None:
     for key in ("prompt", "suffix"):
         click.echo(f"{key}:     {json.dumps(data[key], ensure_ascii=False)}")
     click.echo(f"max_length: {data['max_length']} tokens")
+    for key in [key for key in data if key.endswith("_score")]:
+        click.echo(f"{key}: {data[key]}")
     for label, words in data["labels"].items():
         click.echo(f"label:      {label}: {', '.join(words)}")
 
@@ -73,7 +75,8 @@ def show_task(name: str, as_json: bool) -> None:
 def check_task(name: str, model: str, chat: bool) -> None:
     """Check a task against a model's tokenizer.
 
-    Shows the prompt as the model sees it, and the token that stands for each label word.
+    Shows the prompt as the model sees it, and the tokens of each label word: the first stands for
+    it, or, where words are scored as a whole, all do, and those of its other spellings below it.
 
     Example: pipeline task check mine.yaml --model meta-llama/Llama-2-7b-hf
     """
@@ -90,6 +93,10 @@ def check_task(name: str, model: str, chat: bool) -> None:
         click.echo(line)
     for word in verbaliser.words:
         click.echo(f"{word.label:<16} {word.word:<16} {word.token_id:>7}  {' '.join(word.tokens)}")
+        spellings = map(tokenizer.convert_ids_to_tokens, word.spellings or ())
+        for tokens in (each for each in spellings if each != list(word.tokens)):
+            click.echo(f"{'':<41}  {' '.join(tokens)}")
+    click.echo(verbaliser.describe_scores(), err=True)
     joined = frame_task(entry, tokenizer, chat).warning
     for line in filter(None, (describe_lost(tokenizer), *verbaliser.describe_splits(), joined)):
         click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)

@@ -84,6 +84,7 @@ class Evaluation:
     task: str | None = None
     model: str | None = None  # the student's directory or file, as it was given
     teacher_name: str | None = None
+    teacher_scores: str | None = None  # how label words were scored: word_score, label_score
     agreement_interval: tuple[float, float] | None = None  # of 95 %
     self_generated: metrics.Share | None = None  # agreement on texts that the teacher wrote itself
     identity: str | None = None  # the student's, unlike a later one's in the same directory
@@ -192,6 +193,7 @@ def _evaluate_texts(
         task=task.name,
         model=None if config.model is None else str(config.model),
         teacher_name=config.teacher,
+        teacher_scores=None if teacher is None else f"{task.word_score}, {task.label_score}",
         agreement_interval=None if agreement is None else agreement.interval,
         identity=record.get("identity"),
     )
@@ -244,6 +246,7 @@ def _ask_teacher(
     with reporter.track("loading the model", 1, 0, "model"):
         model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
     teacher = make_teacher(model, tokenizer, task, config.chat, None, reporter)
+    reporter.say(teacher.verbaliser.describe_scores())
     cut = fit_tokenizer(task, tokenizer, config.chat)
     texts = encode_texts(rows, cut, task.max_length, reporter)
     tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)

@@ -61,6 +61,8 @@ def write_card(record: Mapping[str, Any], weights: bool = True) -> str:
         "percent": "{:.1%}".format,
         "prior": record.get("prior"),
         "real": gold or record["sampler"] == "texts",
+        # Where a task does not say it, it is as in the paper.
+        "scores": f"{task.get('word_score', 'first-token')}, {task.get('label_score', 'max')}",
         "self_generated": read_share(record.get("self_generated")),
         "weights": weights,
     }

@@ -18,6 +18,7 @@ from stages.inputs import describe_agreement, read_self_generated
 from stages.locking import hold_lock
 from stages.metrics import DOUBTFUL_ANGLE, Prior, Projection, Share, compute_projection, read_share
 from stages.records import find_record
+from stages.reporter import follow
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
 from stages.student.config import TRAINER, StudentConfig
@@ -168,7 +169,9 @@ def _train(
     # What is written computes in float32, and that is what is fitted and measured.
     accelerator.unwrap_model(student, keep_fp32_wrapper=False)
     calibration, projection = calibrate_student(student, source, reporter, data.answered_by)
-    included = None if data.prior is None else _measure_included(student, source, data.prior)
+    included = None
+    if data.prior is not None:
+        included = _measure_included(student, source, data.prior, reporter)
     self_generated = None
     if (texts := read_self_generated(reader.cache)) is not None:
         texts = texts.without(data.prior)
@@ -208,12 +211,15 @@ def _train(
     return record
 
 
-def _measure_included(student: Student, source: RowSource, prior: Prior) -> dict[str, float]:
+def _measure_included(
+    student: Student, source: RowSource, prior: Prior, reporter: Reporter
+) -> dict[str, float]:
     """Compare student and teacher on the held-out rows with the prior put back into both.
 
     A student that learned the leaning alone agrees here, so these stand behind the others.
     """
-    logits, teacher = answer_held_out(student, source)
+    with reporter.track("with the prior put back", 1, 0, "student") as show:
+        logits, teacher = answer_held_out(student, source, follow(show, reporter))
     g, h = (prior.put_back(each) for each in (teacher, logits.softmax(dim=1)))
     found = compute_projection(g, h)
     return {"agreement": found.agreement, "angle": found.angle}

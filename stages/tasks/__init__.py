@@ -14,3 +14,4 @@ from stages.tasks.frame import (
 )
 from stages.tasks.task import Label, Task, list_tasks, load_task, parse_task, restore_task
 from stages.tasks.verbaliser import Verbaliser, build_verbaliser
+from stages.tasks.word_trie import ROOT, Question, Tree, grow_tree

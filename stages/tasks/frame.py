@@ -32,7 +32,7 @@ class Frame:
     suffix: str  # may be empty
     gap: str  # what separates the suffix from an answer; part of the answer's first token
     notes: tuple[str, ...]  # what a chat template was given or could not say
-    prefix_ids: tuple[int, ...]  # BOS first where there is one
+    prefix_ids: tuple[int, ...]  # first what the tokenizer puts in front of a text, as BOS
     suffix_ids: tuple[int, ...]
     spaced: bool = False  # the prefix's last space is part of the input's first token
     warning: str | None = None  # where the tokens are not those of the whole text
@@ -68,10 +68,14 @@ def frame_task(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = Fals
     suffix_ids = encode_behind(suffix, tokenizer, chat) if suffix else []
     alone, bos = encode_text(prefix, tokenizer), tokenizer.bos_token_id
     prefix_ids, spaced, warning = _cut_prefix(prefix, alone, tokenizer)
-    start = [] if bos is None else [int(bos)]
-    plain = [*start, *alone], encode_text(task.suffix, tokenizer) if task.suffix else []
+    # What is plain is what caches before were of, which had a BOS wherever one is named.
+    plain = (
+        [*([] if bos is None else [int(bos)]), *alone],
+        encode_text(task.suffix, tokenizer) if task.suffix else [],
+    )
     # Most templates write the BOS themselves, and a second one would be a text of its own.
-    if prefix_ids[:1] != start:
+    start = find_start(tokenizer)
+    if prefix_ids[: len(start)] != start:
         prefix_ids = [*start, *prefix_ids]
     is_plain = not chat and plain == (prefix_ids, suffix_ids)
     ids = tuple(prefix_ids), tuple(suffix_ids)
@@ -98,6 +102,13 @@ def _cut_prefix(
         return alone, False, None
     fault = f"joins the end of the prompt, {prefix[-20:]!r}, with the input"
     return alone, False, f"{_name(tokenizer)} {fault}; end the prompt with a line break"
+
+
+def find_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that a tokenizer puts in front of every text: BOS, nothing, or others."""
+    ids, own = list(tokenizer("a")["input_ids"]), encode_text("a", tokenizer)
+    fits = (k for k in range(len(ids)) if ids[k : k + len(own)] == own)
+    return ids[: next(fits, 0)]
 
 
 def encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -139,11 +150,11 @@ def describe_frame(
     Raises:
         ModelError: The tokenizer has no chat template, or the template cannot be used.
     """
-    frame, bos = frame_task(task, tokenizer, chat), tokenizer.bos_token
-    written = bos is None or encode_text(frame.prefix, tokenizer)[:1] == [tokenizer.bos_token_id]
+    frame, start = frame_task(task, tokenizer, chat), find_start(tokenizer)
+    written = encode_text(frame.prefix, tokenizer)[: len(start)] == start
     behind = f" {frame.suffix!r}" if frame.suffix else ""
     return (
-        f"{('' if written else bos) + frame.prefix!r} <input>{behind}",
+        f"{('' if written else tokenizer.decode(start)) + frame.prefix!r} <input>{behind}",
         f"{len(frame.prefix_ids)} tokens in front of the input, {len(frame.suffix_ids)} behind it",
     )
 

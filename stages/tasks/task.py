@@ -17,7 +17,10 @@ from cache.suggestion import suggest
 from stages.errors import TaskError
 from stages.yaml_files import read_yaml
 
-KEYS = ("name", "prompt", "suffix", "max_length", "labels")
+SCORES = {"word_score": ("first-token", "whole"), "label_score": ("max", "sum")}
+"""How a word and a label may be scored; the first is the default."""
+
+KEYS = ("name", "prompt", "suffix", "max_length", "labels", *SCORES)
 REQUIRED = ("prompt", "max_length", "labels")
 BUNDLED = Path(__file__).parent
 LONGEST = 1_000_000
@@ -42,6 +45,9 @@ class Task:
         suffix: Fixed text behind the input, may be empty.
         labels: At least two labels, in the order of the class columns.
         max_length: Longest input, in tokens of the model's tokenizer.
+        word_score: ``first-token``: the logit of a word's first token; ``whole``: the logarithmic
+            probability of all its tokens, spellings of it that are as short added up.
+        label_score: ``max`` of its words' scores, or ``sum`` of their probabilities.
     """
 
     name: str
@@ -49,17 +55,20 @@ class Task:
     suffix: str
     labels: tuple[Label, ...]
     max_length: int
+    word_score: str = "first-token"
+    label_score: str = "max"
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the labels in column order."""
         return tuple(label.name for label in self.labels)
 
-    def describe(self, token_ids: Mapping[str, int] | None = None) -> dict[str, Any]:
-        """Return the task as a cache's manifest states it.
+    def describe(self, token_ids: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the task as a cache's manifest states it; scores only where not the default.
 
         Args:
-            token_ids: The token that stands for each label word; None: no model is asked.
+            token_ids: What stands for each label word: a token, or the tokens of all spellings of
+                a word that is scored whole; None: no model is asked.
         """
         ids = token_ids or {}
         return {
@@ -71,6 +80,9 @@ class Task:
                 {"name": label.name, "words": [[word, ids.get(word)] for word in label.words]}
                 for label in self.labels
             ],
+            **{
+                key: own for key, known in SCORES.items() if (own := getattr(self, key)) != known[0]
+            },
         }
 
 
@@ -156,6 +168,9 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
         )
     if type(length) is not int or not 1 <= length <= LONGEST:
         yield f"max_length: got {length!r:.80}, must be an integer in [1, {LONGEST}]"
+    for key, known in SCORES.items():
+        if (score := data.get(key, known[0])) not in known:
+            yield f"{key}: got {score!r:.80}, must be {' or '.join(known)}"
     if not isinstance(labels, dict):
         yield f"labels must map each label to a list of words, got {type(labels).__name__}"
     if len(labels) < 2:

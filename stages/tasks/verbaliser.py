@@ -1,16 +1,22 @@
 """The verbaliser: label words to token ids, next-token logits to class logits and probabilities.
 
-A label's logit is the maximum over its words' first-token logits, and the class probabilities are
-the softmax over the labels' logits (paper, section 4.1, "Setup").
+As in the paper (section 4.1, "Setup"), a label's logit is the maximum over its words' first-token
+logits, and the class probabilities are the softmax over the labels' logits.  A task may have words
+scored whole and their probabilities summed instead.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from stages.errors import TaskError
 from stages.tasks.frame import encode_behind, frame_task
+from stages.tasks.spellings import WordTokens, choose_spellings, spell_word
+from stages.tasks.word_trie import Question, Tree, grow_tree
 
 if TYPE_CHECKING:
     import torch
@@ -25,31 +31,58 @@ SPACE_ADVICE = "it is the space in front of them: end the task's suffix with a l
 
 
 @dataclass(frozen=True)
-class WordTokens:
-    """How a tokenizer splits one label word where it follows the prompt."""
-
-    label: str
-    word: str
-    tokens: tuple[str, ...]
-    token_id: int  # of the first token, whose logit stands for the word
-    counts: bool = True  # whether it does; not where its label has better ones
-
-
-@dataclass(frozen=True)
 class Verbaliser:
     """The label words of one task under one tokenizer."""
 
     words: tuple[WordTokens, ...]  # of every label, labels in column order
     columns: tuple[int, ...]  # of the label of each word that counts
     labels: tuple[str, ...]  # names in column order
+    label_score: str = "max"  # or sum, over a label's words
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """First-token ids of the words that count: the only vocabulary rows ever multiplied."""
+        """First-token ids of the words that count."""
         return tuple(word.token_id for word in self.words if word.counts)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether words are scored by all of their tokens."""
+        return self.words[0].spellings is not None
+
+    @property
+    def sequences(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens that are scored: first tokens, or those of each spelling of each word."""
+        return tuple(
+            tokens
+            for word in self.words
+            if word.counts
+            for tokens in ([(word.token_id,)] if word.spellings is None else word.spellings)
+        )
+
+    @cached_property
+    def tree(self) -> Tree:
+        """What is read behind a row."""
+        return grow_tree([Question(self.sequences)])
+
+    def describe_scores(self) -> str:
+        """Return a line on how words and labels are scored."""
+        words = "the logit of its first token"
+        if self.is_whole:
+            words = (
+                f"all its tokens, {len(self.sequences)} spellings of {len(self.words)} words, "
+                f"{len(self.tree.tokens)} positions more a row"
+            )
+        return f"score of a word: {words}; of a label: the {self.label_score} over its words"
+
     def describe_splits(self) -> list[str]:
-        """Return one warning a word of several tokens, naming the token that stands for it."""
+        """Return one warning a word that does not count or that its first token stands for."""
+        if self.is_whole:
+            return [
+                f"label {word.label!r}: the word {word.word!r} is counted with another word of the "
+                "label that it begins with"
+                for word in self.words
+                if not word.counts
+            ]
         vague = "begins many other words, so it is left out: the label has whole words"
         space = "is the space in front of any word; to have none, end the suffix with a line break"
         return [
@@ -60,21 +93,38 @@ class Verbaliser:
             if len(word.tokens) > 1
         ]
 
-    def compute_class_logits(self, word_logits: torch.Tensor) -> torch.Tensor:
-        """Take the maximum over each label's words.
+    def compute_class_logits(self, scores: torch.Tensor) -> torch.Tensor:
+        """Add up the spellings of each word, and take the maximum or the sum of a label's words.
 
         Args:
-            word_logits: Logits of ``token_ids``, shape (B, words), any float type.
+            scores: Logits or logarithmic probabilities of ``sequences``, shape (B, sequences), any
+                float type.
 
         Returns:
             Class logits, shape (B, K), float32.
         """
         import torch
 
-        word_logits = word_logits.float()
-        columns = torch.tensor(self.columns, device=word_logits.device)
-        per_label = [word_logits[:, columns == k].amax(dim=1) for k in range(len(self.labels))]
-        return torch.stack(per_label, dim=1)
+        scores, columns = scores.float(), list(self.columns)
+        counted = [word for word in self.words if word.counts]
+        owners = [k for k, word in enumerate(counted) for _ in word.spellings or ()]
+        if self.is_whole:
+            scores = _reduce(scores, owners, torch.logsumexp)
+        if self.label_score == "max":
+            return _reduce(scores, columns, torch.amax)
+        if not self.is_whole:  # words with the same first token are the same answer
+            firsts = {token: k for k, token in reversed([*enumerate(self.token_ids)])}
+            kept = sorted(firsts.values())
+            scores, columns = scores[:, kept], [columns[k] for k in kept]
+        return _reduce(scores, columns, torch.logsumexp)
+
+
+def _reduce(scores: torch.Tensor, owners: list[int], join: Callable[..., Any]) -> torch.Tensor:
+    """Join the columns of each owner, which stand side by side; shape (B, owners)."""
+    import torch
+
+    parts = scores.split([*Counter(owners).values()], dim=1)
+    return torch.stack([join(part, dim=1) for part in parts], dim=1)
 
 
 def build_verbaliser(
@@ -90,22 +140,20 @@ def build_verbaliser(
     two of any word.  Such a word is left out where its label has whole ones.
 
     Raises:
-        TaskError: Two labels share a first token and so cannot be told apart, or a word has no
-            token of its own.
+        TaskError: Two labels share a first token, or a word that is scored whole, and so cannot be
+            told apart, or a word has no token of its own.
         ModelError: The tokenizer has no chat template, or the template cannot be used.
     """
     frame = frame_task(task, tokenizer, chat)
     before = encode_behind(frame.anchor, tokenizer, chat)
     words: list[WordTokens] = []
-    columns: list[int] = []
     owners: dict[int, WordTokens] = {}
-    for column, label in enumerate(task.labels):
+    for label in task.labels:
         found: list[WordTokens] = []
         for word in label.words:
             where = f"task {task.name}: label {label.name!r}: the tokenizer"
             ids = encode_behind(frame.anchor + frame.gap + word, tokenizer, chat)
-            pairs = enumerate(zip(before, ids, strict=False))
-            shared = next((k for k, (a, b) in pairs if a != b), min(len(before), len(ids)))
+            shared = _count_shared(before, ids)
             if chat and shared < len(before):
                 raise TaskError(
                     f"{where} joins the word {word!r} with the end of the chat template's text, "
@@ -117,6 +165,15 @@ def build_verbaliser(
                 )
             tokens = tuple(tokenizer.convert_ids_to_tokens(ids[shared:]))
             entry = WordTokens(label.name, word, tokens, ids[shared])
+            if task.word_score == "whole":
+
+                def cut(text: str, shared: int = shared) -> tuple[int, ...] | None:
+                    ids = encode_behind(frame.anchor + text, tokenizer, chat)
+                    own = _count_shared(before, ids) == shared < len(ids)
+                    return tuple(ids[shared:]) if own else None
+
+                found.append(replace(entry, spellings=spell_word(word, frame.gap, cut)))
+                continue
             other = owners.setdefault(entry.token_id, entry)
             if other.label != label.name:
                 raise TaskError(
@@ -124,14 +181,22 @@ def build_verbaliser(
                     f"told apart: the words {other.word!r} and {word!r} begin with the same token "
                     f"{tokens[0]!r} in this tokenizer; "
                     + (SPACE_ADVICE if tokens[0] in SPACES and not chat else "choose other words")
+                    + ", or have them scored as a whole (word_score: whole)"
                 )
             found.append(entry)
         whole = any(len(entry.tokens) == 1 for entry in found)
-        for entry in found:
-            vague = chat and whole and _is_vague(entry, tokenizer)
-            words.append(replace(entry, counts=not vague))
-            columns += [] if vague else [column]
-    return Verbaliser(tuple(words), tuple(columns), task.label_names)
+        vague = chat and whole and task.word_score != "whole"
+        words += [replace(x, counts=not (vague and _is_vague(x, tokenizer))) for x in found]
+    if task.word_score == "whole":
+        words = choose_spellings(words, task.name)
+    columns = tuple(task.label_names.index(word.label) for word in words if word.counts)
+    return Verbaliser(tuple(words), columns, task.label_names, task.label_score)
+
+
+def _count_shared(before: list[int], ids: list[int]) -> int:
+    """Return how many tokens two texts have in common at their beginning."""
+    pairs = enumerate(zip(before, ids, strict=False))
+    return next((k for k, (a, b) in pairs if a != b), min(len(before), len(ids)))
 
 
 def _is_vague(entry: WordTokens, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -10,10 +10,13 @@ what one softmax over both would give, up to rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import nn
+
+from stages.teacher.branches import Branches, cut_rows, repeat_heads
 
 NAME = "packed"
 """What transformers knows this attention as."""
@@ -42,6 +45,23 @@ class Rows:
 
     groups: tuple[tuple[int, int], ...]  # number of rows and their length, in order
     ends: torch.Tensor  # index of each row's last position, shape (R,)
+    branches: Branches | None = None  # that every row has, behind all rows
+
+    @cached_property
+    def read(self) -> torch.Tensor:
+        """Index of each position that is read: the rows' ends, then nodes of their branches."""
+        if self.branches is None:
+            return self.ends
+        nodes, count = len(self.branches.sees), len(self.ends)
+        firsts = torch.arange(count, device=self.ends.device) * nodes + self.positions
+        read = (firsts[:, None] + self.branches.read - count * nodes).flatten()
+        return torch.cat([self.ends, read])
+
+    @property
+    def positions(self) -> int:
+        """How many positions there are."""
+        nodes = 0 if self.branches is None else len(self.branches.sees)
+        return sum(count * (length + nodes) for count, length in self.groups)
 
 
 class PackedAttention:
@@ -79,14 +99,13 @@ class PackedAttention:
     def skip_to_ends(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Cut a layer's arguments down to each row's last position; a forward pre-hook.
+        """Cut a layer's arguments down to the positions that are read; a forward pre-hook.
 
         For the last layer: of all other positions nothing but keys and values is ever read, and
         those are taken from a first run of the layer that ends where attention would begin.
         """
         rows = self._rows
-        count = 0 if rows is None else sum(n * length for n, length in rows.groups)
-        if rows is None or len(rows.ends) == count:
+        if rows is None or len(rows.read) == rows.positions:
             return None
         self._capturing = True
         try:
@@ -97,7 +116,7 @@ class PackedAttention:
             self._capturing = False
         if self._last is None:
             raise NotPackableError("the last layer has no attention of its own")
-        cut: tuple[Any, dict[str, Any]] = _take((args, kwargs), rows.ends, count)
+        cut: tuple[Any, dict[str, Any]] = _take((args, kwargs), rows.read, rows.positions)
         return cut
 
     def attend(
@@ -112,9 +131,9 @@ class PackedAttention:
     ) -> torch.Tensor:
         """Attend within rows and to the prefix.
 
-        The query's shape is (1, H, N, D), or (1, H, R, D) in a layer cut down to the rows' ends;
-        key and value are (1, H or fewer, N, D), the result is (1, N or R, H, D).  ``scale`` is
-        that of the scores, ``softcap`` their bound, ``window`` how far back a position sees.
+        The query's shape is (1, H, N, D), or (1, H, R, D) in a layer cut down to what is read; key
+        and value are (1, H or fewer, N, D), the result is (1, N or R, H, D).  ``scale`` is that
+        of the scores, ``softcap`` their bound, ``window`` how far back a position sees.
         """
         if self._capturing:
             raise _Captured(key, value)
@@ -125,25 +144,32 @@ class PackedAttention:
         before = None if self._rows is None else self.prefix.get(layer)
         known = 0 if before is None else before[0].shape[2]
         groups = ((1, key.shape[2]),) if self._rows is None else self._rows.groups
+        branches = None if self._rows is None else self._rows.branches
         longest = known + max(length for _, length in groups)
+        longest += 0 if branches is None else branches.deepest
         if window is not None and longest > window:
             raise NotPackableError(
                 f"its attention sees {window} positions back, prompt and input are up to {longest}"
             )
         heads, ends_only = query.shape[1], self._last is not None
         if self._recording:
-            self.prefix[layer] = (_repeat(key, heads), _repeat(value, heads))
+            self.prefix[layer] = (repeat_heads(key, heads), repeat_heads(value, heads))
         outputs, sums = [], []
         asked = seen = 0
         for count, length in groups:
             each = 1 if ends_only else length
-            part = _cut(query, asked, count, each)
-            keys = _repeat(_cut(key, seen, count, length), heads)
-            values = _repeat(_cut(value, seen, count, length), heads)
+            part = cut_rows(query, asked, count, each)
+            keys = repeat_heads(cut_rows(key, seen, count, length), heads)
+            values = repeat_heads(cut_rows(value, seen, count, length), heads)
             output, total = attend(part, keys, values, not ends_only, scale, softcap)
             outputs.append(output.transpose(1, 2).reshape(1, count * each, heads, -1))
             sums.append(total.transpose(0, 1).reshape(1, heads, count * each))
             asked, seen = asked + count * each, seen + count * length
+        if branches is not None:
+            how = partial(attend, scale=scale, softcap=softcap)
+            for output, total in branches.attend(how, query[:, :, asked:], key, value, groups):
+                outputs.append(output.transpose(1, 2).flatten(0, 1)[None])
+                sums.append(total.transpose(0, 1).flatten(1, 2)[None])
         if before is None:
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         own_sums = sums[0] if len(sums) == 1 else torch.cat(sums, dim=2)
@@ -166,17 +192,19 @@ def attend(
     causal: bool,
     scale: float | None,
     softcap: float | None,
+    sees: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend by the best kernel there is, and return the scores' logarithmic sums as well.
 
     torch's public attention keeps those sums to itself, so its kernels are called by name; whether
     they are right for a model is tried when it is loaded (:mod:`stages.teacher.capabilities`).
     Shapes: query (B, H, Q, D), key (B, H, K, D), value (B, H, K, D_v); what is returned is
-    (B, H, Q, D_v) and (B, H, Q), float32.  Where ``causal``, query i sees keys 0 to i only.
+    (B, H, Q, D_v) and (B, H, Q), float32.  Where ``causal``, query i sees keys 0 to i only;
+    where ``sees``, shape (Q, K), is given, those for which it is true.
     """
     kernels = torch.ops.aten
     width, device = query.shape[-1], query.device
-    if softcap is None and value.shape[-1] == width:
+    if softcap is None and value.shape[-1] == width and sees is None:
         if device.type == "cpu":
             return kernels._scaled_dot_product_flash_attention_for_cpu(  # type: ignore[no-any-return]
                 query, key, value, 0.0, causal, scale=scale
@@ -205,6 +233,8 @@ def attend(
             rows = torch.arange(begin, begin + part.shape[2], device=device)
             columns = torch.arange(key.shape[2], device=device)
             scores = scores.masked_fill(columns > rows[:, None], float("-inf"))
+        if sees is not None:
+            scores = scores.masked_fill(~sees[begin : begin + part.shape[2]], float("-inf"))
         outputs.append(torch.matmul(scores.softmax(-1).to(value.dtype), value))
         sums.append(scores.logsumexp(-1))
     return torch.cat(outputs, dim=2), torch.cat(sums, dim=2)
@@ -235,18 +265,6 @@ def _attend(
         module.layer_idx, query, key, value, scaling, softcap, sliding_window
     )
     return output, None
-
-
-def _cut(tensor: torch.Tensor, begin: int, count: int, length: int) -> torch.Tensor:
-    """Turn positions of (1, H, N, D) into rows of one length, (count, H, length, D)."""
-    part = tensor[0, :, begin : begin + count * length]
-    return part.transpose(0, 1).reshape(count, length, *part.shape[::2]).transpose(1, 2)
-
-
-def _repeat(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """Repeat keys or values that several heads of queries share."""
-    shared = heads // tensor.shape[1]
-    return tensor if shared == 1 else tensor.repeat_interleave(shared, dim=1)
 
 
 def _take(value: Any, ends: torch.Tensor, count: int) -> Any:

@@ -12,6 +12,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from stages.errors import ModelError
 from stages.loading import one_line
+from stages.teacher.branches import Branches
 from stages.teacher.forward import ForwardPass, FullPass, PackedPass, PrefixPass
 from stages.teacher.rounding import Rounding
 
@@ -36,13 +38,14 @@ def find_passes(
     suffix: torch.Tensor,
     table: torch.Tensor,
     longest: int,
+    branches: Branches | None = None,
 ) -> tuple[list[ForwardPass], list[str]]:
     """Return the ways that answer as a plain forward pass does, and why no other one can.
 
     At most one that packs rows, and then one for rows of one length; before one is used it is to
     be entered.  The model's output layer is cut down to the label words; ``prefix``, shape
-    (1, P, d_T), and ``suffix``, shape (1, S, d_T), stand around every input.  Rows to try, of up to
-    ``longest`` tokens, are taken from ``table``, shape (V, d_T).
+    (1, P, d_T), and ``suffix``, shape (1, S, d_T), stand around every input, ``branches`` behind
+    it.  Rows to try, of up to ``longest`` tokens, are taken from ``table``, shape (V, d_T).
     """
     probe: list[torch.Tensor] = []
     # Not of the smallest common multiple, so that no reshaping of one into the other fits.
@@ -52,7 +55,7 @@ def find_passes(
         rows = table[ids].view(count, length, -1)
         probe.append(torch.cat([rows, suffix.expand(count, -1, -1)], dim=1))
     plain = FullPass(model, prefix)
-    rounding = Rounding(plain.run, probe)
+    rounding = Rounding(partial(read_everywhere, plain, branches), probe)
     found: list[ForwardPass] = []
     reasons: list[str] = []
 
@@ -60,8 +63,8 @@ def find_passes(
         way: ForwardPass | None = None
         try:
             way = make()
-            fault = rounding.compare(way.run)
-            if not fault and way.mixes_lengths and not keeps_rows_apart(way, probe):
+            fault = rounding.compare(partial(read_everywhere, way, branches))
+            if not fault and way.mixes_lengths and not keeps_rows_apart(way, probe, branches):
                 fault = "rows are not kept apart"
         except torch.OutOfMemoryError:
             raise
@@ -84,7 +87,16 @@ def find_passes(
     return found, reasons
 
 
-def keeps_rows_apart(way: ForwardPass, inputs: Sequence[torch.Tensor]) -> bool:
+def read_everywhere(
+    way: ForwardPass, branches: Branches | None, inputs: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return all logits that are read behind rows, in branches too, shape (all B, logits)."""
+    return way.run(inputs) if branches is None else way.run_branches(inputs, branches)[0].flatten(1)
+
+
+def keeps_rows_apart(
+    way: ForwardPass, inputs: Sequence[torch.Tensor], branches: Branches | None = None
+) -> bool:
     """Whether no row's answer depends on its neighbours.
 
     Every other row is made NaN: whatever a model mixes between positions outside attention (a state
@@ -92,7 +104,8 @@ def keeps_rows_apart(way: ForwardPass, inputs: Sequence[torch.Tensor]) -> bool:
     one row has left in its memory by 0 for the next; so where that is seen, large finite rows
     decide, which may then not change a bit of the others.
     """
-    wanted = way.run(inputs)
+    run = partial(read_everywhere, way, branches)
+    wanted = run(inputs)
 
     def answer_others(factor: float, turn: int) -> torch.Tensor:
         marked, begin = [], turn
@@ -100,7 +113,7 @@ def keeps_rows_apart(way: ForwardPass, inputs: Sequence[torch.Tensor]) -> bool:
             spoilt = torch.arange(begin, begin + len(part), device=part.device) % 2 == 0
             marked.append(torch.where(spoilt.view(-1, 1, 1), factor * part, part))
             begin += len(part)
-        return way.run(marked)[1 - turn :: 2]
+        return run(marked)[1 - turn :: 2]
 
     return all(answer_others(torch.nan, turn).isfinite().all() for turn in range(2)) or all(
         torch.equal(answer_others(-LARGE, turn), wanted[1 - turn :: 2]) for turn in range(2)

@@ -15,6 +15,7 @@ from torch import nn
 
 from stages.errors import ModelError
 from stages.teacher.attention import NAME, PackedAttention, Rows
+from stages.teacher.branches import Branches, keep_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,6 +27,7 @@ MOST_ROWS = 2**15
 class ForwardPass:
     """A way to run the model on rows behind the prompt."""
 
+    model: PreTrainedModel
     description: str
     name: str
     """What the log and a cache's manifest call it."""
@@ -53,6 +55,27 @@ class ForwardPass:
         The inputs are for each length the rows' embeddings, suffix included, (B, T ≥ 1, d_T).
         """
         return torch.cat([self.run_alike(rows) for rows in inputs])
+
+    def run_branches(
+        self, inputs: Sequence[torch.Tensor], branches: Branches
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read the logits at the rows' ends, then at the nodes of a tree behind each row.
+
+        Returns them, shape (all B, 1 + A, words), and what the output layer was run on, shape
+        (all B, 1 + A, d_T).
+        """
+        paths = [branches.embeddings[list(way)] for way in ((), *branches.ways)]
+        with keep_states(self.model) as states:
+            logits = self.run(
+                [
+                    torch.cat([rows, path.expand(len(rows), -1, -1)], dim=1)
+                    for path in paths
+                    for rows in inputs
+                ]
+            )
+        both = logits, torch.cat([state[:, -1] for state in states])
+        found, seen = (part.unflatten(0, (len(paths), -1)).transpose(0, 1) for part in both)
+        return found, seen
 
     def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits, shape (B, words), of rows of one length, shape (B, T, d_T)."""
@@ -87,14 +110,14 @@ class PrefixPass(ForwardPass):
         past = getattr(output, "past_key_values", None)
         if not isinstance(past, DynamicCache):
             raise ModelError(f"{type(model).__name__} keeps no keys and values that can be reused")
-        self._model, self._past = model, past
+        self.model, self._past = model, past
 
     def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
         """See :class:`ForwardPass`."""
         # Every call appends to the cache it is given, so each gets a copy.
         past: Any = copy.deepcopy(self._past)
         past.batch_repeat_interleave(len(rows))
-        output = self._model(inputs_embeds=rows, past_key_values=past, logits_to_keep=1)
+        output = self.model(inputs_embeds=rows, past_key_values=past, logits_to_keep=1)
         return output.logits[:, -1]  # type: ignore[no-any-return]
 
 
@@ -110,7 +133,7 @@ class PackedPass(ForwardPass):
     def __init__(
         self, model: PreTrainedModel, prefix: torch.Tensor, last: nn.Module | None
     ) -> None:
-        self._model, self._known, self._last = model, prefix.shape[1], last
+        self.model, self._known, self._last = model, prefix.shape[1], last
         self._attention = PackedAttention()
         self._before = model.config._attn_implementation
         self._hook: Any = None
@@ -135,7 +158,7 @@ class PackedPass(ForwardPass):
 
     def enter(self) -> None:
         """See :class:`ForwardPass`."""
-        self._model.set_attn_implementation(NAME)
+        self.model.set_attn_implementation(NAME)
         if self._last is not None and self._hook is None:
             self._hook = self._last.register_forward_pre_hook(
                 self._attention.skip_to_ends, with_kwargs=True
@@ -147,36 +170,62 @@ class PackedPass(ForwardPass):
             self._hook.remove()
             self._hook = None
         self._attention.expect(None)
-        self._model.set_attn_implementation(self._before)
+        self.model.set_attn_implementation(self._before)
 
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """See :class:`ForwardPass`."""
+        return self._read(inputs, None)[0]
+
+    def run_branches(
+        self, inputs: Sequence[torch.Tensor], branches: Branches
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :class:`ForwardPass`; the rows are run once."""
+        count = sum(map(len, inputs))
+        found, seen = (
+            torch.cat([part[:count, None], part[count:].unflatten(0, (count, -1))], dim=1)
+            for part in self._read(inputs, branches)
+        )
+        return found, seen
+
+    def _read(
+        self, inputs: Sequence[torch.Tensor], branches: Branches | None
+    ) -> list[torch.Tensor]:
+        """Return the logits at all ends, then all nodes that are read, and what is behind them."""
         groups = tuple(
             (min(MOST_ROWS, len(part) - begin), part.shape[1])
             for part in inputs
             for begin in range(0, len(part), MOST_ROWS)
         )
-        rows, positions = describe_rows(groups, self._known, inputs[0].device)
+        rows, positions = describe_rows(groups, self._known, inputs[0].device, branches)
         self._attention.expect(rows)
-        head: Any = self._model.get_output_embeddings()
-        packed = torch.cat([part.flatten(0, 1) for part in inputs]).unsqueeze(0)
-        output = self._model(
-            inputs_embeds=packed,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=0 if self.trims else rows.ends.to(head.weight.device),
-        )
-        logits: torch.Tensor = output.logits[0]
+        head: Any = self.model.get_output_embeddings()
+        packed = [part.flatten(0, 1) for part in inputs]
+        if branches is not None:
+            packed.append(branches.embeddings.repeat(len(rows.ends), 1))
+        with keep_states(self.model) as states:
+            output = self.model(
+                inputs_embeds=torch.cat(packed).unsqueeze(0),
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=0 if self.trims else rows.read.to(head.weight.device),
+            )
         # A family without logits_to_keep gives them for every position.
-        return logits if len(logits) == len(rows.ends) else logits[rows.ends.to(logits.device)]
+        return [
+            part if len(part) == len(rows.read) else part[rows.read.to(part.device)]
+            for part in (output.logits[0], states[-1][0])
+        ]
 
 
 def describe_rows(
-    groups: tuple[tuple[int, int], ...], known: int, device: torch.device
+    groups: tuple[tuple[int, int], ...],
+    known: int,
+    device: torch.device,
+    branches: Branches | None = None,
 ) -> tuple[Rows, torch.Tensor]:
     """Lay rows out in one sequence, behind ``known`` positions that all of them share.
 
-    Also returns the number of each position in its row, shape (1, N).
+    Behind all of them come their branches.  Also returns the number of each position in its row,
+    shape (1, N).
     """
     # Made where they are used: copying them there would wait for what a GPU is doing.
     positions, ends, begin = [], [], 0
@@ -184,7 +233,10 @@ def describe_rows(
         positions.append(torch.arange(known, known + length, device=device).repeat(count))
         ends.append(torch.arange(1, count + 1, device=device) * length + (begin - 1))
         begin += count * length
-    return Rows(groups, torch.cat(ends)), torch.cat(positions)[None]
+    if branches is not None:
+        depths = branches.sees.sum(dim=1) + (known - 1)
+        positions += [(depths + length).repeat(count) for count, length in groups]
+    return Rows(groups, torch.cat(ends), branches), torch.cat(positions)[None]
 
 
 class WordHead(nn.Module):

@@ -85,9 +85,10 @@ class TeacherPlan:
     def manifest(self) -> Manifest:
         """What the cache is of."""
         config, task, rows = self.config, self.task, len(self.inputs.lengths)
+        words = self.verbaliser.words
         identity = {
             "model": dict(self.identity),
-            "task": task.describe({w.word: w.token_id for w in self.verbaliser.words if w.counts}),
+            "task": task.describe({w.word: w.stands_for for w in words if w.counts}),
             "sampler": dict(self.inputs.identity),
             "start_id": find_start_id(self.tokenizer),
             "compute": {
@@ -135,8 +136,10 @@ def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
     verbaliser = build_verbaliser(task, tokenizer, config.chat)
     for label in verbaliser.labels:
         counted = [w for w in verbaliser.words if w.label == label and w.counts]
-        words = [f"{w.word} → {w.tokens[0]}" for w in counted]
+        read = [(w.word, w.tokens if verbaliser.is_whole else w.tokens[:1]) for w in counted]
+        words = [f"{word} → {' '.join(tokens)}" for word, tokens in read]
         reporter.say(f"label {label}: {', '.join(words)}")
+    reporter.say(verbaliser.describe_scores())
     joined = frame_task(task, tokenizer, config.chat).warning
     for line in filter(None, (describe_lost(tokenizer), *verbaliser.describe_splits(), joined)):
         reporter.warn(line)

@@ -27,6 +27,7 @@ from stages.teacher.capabilities import (
     refuse_out_of_memory,
 )
 from stages.teacher.forward import ForwardPass, FullPass, WordHead
+from stages.teacher.word_scores import WordScorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -73,26 +74,30 @@ class Teacher:
         frame = frame_task(task, tokenizer, chat)
         self.prefix_ids, self.suffix_ids = list(frame.prefix_ids), list(frame.suffix_ids)
         self.device = model.get_input_embeddings().weight.device
+        tree = self.verbaliser.tree
+        longest = max(map(len, self.verbaliser.sequences))
+        words = ", a label word" if longest > 1 else ""
         check_room(
             model,
-            f"task {task.name}: prompt, suffix and an input of {task.max_length} tokens",
-            len(self.prefix_ids) + len(self.suffix_ids),
+            f"task {task.name}: prompt, suffix{words} and an input of {task.max_length} tokens",
+            len(self.prefix_ids) + len(self.suffix_ids) + longest - 1,
             task.max_length,
         )
         self.table = embed_vocabulary(model)
         self._full_head = model.get_output_embeddings()
-        model.set_output_embeddings(WordHead(self._full_head, self.verbaliser.token_ids))
         self._suffix = self.look_up(np.array([self.suffix_ids]))
         try:
             with torch.inference_mode():
+                self._scorer = WordScorer(tree, model, self._full_head, self.table)
+                model.set_output_embeddings(WordHead(self._full_head, tree.columns))
                 prefix = self.look_up(np.array([self.prefix_ids]))
                 # The answer to no input, which no way but the full pass can be asked for.
                 bare = torch.cat([prefix, self._suffix], dim=1)
                 self._empty_answer: Any = None
                 if bare.shape[1]:
-                    self._empty_answer = FullPass(model, bare[:, :0]).run([bare])
+                    self._empty_answer = self._scorer.score(FullPass(model, bare[:, :0]), [bare])
                 self.passes, self.fallbacks = find_passes(
-                    model, prefix, self._suffix, self.table, task.max_length
+                    model, prefix, self._suffix, self.table, task.max_length, self._scorer.branches
                 )
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             what = f"a few rows of {task.max_length} tokens besides the model"
@@ -105,7 +110,7 @@ class Teacher:
         self.forward_pass.leave()
         forward_pass.enter()
         self.forward_pass = forward_pass
-        self.positions_around = len(self.suffix_ids)
+        self.positions_around = len(self.suffix_ids) + len(self.verbaliser.tree.tokens)
         if not forward_pass.mixes_lengths:
             self.positions_around += len(self.prefix_ids)
         self._most_positions: int | None = None
@@ -133,7 +138,8 @@ class Teacher:
         if len(filled) < len(inputs) and self._empty_answer is None:
             raise ModelError("an empty input needs a prompt or a suffix to be answered")
         sizes = [len(part) for part in filled]
-        answered = iter(self.forward_pass.run(filled).split(sizes) if filled else ())
+        scores = self._scorer.score(self.forward_pass, filled) if filled else None
+        answered = iter(() if scores is None else scores.split(sizes))
         found = [
             next(answered) if part.shape[1] else self._empty_answer.expand(len(part), -1)
             for part in inputs

@@ -12,9 +12,11 @@ import torch
 from shaped import SHAPES, make_shaped
 
 from stages.lm import embed_vocabulary
+from stages.tasks import Question, grow_tree
 from stages.teacher import attention, forward
 from stages.teacher.capabilities import find_layers, find_passes, keeps_rows_apart
-from stages.teacher.forward import PackedPass
+from stages.teacher.forward import FullPass, PackedPass, WordHead
+from stages.teacher.word_scores import WordScorer
 
 pytestmark = pytest.mark.gpu
 
@@ -160,6 +162,27 @@ def test_large_rows_show_whether_rows_see_each_other(
     change_rows(merge)(monkeypatch)
     packed = PackedPass(case.model, case.prompt, None)
     assert not keeps_rows_apart(packed, case.inputs)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", SHAPES)
+def test_branches_are_read_as_by_plain_forward_passes(
+    family: str, dtype: torch.dtype, device: str
+) -> None:
+    case = Case(family, 64, dtype, device)
+    words = ((5,), (6, 7), (6, 8, 9), (10, 11, 12, 13))
+    tree = grow_tree([Question(words), Question(words[:2], tokens=(20, 21, 22))])
+    head = case.model.get_output_embeddings()
+    scorer = WordScorer(tree, case.model, head, case.table)
+    case.model.set_output_embeddings(WordHead(head, tree.columns))
+    suffix = case.table[None, :SUFFIX]
+    given = (case.model, case.prompt, suffix, case.table, LONGEST, scorer.branches)
+    (packed, _), reasons = find_passes(*given)
+    assert isinstance(packed, PackedPass), reasons
+    wanted = scorer.score(FullPass(case.model, case.prompt), case.inputs)
+    packed.enter()
+    apart = (scorer.score(packed, case.inputs) - wanted).abs().max() / wanted.abs().max()
+    assert apart < BOUND[dtype]
 
 
 OUTPUTS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}

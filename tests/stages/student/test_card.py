@@ -180,4 +180,4 @@ def test_whatever_the_names_are_the_head_parses_and_tables_keep_their_columns(
         assert line.isprintable()
         if line.startswith("|"):
             widths.append(len(re.findall(r"(?<!\\)\|", line)) - 1)
-    assert widths == [2] * 11 + [5] * 3 + [5] * 3
+    assert widths == [2] * 12 + [5] * 3 + [5] * 3

@@ -146,6 +146,17 @@ def test_bos_is_there_once_where_the_tokenizer_has_one(start: str | None) -> Non
     assert tokens == wanted
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_text_begins_with_bos_where_the_tokenizer_puts_one_there(adds: bool) -> None:
+    tokenizer, task = make_tokenizer(adds_start=adds), make_task()
+    frame = frame_task(task, tokenizer)
+    assert list(frame.prefix_ids) == tokenizer(task.prompt)["input_ids"]
+    assert (frame.prefix_ids[0] == tokenizer.bos_token_id) == adds
+    # A cache of rows with a BOS that the tokenizer does not put there was another one.
+    assert frame.is_plain == adds
+    assert describe_frame(task, tokenizer)[0].startswith("'<s>" if adds else "'Is this")
+
+
 def test_a_template_that_writes_an_answer_otherwise_than_it_asks_is_followed_and_noted() -> None:
     other = "{% for m in messages %}{{ m.role + ':' + m.content }}{% endfor %}"
     asking = other + "{% if add_generation_prompt %}ASK{% endif %}"
