@@ -15,9 +15,9 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,13 @@ import numpy as np
 import torch
 
 from benchmarks.common import format_head, format_row, run_sections
-from cache.draw import LengthRule, UnigramSampler, VocabularySampler, mix_seeds, quantise_distribution
+from cache.draw import (
+    LengthRule,
+    VocabularySampler,
+    build_sampler,
+    mix_seeds,
+    quantise_distribution,
+)
 from stages import lm
 from stages.inputs import SamplingSettings
 from stages.metrics import compute_scores, fit_prior
@@ -45,6 +51,9 @@ MODELS = {
 DATA = {"ag_news": "ag_news/test", "reddit": "reddit/test", "emotions": "goemotions/test"}
 BATCH_POSITIONS = 1024
 CONTEXTS, CONTEXT_LENGTH, LONGEST_WRITTEN = 64, 32, 64
+BLOCK = 100
+"""Test texts whose answers are kept together, so that more texts later are more blocks."""
+TRIED_LENGTH = 16
 SEED = 0
 SETS = ("test", "unigram", "vocabulary", "self")
 
@@ -180,7 +189,8 @@ class Bench:
                 setting: make_teacher(
                     self.model,
                     self.tokenizer,
-                    setting.asked,
+                    # The ways to run the model are tried on inputs of that length, which is slow.
+                    replace(setting.asked, max_length=TRIED_LENGTH),
                     setting.chat,
                     verbaliser,
                     SilentReporter(),
@@ -201,9 +211,9 @@ class Bench:
                 return {}
             arrays = make()
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial.npz")
-            np.savez(partial, **arrays)
-            partial.replace(path)
+            unfinished = path.with_suffix(".partial.npz")
+            np.savez(unfinished, **arrays)
+            unfinished.replace(path)
         with np.load(path) as found:
             return dict(found)
 
@@ -231,7 +241,8 @@ class Bench:
                     mix_seeds(SEED, 2**40, CONTEXTS), CONTEXT_LENGTH
                 )
                 average = average_next_token(teacher, torch.from_numpy(own))
-                sampler = UnigramSampler(teacher.table, quantise_distribution(average.numpy()))
+                thresholds = quantise_distribution(average.numpy())
+                sampler = build_sampler("unigram", table=teacher.table, thresholds=thresholds)
                 tokens = sampler.draw_ids(seeds, task.max_length)
             else:
                 tokens = VocabularySampler(teacher.table).draw_ids(seeds, task.max_length)
@@ -239,17 +250,16 @@ class Bench:
 
         return self.recall(key, make)
 
-    def read(self, setting: Setting) -> tuple[dict[str, np.ndarray], np.ndarray, str]:
-        """Return the tokens of the test texts that are used, their labels, and a hash."""
+    def read(self, setting: Setting) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return the tokens of the test texts that are used, and their labels."""
         task = setting.asked
         rows = list(read_test(Path(self.args.data) / f"{DATA[setting.task]}.jsonl.gz", task))
         order = np.random.default_rng(SEED).permutation(len(rows))[: self.args.texts]
         chosen = [rows[k] for k in order]
         cut = fit_tokenizer(task, self.tokenizer, setting.chat)
         texts = encode_texts([row for row, _ in chosen], cut, task.max_length, SilentReporter())
-        digest = hashlib.sha256(texts.tokens.tobytes()).hexdigest()[:16]
         gold = np.array([column for _, column in chosen])
-        return {"tokens": texts.tokens, "lengths": texts.lengths}, gold, digest
+        return {"tokens": texts.tokens, "lengths": texts.lengths}, gold
 
     def answer(self, setting: Setting, name: str) -> tuple[Any, np.ndarray | None, WordScores]:
         """Return the scores kept of a set (with seconds), its labels, and what reduces them."""
@@ -263,22 +273,33 @@ class Bench:
             "set": name,
         }
         if name == "test":
-            inputs, gold, key["texts"] = self.read(setting)
+            inputs, gold = self.read(setting)
         else:
             inputs = self.draw(setting, name)
             if not inputs:
                 return {}, None, words
-            key["inputs"] = hashlib.sha256(inputs["tokens"].tobytes()).hexdigest()[:16]
 
-        def make() -> dict[str, np.ndarray]:
+        def make(rows: slice) -> dict[str, np.ndarray]:
             teacher, began = self.teach(setting), time.monotonic()
             silent = Callbacks(lambda count: None, print)
             scores = teacher.answer_texts(
-                inputs["tokens"], inputs["lengths"], BATCH_POSITIONS, silent
+                inputs["tokens"][rows], inputs["lengths"][rows], BATCH_POSITIONS, silent
             )
             return {"scores": scores, "seconds": np.array(time.monotonic() - began)}
 
-        found = self.recall(key, make)
+        parts = []
+        for begin in range(0, len(inputs["lengths"]), BLOCK):
+            rows = slice(begin, begin + BLOCK)
+            part = self.recall(
+                key | {"tokens": _hash_tokens(inputs, rows)}, lambda rows=rows: make(rows)
+            )
+            if not part:
+                return {}, None, words
+            parts.append(part)
+        found = {
+            "scores": np.concatenate([part["scores"] for part in parts]),
+            "seconds": np.array(sum(float(part["seconds"]) for part in parts)),
+        }
         print(f"{setting} {name}: {'known' if found else 'not there'}", file=sys.stderr, flush=True)
         return found, gold, words
 
@@ -294,6 +315,12 @@ def read_test(path: Path, task: Task) -> Iterator[tuple[TextRow, int]]:
                 label = label[0] if len(label) == 1 else None
             if label in names:
                 yield TextRow(number, row["text"], None), names.index(label)
+
+
+def _hash_tokens(inputs: dict[str, np.ndarray], rows: slice) -> str:
+    tokens, lengths = inputs["tokens"][rows], inputs["lengths"][rows]
+    joined = b"|".join(x[:n].astype("<i4").tobytes() for x, n in zip(tokens, lengths, strict=True))
+    return hashlib.sha256(joined).hexdigest()[:24]
 
 
 def _hash(path: Path) -> bytes:
@@ -334,12 +361,10 @@ def take_prior(logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def list_settings(bench: Bench) -> list[tuple[Setting, tuple[str, ...]]]:
     """Return what is asked of a model, the most telling first, and on which sets of inputs."""
-    found = []
-    for task in DATA:
-        found.append((Setting(bench.name, task), SETS))
+    found: list[tuple[Setting, tuple[str, ...]]] = [(Setting(bench.name, t), SETS) for t in DATA]
     if bench.has_chat():
         found += [(Setting(bench.name, task, chat=True), SETS[:3]) for task in DATA]
-    for prompt in (1, 2):
+    for prompt in range(1, bench.args.prompts):
         found += [(Setting(bench.name, task, prompt), ("test", "unigram")) for task in DATA]
     return found
 
@@ -399,9 +424,9 @@ def describe_average(bench: Bench, task: str) -> Iterator[str]:
             )
 
 
-def measure(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
+def measure(bench: Bench, task: str) -> Iterator[str]:
     """Ask one model about one task in every way, and yield the table."""
-    bench = Bench(args, model)
+    args = bench.args
     names = load_task(task).label_names
     yield (
         f"{args.texts:,} test texts at most, {args.rows:,} random rows, {args.written:,} texts "
@@ -416,7 +441,8 @@ def measure(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
     for setting, sets in list_settings(bench):
         if setting.task == task:
             yield from describe_setting(bench, setting, sets)
-    yield from describe_average(bench, task)
+    if args.prompts == 3:
+        yield from describe_average(bench, task)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -431,6 +457,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=2000, help="test texts a task")
     parser.add_argument("--rows", type=int, default=512, help="random rows a set")
     parser.add_argument("--written", type=int, default=128, help="texts that the model writes")
+    parser.add_argument("--prompts", type=int, default=3, choices=(1, 3), help="prompts a task")
     parser.add_argument("--report", action="store_true", help="ask no model: write what is kept")
     return parser.parse_args(arguments)
 
@@ -439,10 +466,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure what is asked for, and keep the tables."""
     args = parse_arguments(arguments)
     typed = ["benchmarks.real", *(sys.argv[1:] if arguments is None else arguments)]
-    sections = {
-        f"Teachers: {MODELS[model]}, {task}": lambda m=model, t=task: measure(args, m, t)
-        for model in args.only
+    benches = {model: Bench(args, model) for model in args.only}
+    sections: dict[str, Callable[[], Iterator[str]]] = {
+        f"Teachers: {MODELS[model]}, {task}": partial(measure, benches[model], task)
         for task in args.tasks
+        for model in args.only
     }
     run_sections("Real language models", typed, sections, args.out)
 
