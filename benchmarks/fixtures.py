@@ -63,7 +63,7 @@ class Fixtures:
             arch=arch,
             init="random",
             cache=self.folder / "cache",
-            source=self.cache.fingerprint,
+            source=(self.cache.fingerprint,),
             held_out_rows=64,
             device="cpu",
             out=self.folder / "students" / arch,

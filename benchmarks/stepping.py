@@ -147,7 +147,7 @@ def compare_loops(fixtures: Fixtures, arch: str, steps: int, turn: int = 1) -> F
     accelerator = Accelerator(mixed_precision="no" if on_cpu else "bf16", cpu=on_cpu)
     device = accelerator.device
     table = read_table(fixtures.cache).to(device)
-    source = open_rows(CacheReader(fixtures.cache), table, config, HELD_OUT, device)
+    source = open_rows([CacheReader(fixtures.cache)], table, config, HELD_OUT, device)
     count = config.lengths_per_batch
     shapes = [
         (rows.embeddings.shape[0], rows.embeddings.shape[1])

@@ -39,9 +39,10 @@ FILES = ("out", "curve", "metrics")
     "--from",
     "source",
     type=options.PLACE,
-    show_default="the task's only complete cache",
+    multiple=True,
+    show_default="the task's only complete cache, or the one of each of its prompts",
     help="Cache to train on: first digits of its fingerprint, its directory, or the file that the "
-    "teacher wrote with --summary.",
+    "teacher wrote with --summary; several, of the same rows under other prompts, are averaged.",
 )
 @click.option("--partial", is_flag=True, help="Train on the rows of an incomplete cache.")
 @options.choice(
@@ -61,9 +62,9 @@ FILES = ("out", "curve", "metrics")
 )
 @click.option(
     "--prior",
-    show_default="balanced",
+    show_default="as the task says, or balanced",
     help="What is taken off the teacher's answers: balanced (every class as often on the cached "
-    "rows), none, or shares, one for each label: World=0.4,Sports=0.6.",
+    "rows), none, or shares, one for each label: bad=0.4,good=0.6.",
 )
 @options.choice(
     "--objective", ("kl", "generalised-kl", "l2", "algorithm-1"), "What the training minimises."

@@ -54,8 +54,9 @@ def show_task(name: str, as_json: bool) -> None:
         click.echo(json.dumps(data, indent=2))
         return
     click.echo(f"name:       {data['name']}")
-    for key in ("prompt", "suffix"):
-        click.echo(f"{key}:     {json.dumps(data[key], ensure_ascii=False)}")
+    for asked in load_task(name).split():
+        for key in ("prompt", "suffix"):
+            click.echo(f"{key}:     {json.dumps(getattr(asked, key), ensure_ascii=False)}")
     click.echo(f"max_length: {data['max_length']} tokens")
     for key in [key for key in data if key.endswith("_score")]:
         click.echo(f"{key}: {data[key]}")
@@ -82,12 +83,21 @@ def check_task(name: str, model: str, chat: bool) -> None:
     """
     from pipeline.console import quieten_libraries
     from stages.lm import load_language_tokenizer, resolve_tokenizer
-    from stages.tasks import build_verbaliser, describe_chat, describe_frame, frame_task, load_task
-    from stages.tokens import describe_lost
+    from stages.tasks import describe_chat, load_task
 
-    entry = load_task(name)
     quieten_libraries()
     tokenizer = load_language_tokenizer(resolve_tokenizer(model))
+    for entry in load_task(name).split():
+        _show_check(entry, tokenizer, chat)
+    if note := describe_chat(tokenizer, chat):
+        click.echo(note if chat else f"{note}; --chat turns it on", err=True)
+    click.echo(f"task {entry.name} can be used with {model}{' --chat' if chat else ''}")
+
+
+def _show_check(entry: Task, tokenizer: Any, chat: bool) -> None:
+    from stages.tasks import build_verbaliser, describe_frame, frame_task
+    from stages.tokens import describe_lost
+
     verbaliser = build_verbaliser(entry, tokenizer, chat)
     for line in describe_frame(entry, tokenizer, chat):
         click.echo(line)
@@ -100,9 +110,6 @@ def check_task(name: str, model: str, chat: bool) -> None:
     joined = frame_task(entry, tokenizer, chat).warning
     for line in filter(None, (describe_lost(tokenizer), *verbaliser.describe_splits(), joined)):
         click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
-    if note := describe_chat(tokenizer, chat):
-        click.echo(note if chat else f"{note}; --chat turns it on", err=True)
-    click.echo(f"task {entry.name} can be used with {model}{' --chat' if chat else ''}")
 
 
 def _describe(entry: Task) -> dict[str, Any]:

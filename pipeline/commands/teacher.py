@@ -12,7 +12,7 @@ from pipeline.formats import format_duration, format_size, write_json
 from pipeline.params import Command
 
 if TYPE_CHECKING:
-    from stages.teacher import Estimate
+    from stages.teacher import Estimate, TeacherResult
 
 
 @click.command(cls=Command)
@@ -85,34 +85,43 @@ def teacher(summary: Path | None, dry_run: bool, **settings: Any) -> None:
     Example: pipeline teacher --task imdb --rows 100000
     """
     from pipeline.console import Console, quieten_libraries
+    from stages.tasks import load_task
     from stages.teacher import TeacherConfig, estimate_teacher, run_teacher
 
     quieten_libraries()
     console = Console(resumable=True)
     with console.catch_signals():
-        config = TeacherConfig(**settings)
-        if dry_run:
-            _show_estimate(estimate_teacher(config, console))
-            return
-        result = run_teacher(config, console)
-    if summary is None:
-        return
-    # Nothing that differs between runs over the same cache: DVC compares this file.
+        asked = load_task(settings.pop("task")).split()
+        configs = [TeacherConfig(task=task, **settings) for task in asked]
+        results = []
+        for number, config in enumerate(configs, 1):
+            if len(configs) > 1:
+                console.say(f"prompt {number} of {len(configs)}: {asked[number - 1].prompt!r}")
+            if dry_run:
+                _show_estimate(estimate_teacher(config, console))
+            else:
+                results.append(_summarise(run_teacher(config, console)))
+    if dry_run:
+        click.echo("dry run: nothing was written")
+    elif summary is not None:
+        further = {"prompts": results} if len(results) > 1 else {}
+        write_json(summary, results[0] | further)
+
+
+def _summarise(result: TeacherResult) -> dict[str, Any]:
+    """Return nothing that differs between runs over the same cache: DVC compares it."""
     manifest, verdict = result.cache.manifest, result.verdict
     task = manifest.inputs["task"]
     labels = [label["name"] for label in task["labels"]]
-    write_json(
-        summary,
-        {
-            "fingerprint": manifest.fingerprint,
-            "directory": f"{task['name']}/{manifest.directory}",
-            "rows": verdict.answers.rows,
-            "norm_g": verdict.answers.norm_g,
-            "spread": verdict.answers.spread,
-            "balance": dict(zip(labels, verdict.answers.balance, strict=True)),
-            "verdict": {"level": verdict.level, "reason": verdict.reason},
-        },
-    )
+    return {
+        "fingerprint": manifest.fingerprint,
+        "directory": f"{task['name']}/{manifest.directory}",
+        "rows": verdict.answers.rows,
+        "norm_g": verdict.answers.norm_g,
+        "spread": verdict.answers.spread,
+        "balance": dict(zip(labels, verdict.answers.balance, strict=True)),
+        "verdict": {"level": verdict.level, "reason": verdict.reason},
+    }
 
 
 def _show_estimate(found: Estimate) -> None:
@@ -128,4 +137,3 @@ def _show_estimate(found: Estimate) -> None:
         ("verdict", f"{found.verdict.level}: {found.verdict.reason}"),
     ):
         click.echo(f"{name + ':':<9}{value}")
-    click.echo("dry run: nothing was written")

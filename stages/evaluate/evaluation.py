@@ -243,19 +243,23 @@ def _ask_teacher(
     if line := describe_chat(tokenizer, config.chat):
         reporter.say(line)
     reporter.say(lm.keep_freed_memory(device.value))
-    with reporter.track("loading the model", 1, 0, "model"):
-        model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
-    teacher = make_teacher(model, tokenizer, task, config.chat, None, reporter)
-    reporter.say(teacher.verbaliser.describe_scores())
-    cut = fit_tokenizer(task, tokenizer, config.chat)
-    texts = encode_texts(rows, cut, task.max_length, reporter)
-    tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
-    with reporter.track("teacher", len(rows), 0, "text") as show:
-        callbacks = Callbacks.report(show, reporter)
-        logits = teacher.answer_texts(
-            texts.tokens, texts.lengths, tuning.batch_positions, callbacks
-        )
-    return torch.from_numpy(logits).softmax(dim=1).numpy()
+    answers = []
+    for asked in task.split():
+        # Its output layer is cut down to a prompt's label words, so each prompt loads it anew.
+        with reporter.track("loading the model", 1, 0, "model"):
+            model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
+        teacher = make_teacher(model, tokenizer, asked, config.chat, None, reporter)
+        reporter.say(teacher.verbaliser.describe_scores())
+        cut = fit_tokenizer(asked, tokenizer, config.chat)
+        texts = encode_texts(rows, cut, asked.max_length, reporter)
+        tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
+        with reporter.track("teacher", len(rows), 0, "text") as show:
+            callbacks = Callbacks.report(show, reporter)
+            logits = teacher.answer_texts(
+                texts.tokens, texts.lengths, tuning.batch_positions, callbacks
+            )
+        answers.append(torch.from_numpy(logits).softmax(dim=1).numpy())
+    return metrics.average_answers(answers)
 
 
 def _find_task(config: EvaluationConfig) -> Task:

@@ -36,7 +36,9 @@ def measure_held_out(
             "labelled texts",
             Settings(("data",)),
         )
-    cache = open_named_cache(root, record["task"]["name"], record["fingerprint"])
+    fingerprints = record.get("averaged") or [record["fingerprint"]]
+    caches = [open_named_cache(root, record["task"]["name"], each) for each in fingerprints]
+    cache = caches[0]
     reporter.say(f"no texts given: the rows held out of {cache.place} ({cache.manifest.label})")
     sampler = read_sampler(cache, read_table(cache))
     if sampler is not None and not isinstance(sampler, TokenSampler):
@@ -46,7 +48,8 @@ def measure_held_out(
             Settings(("data",)),
         )
     # The very shards of the training: more of them since would mean other rows held out.
-    reader = CacheReader(cache, shards=record.get("shards"))
+    readers = [CacheReader(each, shards=record.get("shards")) for each in caches]
+    reader = readers[0]
     held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
     remap = TokenRemap(*record["remapped_id"]) if record.get("remapped_id") else None
 
@@ -58,8 +61,9 @@ def measure_held_out(
     prior = metrics.read_prior(record)
     student, teacher = [], []
     with reporter.track("student", len(held), 0, "chunk") as advance:
-        for part in reader.read_chunks(held):
-            lengths, probabilities = part.columns["length"], part.columns["probabilities"]
+        for parts in zip(*(each.read_chunks(held) for each in readers), strict=True):
+            part, lengths = parts[0], parts[0].columns["length"]
+            probabilities = metrics.average_answers([it.columns["probabilities"] for it in parts])
             answers = np.empty_like(probabilities)
             for length in np.unique(lengths):
                 alike = lengths == length
@@ -76,7 +80,7 @@ def measure_held_out(
     rows = metrics.measured_rows(len(h)) if record.get("calibration") else np.arange(len(h))
     errors = metrics.measure_calibration(h[rows], g[rows], temperature)
     share = None
-    if (texts := read_self_generated(cache)) is not None:
+    if len(caches) == 1 and (texts := read_self_generated(cache)) is not None:
         with reporter.track("self-generated texts", 1, 0, "student"):
             share = texts.without(prior).measure(answer)
     return (

@@ -14,6 +14,7 @@ from stages.inputs.attachments import (
     read_samplers,
     read_self_generated,
     read_table,
+    read_thresholds,
     read_vocabulary,
 )
 from stages.inputs.config import InputsConfig, SamplingSettings

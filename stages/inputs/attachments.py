@@ -125,12 +125,17 @@ def read_vocabulary(cache: Cache) -> Vocabulary:
     return Vocabulary(table, files, inputs["start_id"], inputs["task"])
 
 
+def read_thresholds(cache: Cache) -> NDArray[np.int64] | None:
+    """Read what ``unigram`` draws by, shape (V,); None where it draws nothing."""
+    if THRESHOLDS not in cache.manifest.attachments:
+        return None
+    return np.frombuffer(cache.read_attachment(THRESHOLDS), dtype="<i8")
+
+
 def read_samplers(cache: Cache, table: torch.Tensor) -> dict[str, Sampler]:
     """Rebuild a cache's samplers that draw rows from seeds, by name."""
-    thresholds = None
-    if THRESHOLDS in cache.manifest.attachments:
-        thresholds = np.frombuffer(cache.read_attachment(THRESHOLDS), dtype="<i8")
-    return build_samplers(cache.manifest.inputs["sampler"]["name"], table, thresholds)
+    name = cache.manifest.inputs["sampler"]["name"]
+    return build_samplers(name, table, read_thresholds(cache))
 
 
 def read_sampler(cache: Cache, table: torch.Tensor) -> Sampler | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,7 @@ TEXTS = "texts"  # name of the sampler of a cache whose inputs are texts
 MODEL_SAMPLERS = ("self", "self-labelled")  # their inputs are written by the language model
 WRITING = ("temperature", "top_p")  # settings that they are written by
 # Random contexts that the model's next-token distribution is averaged over for ``unigram``.
-UNIGRAM_CONTEXTS = {"rows": 256, "length": 32}
+UNIGRAM_CONTEXTS: Mapping[str, Any] = MappingProxyType({"rows": 256, "length": 32})
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def prepare_inputs(
         "seed": config.seed,
     }
     if "unigram" in mixture.names:
-        identity["contexts"] = UNIGRAM_CONTEXTS
+        behind = {} if task.drawn_behind is None else {"prompt": task.drawn_behind}
+        identity["contexts"] = dict(UNIGRAM_CONTEXTS) | behind
     written = None
     if parts:
         if "uniform" in mixture.names:

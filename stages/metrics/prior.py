@@ -86,6 +86,16 @@ def fit_prior(probabilities: NDArray[np.float32], shares: Sequence[float] | None
     return Prior(tuple(biases.tolist()), tuple(given.tolist()), tuple(wanted.tolist()), rows)
 
 
+def average_answers(answers: Sequence[ArrayLike]) -> NDArray[np.float32]:
+    """Average the log-probabilities of several teachers; probabilities (N, K), as each one's.
+
+    The answers of one alone are returned as they are.
+    """
+    if len(answers) == 1:
+        return np.asarray(answers[0], dtype=np.float32)
+    return _softmax(np.mean([_to_logits(each) for each in answers], axis=0)).astype(np.float32)
+
+
 def read_prior(record: Mapping[str, Any]) -> Prior | None:
     """Return the prior that a student's record tells of; None where none was removed."""
     known = record.get("prior")

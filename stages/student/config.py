@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stages.errors import SettingError, Settings
-from stages.tasks import Task
+from stages.tasks import NONE, Task
 
 TEACHER, GOLD = "teacher", "gold"
-BALANCED, NONE = "balanced", "none"
 LABELS = (TEACHER, GOLD)
 
 TRAINER = 1
@@ -71,11 +70,12 @@ class StudentConfig:
     # auto, mini, a hub id or a directory; whose tokens texts are made of, without `source`
     model: str = "auto"
     cache: str | Path = "data/cache"  # root of the caches
-    # digits, cache or summary file; None: the only complete cache, or `model`
-    source: str | None = None
+    # digits, cache or summary file, several of the same rows under other prompts; none: the only
+    # complete cache (of each of the task's prompts), or `model`
+    source: tuple[str, ...] = ()
     partial: bool = False  # whether to train on an incomplete cache
-    # what is taken off the teacher's answers: balanced, none, or shares, `label=share,…`; None:
-    # balanced with the teacher's labels
+    # what is taken off the teacher's answers: balanced, none, or shares, `label=share,…`; None: as
+    # the task says, or balanced
     prior: str | None = None
     learning_rate: float | None = None  # None: by size and start
     held_out_rows: int = 1024  # at most a tenth of all
@@ -94,9 +94,14 @@ class StudentConfig:
             raise SettingError(
                 "labels gold: no cached rows are read, partial or not; leave partial out"
             )
-        if gold and self.source is not None and self.model != "auto":
+        if gold and len(self.source) > 1:
             raise SettingError(
-                f"labels gold: the tokens come from the cache {self.source} or from the model "
+                f"labels gold: got {len(self.source)} caches, the tokens come from one; give one",
+                Settings(("source",)),
+            )
+        if gold and self.source and self.model != "auto":
+            raise SettingError(
+                f"labels gold: the tokens come from the cache {self.source[0]} or from the model "
                 f"{self.model}; give one of them",
                 Settings(("source", "model")),
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from cache.lookup import find_cache
 from cache.reader import CacheReader, Slice
 from stages.errors import SettingError, Settings, TrainingError
 from stages.inputs import read_sampler, read_vocabulary
 from stages.lm import Vocabulary
-from stages.metrics import Prior
-from stages.student.config import BALANCED, GOLD, TEACHER, StudentConfig, TrainingConfig
+from stages.metrics import Prior, average_answers
+from stages.student.answers import find_answers, open_readers
+from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
 from stages.student.prior import find_prior
+from stages.tasks import Task
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -73,9 +74,10 @@ class TrainingData:
     identity: tuple[object, ...]  # what the rows depend on
     record: Mapping[str, Any]  # what the student's record says of them
     load_vocabulary: Callable[[], Vocabulary]
-    # takes a directory for temporary files as well
-    open_reader: Callable[[Vocabulary, Path], CacheReader]
+    # takes a directory for temporary files as well; several give answers to the same rows
+    open_readers: Callable[[Vocabulary, Path], Sequence[CacheReader]]
     prior: Prior | None = None  # that is taken off the probabilities
+    prompts: Mapping[str, Any] = field(default_factory=dict)  # what the task says of further ones
 
     @property
     def answered_by(self) -> str:
@@ -83,41 +85,53 @@ class TrainingData:
         return "the labels" if self.record["labels"] == GOLD else "the teacher"
 
 
-def open_cached_answers(config: StudentConfig, task: str, reporter: Reporter) -> TrainingData:
-    """Open a cache to train on; as for :func:`cache.lookup.find_cache`, and of this task."""
-    cache = find_cache(config.cache, task, config.source, config.partial)
-    if (found := cache.manifest.inputs["task"]["name"]) != task:
-        raise SettingError(
-            f"the cache {cache.place} is of the task {found}, the student is to be of {task}; give "
-            "that task, or another cache",
-            Settings(("task", "source")),
-        )
-    reporter.say(f"cache: {cache.place} ({cache.manifest.label})")
-    reader = CacheReader(cache, partial=config.partial)
-    names = [label["name"] for label in cache.manifest.inputs["task"]["labels"]]
-    prior = find_prior(reader, config.prior or BALANCED, names, reporter)
-    if reader.rows < cache.layout.rows:
+def open_cached_answers(config: StudentConfig, task: Task, reporter: Reporter) -> TrainingData:
+    """Open the caches to train on: the ones named, or the one of each of the task's prompts.
+
+    Raises:
+        SettingError: One is of another task, or they are not of the same rows.
+        CacheError: As for :func:`cache.lookup.find_cache`.
+    """
+    caches = find_answers(config.cache, task, config.source, config.partial)
+    names = [label["name"] for label in caches[0].manifest.inputs["task"]["labels"]]
+    for cache in caches:
+        if (found := cache.manifest.inputs["task"]["name"]) != task.name:
+            raise SettingError(
+                f"the cache {cache.place} is of the task {found}, the student is to be of "
+                f"{task.name}; give that task, or another cache",
+                Settings(("task", "source")),
+            )
+        reporter.say(f"cache: {cache.place} ({cache.manifest.label})")
+    readers = open_readers(caches, config.partial)
+    first, reader = caches[0], readers[0]
+    prior = find_prior(readers, config.prior or task.prior, names, reporter)
+    if reader.rows < first.layout.rows:
         reporter.warn(
-            f"training on {reader.rows:,} of {cache.layout.rows:,} rows: the cache is partial"
+            f"training on {reader.rows:,} of {first.layout.rows:,} rows: the cache is partial"
         )
+    fingerprints = [cache.fingerprint for cache in caches]
+    asked = [cache.manifest.inputs["task"] for cache in caches]
     return TrainingData(
-        (cache.fingerprint, reader.shards, prior),
+        (*fingerprints, reader.shards, prior),
         {
-            "fingerprint": cache.fingerprint,
+            "fingerprint": first.fingerprint,
             "labels": TEACHER,
             "texts": "",
-            "cache": cache.manifest.label,
-            "sampler": cache.manifest.inputs["sampler"]["name"],
-            "teacher": cache.manifest.notes.get("model", ""),
+            "cache": first.manifest.label,
+            "sampler": first.manifest.inputs["sampler"]["name"],
+            "teacher": first.manifest.notes.get("model", ""),
             "rows": reader.rows,
             "shards": reader.shards,
-            "partial": reader.rows < cache.layout.rows,
-            "preparation": {"seconds": sum_seconds(reader), "rows": reader.rows},
+            "partial": reader.rows < first.layout.rows,
+            "preparation": {"seconds": sum(map(sum_seconds, readers)), "rows": reader.rows},
             "prior": None if prior is None else asdict(prior),
-        },
-        lambda: read_vocabulary(cache),
-        lambda vocabulary, temporary: reader,
+        }
+        | ({"averaged": fingerprints} if len(caches) > 1 else {}),
+        lambda: read_vocabulary(first),
+        lambda vocabulary, temporary: readers,
         prior,
+        # As a task says it that has several prompts.
+        {"others": [[it["prompt"], it["suffix"]] for it in asked[1:]]} if asked[1:] else {},
     )
 
 
@@ -128,25 +142,27 @@ def sum_seconds(reader: CacheReader) -> float:
 
 
 def open_rows(
-    reader: CacheReader,
+    readers: Sequence[CacheReader],
     table: torch.Tensor,
     training: TrainingConfig,
     held_out_rows: int,
     device: torch.device,
     prior: Prior | None = None,
 ) -> RowSource:
-    """Turn a cache into the training loop's rows, some of them held out.
+    """Turn a cache, or several of the same rows, into the training loop's rows, some held out.
 
     ``table`` is the language model's, shape (V, d_T), on the device to train on.  Of the rows at
     most a tenth are held out, as whole chunks.  The prior is taken off their probabilities.
     """
+    reader = readers[0]
     sampler = read_sampler(reader.cache, table)
     held = choose_held_out(reader.chunks, reader.cache.layout.chunk_rows, held_out_rows)
     # Embeddings are made anew each time: those of a large model would fill the memory.
-    kept = reader.read_chunks(held)
+    kept = [*zip(*(each.read_chunks(held) for each in readers), strict=True)]
 
-    def embed(part: Slice) -> Rows:
-        answers = part.columns["probabilities"]
+    def embed(parts: tuple[Slice, ...]) -> Rows:
+        part = parts[0]
+        answers = average_answers([each.columns["probabilities"] for each in parts])
         answers = answers.copy() if prior is None else prior.remove(answers)
         probabilities = torch.from_numpy(answers).to(device)
         lengths = part.columns["length"]
@@ -160,11 +176,14 @@ def open_rows(
 
     def open_stream(consumed: int) -> Iterator[Rows]:
         slice_rows = training.batch_size // training.lengths_per_batch
-        return map(
-            embed, reader.stream_slices(slice_rows, training.seed, consumed, frozenset(held))
+        # The order depends on what all readers have in common.
+        streams = (
+            each.stream_slices(slice_rows, training.seed, consumed, frozenset(held))
+            for each in readers
         )
+        return map(embed, zip(*streams, strict=True))
 
-    classes = kept[0].columns["probabilities"].shape[1]
+    classes = kept[0][0].columns["probabilities"].shape[1]
     return RowSource(open_stream, lambda: map(embed, kept), classes)
 
 

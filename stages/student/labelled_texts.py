@@ -50,8 +50,8 @@ def open_labelled_texts(
             f"there are {len(texts)} texts; training needs more than {least}, some of which are "
             "held out"
         )
-    if config.source is not None:
-        cache = find_cache(config.cache, task.name, config.source, partial=True)
+    if config.source:
+        cache = find_cache(config.cache, task.name, config.source[0], partial=True)
         names = tuple(label["name"] for label in cache.manifest.inputs["task"]["labels"])
         if names != task.label_names:
             raise SettingError(
@@ -75,10 +75,10 @@ def open_labelled_texts(
         load = partial(lm.load_vocabulary, folder, device, dtype, task.describe())
     reporter.say(f"texts: {path} ({len(texts):,} with labels, no teacher); tokens of {where}")
 
-    def open_reader(vocabulary: lm.Vocabulary, temporary: Path) -> CacheReader:
+    def open_readers(vocabulary: lm.Vocabulary, temporary: Path) -> list[CacheReader]:
         tokenizer, longest = lm.unpack_tokenizer(vocabulary.files), vocabulary.task["max_length"]
         encoded = encode_texts(texts, tokenizer, longest, reporter)
-        return CacheReader(_write_cache(encoded, labels, len(task.labels), temporary))
+        return [CacheReader(_write_cache(encoded, labels, len(task.labels), temporary))]
 
     content = "".join(f"{len(row.text)} {row.text} {row.label}\n" for row in texts)
     digest = hashlib.sha256(content.encode()).hexdigest()
@@ -97,7 +97,7 @@ def open_labelled_texts(
             "preparation": {"seconds": 0.0, "rows": len(texts)},
         },
         load,
-        open_reader,
+        open_readers,
     )
 
 

@@ -59,7 +59,7 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     """
     task = load_task(config.task)
     if config.texts is None:
-        data = open_cached_answers(config, task.name, reporter)
+        data = open_cached_answers(config, task, reporter)
     else:
         data = open_labelled_texts(config, config.texts, task, reporter)
     out = _find_place(config, task.name)
@@ -161,9 +161,9 @@ def _train(
     checkpoint = out.parent / f".{out.name}.checkpoint"
     device_table = table.to(accelerator.device)
     with tempfile.TemporaryDirectory() as temporary:
-        reader = data.open_reader(vocabulary, Path(temporary))
+        readers = data.open_readers(vocabulary, Path(temporary))
         source = open_rows(
-            reader, device_table, training, config.held_out_rows, accelerator.device, data.prior
+            readers, device_table, training, config.held_out_rows, accelerator.device, data.prior
         )
         done = train_student(student, source, training, accelerator, checkpoint, identity, reporter)
     # What is written computes in float32, and that is what is fitted and measured.
@@ -173,7 +173,9 @@ def _train(
     if data.prior is not None:
         included = _measure_included(student, source, data.prior, reporter)
     self_generated = None
-    if (texts := read_self_generated(reader.cache)) is not None:
+    if len(readers) > 1:
+        reporter.say("self-generated texts: not measured, each prompt has others")
+    elif (texts := read_self_generated(readers[0].cache)) is not None:
         texts = texts.without(data.prior)
 
         @torch.no_grad()
@@ -189,7 +191,7 @@ def _train(
     record = {
         "identity": identity,
         "trainer": TRAINER,
-        "task": vocabulary.task,
+        "task": dict(vocabulary.task) | dict(data.prompts),
         "start_id": vocabulary.start_id,
         "remapped_id": None if remap is None else (remap.source, remap.target),
         "arch": config.arch,

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cache.suggestion import suggest
-from stages.errors import TaskError
+from stages.errors import SettingError, TaskError
+from stages.tasks.shares import BALANCED, parse_shares
 from stages.yaml_files import read_yaml
 
 SCORES = {"word_score": ("first-token", "whole"), "label_score": ("max", "sum")}
 """How a word and a label may be scored; the first is the default."""
 
-KEYS = ("name", "prompt", "suffix", "max_length", "labels", *SCORES)
+KEYS = ("name", "prompt", "suffix", "max_length", "labels", "prior", *SCORES)
 REQUIRED = ("prompt", "max_length", "labels")
 BUNDLED = Path(__file__).parent
 LONGEST = 1_000_000
@@ -48,6 +49,10 @@ class Task:
         word_score: ``first-token``: the logit of a word's first token; ``whole``: the logarithmic
             probability of all its tokens, spellings of it that are as short added up.
         label_score: ``max`` of its words' scores, or ``sum`` of their probabilities.
+        others: Further prompts and suffixes, whose answers are averaged with the first one's.
+        prior: What is taken off the answers when a student is trained: ``balanced``, ``none`` or
+            shares of the labels, ``label=share,…``.
+        drawn_behind: The prompt that `unigram` draws its tokens behind; None: its own.
     """
 
     name: str
@@ -57,6 +62,17 @@ class Task:
     max_length: int
     word_score: str = "first-token"
     label_score: str = "max"
+    others: tuple[tuple[str, str], ...] = ()
+    prior: str = BALANCED
+    drawn_behind: str | None = None
+
+    def split(self) -> tuple[Task, ...]:
+        """Return a task for each prompt; all have the rows that are drawn behind the first."""
+        first = replace(self, others=())
+        return first, *(
+            replace(first, prompt=prompt, suffix=suffix, drawn_behind=self.prompt)
+            for prompt, suffix in self.others
+        )
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -65,6 +81,8 @@ class Task:
 
     def describe(self, token_ids: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the task as a cache's manifest states it; scores only where not the default.
+
+        What a student is trained with alone, as the prior, is not there.
 
         Args:
             token_ids: What stands for each label word: a token, or the tokens of all spellings of
@@ -83,6 +101,7 @@ class Task:
             **{
                 key: own for key, known in SCORES.items() if (own := getattr(self, key)) != known[0]
             },
+            **({"others": [list(other) for other in self.others]} if self.others else {}),
         }
 
 
@@ -114,6 +133,8 @@ def load_task(name_or_path: str | Task) -> Task:
     data = read_yaml(path, "the task file", TaskError)
     if isinstance(data, dict) and re.fullmatch("[0-9]{1,9}", str(data.get("max_length"))):
         data["max_length"] = int(data["max_length"])
+    if isinstance(data, dict) and isinstance(data.get("prior"), dict):
+        data["prior"] = ",".join(f"{label}={share}" for label, share in data["prior"].items())
     return parse_task(data, source=str(path), default_name=path.stem)
 
 
@@ -126,6 +147,9 @@ def restore_task(described: Any, source: str) -> Task:
     try:
         labels = {it["name"]: [word for word, _ in it["words"]] for it in described["labels"]}
         data, name = dict(described) | {"labels": labels}, described["name"]
+        pairs = [[data["prompt"], data.get("suffix", "")], *data.pop("others", [])]
+        if len(pairs) > 1:
+            data["prompt"], data["suffix"] = map(list, zip(*pairs, strict=True))
     except (KeyError, TypeError, ValueError) as error:
         raise TaskError(f"{source} does not say of which task it is") from error
     return parse_task(data, source, name)
@@ -146,7 +170,20 @@ def parse_task(data: object, source: str, default_name: str) -> Task:
         raise TaskError(f"{source}: {fault}")
     found: dict[str, Any] = {"name": default_name, "suffix": ""} | data  # type: ignore[operator]
     labels = [Label(name, tuple(words)) for name, words in found.pop("labels").items()]
-    return Task(**found, labels=tuple(labels))
+    (found["prompt"], found["suffix"]), *others = _pair_prompts(found["prompt"], found["suffix"])
+    task = Task(**found, labels=tuple(labels), others=tuple(others))
+    try:
+        parse_shares(task.prior, task.label_names)
+    except SettingError as error:
+        raise TaskError(f"{source}: {error}") from error
+    return task
+
+
+def _pair_prompts(prompt: Any, suffix: Any) -> list[tuple[Any, Any]]:
+    """Pair each prompt with its suffix; one suffix is for all."""
+    prompts = prompt if isinstance(prompt, list) else [prompt]
+    suffixes = suffix if isinstance(suffix, list) else [suffix] * len(prompts)
+    return [*zip(prompts, suffixes, strict=False)]
 
 
 def _find_faults(data: Any, default_name: str) -> Iterator[str]:
@@ -156,11 +193,9 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
     yield from (f"unknown key {key!r:.80}{suggest(key, KEYS)}" for key in data if key not in KEYS)
     yield from (f"the key {key!r} is missing" for key in REQUIRED if key not in data)
     name, length, labels = data.get("name", default_name), data["max_length"], data["labels"]
-    yield from _find_no_text("prompt", data["prompt"])
-    yield from _find_no_text("suffix", data.get("suffix", ""))
     yield from _find_no_text("name", name)
-    if not data["prompt"].strip():
-        yield "the prompt is empty; say what the model is to decide"
+    yield from _find_prompt_faults(data["prompt"], data.get("suffix", ""))
+    yield from _find_no_text("prior", data.get("prior", ""))
     if not all(char.isalnum() or char in "-_." for char in name) or name[:1] in ("", "."):
         yield (
             f"name {name!r:.80} must be letters, digits, '-', '_' and '.', since directories are "
@@ -197,6 +232,25 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
                     "word can answer for one label only"
                 )
             owners[word] = label
+
+
+def _find_prompt_faults(prompt: Any, suffix: Any) -> Iterator[str]:
+    prompts = prompt if isinstance(prompt, list) else [prompt]
+    if not prompts:
+        yield "prompt: got an empty list, must be a text or a list of texts"
+    if isinstance(suffix, list) and len(suffix) != len(prompts):
+        yield (
+            f"suffix: got {len(suffix)} for {len(prompts)} prompt(s), must be one for all or one "
+            "for each"
+        )
+    pairs = _pair_prompts(prompt, suffix)
+    for text, behind in pairs:
+        yield from _find_no_text("prompt", text)
+        yield from _find_no_text("suffix", behind)
+        if not text.strip():
+            yield "the prompt is empty; say what the model is to decide"
+    if len({*pairs}) < len(pairs):
+        yield "prompt: one is given twice with the same suffix; each is to ask otherwise"
 
 
 def _find_no_text(where: str, value: object) -> Iterator[str]:

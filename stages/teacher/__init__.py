@@ -8,5 +8,5 @@ from stages.teacher.autotune import find_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.estimate import Estimate, estimate_teacher
 from stages.teacher.plan import make_teacher
-from stages.teacher.stage import run_teacher
+from stages.teacher.stage import TeacherResult, run_teacher
 from stages.teacher.teacher import Batch, Callbacks, Teacher, plan_batches

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stages.errors import SettingError
 from stages.inputs import InputsConfig
+from stages.tasks import Task
 
 COMPILE = ("auto", "on", "off")
 
@@ -15,7 +16,7 @@ COMPILE = ("auto", "on", "off")
 class TeacherConfig(InputsConfig):
     """What the teacher is asked, and where its answers go; the inputs as in the base class."""
 
-    task: str  # name or path
+    task: str | Task  # a name, a path, or it itself
     model: str = "auto"  # auto, mini, a hub id or a directory
     self_generated: int = 1024  # texts that the model writes, for students to be measured on
     cache: str | Path = "data/cache"  # root of the caches

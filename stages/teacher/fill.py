@@ -8,7 +8,7 @@ are no part of a cache's identity.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from stages.inputs import (
     read_samplers,
 )
 from stages.reporter import follow
+from stages.tasks import frame_task
 from stages.teacher.generation import write_texts
 from stages.teacher.plan import TeacherPlan
 from stages.teacher.teacher import Callbacks, Teacher
@@ -91,23 +92,31 @@ def compute_thresholds(inputs: Inputs, teacher: Teacher, reporter: Reporter) -> 
     contexts = inputs.identity["contexts"]
     seeds = mix_seeds(inputs.identity["seed"], CONTEXT_SEED, contexts["rows"])
     ids = torch.from_numpy(VocabularySampler(teacher.table).draw_ids(seeds, contexts["length"]))
+    prefix_ids = teacher.prefix_ids
+    if "prompt" in contexts:  # the first of a task's prompts, so that all have the same rows
+        first = replace(teacher.task, prompt=contexts["prompt"])
+        prefix_ids = list(frame_task(first, teacher.tokenizer, teacher.chat).prefix_ids)
     with reporter.track("average next-token distribution", len(ids), 0, "context") as show:
-        average = average_next_token(teacher, ids, follow(show, reporter))
+        average = average_next_token(teacher, ids, follow(show, reporter), prefix_ids)
     return quantise_distribution(average.numpy())
 
 
 @torch.inference_mode()
 def average_next_token(
-    teacher: Teacher, ids: torch.Tensor, advance: Callable[[int], None] = lambda count: None
+    teacher: Teacher,
+    ids: torch.Tensor,
+    advance: Callable[[int], None] = lambda count: None,
+    prefix_ids: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Average the model's own next-token distribution over contexts (B, T) behind the prompt.
+    """Average the model's own next-token distribution over contexts (B, T) behind a prompt.
 
-    ``advance`` is told of every context, and may raise to stop.  Returns probabilities, shape (V,),
-    float64, on the CPU.
+    The prompt is the task's, or given by its tokens.  ``advance`` is told of every context, and may
+    raise to stop.  Returns probabilities, shape (V,), float64, on the CPU.
     """
     with teacher.suspend():
         total = torch.zeros(len(teacher.table), dtype=torch.float64)
-        prefix = teacher.look_up(np.array([teacher.prefix_ids]))
+        prefix_ids = teacher.prefix_ids if prefix_ids is None else prefix_ids
+        prefix = teacher.look_up(np.array([prefix_ids]))
         for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
             inputs = torch.cat([prefix, teacher.table[row.to(teacher.device)][None]], dim=1)
             # A family that does not know how many are to be kept gives those of the prompt too.

@@ -43,7 +43,7 @@ def test_a_task_says_how_words_are_scored_and_so_does_what_follows(
     assert other.fingerprint != cache.fingerprint
     assert "word_score" not in other.manifest.inputs["task"]
     assert (read_rows(other)["probabilities"] != read_rows(cache)["probabilities"]).any()
-    run_student(make_student_config(task, root, out, source=cache.fingerprint), SilentReporter())
+    run_student(make_student_config(task, root, out, source=(cache.fingerprint,)), SilentReporter())
     assert read_record(out)["task"] == described
     assert "| score of a word, of a label | whole, sum |" in (out / "README.md").read_text()
     texts = tmp_path / "texts.jsonl"

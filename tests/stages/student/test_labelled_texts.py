@@ -116,9 +116,9 @@ class TestDirectTraining:
         cache, cpu = find_cache(tmp_path / "c", "mood", None, partial=False), torch.device("cpu")
         config = configure(mood, llm, texts, tmp_path / "out")
         data = open_labelled_texts(config, texts, load_task(str(mood)), SilentReporter())
-        reader = data.open_reader(data.load_vocabulary(), tmp_path / "temporary")
+        (reader,) = data.open_readers(data.load_vocabulary(), tmp_path / "temporary")
         labelled, answered = (
-            open_rows(each, read_table(cache), config.training, 16, cpu)
+            open_rows([each], read_table(cache), config.training, 16, cpu)
             for each in (reader, CacheReader(cache))
         )
         streams = [islice(source.open_stream(3), 150) for source in (labelled, answered)]
@@ -139,7 +139,7 @@ class TestDirectTraining:
         weights = []
         for name, changes in (
             ("model", {}),
-            ("cache", {"model": "auto", "source": result.cache.fingerprint[:12]}),
+            ("cache", {"model": "auto", "source": (result.cache.fingerprint[:12],)}),
         ):
             config = configure(mood, llm, texts, tmp_path / name, **changes)
             out = run_student(replace(config, cache=tmp_path / "c"), SilentReporter()).out
@@ -207,7 +207,7 @@ class TestRefusals:
             ({"labels": "silver"}, "labels: got 'silver', must be teacher or gold"),
             ({"texts": None}, "name the file of labelled texts"),
             ({"partial": True}, "leave partial out"),
-            ({"source": "abc"}, "give one of them"),
+            ({"source": ("abc",)}, "give one of them"),
             ({"labels": "teacher"}, "let the teacher answer the texts first"),
             ({"labels": "teacher", "texts": None}, "it is for labels gold"),
         ],
@@ -251,7 +251,7 @@ class TestRefusals:
         changed = tmp_path / "sad.jsonl"
         changed.write_text(texts.read_text().replace('"bad"', '"sad"'))
         place = next((tmp_path / "c" / "mood").iterdir())
-        config = configure(other, Path("auto"), changed, tmp_path / "out", source=str(place))
+        config = configure(other, Path("auto"), changed, tmp_path / "out", source=(str(place),))
         with pytest.raises(SettingError, match="is of the labels bad, good, the task mood has sad"):
             run_student(config, SilentReporter())
 

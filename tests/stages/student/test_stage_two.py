@@ -333,7 +333,7 @@ class TestInterruption:
 class TestHeldOutRows:
     def test_they_are_not_in_the_stream(self, filled: Filled) -> None:
         cache, config = filled[1].cache, TrainingConfig(batch_size=16, lengths_per_batch=4)
-        source = open_rows(CacheReader(cache), read_table(cache), config, 16, torch.device("cpu"))
+        source = open_rows([CacheReader(cache)], read_table(cache), config, 16, torch.device("cpu"))
         held = {tuple(row) for part in source.held_out() for row in part.probabilities.tolist()}
         again = {tuple(row) for part in source.held_out() for row in part.probabilities.tolist()}
         stream = source.open_stream(0)
@@ -430,7 +430,7 @@ class TestChoiceOfACache:
         other = tmp_path / "weather.yaml"
         other.write_text(mood.read_text().replace("mood", "weather"))
         config = make_student_config(other, several[0], tmp_path / "out")
-        config = replace(config, source=str(several[1][0].cache.place.path))
+        config = replace(config, source=(str(several[1][0].cache.place.path),))
         with pytest.raises(SettingError, match=r"is of the task mood, the student .* of weather"):
             run_student(config, SilentReporter())
 

@@ -18,7 +18,7 @@ from stages.metrics import fit_prior
 from stages.records import read_record
 from stages.reporter import SilentReporter
 from stages.student import run_student
-from stages.student.prior import parse_shares
+from stages.tasks import parse_shares
 
 Filled = tuple[Path, Any]
 LABELS = ("World", "Sports", "a=b")

@@ -1,0 +1,115 @@
+"""The caches that a student is trained on: one, or one of each prompt with the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from cache.directory import Cache
+from cache.errors import IncompleteError
+from cache.lookup import find_cache, find_caches
+from cache.reader import CacheReader
+from stages.errors import SettingError, Settings
+from stages.inputs import read_thresholds
+from stages.tasks import Task
+
+
+def find_answers(
+    root: str | Path, task: Task, sources: Sequence[str], partial: bool
+) -> list[Cache]:
+    """Find the caches that are named, or those of the task's prompts.
+
+    Raises:
+        SettingError: There is none of one of several prompts, or several.
+        CacheError: As for :func:`cache.lookup.find_cache`.
+    """
+    if sources or not task.others:
+        names = [each for name in sources for each in _expand(name)]
+        found = [find_cache(root, task.name, name, partial) for name in names or (None,)]
+        _check_same(found)
+        return found
+    there = [
+        Cache(it.place, it.manifest)
+        for it in find_caches(root)
+        if it.manifest and (it.is_complete or partial)
+    ]
+    found = []
+    for number, each in enumerate(task.split(), 1):
+        asked = (each.name, each.prompt, each.suffix)
+        fitting = [
+            cache
+            for cache in there
+            if tuple(cache.manifest.inputs["task"][key] for key in ("name", "prompt", "suffix"))
+            == asked
+        ]
+        if len(fitting) != 1:
+            raise SettingError(
+                f"prompt {number} of {1 + len(task.others)} of the task {task.name} "
+                f"({each.prompt.strip()!r:.60}) has {len(fitting)} complete caches below {root}, "
+                "must have one; name one for each prompt, or have the teacher answer it",
+                Settings(("source",)),
+            )
+        found += fitting
+    _check_same(found)
+    return found
+
+
+def open_readers(caches: Sequence[Cache], partial: bool) -> list[CacheReader]:
+    """Read the same shards of all caches: every one, or (``partial``) those that all have."""
+    readers = [CacheReader(cache, partial) for cache in caches]
+    common = set.intersection(*(set(reader.shards) for reader in readers))
+    if all(len(reader.shards) == len(common) for reader in readers):
+        return readers
+    if not common:
+        places = ", ".join(str(cache.place) for cache in caches)
+        raise IncompleteError(f"the caches {places} have no complete shard in common")
+    return [CacheReader(cache, shards=sorted(common)) for cache in caches]
+
+
+def _expand(source: str) -> list[str]:
+    """Return the fingerprints in a teacher's summary of several prompts; others as they are."""
+    try:
+        prompts = json.loads(Path(source).read_text())["prompts"]
+        return [str(each["fingerprint"]) for each in prompts]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [source]
+
+
+def _check_same(caches: Collection[Cache]) -> None:
+    """Raise SettingError where caches are not answers to the same rows in the same labels."""
+    first, *others = caches
+    for cache in others:
+        faults = [
+            what
+            for what, own, other in (
+                ("labels", _list_labels(first), _list_labels(cache)),
+                ("model", first.manifest.inputs["model"], cache.manifest.inputs["model"]),
+                ("random inputs", _describe_rows(first), _describe_rows(cache)),
+                ("number of rows", first.layout, cache.layout),
+            )
+            if own != other
+        ]
+        if cache.fingerprint == first.fingerprint:
+            faults = ["nothing: they are the same"]
+        if faults:
+            raise SettingError(
+                f"the caches {first.place} and {cache.place} differ in {' and '.join(faults)}; "
+                "several must be of the same rows under different prompts",
+                Settings(("source",)),
+            )
+
+
+def _list_labels(cache: Cache) -> list[str]:
+    return [label["name"] for label in cache.manifest.inputs["task"]["labels"]]
+
+
+def _describe_rows(cache: Cache) -> object:
+    """Return what the rows follow from; texts that a model wrote behind its prompt are its own."""
+    sampler = dict(cache.manifest.inputs["sampler"])
+    if "contexts" in sampler:
+        thresholds = read_thresholds(cache)
+        sampler["contexts"] = None if thresholds is None else thresholds.tobytes()
+    if "writing" in sampler:
+        sampler["prompt"] = cache.manifest.inputs["task"]["prompt"]
+    return sampler

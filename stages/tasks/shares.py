@@ -1,0 +1,45 @@
+"""The shares that a task's classes are to have where a teacher's prior is taken off its answers."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+
+from stages.errors import SettingError
+
+BALANCED, NONE = "balanced", "none"
+
+
+def parse_shares(asked: str, labels: Sequence[str]) -> tuple[float, ...] | None:
+    """Return the wanted shares, in the labels' order; None where no prior is to be taken off.
+
+    Raises:
+        SettingError: It is neither ``balanced`` nor ``none`` nor a positive share for each label.
+    """
+    if asked == NONE:
+        return None
+    if asked == BALANCED:
+        return (1 / len(labels),) * len(labels)
+    found: dict[str, float] = {}
+    for part in asked.split(","):
+        name, equals, share = (piece.strip() for piece in part.rpartition("="))
+        if not equals or name not in labels or name in found:
+            near = difflib.get_close_matches(name or share, labels, 1)
+            hint = f"; did you mean {near[0]}?" if near and name not in found else ""
+            raise SettingError(
+                f"prior: got {part.strip()!r} in {asked!r}, must be {BALANCED}, {NONE}, or one "
+                f"share for each of {', '.join(labels)}, as in {labels[0]}=0.4,…{hint}"
+            )
+        try:
+            found[name] = float(share)
+        except ValueError:
+            found[name] = math.nan
+        if not 0 < found[name] <= 1:
+            raise SettingError(f"prior: got {share!r} for {name}, must be in (0, 1]")
+    if missing := [name for name in labels if name not in found]:
+        raise SettingError(f"prior: {asked!r} has no share for {', '.join(missing)}")
+    total = sum(found.values())
+    if abs(total - 1) > 1e-3:
+        raise SettingError(f"prior: the shares in {asked!r} sum to {total:g}, must sum to 1")
+    return tuple(found[name] / total for name in labels)
