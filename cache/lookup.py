@@ -1,7 +1,5 @@
 """Where caches lie: below a root, one directory a task."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Caches below a root directory: made at most once each, opened with a check, and listed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """What there is to know about one cache: how far it is, how fast, who is on it, what it holds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

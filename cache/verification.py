@@ -4,8 +4,6 @@ Repair removes and computes nothing: a shard without its record is free for the 
 a missing file of the cache as a whole.  Whatever was not damaged stays as it was.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Numbers as people read them, and small JSON files, written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

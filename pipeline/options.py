@@ -1,7 +1,5 @@
 """Types and options that several commands share."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

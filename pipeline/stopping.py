@@ -5,8 +5,6 @@ an exception at whatever line it is; where a library does not come back, the pro
 at any instant is survived.  A second signal ends it at once.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import signal

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import TaskChoiceError
+from pipeline.console import Console
 
 if TYPE_CHECKING:
-    from pipeline.console import Console
     from stages.tasks import Task
 
 

@@ -1,17 +1,13 @@
 """One process at a time on one directory: a lock that dies with its holder."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
+from stages.reporter import Reporter
 
 POLL_SECONDS = 1.0
 

@@ -1,7 +1,5 @@
 """What a student was trained from and how, kept with its weights; and its directory as a whole."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 All rows of a chunk share a length, so that none is ever padded.
 """
 
-from __future__ import annotations
-
 import functools
 from bisect import bisect_right
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ compared, and replaced on condition that it is still the one that was read befor
 found to hold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import format_cache
+from pipeline.console import Console
 from pipeline.format_cache import printable
 from pipeline.options import CACHE, JSON, PLACE
 
 if TYPE_CHECKING:
     from cache.stores import Place
     from cache.verification import Report
-    from pipeline.console import Console
 
 
 @click.group()

@@ -13,11 +13,10 @@ from stages.classify.torch_classifier import load_model, wrap_model
 from stages.errors import ExportError
 from stages.export import onnx
 from stages.loading import load_tokenizer
+from stages.reporter import Reporter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from stages.reporter import Reporter
 
 FLOAT32, INT8 = "onnx/model.onnx", "onnx/model_int8.onnx"
 """Where optimum and transformers.js look."""

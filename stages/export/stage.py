@@ -1,14 +1,12 @@
 """A student's files for others: the formats asked for, checked, measured, in one directory."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.classify import Classifier, is_onnx
 from stages.devices import describe_threads
@@ -16,10 +14,8 @@ from stages.errors import ExportError, SettingError, Settings
 from stages.export.comparison import MOST_ROUNDS, ROUND, ComparedFile, compare, draw_texts
 from stages.export.formats import FORMATS, SavedStudent
 from stages.records import RECORD, publish_directory, read_record
+from stages.reporter import Reporter
 from stages.student import write_card
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 COMMON = ("config.json", "tokenizer.json", "tokenizer_config.json")
 """What belongs to every format."""

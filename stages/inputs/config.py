@@ -1,7 +1,5 @@
 """Which inputs a cache has."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

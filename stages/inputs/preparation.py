@@ -22,15 +22,13 @@ from cache.draw import (
 )
 from cache.errors import SamplerError
 from stages.errors import SettingError
-from stages.inputs.config import SamplingSettings
+from stages.inputs.config import InputsConfig, SamplingSettings
+from stages.reporter import Reporter
 from stages.tasks import Task
 from stages.texts import encode_texts, read_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from stages.inputs.config import InputsConfig
-    from stages.reporter import Reporter
 
 TEXTS = "texts"  # name of the sampler of a cache whose inputs are texts
 MODEL_SAMPLERS = ("self", "self-labelled")  # their inputs are written by the language model
