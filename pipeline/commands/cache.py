@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import format_cache
+from pipeline import formats
 from pipeline.console import Console
-from pipeline.format_cache import printable
+from pipeline.formats import printable
 from pipeline.options import CACHE, JSON, PLACE
 
 if TYPE_CHECKING:
@@ -94,7 +94,6 @@ def show(name: str | None, cache: str, as_json: bool) -> None:
     from cache.opening import open_cache
     from cache.overview import describe_cache
     from pipeline.console import Console
-    from pipeline.formats import format_json
 
     console = Console()
     with console.catch_signals():
@@ -107,9 +106,9 @@ def show(name: str | None, cache: str, as_json: bool) -> None:
 
             found = describe_cache(opened, advance, console.warn)
     if as_json:
-        click.echo(format_json(format_cache.overview_data(found)))
+        click.echo(formats.format_json(formats.overview_data(found)))
     else:
-        for key, value in format_cache.format_overview(found):
+        for key, value in formats.format_overview(found):
             click.echo(f"{key:<12} {printable(value)}")
     if found.damage:
         for line in found.damage:
@@ -150,9 +149,9 @@ def verify(names: tuple[str, ...], repair: bool, cache: str, as_json: bool) -> N
                 results.append({"path": str(place), "error": str(error)})
                 continue
             failed |= bool(report.faults) and removed is None
-            results.append(format_cache.report_data(report, removed))
+            results.append(formats.report_data(report, removed))
             if not as_json:
-                for line in format_cache.report_lines(report, removed):
+                for line in formats.report_lines(report, removed):
                     click.echo(printable(line))
                 _advise(report, removed, console)
     if as_json:

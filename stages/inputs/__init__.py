@@ -16,11 +16,12 @@ from stages.inputs.attachments import (
     read_table,
     read_vocabulary,
 )
-from stages.inputs.config import InputsConfig, SamplingSettings
 from stages.inputs.preparation import (
     MODEL_SAMPLERS,
     TEXTS,
     Inputs,
+    InputsConfig,
+    SamplingSettings,
     build_samplers,
     mix_parts,
     prepare_inputs,
