@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cache.format import Manifest
-    from cache.overview import CacheOverview
     from cache.verification import Report
 
 MOST_STRAYS = 5
@@ -90,75 +88,51 @@ def report_data(report: Report, removed: list[str] | None) -> dict[str, Any]:
     }
 
 
-def format_overview(found: CacheOverview) -> Iterator[tuple[str, str]]:
-    """Yield what there is to say about a cache as titles and values."""
-    cache, manifest, layout = found.cache, found.cache.manifest, found.cache.layout
-    yield "fingerprint", cache.fingerprint
-    yield "label", manifest.label
-    yield "path", str(cache.place)
-    yield "created", manifest.created
+def format_overview(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what :func:`cache.overview.describe_cache` says of a cache as titles and values."""
+    layout = found["layout"]
+    for key in ("fingerprint", "label", "path", "created"):
+        yield key, found[key]
     try:
-        yield from list(_format_inputs(manifest))
+        yield from list(_format_inputs(found["inputs"], found["notes"]))
     except (KeyError, TypeError, AttributeError):
         # Not one of the teacher's: shown as it is.
-        yield from ((name, json.dumps(value)) for name, value in manifest.inputs.items())
+        yield from ((name, json.dumps(value)) for name, value in found["inputs"].items())
     columns = ", ".join(
-        f"{name} {column.dtype}{list(column.shape) or ''}"
-        for name, column in layout.columns.items()
+        f"{name} {column['dtype']}{list(column['shape']) or ''}"
+        for name, column in layout["columns"].items()
     )
     yield (
         "layout",
-        f"{layout.rows:,} rows in chunks of {layout.chunk_rows:,} and shards of "
-        f"{layout.shard_rows:,}: {columns}",
+        f"{layout['rows']:,} rows in chunks of {layout['chunk_rows']:,} and shards of "
+        f"{layout['shard_rows']:,}: {columns}",
     )
     yield (
         "progress",
-        f"{found.committed:,} of {cache.shards:,} shards, {found.rows:,} of {layout.rows:,} rows"
-        f"{', complete' if found.is_complete else ''}",
+        f"{found['committed']:,} of {found['shards']:,} shards, {found['rows']:,} of "
+        f"{layout['rows']:,} rows{', complete' if found['complete'] else ''}",
     )
-    if found.rate is not None:
-        yield "rate", f"{found.rate:,.1f} rows a second while it was being filled"
-    if found.seconds_left is not None:
-        yield "time left", format_duration(found.seconds_left)
-    for claim in found.workers or ():
-        yield "worker", f"{claim.host or '?'}, process {claim.pid or '?'}, shard {claim.shard}"
-    if not found.workers:
-        yield "workers", "none" if found.workers is not None else "unknown"
-    row_bytes = f", {found.row_bytes:,.1f} a row" if found.row_bytes is not None else ""
-    yield "bytes", f"{found.bytes:,}{row_bytes}"
-    for name, (rows, probability) in found.balance.items():
+    if found["rate"] is not None:
+        yield "rate", f"{found['rate']:,.1f} rows a second while it was being filled"
+    if found["seconds_left"] is not None:
+        yield "time left", format_duration(found["seconds_left"])
+    for one in found["workers"] or ():
+        yield "worker", f"{one['host'] or '?'}, process {one['pid'] or '?'}, shard {one['shard']}"
+    if not found["workers"]:
+        yield "workers", "none" if found["workers"] is not None else "unknown"
+    row_bytes = f", {found['row_bytes']:,.1f} a row" if found["row_bytes"] is not None else ""
+    yield "bytes", f"{found['bytes']:,}{row_bytes}"
+    for name, share in found["balance"].items():
         yield (
             "class",
-            f"{name}: most probable in {rows:,} rows ({rows / found.rows:.1%}), mean probability "
-            f"{probability:.4f}",
+            f"{name}: most probable in {share['rows']:,} rows "
+            f"({share['rows'] / found['rows']:.1%}), mean probability {share['probability']:.4f}",
         )
 
 
-def overview_data(found: CacheOverview) -> dict[str, Any]:
-    """Return what there is to know about a cache for JSON."""
-    cache, manifest = found.cache, found.cache.manifest
-    figures = ("committed", "rows", "rate", "seconds_left", "bytes", "row_bytes", "damage")
-    return {
-        "fingerprint": cache.fingerprint,
-        "label": manifest.label,
-        "path": str(cache.place),
-        "created": manifest.created,
-        "inputs": manifest.inputs,
-        "notes": manifest.notes,
-        "layout": asdict(cache.layout),
-        "shards": cache.shards,
-        "complete": found.is_complete,
-        **{name: getattr(found, name) for name in figures},
-        "workers": None if found.workers is None else [asdict(worker) for worker in found.workers],
-        "balance": {
-            name: {"rows": rows, "probability": probability}
-            for name, (rows, probability) in found.balance.items()
-        },
-    }
-
-
-def _format_inputs(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    inputs, notes = manifest.inputs, manifest.notes
+def _format_inputs(
+    inputs: Mapping[str, Any], notes: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     task, sampler, compute = inputs["task"], inputs["sampler"], inputs["compute"]
     yield "task", f"{task['name']}: {', '.join(label['name'] for label in task['labels'])}"
     for key in ("prompt", "suffix"):

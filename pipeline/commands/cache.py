@@ -106,12 +106,12 @@ def show(name: str | None, cache: str, as_json: bool) -> None:
 
             found = describe_cache(opened, advance, console.warn)
     if as_json:
-        click.echo(formats.format_json(formats.overview_data(found)))
+        click.echo(formats.format_json(found))
     else:
         for key, value in formats.format_overview(found):
             click.echo(f"{key:<12} {printable(value)}")
-    if found.damage:
-        for line in found.damage:
+    if found["damage"]:
+        for line in found["damage"]:
             click.echo(printable(line), err=True)
         click.echo(f"run `pipeline cache verify {opened.place}`", err=True)
         click.get_current_context().exit(1)
