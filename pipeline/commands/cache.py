@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -35,22 +35,11 @@ def list_caches_command(cache: str, as_json: bool) -> None:
 
     Example: pipeline cache list
     """
-    from cache.lookup import find_caches
+    from cache.opening import list_caches
+    from cache.stores import parse_place
 
-    entries: list[dict[str, Any]] = [
-        {
-            "fingerprint": found.manifest.fingerprint if found.manifest else None,
-            "label": found.manifest.label if found.manifest else None,
-            "path": str(found.place),
-            "shards": found.shards,
-            "committed": found.committed,
-            "complete": found.is_complete,
-            "bytes": found.bytes,
-            "newest": found.newest.isoformat() if found.newest else None,
-            "error": found.error,
-        }
-        for found in find_caches(cache)
-    ]
+    tasks = parse_place(cache).list_places()
+    entries = [entry for task in tasks for entry in list_caches(task)]
     if as_json:
         click.echo(json.dumps(entries, indent=2))
         return
