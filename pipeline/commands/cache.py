@@ -12,6 +12,7 @@ from pipeline import formats
 from pipeline.console import Console
 from pipeline.formats import printable
 from pipeline.options import CACHE, JSON, PLACE
+from stages.reporter import follow
 
 if TYPE_CHECKING:
     from cache.stores import Place
@@ -82,18 +83,12 @@ def show(name: str | None, cache: str, as_json: bool) -> None:
     from cache.lookup import find_place
     from cache.opening import open_cache
     from cache.overview import describe_cache
-    from pipeline.console import Console
 
     console = Console()
     with console.catch_signals():
         opened = open_cache(find_place(cache, name))
-        with console.track("reading", len(opened.committed()), 0, "shard") as show:
-
-            def advance(shards: int) -> None:
-                show(shards)
-                console.check_stop()
-
-            found = describe_cache(opened, advance, console.warn)
+        with console.track("reading", len(opened.committed()), 0, "shard") as advance:
+            found = describe_cache(opened, follow(advance, console), console.warn)
     if as_json:
         click.echo(formats.format_json(found))
     else:
@@ -121,7 +116,6 @@ def verify(names: tuple[str, ...], repair: bool, cache: str, as_json: bool) -> N
     """
     from cache.errors import CacheError, ManifestError
     from cache.lookup import find_places, list_places
-    from pipeline.console import Console
 
     console = Console()
     results, failed = [], False
@@ -191,12 +185,7 @@ def _verify(place: Place, repair: bool, console: Console) -> tuple[Report, list[
     total = len(place.open_files().names(DIRECTORY))
     name = str(place).rpartition("/")[2]
     with console.track(f"verify {name[:12]}", total, 0, "shard") as advance:
-
-        def step(count: int) -> None:
-            advance(count)
-            console.check_stop()
-
-        report = verify_cache(place, step)
+        report = verify_cache(place, follow(advance, console))
     return report, repair_cache(report) if repair and report.faults else None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline import options
-from pipeline.console import Console
+from pipeline.console import Console, quieten_libraries
 from pipeline.params import Command
 
 
@@ -56,7 +56,6 @@ def tag(
 
     Example: echo "What a film!" | pipeline tag --model data/students/imdb-mini
     """
-    from pipeline.console import Console, quieten_libraries
     from stages.classify import (
         SCORES,
         find_model,
