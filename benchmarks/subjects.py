@@ -92,7 +92,7 @@ class Rows:
 def make_lengths(kind: str, longest: int) -> LengthRule:
     """Return the rule of a kind of lengths; ``constant`` ones are the longest."""
     if kind == "constant":
-        return LengthRule("fixed", longest, longest)
+        return LengthRule("uniform", longest, longest)
     return LengthRule(kind, 1, longest)
 
 

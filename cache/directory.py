@@ -5,8 +5,6 @@ that last step it does not exist for anyone.  So whatever is killed, and wheneve
 in flight and nothing else.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 from collections.abc import Callable, Mapping

@@ -1,22 +1,16 @@
 """Where caches lie: below a root, one directory a task."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from cache.directory import Cache
 from cache.errors import CacheChoiceError, CacheError, Hint, TaskChoiceError
-from cache.opening import CacheSummary, list_caches, open_cache, read_manifest
+from cache.opening import open_cache, read_manifest
 from cache.stores import LocalPlace, Place, parse_place
 
 MOST_CANDIDATES = 20
-
-
-def find_caches(root: str | Path) -> list[CacheSummary]:
-    """Return the caches below a root, those of each task together."""
-    return [found for task in parse_place(root).list_places() for found in list_caches(task)]
 
 
 def list_places(root: str | Path) -> list[Place]:
@@ -85,16 +79,15 @@ def find_only_task(root: str | Path, partial: bool) -> Cache:
 
     TaskChoiceError: no task has one, or several have.
     """
-    caches = [(Cache(it.place, it.manifest), it) for it in find_caches(root) if it.manifest]
-    caches.sort(key=lambda pair: pair[0].manifest.created)
+    caches, complete = _open_caches(list_places(root))
     fitting = {
-        str(cache.place).split("/")[-2]: cache for cache, it in caches if it.is_complete or partial
+        str(cache.place).split("/")[-2]: cache for cache in (caches if partial else complete)
     }
     if len(fitting) == 1:
         return next(iter(fitting.values()))
     several = f"{len(fitting)} tasks have" if fitting else "no task has"
     kind = "a cache" if partial else "a complete cache"
-    unfinished = [] if fitting else [cache for cache, _ in caches]
+    unfinished = [] if fitting else caches
     raise TaskChoiceError(f"{several} {kind} below {root}", root, sorted(fitting), unfinished)
 
 
@@ -125,21 +118,35 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
         return open_named_cache(root, task, source)
     if task is None:
         return find_only_task(root, partial)
-    found = [summary for summary in list_caches(parse_place(root) / task) if summary.manifest]
-    fitting = [summary for summary in found if summary.is_complete or partial]
+    found, complete = _open_caches((parse_place(root) / task).list_places())
+    fitting = found if partial else complete
     if len(fitting) == 1 or (not fitting and len(found) == 1):
         # Of an incomplete one its reader says how much is there and what to do.
-        return open_cache((fitting or found)[0].place)
+        return (fitting or found)[0]
     if not fitting:
         raise CacheChoiceError(
             f"no complete cache of task {task} below {root} ({len(found)} incomplete)",
             Hint.CREATE,
             task,
         )
-    places = [summary.place for summary in fitting]
+    places = sorted((cache.place for cache in fitting), key=str)
     raise CacheChoiceError(
         f"{len(fitting)} caches of task {task} below {root}{_list(places)}", Hint.CHOOSE
     )
+
+
+def _open_caches(places: Iterable[Place]) -> tuple[list[Cache], list[Cache]]:
+    """Open those that can be, in the order of creation; and of these, the whole and sound ones."""
+    caches, complete = [], []
+    for place in places:
+        with suppress(CacheError):
+            caches.append(open_cache(place))
+    caches.sort(key=lambda cache: cache.manifest.created)
+    for cache in caches:
+        with suppress(CacheError):
+            if len([cache.record(shard) for shard in cache.committed()]) == cache.shards:
+                complete.append(cache)
+    return caches, complete
 
 
 def _matching(places: Iterable[Place], name: str) -> list[Place]:

@@ -1,9 +1,7 @@
 """Caches below a root directory: made at most once each, opened with a check, and listed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,28 +29,6 @@ from cache.format import (
 from cache.stores import TEMPORARY, Place, parse_place
 
 Attachments = Callable[[], Mapping[str, bytes]]
-
-
-@dataclass(frozen=True)
-class CacheSummary:
-    """One directory below a root, cache or not."""
-
-    place: Place
-    manifest: Manifest | None  # None where it cannot be read
-    committed: int  # shards, the ``newest`` at that time
-    bytes: int  # of all files
-    newest: datetime | None
-    error: str | None  # what manifest and commit records tell is wrong with it
-
-    @property
-    def shards(self) -> int:
-        """Number of shards that there are to be, 0 where the manifest cannot be read."""
-        return self.manifest.layout.shards if self.manifest else 0
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the manifest and every commit record are there and sound."""
-        return self.error is None and self.committed == self.shards
 
 
 def create_or_open(
@@ -136,29 +112,45 @@ def read_manifest(place: Place, fingerprint: str | None = None) -> Manifest:
     return manifest
 
 
-def list_caches(root: str | Path | Place) -> list[CacheSummary]:
-    """Return a summary of every directory below a root, by name; hidden ones are left out.
+def list_caches(root: str | Path | Place) -> list[dict[str, Any]]:
+    """Say of every directory below a root, by name, what manifest and commit records tell of it.
 
-    A directory that is not a sound cache is listed with what is wrong with it.
+    Hidden ones are left out.  As JSON can hold it: ``committed`` are shards, the ``newest`` at that
+    time, ``bytes`` those of all files, and ``error`` is what is wrong, None if nothing is.  Where
+    the manifest cannot be read, what it would say is None or 0.
     """
     return [_summarise(place) for place in parse_place(root).list_places()]
 
 
-def _summarise(place: Place) -> CacheSummary:
-    total = sum(size for _, size in place.open_files().walk())
+def _summarise(place: Place) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "fingerprint": None,
+        "label": None,
+        "path": str(place),
+        "shards": 0,
+        "committed": 0,
+        "complete": False,
+        "bytes": sum(size for _, size in place.open_files().walk()),
+        "newest": None,
+        "error": None,
+    }
     try:
         cache = open_cache(place)
     except CacheError as error:
-        return CacheSummary(place, None, 0, total, None, str(error))
-    errors, moments = [], []
-    committed = cache.committed()
+        return found | {"error": str(error)}
+    found |= {"fingerprint": cache.fingerprint, "label": cache.manifest.label}
+    moments, committed = [], cache.committed()
     for shard in committed:
         try:
             moments.append(cache.record(shard).finished)
         except CacheError as error:
-            errors.append(str(error))
-    newest, first_error = max(moments, default=None), next(iter(errors), None)
-    return CacheSummary(place, cache.manifest, len(committed), total, newest, first_error)
+            found["error"] = found["error"] or str(error)
+    return found | {
+        "shards": cache.shards,
+        "committed": len(committed),
+        "complete": len(moments) == cache.shards,
+        "newest": max(moments).isoformat() if moments else None,
+    }
 
 
 def _create(

@@ -1,11 +1,10 @@
 """What there is to know about one cache: how far it is, how fast, who is on it, what it holds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -13,35 +12,19 @@ from cache.directory import Cache
 from cache.errors import CacheError, DamageError
 from cache.format import CommitRecord
 from cache.reader import CacheReader
-from cache.stores import LiveClaim
-
-
-@dataclass(frozen=True)
-class CacheOverview:
-    """The state of a cache; None is what cannot be told."""
-
-    cache: Cache
-    committed: int  # shards that are sound
-    rows: int  # in these
-    bytes: int  # of all files
-    row_bytes: float | None  # that a row takes in its shard's files
-    rate: float | None  # rows a second while it was being filled
-    seconds_left: float | None  # that the live workers will need for the rest
-    workers: tuple[LiveClaim, ...] | None
-    # For each class the rows in which it is the most probable, and its mean probability.
-    balance: dict[str, tuple[int, float]]
-    damage: tuple[str, ...]  # that was found on the way
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every shard is committed and sound."""
-        return self.committed == self.cache.shards
 
 
 def describe_cache(
     cache: Cache, advance: Callable[[int], None], warn: Callable[[str], None]
-) -> CacheOverview:
-    """Read all of a cache and say what it holds; ``advance`` may raise to stop."""
+) -> dict[str, Any]:
+    """Read all of a cache and say what it holds, as JSON can; ``advance`` may raise to stop.
+
+    None is what cannot be told.  ``committed`` counts the sound shards and ``rows`` theirs, of
+    which each takes ``row_bytes`` in its shard's files; ``bytes`` are those of all files, ``rate``
+    is in rows a second while it was being filled, ``seconds_left`` what the live workers will need
+    for the rest, ``balance`` for each class the rows in which it is the most probable, and its mean
+    probability, and ``damage`` what was found on the way.
+    """
     damage: list[str] = []
     records: list[CommitRecord] = []
     column = cache.layout.columns.get("probabilities")
@@ -73,7 +56,7 @@ def describe_cache(
             records.append(record)
         advance(1)
     try:
-        workers = tuple(cache.live_claims())
+        workers = [asdict(worker) for worker in cache.live_claims()]
     except CacheError as error:
         warn(f"who works on it cannot be told: {error}")
         workers = None
@@ -84,19 +67,30 @@ def describe_cache(
         rest = left * sum(r.seconds for r in records) / rows / len(workers)
         seconds_left = rest if math.isfinite(rest) else None
     voters = int(votes.sum())
-    shares = zip(votes.tolist(), (sums / max(voters, 1)).tolist(), strict=True)
-    return CacheOverview(
-        cache=cache,
-        committed=len(records),
-        rows=rows,
-        bytes=sum(size for _, size in cache.files.walk()),
-        row_bytes=data / rows if rows else None,
-        rate=_find_rate(records, rows),
-        seconds_left=seconds_left,
-        workers=workers,
-        balance=dict(zip(_name_classes(cache, classes), shares, strict=True)) if voters else {},
-        damage=tuple(damage),
-    )
+    means = (sums / max(voters, 1)).tolist()
+    shares = zip(_name_classes(cache, classes), votes.tolist(), means, strict=True)
+    return {
+        "fingerprint": cache.fingerprint,
+        "label": cache.manifest.label,
+        "path": str(cache.place),
+        "created": cache.manifest.created,
+        "inputs": cache.manifest.inputs,
+        "notes": cache.manifest.notes,
+        "layout": asdict(cache.layout),
+        "shards": cache.shards,
+        "complete": len(records) == cache.shards,
+        "committed": len(records),
+        "rows": rows,
+        "rate": _find_rate(records, rows),
+        "seconds_left": seconds_left,
+        "bytes": sum(size for _, size in cache.files.walk()),
+        "row_bytes": data / rows if rows else None,
+        "damage": damage,
+        "workers": workers,
+        "balance": {
+            name: {"rows": count, "probability": mean} for name, count, mean in shares if voters
+        },
+    }
 
 
 def _name_classes(cache: Cache, classes: int) -> list[str]:

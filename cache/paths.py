@@ -3,8 +3,6 @@
 The one place that decides it.  A student in use needs it, so nothing heavy is imported.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

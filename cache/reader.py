@@ -5,8 +5,6 @@ counter-based generator and a stable sort are used for it, so it is the same in 
 with every version of numpy, whose own shuffles carry no such promise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

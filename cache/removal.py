@@ -1,7 +1,5 @@
 """Deletion: of a whole cache, or one thing in it; never what is no cache's, nor behind a link."""
 
-from __future__ import annotations
-
 import errno
 import re
 from pathlib import Path, PurePosixPath

@@ -4,8 +4,6 @@ Repair removes and computes nothing: a shard without its record is free for the 
 a missing file of the cache as a whole.  Whatever was not damaged stays as it was.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +18,12 @@ from cache.format import (
     GROUP,
     MANIFEST,
     CommitRecord,
-    Layout,
     committed_shards,
-    object_path,
     record_path,
 )
 from cache.opening import read_manifest
 from cache.removal import check_no_link, erase
 from cache.stores import CLAIMS, TEMPORARY, Place, parse_place
-
-_OBJECT = re.compile(rf"{GROUP}/([a-z][a-z0-9_]*)/c/(0|[1-9][0-9]*)(/0)*")
 
 
 @dataclass(frozen=True)
@@ -168,10 +162,10 @@ def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
         size += file_size
         if path == MANIFEST or path in cache.manifest.files or path.startswith(f"{CLAIMS}/"):
             continue
-        shard = _shard_of(path, cache.layout)
+        shard = _shard_of(path, cache)
         if shard is not None and (shard in committed or path == record_path(shard)):
             continue
-        if shard is None and _is_in_the_way(path, cache.layout):
+        if shard is None and _is_in_the_way(path, cache):
             obstacles.append(Fault(path, "a file where a directory must be", None))
         else:
             loose.append((path, shard))
@@ -189,27 +183,22 @@ def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
     return obstacles, tuple(sorted(strays)), size
 
 
-def _shard_of(path: str, layout: Layout) -> int | None:
+def _shard_of(path: str, cache: Cache) -> int | None:
     # The shard whose record or column lies there, None where that is nobody's place.
-    folder, _, name = path.rpartition("/")
-    if folder == DIRECTORY:
-        return next(iter(committed_shards([name], layout.shards)), None)
-    match = _OBJECT.fullmatch(path)
-    if match is None or match[1] not in layout.columns or int(match[2]) >= layout.shards:
-        return None
-    shard = int(match[2])
-    return shard if path == object_path(match[1], layout.columns[match[1]], shard) else None
+    return next((shard for shard in _numbers(path, cache) if path in cache.paths_of(shard)), None)
 
 
-def _is_in_the_way(path: str, layout: Layout) -> bool:
+def _is_in_the_way(path: str, cache: Cache) -> bool:
     if path in (GROUP, DIRECTORY, CLAIMS, TEMPORARY, ATTACHMENTS.rstrip("/")):
         return True
-    match = _OBJECT.fullmatch(path)
-    shard = int(match[2]) if match else 0
-    return shard < layout.shards and any(
-        object_path(name, column, shard).startswith(f"{path}/")
-        for name, column in layout.columns.items()
-    )
+    below = (each for shard in _numbers(path, cache) for each in cache.paths_of(shard))
+    return any(each.startswith(f"{path}/") for each in below)
+
+
+def _numbers(path: str, cache: Cache) -> list[int]:
+    # The shards that a path may be of, by the numbers in it; the first, if it is above them all.
+    found = [int(digits) for digits in re.findall(r"[0-9]{1,7}", path)]
+    return [0, *(shard for shard in found if shard < cache.shards)]
 
 
 def _repair_manifest(place: Place) -> list[str]:

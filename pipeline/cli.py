@@ -3,13 +3,10 @@
 Nothing but click is imported before a command runs, so that help answers at once.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
 from contextlib import suppress
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -23,7 +20,7 @@ from pipeline.commands.student import student
 from pipeline.commands.tag import tag
 from pipeline.commands.task import task
 from pipeline.commands.teacher import teacher
-from pipeline.stopping import SIGNALS, STOPPED
+from pipeline.stopping import SIGNALS, STOPPED, end
 from stages.reporter import Interrupted
 
 
@@ -50,7 +47,7 @@ def main() -> None:
     # one, the others spin for as long as it is away: a step took 2.5 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Before a command listens itself, as while it imports torch, whose import swallows exceptions.
-    before = {number: signal.signal(number, _stop_at_once) for number in SIGNALS}
+    before = {number: signal.signal(number, lambda *_: end("stopped\n")) for number in SIGNALS}
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -74,19 +71,12 @@ def main() -> None:
             signal.signal(number, handler)
 
 
-def _stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
-    with suppress(OSError):  # not through click: it may be in the middle of a line
-        os.write(2, b"stopped\n")
-    os._exit(STOPPED)
-
-
 def _end_stopped(line: str) -> NoReturn:
     """End the process, not through the interpreter's end: freeing a model there takes seconds."""
     with suppress(OSError, ValueError):
-        click.echo(line, err=True)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-    os._exit(STOPPED)
+    end(f"{line}\n")
 
 
 def _explain(error: Exception) -> int:

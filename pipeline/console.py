@@ -1,7 +1,5 @@
 """What a person sees: lines, warnings, progress, and a stop on a signal."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

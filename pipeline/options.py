@@ -1,4 +1,4 @@
-"""Types and options that several commands share."""
+"""Types and options that several commands share, and which task is meant where none is named."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache.errors import PlaceError
+from cache.errors import PlaceError, TaskChoiceError
 from cache.paths import expand_path
+from pipeline.console import Console
+
+if TYPE_CHECKING:
+    from stages.tasks import Task
 
 SAMPLERS = ("unigram", "vocabulary", "uniform", "self", "self-labelled")
 
@@ -108,6 +112,27 @@ def require_task(context: click.Context, parameter: click.Parameter, value: Any)
     lines = "".join(format_again(task, option) for task in list_tasks())
     missing = f"Missing option {option!r}" if option else "Missing argument 'NAME'"
     raise click.UsageError(f"{missing}; there are these, and the path of a file of yours:{lines}")
+
+
+def choose_task(settings: dict[str, Any], console: Console) -> Task:
+    """Return the task of the cache that is named, or the only one with a complete cache; say which.
+
+    CacheError: there is none, or several could be meant; it lists them.
+    """
+    from cache.lookup import find_cache
+    from stages.tasks import list_tasks, restore_task
+
+    root, source = settings["cache"], settings.get("source")
+    partial = settings.get("partial", False)
+    if settings.get("labels") == "gold" and source is None:
+        fault = "the labels gold are of a task, and no cache says which"
+        raise TaskChoiceError(fault, root, list_tasks())
+    cache = find_cache(root, None, source, partial)
+    task = restore_task(cache.manifest.inputs.get("task"), str(cache.place))
+    kind = "a cache" if partial else "a complete cache"
+    why = f"that of {cache.place}" if source else f"the only one with {kind} below {root}"
+    console.say(f"task: {task.name} ({why})")
+    return task
 
 
 _TASK = "Name of a bundled task, or path of a task's YAML file."

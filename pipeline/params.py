@@ -5,8 +5,6 @@ command holds its options by name, dashes as underscores.  So ``dvc repro`` and 
 hand agree.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ an exception at whatever line it is; where a library does not come back, the pro
 at any instant is survived.  A second signal ends it at once.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import signal
@@ -86,7 +84,7 @@ class Stop:
                     seconds, self._due = LAST_SECONDS, True
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                 else:
-                    _end(f"{self._message}\n")
+                    end(f"{self._message}\n")
                 continue
             for number in os.read(reader, 64):
                 if number == _END:
@@ -94,12 +92,13 @@ class Stop:
                 if number not in SIGNALS:
                     continue
                 if asked:
-                    _end("")
+                    end("")
                 asked, seconds = True, GRACE_SECONDS
                 _tell("\nstopping at the next safe point; once more to stop at once\n")
 
 
-def _end(line: str) -> NoReturn:
+def end(line: str) -> NoReturn:
+    """End the process at once, whatever it is doing, with a line of what is said."""
     _tell(line)
     os._exit(STOPPED)
 

@@ -5,8 +5,6 @@ from what happens to be free: the same command beside a running one, or after it
 same rows.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from contextlib import suppress

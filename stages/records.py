@@ -1,9 +1,9 @@
 """What a student was trained from and how, kept with its weights; and its directory as a whole."""
 
-from __future__ import annotations
-
 import json
 import math
+import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stages.errors import ExportError, ModelError
+from stages.reporter import Reporter
 
 RECORD = "training.json"
+
+POLL_SECONDS = 1.0  # while another process holds a directory's lock
 
 NEEDED = ("task", "start_id", "fingerprint", "held_out")
 """What is read of a record."""
@@ -70,3 +73,34 @@ def publish_directory(out: Path) -> Iterator[Path]:
             out.rename(folder.with_name("replaced"))
         folder.rename(out)
         sync(out.parent)
+
+
+@contextmanager
+def hold_lock(path: Path, reporter: Reporter) -> Iterator[bool]:
+    """Hold a lock file, waiting for whichever live process holds it.
+
+    The file is made if need be and never removed, so that nobody locks another one.  Yields whether
+    another process had to be waited for.
+    """
+    import fcntl  # here, since a student in use needs no locks, which only Unix has
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    waited = False
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waited:
+                    holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                    reporter.say(f"waiting for process {holder or '?'}, which holds {path}")
+                    waited = True
+                reporter.check_stop()
+                time.sleep(POLL_SECONDS)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield waited
+    finally:
+        os.close(descriptor)

@@ -1,7 +1,5 @@
 """How a stage tells whoever runs it what it does; the command line decides how that looks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol

@@ -5,8 +5,6 @@ it to say.  A file may be anything, so its size, its depth and all that its alia
 bounded.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

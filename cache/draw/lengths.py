@@ -3,8 +3,6 @@
 All rows of a chunk share a length, so that none is ever padded.
 """
 
-from __future__ import annotations
-
 import functools
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from cache.draw.philox import Purpose, draw_blocks
 from cache.errors import SamplerError
 
-LENGTH_KINDS = ("uniform", "log-uniform", "fixed")
+LENGTH_KINDS = ("uniform", "log-uniform")
 # No model reads inputs of more positions than this; a larger number is a slip of the finger.
 LONGEST = 1_000_000
 
@@ -26,8 +24,7 @@ class LengthRule:
     """A rule that lengths, in positions, are drawn by; SamplerError where there is no such rule.
 
     ``uniform`` draws every length in [minimum, maximum] equally often; ``log-uniform`` in
-    proportion to ln((L+1)/L), which is every scale of length equally often; ``fixed`` takes the one
-    length that both are.
+    proportion to ln((L+1)/L), which is every scale of length equally often.
     """
 
     kind: str
@@ -44,11 +41,6 @@ class LengthRule:
             raise SamplerError(
                 f"minimum length: got {self.minimum}, must be in [1, {self.maximum}]"
             )
-        if self.kind == "fixed" and self.minimum != self.maximum:
-            raise SamplerError(
-                f"a fixed length has minimum and maximum alike, got {self.minimum} and "
-                f"{self.maximum}"
-            )
 
     def draw_lengths(self, run_seed: int, first_chunk: int, chunks: int) -> NDArray[np.int64]:
         """Return the lengths of consecutive chunks, shape (chunks,), from a seed in [0, 2**64).
@@ -56,8 +48,6 @@ class LengthRule:
         Each depends on the seed and its chunk's index alone.  SamplerError: no such seed.
         """
         words = draw_blocks(run_seed, first_chunk, chunks, Purpose.CHUNK_LENGTH)[:, 0]
-        if self.kind == "fixed":
-            return np.full(chunks, self.minimum, dtype=np.int64)
         if self.kind == "uniform":
             count = self.maximum - self.minimum + 1
             return self.minimum + (words.astype(np.int64) * count >> 32)

@@ -3,8 +3,6 @@
 Which one follows from the row's seed, as everything else about the row does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation

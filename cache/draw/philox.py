@@ -8,8 +8,6 @@ The same arithmetic is here twice: in numpy, over blocks that fit the processor'
 torch for draws that a GPU needs.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 import numpy as np

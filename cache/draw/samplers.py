@@ -7,8 +7,6 @@ exact arithmetic are used, so it is also the same on every device.
 A new sampler is one class here and its entry in :data:`SAMPLERS`.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -5,8 +5,6 @@ contents.  So one comparison, of the file with what its contents would be writte
 changed, missing or added byte, white space included.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

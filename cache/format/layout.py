@@ -1,7 +1,5 @@
 """The shape of a cache: how many rows, in which columns, in chunks and shards of which size."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Literal
 

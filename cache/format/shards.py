@@ -6,8 +6,6 @@ reading them a second time, because nothing in a hostile shard may make it alloc
 layout allows, and because zarr's chunk-by-chunk pipeline is some hundred times slower.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import google_crc32c

@@ -4,6 +4,12 @@ Everything is a whole object, put under a condition: unless there is one, or ins
 version that was read.  The store judges the condition, so of any number of callers one gets its
 way.  A request whose answer was lost may have been carried out, and is sent again by the library;
 every object is therefore marked with who put it, and a refused put looks for its own mark.
+
+A right to write that rests on a lease can lapse while its holder is suspended, and the holder then
+wakes up in the middle of a write.  So nothing here replaces or removes what it has not been told
+to by someone who is certain of that right at that moment: an object that is there already is
+compared, and replaced on condition that it is still the one that was read before the right was
+found to hold.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ import io
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,7 +29,9 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from cache.errors import StorageError
+from cache.errors import LostClaimError, StorageError
+from cache.stores.files import check_path
+from cache.stores.interface import always
 from cache.stores.object_errors import check_environment, explain
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ RETRY_SECONDS = 30.0
 RETRIES = 6
 PART = 8 * 2**20  # bytes that are got at once
 SLOWEST = 2**19  # bytes a second below which a large put is given up
+WRITERS = 8  # objects of a shard that are put at once
 ATTEMPTS = 5  # times that something is read again because it was replaced or removed meanwhile
 
 _WRITER = "writer"
@@ -58,7 +68,7 @@ class Found:
 
 
 class Bucket:
-    """The objects below one prefix, named by relative paths with forward slashes.
+    """The objects below one prefix; see :class:`cache.stores.interface.Files`.
 
     Every method raises StorageError where the store cannot be reached or refuses.
     """
@@ -83,15 +93,31 @@ class Bucket:
                     continue
         raise StorageError(f"{self.url}/{path} changes faster than it can be read")
 
-    def head(self, path: str) -> tuple[int, datetime] | None:
-        """Return size and time of an object, None if there is none."""
+    def read(self, path: str, limit: int) -> bytes | None:
+        """Return at most ``limit`` + 1 bytes of an object, or None if there is none."""
+        found = self.get(check_path(path), limit)
+        return None if found is None else found.data
+
+    def size(self, path: str) -> int | None:
+        """Return the number of bytes of an object, or None if there is none."""
         with self._reporting("read", path):
             try:
-                meta = obstore.head(self._store, path)
+                return obstore.head(self._store, check_path(path))["size"]
             except FileNotFoundError as error:
                 self._check_absent(error, "read", path)
                 return None
-            return meta["size"], meta["last_modified"]
+
+    def write(self, objects: Mapping[str, bytes], is_mine: Callable[[], bool] = always) -> None:
+        """Write whole objects; one with other bytes is replaced if the caller has the right."""
+        checked = {check_path(path): data for path, data in objects.items()}
+        with ThreadPoolExecutor(WRITERS) as pool:
+            tasks = [pool.submit(self._write, *item, is_mine) for item in checked.items()]
+        for task in tasks:
+            task.result()
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """Write a whole object unless there is one of that name already."""
+        return self.create(check_path(path), data) is not None
 
     def create(self, path: str, data: bytes) -> UpdateVersion | None:
         """Put an object; of any number of callers one gets a version, None if there was one."""
@@ -112,15 +138,30 @@ class Bucket:
                 for meta in page:
                     yield meta["path"], meta["size"]
 
-    def list_top(self, objects: bool = True) -> list[str]:
-        """Return the sorted names of the prefixes directly below, and of the objects too."""
+    def names(self, path: str = "", objects: bool = True) -> list[str]:
+        """Return the sorted names of prefixes, and of ``objects``, that are directly below one."""
+        if path:
+            skip = len(check_path(path)) + 1
+            # Page by page, and nothing but names is kept: there may be a million commit records.
+            return sorted({found[skip:].partition("/")[0] for found, _ in self.walk(path)})
         with self._reporting("list", ""):
-            found = obstore.list_with_delimiter(self._store)
-        names = [*found["common_prefixes"]]
-        return sorted(names + [meta["path"] for meta in found["objects"] if objects])
+            listed = obstore.list_with_delimiter(self._store)
+        names = [*listed["common_prefixes"]]
+        return sorted(names + [meta["path"] for meta in listed["objects"] if objects])
 
-    def remove(self, paths: Sequence[str]) -> None:
-        """Remove objects; those that are not there are no error."""
+    def remove(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        self._remove([check_path(path)])
+
+    def discard(self, path: str) -> None:
+        """Do nothing: an object is put whole, and a whole one may be a successor's."""
+        check_path(path)
+
+    def clear(self, path: str) -> None:
+        """Remove every object below a prefix ("" for all)."""
+        self._remove([found for found, _ in self.walk(path and check_path(path))])
+
+    def _remove(self, paths: Sequence[str]) -> None:
         with self._reporting("remove", paths[0] if len(paths) == 1 else ""):
             try:
                 obstore.delete(self._store, paths)
@@ -130,7 +171,24 @@ class Bucket:
         # Some stores say so where one of many was not there, without removing the others.
         if len(paths) > 1:
             for path in paths:
-                self.remove([path])
+                self._remove([path])
+
+    def _write(self, path: str, data: bytes, is_mine: Callable[[], bool]) -> None:
+        where = f"{self.url}/{path}"
+        if self.create(path, data) is not None:
+            return
+        found = self.get(path, len(data))
+        if found is not None and found.data == data:
+            return
+        # In this order: whoever had the right after the object was read, had it when it was
+        # read, so it is no successor's; and should there be one by now, the store refuses.
+        if not is_mine():
+            raise LostClaimError(f"{where} was not written: the right to do so was lost meanwhile")
+        if found is not None and self.replace(path, data, found.version) is not None:
+            return
+        found = self.get(path, len(data))
+        if found is None or found.data != data:
+            raise LostClaimError(f"{where} was not written: someone else writes it at this moment")
 
     def _get(self, path: str, limit: int) -> Found:
         result = obstore.get(self._store, path)
@@ -155,15 +213,13 @@ class Bucket:
 
     def _put(self, path: str, data: bytes, mode: PutMode) -> UpdateVersion | None:
         mark = uuid.uuid4().hex
-        store = self._store
-        if len(data) > PART:
-            store = self._open(REQUEST_SECONDS + len(data) / SLOWEST)
+        longest = REQUEST_SECONDS + len(data) / SLOWEST
+        store = self._store if len(data) <= PART else self._open(longest)
         with self._reporting("write", path):
             for _ in range(ATTEMPTS):
                 try:
                     marked: Any = {"attributes": {_WRITER: mark}, "use_multipart": False}
-                    result = obstore.put(store, path, data, mode=mode, **marked)
-                    return _version_of(result)
+                    return _version_of(obstore.put(store, path, data, mode=mode, **marked))
                 except FileNotFoundError as error:
                     raise self._refusal(error, "write", path, missing=True) from error
                 except (AlreadyExistsError, PreconditionError):

@@ -5,8 +5,6 @@ object store can stand in by offering the same few methods: those of
 :class:`cache.stores.interface.Files`.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

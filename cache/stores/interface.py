@@ -1,7 +1,7 @@
 """What the cache asks of wherever it lies: files, and the right to write them.
 
 :mod:`cache.stores.files` and :mod:`cache.stores.claims` answer for a local directory,
-:mod:`cache.stores.objects` and :mod:`cache.stores.leases` for an object store.  Nothing above
+:mod:`cache.stores.bucket` and :mod:`cache.stores.leases` for an object store.  Nothing above
 knows which of the two it has.
 """
 

@@ -250,9 +250,9 @@ class LeasedClaims:
 
     def _now(self) -> datetime:
         self.bucket.overwrite(_CLOCK, b"")
-        if (found := self.bucket.head(_CLOCK)) is None:
+        if (found := self.bucket.get(_CLOCK, 0)) is None:
             raise StorageError(f"{self.bucket.url} is being removed")
-        return found[1]
+        return found.modified
 
     def _try_conditions(self) -> None:
         if self._is_tried:

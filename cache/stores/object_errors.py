@@ -4,8 +4,6 @@ The store's own text is never passed on: S3 answers a wrong signature with what 
 session's token is part of that.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from urllib.parse import urlsplit

@@ -82,15 +82,15 @@ class ObjectPlace:
         """Return the prefixes directly below this one, by name; hidden ones are left out."""
         from cache.stores.bucket import open_bucket
 
-        found = open_bucket(self.url).list_top(objects=False)
+        found = open_bucket(self.url).names(objects=False)
         return [self / name for name in found if not name.startswith(".")]
 
     def open_files(self) -> Files:
         """Return the objects below."""
         # Imported where it is needed: most caches are local, and the library is a large one.
-        from cache.stores.objects import ObjectFiles
+        from cache.stores.bucket import open_bucket
 
-        return ObjectFiles(self.url)
+        return open_bucket(self.url)
 
     def open_claims(self) -> Claims:
         """Return the claims on the cache that lies here."""

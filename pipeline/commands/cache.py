@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from pipeline import format_cache
-from pipeline.format_cache import printable
+from pipeline import formats
+from pipeline.console import Console
+from pipeline.formats import printable
 from pipeline.options import CACHE, JSON, PLACE
+from stages.reporter import follow
 
 if TYPE_CHECKING:
     from cache.stores import Place
     from cache.verification import Report
-    from pipeline.console import Console
 
 
 @click.group()
@@ -35,22 +36,11 @@ def list_caches_command(cache: str, as_json: bool) -> None:
 
     Example: pipeline cache list
     """
-    from cache.lookup import find_caches
+    from cache.opening import list_caches
+    from cache.stores import parse_place
 
-    entries: list[dict[str, Any]] = [
-        {
-            "fingerprint": found.manifest.fingerprint if found.manifest else None,
-            "label": found.manifest.label if found.manifest else None,
-            "path": str(found.place),
-            "shards": found.shards,
-            "committed": found.committed,
-            "complete": found.is_complete,
-            "bytes": found.bytes,
-            "newest": found.newest.isoformat() if found.newest else None,
-            "error": found.error,
-        }
-        for found in find_caches(cache)
-    ]
+    tasks = parse_place(cache).list_places()
+    entries = [entry for task in tasks for entry in list_caches(task)]
     if as_json:
         click.echo(json.dumps(entries, indent=2))
         return
@@ -93,26 +83,19 @@ def show(name: str | None, cache: str, as_json: bool) -> None:
     from cache.lookup import find_place
     from cache.opening import open_cache
     from cache.overview import describe_cache
-    from pipeline.console import Console
-    from pipeline.formats import format_json
 
     console = Console()
     with console.catch_signals():
         opened = open_cache(find_place(cache, name))
-        with console.track("reading", len(opened.committed()), 0, "shard") as show:
-
-            def advance(shards: int) -> None:
-                show(shards)
-                console.check_stop()
-
-            found = describe_cache(opened, advance, console.warn)
+        with console.track("reading", len(opened.committed()), 0, "shard") as advance:
+            found = describe_cache(opened, follow(advance, console), console.warn)
     if as_json:
-        click.echo(format_json(format_cache.overview_data(found)))
+        click.echo(formats.format_json(found))
     else:
-        for key, value in format_cache.format_overview(found):
+        for key, value in formats.format_overview(found):
             click.echo(f"{key:<12} {printable(value)}")
-    if found.damage:
-        for line in found.damage:
+    if found["damage"]:
+        for line in found["damage"]:
             click.echo(printable(line), err=True)
         click.echo(f"run `pipeline cache verify {opened.place}`", err=True)
         click.get_current_context().exit(1)
@@ -133,7 +116,6 @@ def verify(names: tuple[str, ...], repair: bool, cache: str, as_json: bool) -> N
     """
     from cache.errors import CacheError, ManifestError
     from cache.lookup import find_places, list_places
-    from pipeline.console import Console
 
     console = Console()
     results, failed = [], False
@@ -150,9 +132,9 @@ def verify(names: tuple[str, ...], repair: bool, cache: str, as_json: bool) -> N
                 results.append({"path": str(place), "error": str(error)})
                 continue
             failed |= bool(report.faults) and removed is None
-            results.append(format_cache.report_data(report, removed))
+            results.append(formats.report_data(report, removed))
             if not as_json:
-                for line in format_cache.report_lines(report, removed):
+                for line in formats.report_lines(report, removed):
                     click.echo(printable(line))
                 _advise(report, removed, console)
     if as_json:
@@ -203,12 +185,7 @@ def _verify(place: Place, repair: bool, console: Console) -> tuple[Report, list[
     total = len(place.open_files().names(DIRECTORY))
     name = str(place).rpartition("/")[2]
     with console.track(f"verify {name[:12]}", total, 0, "shard") as advance:
-
-        def step(count: int) -> None:
-            advance(count)
-            console.check_stop()
-
-        report = verify_cache(place, step)
+        report = verify_cache(place, follow(advance, console))
     return report, repair_cache(report) if repair and report.faults else None
 
 

@@ -1,7 +1,5 @@
 """``pipeline doctor``: what is installed, which devices there are, and what `auto` would choose."""
 
-from __future__ import annotations
-
 import click
 
 

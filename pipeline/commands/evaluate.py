@@ -60,14 +60,13 @@ def evaluate(as_json: bool, metrics: Path | None, **settings: Any) -> None:
     Example: pipeline evaluate --model data/students/imdb-mini --data test.jsonl --teacher mini
     """
     from pipeline.console import Console, quieten_libraries
-    from pipeline.task_choice import choose_task
     from stages.evaluate import EvaluationConfig
     from stages.evaluate import evaluate as run
 
     quieten_libraries()
     console = Console()
     if settings["teacher"] is not None and settings["model"] is settings["task"] is None:
-        settings["task"] = choose_task({"cache": settings["cache"]}, console)
+        settings["task"] = options.choose_task({"cache": settings["cache"]}, console)
     with console.catch_signals():
         found = run(EvaluationConfig(**settings), console)
     data = {key: value for key, value in asdict(found).items() if value is not None}

@@ -1,7 +1,5 @@
 """Students for others: files to serve them with, and a place on a model hub."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from typing import Any

@@ -103,7 +103,6 @@ def student(archs: tuple[str, ...], **settings: Any) -> None:
     Example: pipeline student --task imdb --arch roberta-large --arch distilbert
     """
     from pipeline.console import Console, quieten_libraries
-    from pipeline.task_choice import choose_task
     from stages.student import StudentConfig, TrainingConfig, check_students, run_student
 
     names = [Path(arch).name for arch in archs]
@@ -119,7 +118,7 @@ def student(archs: tuple[str, ...], **settings: Any) -> None:
     quieten_libraries()
     console = Console(resumable=True)
     if settings["task"] is None:
-        settings["task"] = choose_task(settings, console)
+        settings["task"] = options.choose_task(settings, console)
     # Not the learning rate, which by default depends on the student.
     shared = {field.name for field in fields(TrainingConfig)} & settings.keys() - {"learning_rate"}
     training = TrainingConfig(**{name: settings.pop(name) for name in shared})

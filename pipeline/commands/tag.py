@@ -1,17 +1,12 @@
 """``pipeline tag``: texts in, labels out, as a stream."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pipeline import options
+from pipeline.console import Console, quieten_libraries
 from pipeline.params import Command
-
-if TYPE_CHECKING:
-    from pipeline.console import Console
 
 
 @click.command(cls=Command)
@@ -61,7 +56,6 @@ def tag(
 
     Example: echo "What a film!" | pipeline tag --model data/students/imdb-mini
     """
-    from pipeline.console import Console, quieten_libraries
     from stages.classify import (
         SCORES,
         find_model,

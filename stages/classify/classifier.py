@@ -1,7 +1,5 @@
 """Texts to class probabilities, in numpy alone, whatever computes the logits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Loading a classifier from a directory or an ONNX file, importing only what it needs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from stages.classify.classifier import Classifier, find_model, is_onnx

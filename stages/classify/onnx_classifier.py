@@ -1,7 +1,5 @@
 """Classifiers in onnxruntime: an ONNX file and its tokenizer, without torch or transformers."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Rows of a file of texts to tags: what is answered."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

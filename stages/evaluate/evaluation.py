@@ -1,12 +1,9 @@
 """How good a classifier is on labelled texts, and how often it says what its teacher says."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,14 +22,11 @@ from stages.devices import (
 from stages.errors import SettingError, Settings
 from stages.evaluate.held_out import measure_held_out
 from stages.records import find_record, read_record, read_temperature
-from stages.reporter import follow
+from stages.reporter import Reporter, follow
 from stages.tasks import Task, describe_chat, fit_tokenizer, load_task, restore_task
 from stages.teacher import Callbacks, find_tuning, make_teacher
 from stages.texts import TextRow, encode_texts, read_labelled_texts
 from stages.tokens import describe_lost
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 
 @dataclass(frozen=True)

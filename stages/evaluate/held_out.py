@@ -1,9 +1,6 @@
 """A written student, as it is used, against the cached rows held out from its training."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +12,8 @@ from stages.classify import Classifier, model_directory
 from stages.errors import SettingError, Settings
 from stages.inputs import read_sampler, read_self_generated, read_table
 from stages.records import read_record, read_temperature
+from stages.reporter import Reporter
 from stages.student import GOLD, TokenRemap, choose_held_out
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 
 def measure_held_out(

@@ -4,6 +4,5 @@ Gives ``export_student``.  Knows classifiers and a student's record; knows nothi
 """
 
 from stages.export.comparison import draw_texts
-from stages.export.formats import FLOAT32, FORMATS, INT8
 from stages.export.hub import check_push, push_folder
-from stages.export.stage import ExportConfig, export_student
+from stages.export.stage import FLOAT32, FORMATS, INT8, ExportConfig, export_student

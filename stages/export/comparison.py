@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stages.reporter import follow
+from stages.reporter import Reporter, follow
 
 if TYPE_CHECKING:
     from stages.classify import Classifier
-    from stages.reporter import Reporter
 
 ROUND = 64
 """Texts that one answers before the next one's turn: one batch."""

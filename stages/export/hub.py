@@ -4,14 +4,11 @@ A repository is looked at before it is written to, and written to on what was se
 else's model, nor a change made meanwhile, is overwritten.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import huggingface_hub
 from huggingface_hub import HfApi, ModelInfo, constants, errors
@@ -23,9 +20,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from stages.errors import ExportError, HubError, SettingError, StageError
 from stages.loading import explained, one_line
 from stages.records import RECORD, read_record
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
+from stages.reporter import Reporter
 
 HIDDEN = [".*", "*/.*"]
 NO_MODEL = [".gitattributes", "README.md", "LICENSE*"]

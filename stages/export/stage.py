@@ -1,25 +1,29 @@
 """A student's files for others: the formats asked for, checked, measured, in one directory."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages.classify import Classifier, is_onnx
+from stages.classify import Classifier, is_onnx, load_onnx_classifier
+from stages.classify.torch_classifier import load_model, wrap_model
 from stages.devices import describe_threads
 from stages.errors import ExportError, SettingError, Settings
+from stages.export import onnx
 from stages.export.comparison import MOST_ROUNDS, ROUND, ComparedFile, compare, draw_texts
-from stages.export.formats import FORMATS, SavedStudent
+from stages.loading import load_tokenizer
 from stages.records import RECORD, publish_directory, read_record
+from stages.reporter import Reporter
 from stages.student import write_card
 
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
+FORMATS = ("onnx", "transformers")
+"""What weights can be written as; configuration, tokenizer, record and card are written for all."""
+
+FLOAT32, INT8 = "onnx/model.onnx", "onnx/model_int8.onnx"
+"""Where optimum and transformers.js look."""
 
 COMMON = ("config.json", "tokenizer.json", "tokenizer_config.json")
 """What belongs to every format."""
@@ -32,7 +36,7 @@ class ExportConfig:
     """Which student, in which formats, written where."""
 
     model: Path  # the student's directory
-    formats: tuple[str, ...] = ("onnx",)  # names of `stages.export.formats.FORMATS`
+    formats: tuple[str, ...] = ("onnx",)  # names of :data:`FORMATS`
     int8: bool = False  # whether to write weights in 8 bits as well
     # None: the student's name with -onnx, or -export where no ONNX file is asked for
     out: Path | None = None
@@ -60,47 +64,82 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
     for name in config.formats:
         if name not in FORMATS:
             raise SettingError(f"format {name!r}: must be one of {', '.join(FORMATS)}")
-    formats = [FORMATS[name] for name in dict.fromkeys(config.formats)]
-    if config.int8 and "onnx" not in config.formats:
+    as_onnx, as_weights = (name in config.formats for name in FORMATS)
+    if config.int8 and not as_onnx:
         raise SettingError(
             "8 bits are of an ONNX file; ask for the format onnx as well", Settings(("formats",))
         )
     if is_onnx(config.model):
         raise SettingError(f"{config.model} is an export; give the student's directory")
     record = read_record(config.model)
-    ending = "onnx" if "onnx" in config.formats else "export"
+    ending = "onnx" if as_onnx else "export"
     out = config.out or config.model.with_name(f"{config.model.resolve().name}-{ending}")
     _check_place(out, config.model)
     evaluations = [_read_metrics(path, record) for path in config.metrics]
-    student = SavedStudent(config.model)
     reporter.say(describe_threads())
-    written: dict[str, Classifier] = {}
+    files = []
     try:
         with publish_directory(out) as folder:
             for name in COMMON:
                 if not (config.model / name).is_file():
                     raise ExportError(f"{config.model} has no {name}")
                 shutil.copyfile(config.model / name, folder / name)
-            for write in formats:
-                written |= write(student, folder, config.int8, reporter)
-            files = []
-            if written:
-                longest = max(1, student.classifier.max_length - 1)
-                texts = draw_texts(folder / "tokenizer.json", ROUND * MOST_ROUNDS, longest)
-                files = compare(student.classifier, folder, written, texts, reporter)
+            if as_weights:
+                _copy_weights(config.model, folder)
+            if as_onnx:
+                files = _write_onnx(config, folder, reporter)
             record["exports"] = [asdict(each) for each in files]
             if evaluations:
                 record["evaluations"] = evaluations
             # Whoever takes it need not know how this machine's directories are called.
             for key in ("teacher", "arch", "words_of", "texts"):
                 _shorten(record, key)
-            card = write_card(record, "transformers" in config.formats)
+            card = write_card(record, as_weights)
             (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             (folder / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise ExportError(f"cannot write {out}: {where}{error.strerror or error}") from error
     return Export(out, tuple(files))
+
+
+def _copy_weights(student: Path, folder: Path) -> None:
+    """Copy the safetensors as they are, and the index of those in parts."""
+    files = sorted(student.glob("*.safetensors*"))
+    if not files:
+        raise ExportError(f"{student} has no weights (model.safetensors)")
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+
+
+def _write_onnx(config: ExportConfig, folder: Path, reporter: Reporter) -> list[ComparedFile]:
+    """Write an ONNX file in float32, check it, quantise it where asked for, and compare each."""
+    onnx.check_packages()
+    file, small = folder / FLOAT32, folder / INT8
+    file.parent.mkdir()
+    reporter.say(f"writing {FLOAT32} (float32, opset {onnx.OPSET}, any batch and length)")
+    with reporter.track(f"writing {FLOAT32}", 1, 0, "file"):
+        model = load_model(config.model)
+        onnx.export_onnx(model, file)
+    reporter.check_stop()
+    written: dict[str, Classifier] = {FLOAT32: load_onnx_classifier(file, "cpu", threads=1)}
+    with reporter.track(f"checking {FLOAT32}", 1, 0, "file"):
+        student = wrap_model(model, load_tokenizer(config.model), "cpu")
+        ids = model.config.vocab_size
+        worst = onnx.check_onnx(student, written[FLOAT32], ids, reporter.check_stop)
+    reporter.say(
+        f"checked: random ids, padded and unpadded, differ by at most {worst:.1e} in "
+        f"probability from the student (allowed: {onnx.TOLERANCE:g})"
+    )
+    if config.int8:
+        reporter.say(f"writing {INT8} (weights in 8 bits)")
+        with reporter.track(f"writing {INT8}", 1, 0, "file"):
+            onnx.quantise_onnx(file, small)
+        written[INT8] = load_onnx_classifier(small, "cpu", threads=1)
+    reporter.check_stop()
+    longest = max(1, student.max_length - 1)
+    texts = draw_texts(folder / "tokenizer.json", ROUND * MOST_ROUNDS, longest)
+    return compare(student, folder, written, texts, reporter)
 
 
 def _check_place(out: Path, model: Path) -> None:

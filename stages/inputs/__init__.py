@@ -17,11 +17,12 @@ from stages.inputs.attachments import (
     read_thresholds,
     read_vocabulary,
 )
-from stages.inputs.config import InputsConfig, SamplingSettings
 from stages.inputs.preparation import (
     MODEL_SAMPLERS,
     TEXTS,
     Inputs,
+    InputsConfig,
+    SamplingSettings,
     build_samplers,
     mix_parts,
     prepare_inputs,

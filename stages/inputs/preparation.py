@@ -1,11 +1,12 @@
-"""The inputs of a cache's rows, drawn from seeds or read from texts, and what draws them again."""
+"""Which inputs a cache's rows have, drawn from seeds or read from texts; what draws them again."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,21 +24,67 @@ from cache.draw import (
 )
 from cache.errors import SamplerError
 from stages.errors import SettingError
-from stages.inputs.config import SamplingSettings
+from stages.reporter import Reporter
 from stages.tasks import Task
 from stages.texts import encode_texts, read_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from stages.inputs.config import InputsConfig
-    from stages.reporter import Reporter
-
 TEXTS = "texts"  # name of the sampler of a cache whose inputs are texts
 MODEL_SAMPLERS = ("self", "self-labelled")  # their inputs are written by the language model
 WRITING = ("temperature", "top_p")  # settings that they are written by
 # Random contexts that the model's next-token distribution is averaged over for ``unigram``.
-UNIGRAM_CONTEXTS: Mapping[str, Any] = MappingProxyType({"rows": 256, "length": 32})
+UNIGRAM_CONTEXTS = {"rows": 256, "length": 32}
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the language model draws the tokens that it writes.
+
+    Raises:
+        SettingError: A number is out of its range.
+    """
+
+    temperature: float = 1.0  # what its logits are divided by; above 0
+    # Tokens are drawn from the fewest that have this share of the probability together, in (0, 1].
+    top_p: float = 1.0
+    labelled: bool = False  # names a label, another one from row to row, in front of the prompt
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise SettingError(f"temperature: got {self.temperature:g}, must be above 0")
+        if not 0 < self.top_p <= 1:
+            raise SettingError(f"top-p: got {self.top_p:g}, must be in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputsConfig:
+    """Which inputs the teacher answers."""
+
+    sampler: str = "unigram"  # or a mixture, such as ``vocabulary=0.5,self=0.5``
+    rows: int = 32768  # random inputs
+    texts: Path | None = None  # a file to answer instead of random inputs
+    text_column: str = "text"  # its column or key
+    # How long random inputs are, ``uniform`` or ``log-uniform``; texts that the model writes end
+    # where it ends them.
+    lengths: str = "uniform"
+    min_length: int = 1  # shortest random input, in tokens; the longest is the task's
+    temperature: float = 1.0  # as in SamplingSettings, where the model writes inputs itself
+    top_p: float = 1.0
+    seed: int = 0
+    chunk_rows: int = 64  # rows that share one length
+    shard_rows: int = 4096  # rows that are written at once
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "min_length", "chunk_rows", "shard_rows"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name}: got {getattr(self, name)}, must be at least 1")
+        if self.shard_rows % self.chunk_rows:
+            raise SettingError(
+                f"shard rows: got {self.shard_rows}, must be a multiple of the chunk rows, "
+                f"{self.chunk_rows}"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,7 +173,7 @@ def prepare_inputs(
     }
     if "unigram" in mixture.names:
         behind = {} if task.drawn_behind is None else {"prompt": task.drawn_behind}
-        identity["contexts"] = dict(UNIGRAM_CONTEXTS) | behind
+        identity["contexts"] = UNIGRAM_CONTEXTS | behind
     written = None
     if parts:
         if "uniform" in mixture.names:

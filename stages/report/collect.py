@@ -1,7 +1,5 @@
 """What there is to report: students, evaluations, caches, and what is missing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

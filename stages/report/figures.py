@@ -1,7 +1,5 @@
 """The report's figures, drawn by matplotlib: as files, and as SVG that follows a page's colours."""
 
-from __future__ import annotations
-
 import io
 import re
 import warnings

@@ -3,8 +3,6 @@
 Files may come from anywhere, so each is checked strictly against a model of what is used of it.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path

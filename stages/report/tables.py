@@ -1,7 +1,5 @@
 """The report's tables: how good students are, what they cost, and all that was found."""
 
-from __future__ import annotations
-
 import csv
 import io
 import statistics

@@ -1,7 +1,5 @@
 """Writing a report: the page, Markdown, tables and figures, all of them or none."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections import Counter

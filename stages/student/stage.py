@@ -15,9 +15,8 @@ import torch
 from stages.devices import choose_device, describe_machine, describe_threads, has_bfloat16
 from stages.errors import SettingError
 from stages.inputs import describe_agreement, read_self_generated
-from stages.locking import hold_lock
 from stages.metrics import DOUBTFUL_ANGLE, Prior, Projection, Share, compute_projection, read_share
-from stages.records import find_record
+from stages.records import find_record, hold_lock
 from stages.reporter import follow
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card

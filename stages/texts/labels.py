@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages.errors import LabelError, SettingError, Settings
+from stages.reporter import Reporter
 from stages.texts.reading import TextRow, read_label, read_rows
 from stages.texts.rows import Row, describe_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from stages.reporter import Reporter
 
 
 @dataclass(frozen=True)

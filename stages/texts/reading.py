@@ -1,7 +1,5 @@
 """A file of texts as rows: what format it has, by its content first and its ending second."""
 
-from __future__ import annotations
-
 import os
 import re
 import zlib
@@ -10,15 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages.errors import Settings, TextDataError
+from stages.reporter import Reporter
 from stages.texts import rows
 from stages.texts.rows import BATCH, Found, Row, decode, make_row
 from stages.texts.source import PACKED, Lines, as_utf8, open_source, unpack
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 PLAIN, JSON_LINES, JSON_ARRAY = "plain text", "JSON lines", "JSON"
 ENDINGS = dict.fromkeys((".jsonl", ".ndjson", ".json", ".jl"), JSON_LINES)

@@ -1,7 +1,5 @@
 """Rows of every format: lines, JSON arrays, CSV and TSV in their dialects, Parquet and Arrow."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

@@ -1,7 +1,5 @@
 """The bytes of a file, a pipe or standard input: read once, unpacked, as UTF-8, and in lines."""
 
-from __future__ import annotations
-
 import bz2
 import codecs
 import gzip

@@ -12,7 +12,7 @@ import pytest
 from processes import run_here
 
 import cache.stores.bucket
-from cache.stores.objects import ObjectFiles
+from cache.stores.bucket import open_bucket
 from stages.teacher.stage import TeacherResult
 
 FILL = ("--rows", 200, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
@@ -22,18 +22,18 @@ TRAIN = ("--steps", 8, "--batch-size", 16, "--log-every", 4, "--held-out-rows", 
 DIES_IN_ITS_THIRD_COMMIT = """
 import os, signal
 import cache.stores.leases
-from cache.stores.objects import ObjectFiles
+from cache.stores.bucket import Bucket
 from pipeline.cli import main
 
 cache.stores.leases.LEASE_SECONDS = 1.0
-put = ObjectFiles.put_if_absent
+put = Bucket.put_if_absent
 
 def die(files, path, data):
     if path == "commits/000002.json":
         os.kill(os.getpid(), signal.SIGKILL)
     return put(files, path, data)
 
-ObjectFiles.put_if_absent = die
+Bucket.put_if_absent = die
 main()
 """
 
@@ -74,7 +74,7 @@ def test_from_a_killed_teacher_to_an_evaluated_student(
 
     local = Path(str(filled[1].cache.place))
     assert entry["path"].endswith(f"/mood/{local.name}")
-    remote = ObjectFiles(entry["path"])
+    remote = open_bucket(entry["path"])
     names = [path for path, _ in remote.walk() if path.startswith(("rows/", "attachments/"))]
     assert len(names) > 28
     for name in names:

@@ -17,7 +17,6 @@ from cache.errors import StorageError
 from cache.stores.bucket import Bucket
 from cache.stores.interface import Claims, Files
 from cache.stores.leases import LeasedClaims
-from cache.stores.objects import ObjectFiles
 from cache.stores.places import CLAIMS, LocalPlace, ObjectPlace
 
 _CHANGING = ("write", "put_if_absent", "remove", "clear", "discard")
@@ -126,7 +125,7 @@ class MemoryPlace(ObjectPlace):
         return [self / name for name in sorted(names)]
 
     def open_files(self) -> Files:
-        return FaultyFiles(ObjectFiles(self._bucket(self.url)), self.fuse)  # type: ignore[return-value]
+        return FaultyFiles(self._bucket(self.url), self.fuse)  # type: ignore[return-value]
 
     def open_claims(self) -> Claims:
         return LeasedClaims(self._bucket(f"{self.url}/{CLAIMS}"))

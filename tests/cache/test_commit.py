@@ -16,7 +16,7 @@ def test_at_most_40_bytes_a_row_for_two_classes(tmp_path: Path) -> None:
         path.stat().st_blocks * 512 for path in cache.place.path.rglob("*") if path.is_file()
     )
     assert blocks <= 40 * 65536
-    assert list_caches(tmp_path)[0].bytes <= 40 * 65536
+    assert list_caches(tmp_path)[0]["bytes"] <= 40 * 65536
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_file_of_a_hundred_gigabytes_is_not_read(mine: Cache, file: str) -> No
         with pytest.raises(CacheError, match="more than"):
             read_everything(mine.place.path)
         (summary,) = list_caches(mine.place.path.parent)
-    assert summary.bytes > 10**11
+    assert summary["bytes"] > 10**11
 
 
 @pytest.mark.parametrize("file", FILES)

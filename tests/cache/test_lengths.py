@@ -83,7 +83,6 @@ def test_every_length_is_equally_often() -> None:
 
 
 def test_a_fixed_length_is_that_of_every_chunk() -> None:
-    assert LengthRule("fixed", 64, 64).draw_lengths(9, 100, 3).tolist() == [64, 64, 64]
     for kind in ("uniform", "log-uniform"):
         assert LengthRule(kind, 64, 64).draw_lengths(9, 100, 3).tolist() == [64, 64, 64]
 
@@ -102,7 +101,6 @@ def test_a_very_long_range_needs_no_table() -> None:
         ("log-uniform", 9, 8, r"minimum length: got 9, must be in \[1, 8\]"),
         ("log-uniform", 1, 0, r"maximum length: got 0, must be in \[1, 1000000\]"),
         ("log-uniform", 1, 1_000_001, "maximum length: got 1000001"),
-        ("fixed", 3, 4, "a fixed length has minimum and maximum alike, got 3 and 4"),
     ],
 )
 def test_a_wrong_rule_is_named(kind: str, minimum: int, maximum: int, message: str) -> None:
@@ -111,6 +109,6 @@ def test_a_wrong_rule_is_named(kind: str, minimum: int, maximum: int, message: s
 
 
 def test_a_wrong_run_seed_is_named() -> None:
-    for kind in ("uniform", "log-uniform", "fixed"):
+    for kind in ("uniform", "log-uniform"):
         with pytest.raises(SamplerError, match="run seed: got -1"):
             LengthRule(kind, 8, 8).draw_lengths(-1, 0, 1)

@@ -8,13 +8,13 @@ from object_server import LAX
 
 import cache.stores.bucket
 from cache.errors import StorageError
+from cache.stores.bucket import open_bucket
 from cache.stores.leases import LeasedClaims
-from cache.stores.objects import ObjectFiles
 from cache.stores.places import parse_place
 
 
 def test_a_forked_child_says_so_instead_of_waiting_for_ever(s3: str) -> None:
-    files = ObjectFiles(s3)
+    files = open_bucket(s3)
     files.write({"a": b""})
     child = os.fork()
     if child == 0:
@@ -68,14 +68,14 @@ def test_what_is_wrong_is_said_in_one_sentence_without_a_secret(
         else:
             monkeypatch.setenv(name, value)
     with pytest.raises(StorageError, match=told) as caught:
-        ObjectFiles(s3).read("a", 1)
+        open_bucket(s3).read("a", 1)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
 def test_a_missing_bucket_is_named_by_every_call_that_can_know(s3: str) -> None:
-    files = ObjectFiles("s3://nowhere/prefix")
+    files = open_bucket("s3://nowhere/prefix")
     calls: list[Callable[[], object]] = [
         lambda: files.read("a", 1),
         lambda: files.write({"a": b""}),

@@ -15,18 +15,17 @@ from cache.errors import ClaimError, StorageError
 from cache.stores.bucket import Bucket, open_bucket
 from cache.stores.files import LocalFiles
 from cache.stores.interface import Files
-from cache.stores.objects import ObjectFiles
 
 
-def in_memory() -> ObjectFiles:
+def in_memory() -> Bucket:
     store = MemoryStore()
-    return ObjectFiles(Bucket("s3://memory/here", lambda seconds: store))
+    return Bucket("s3://memory/here", lambda seconds: store)
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
     if request.param == "s3":
-        return ObjectFiles(request.getfixturevalue("s3"))
+        return open_bucket(request.getfixturevalue("s3"))
     return LocalFiles(tmp_path / "root") if request.param == "local" else in_memory()
 
 
@@ -181,7 +180,7 @@ def test_an_object_is_never_read_half_before_and_half_after_a_change(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache.stores.bucket, "PART", 1000)
-    files, other, stop = ObjectFiles(s3), ObjectFiles(s3), threading.Event()
+    files, other, stop = open_bucket(s3), open_bucket(s3), threading.Event()
     files.write({"a": b"0" * 4000})
 
     def change() -> None:
@@ -206,7 +205,7 @@ def test_an_object_is_never_read_half_before_and_half_after_a_change(
 
 
 def test_a_put_whose_answer_was_lost_is_known_again(s3: str, object_server: str) -> None:
-    files = ObjectFiles(s3)
+    files = open_bucket(s3)
     for path in ("record", "data"):
         ask(object_server, f"_server/{path}", "PUT")
         if path == "record":

@@ -160,8 +160,8 @@ def test_who_creates_it_anew_meanwhile_loses_nothing(tmp_path: Path) -> None:
         thread.join()
     fill(make_cache(tmp_path, **SMALL))
     (summary,) = list_caches(tmp_path)
-    assert summary.is_complete
-    assert verify_cache(summary.place).faults == ()
+    assert summary["complete"]
+    assert verify_cache(summary["path"]).faults == ()
 
 
 def test_a_real_object_store_is_repaired_and_removed_as_a_directory_is(s3: str) -> None:

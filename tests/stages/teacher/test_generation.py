@@ -11,7 +11,7 @@ from tiny import FAMILY_NAMES, LONGEST, Listener, make_teacher
 
 from cache.draw.philox import Purpose, mix_seeds, random_integers_numpy
 from stages.errors import ModelError, SettingError
-from stages.inputs.config import SamplingSettings
+from stages.inputs.preparation import SamplingSettings
 from stages.tasks.frame import frame_task
 from stages.teacher.generation import draw_tokens, find_end_ids, write_texts
 from stages.teacher.teacher import Teacher
