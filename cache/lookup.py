@@ -91,6 +91,12 @@ def find_only_task(root: str | Path, partial: bool) -> Cache:
     raise TaskChoiceError(f"{several} {kind} below {root}", root, sorted(fitting), unfinished)
 
 
+def list_usable(root: str | Path, task: str, partial: bool) -> list[Cache]:
+    """Return a task's complete (or ``partial``) caches that are sound, the oldest first."""
+    found, complete = _open_caches((parse_place(root) / task).list_places())
+    return found if partial else complete
+
+
 def find_cache(root: str | Path, task: str | None, source: str | None, partial: bool) -> Cache:
     """Find the cache to train on.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cache.directory import Cache
 from cache.errors import IncompleteError
-from cache.lookup import find_cache, find_caches
+from cache.lookup import find_cache, list_usable
 from cache.reader import CacheReader
 from stages.errors import SettingError, Settings
 from stages.inputs import read_thresholds
@@ -29,19 +29,14 @@ def find_answers(
         found = [find_cache(root, task.name, name, partial) for name in names or (None,)]
         _check_same(found)
         return found
-    there = [
-        Cache(it.place, it.manifest)
-        for it in find_caches(root)
-        if it.manifest and (it.is_complete or partial)
-    ]
+    there = list_usable(root, task.name, partial)
     found = []
     for number, each in enumerate(task.split(), 1):
-        asked = (each.name, each.prompt, each.suffix)
+        asked = (each.prompt, each.suffix)
         fitting = [
             cache
             for cache in there
-            if tuple(cache.manifest.inputs["task"][key] for key in ("name", "prompt", "suffix"))
-            == asked
+            if tuple(cache.manifest.inputs["task"][key] for key in ("prompt", "suffix")) == asked
         ]
         if len(fitting) != 1:
             raise SettingError(

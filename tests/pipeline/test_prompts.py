@@ -11,7 +11,7 @@ from processes import run_here
 from tiny import MOOD, read_rows
 
 from cache.directory import Cache
-from cache.lookup import find_caches
+from cache.lookup import list_usable
 from stages.errors import TaskError
 from stages.metrics import average_answers, fit_prior
 from stages.records import read_record
@@ -53,8 +53,7 @@ def train(out: Path, root: Path, *more: object) -> tuple[int, str]:
 
 
 def list_caches(root: Path) -> list[Cache]:
-    found = [Cache(it.place, it.manifest) for it in find_caches(root) if it.manifest]
-    return sorted(found, key=lambda it: it.manifest.created)
+    return list_usable(root, "mood", False)
 
 
 def test_each_prompt_has_a_cache_of_the_same_rows(root: Path) -> None:
