@@ -36,7 +36,7 @@ LINE = "{:<10} {:<16} {:>11} {:>9} {:>9} {:>9} {:>11}"
 def main() -> None:
     """Print the table and the examples."""
     params = yaml.safe_load(Path("params.yaml").read_text())["functional_projection"]
-    heads = ("task", "student", "cached rows", "agreement", "angle", "centred", "spread of g")
+    heads = ("task", "student", "cached rows", "centred", "agreement", "angle", "spread of g")
     print("\n" + LINE.format(*heads))
     for task in params["tasks"]:
         teacher = json.loads(Path(f"data/teachers/{task}.json").read_text())
@@ -46,8 +46,8 @@ def main() -> None:
                 print(f"{task:<10} {arch:<16} accuracy {found['student']['accuracy']:.2%}")
                 continue
             held = found["held_out"]
-            angles = (f"{held['angle']:.3f} rad", f"{held['centred_angle']:.3f} rad")
-            cells = (f"{teacher['rows']:,}", f"{held['agreement']:.1%}", *angles)
+            centred, angle = (f"{held[key]:.3f} rad" for key in ("centred_angle", "angle"))
+            cells = (f"{teacher['rows']:,}", centred, f"{held['agreement']:.1%}", angle)
             print(LINE.format(task, arch, *cells, f"{teacher['spread']:.3f}"))
     task = params["tasks"][0]
     student = f"data/students/{task}-{params['archs'][0]}"

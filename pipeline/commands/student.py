@@ -143,11 +143,11 @@ def _collect_metrics(result: StudentResult) -> dict[str, Any]:
     return {
         "fingerprint": result.fingerprint,
         "held_out_rows": found.rows,
+        "centred_angle": found.centred_angle,
         "agreement": found.agreement,
         "agreement_interval": found.agreement_share.interval,
         "self_generated": None if self_generated is None else self_generated.to_record(),
         "angle": found.angle,
-        "centred_angle": found.centred_angle,
         "c_closed_form": found.c,
         "norm_g": found.norm_g,
         "norm_h": found.norm_h,

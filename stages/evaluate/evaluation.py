@@ -23,6 +23,7 @@ from stages.errors import SettingError, Settings
 from stages.evaluate.held_out import measure_held_out
 from stages.records import find_record, read_record, read_temperature
 from stages.reporter import Reporter, follow
+from stages.student import find_teacher_prior
 from stages.tasks import Task, describe_chat, fit_tokenizer, load_task, restore_task
 from stages.teacher import Callbacks, find_tuning, make_teacher
 from stages.texts import TextRow, encode_texts, read_labelled_texts
@@ -161,8 +162,12 @@ def _evaluate_texts(
     if config.teacher is not None:
         theirs, teacher = score(lambda: _ask_teacher(config, rows, task, device, reporter))
         teacher_ece = metrics.expected_calibration_error(theirs, gold)
-        if (prior := metrics.read_prior(record)) is not None:
-            # What the student was taught.
+        prior = metrics.read_prior(record)
+        if config.model is None:
+            found = choose_model(config.teacher, device.value).value
+            prior = find_teacher_prior(config.cache, task, found, config.chat, reporter)
+        if prior is not None:
+            # What a student was taught, or would be.
             theirs = prior.remove(theirs)
             speed = teacher.texts_per_second
             taught = metrics.compute_scores(gold, theirs.argmax(axis=1), names, speed)

@@ -26,7 +26,7 @@ VARIABLES = {"#1b1f24": "ink", "#59636e": "muted", "#d1d9e0": "line"} | {
 PANELS = {
     "coefficient c": {"c_learned": "learned", "c_closed_form": "closed form"},
     "norm per √row": {"norm_g": "‖g‖", "norm_h": "‖h‖"},
-    "angle in radians": {"angle": "α", "centred_angle": "centred α"},
+    "angle in radians": {"centred_angle": "centred α", "angle": "α"},
 }
 """Columns of a student's curve and their names, by the label of the axis."""
 

@@ -68,6 +68,8 @@ class Run(Strict):
     held_out_rows: Rows = Field(validation_alias=AliasPath("held_out", "rows"))
     held_out: Share = Field(validation_alias=AliasPath("held_out", "agreement"))
     spread: float | None = _at("held_out", "spread")
+    centred_angle: float | None = _at("held_out", "centred_angle")
+    prior: Any = None  # what was taken off the teacher's answers
     self_generated_rows: Rows | None = _at("self_generated", "rows")
     self_generated: Share | None = _at("self_generated", "agreement")
     identity: str | None = None

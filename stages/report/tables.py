@@ -137,8 +137,9 @@ def _tabulate_estimates(found: Findings) -> Table:
 
 
 def _tabulate_students(found: Findings) -> Table:
-    heads = ["student", "task", "encoder", "cache", "inputs", "training", "agreement, held out",
-             "agreement, self-generated texts", "temperature", "accuracy, %"]  # fmt: skip
+    heads = ["student", "task", "encoder", "cache", "inputs", "training", "prior taken off",
+             "centred α, held out", "agreement, held out", "agreement, self-generated texts",
+             "temperature", "accuracy, %"]  # fmt: skip
     rows = [
         [
             str(run.path),
@@ -149,6 +150,8 @@ def _tabulate_students(found: Findings) -> Table:
             f"{_format(run.rows, ',')} rows",
             f"{run.objective or UNKNOWN}, {_format(run.steps)} × {_format(run.batch_size)} rows, "
             f"rate {_format(run.learning_rate, 'g')}, seed {_format(run.seed)}",
+            "yes" if run.prior else "no",
+            _format(run.centred_angle, ".3f"),
             _format_share(run.held_out, run.held_out_rows),
             _format_share(run.self_generated, run.self_generated_rows),
             _format(run.temperature, ".2f"),

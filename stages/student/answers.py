@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache.directory import Cache
 from cache.errors import IncompleteError
 from cache.lookup import find_cache, list_usable
 from cache.reader import CacheReader
 from stages.errors import SettingError, Settings
-from stages.inputs import read_thresholds
+from stages.inputs import TEXTS, read_thresholds
+from stages.metrics import Prior
+from stages.student.prior import find_prior
 from stages.tasks import Task
+
+if TYPE_CHECKING:
+    from stages.reporter import Reporter
 
 
 def find_answers(
@@ -32,12 +38,7 @@ def find_answers(
     there = list_usable(root, task.name, partial)
     found = []
     for number, each in enumerate(task.split(), 1):
-        asked = (each.prompt, each.suffix)
-        fitting = [
-            cache
-            for cache in there
-            if tuple(cache.manifest.inputs["task"][key] for key in ("prompt", "suffix")) == asked
-        ]
+        fitting = [cache for cache in there if _is_asked(cache, each)]
         if len(fitting) != 1:
             raise SettingError(
                 f"prompt {number} of {1 + len(task.others)} of the task {task.name} "
@@ -48,6 +49,34 @@ def find_answers(
         found += fitting
     _check_same(found)
     return found
+
+
+def find_teacher_prior(
+    root: str | Path, task: Task, model: str, chat: bool, reporter: Reporter
+) -> Prior | None:
+    """Find the prior of a model on the newest random rows it has answered; None without such.
+
+    Raises:
+        DamageError: A shard is damaged.
+    """
+    caches = []
+    for asked in task.split():
+        fitting = [
+            cache
+            for cache in list_usable(root, task.name, False)
+            if _is_asked(cache, asked)
+            and cache.manifest.notes.get("model") == model
+            and cache.manifest.inputs["sampler"]["name"] != TEXTS
+            and ("chat" in cache.manifest.inputs) == chat
+        ]
+        if not fitting:
+            reporter.say(
+                f"prior: not known, {root} has no complete cache of random rows that {model} "
+                "answered; the teacher is measured as it answers"
+            )
+            return None
+        caches.append(fitting[-1])
+    return find_prior(open_readers(caches, False), task.prior, task.label_names, reporter)
 
 
 def open_readers(caches: Sequence[Cache], partial: bool) -> list[CacheReader]:
@@ -93,6 +122,11 @@ def _check_same(caches: Collection[Cache]) -> None:
                 "several must be of the same rows under different prompts",
                 Settings(("source",)),
             )
+
+
+def _is_asked(cache: Cache, task: Task) -> bool:
+    described = cache.manifest.inputs["task"]
+    return (described["prompt"], described["suffix"]) == (task.prompt, task.suffix)
 
 
 def _list_labels(cache: Cache) -> list[str]:

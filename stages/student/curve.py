@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 Point = dict[str, float | None]
 """A value for each of the columns; None where a column does not apply to the objective."""
 
-MEASURED = ("norm_g", "norm_h", "angle", "centred_angle", "agreement")
-CURVE = ("step", "loss", "c_learned", "c_closed_form", *MEASURED)
+MEASURED = ("centred_angle", "agreement", "angle", "norm_g", "norm_h")
+CURVE = ("step", "loss", *MEASURED, "c_learned", "c_closed_form")
 """Columns of the curve; angles in radians, norms per root row."""
 
 
 def make_point(step: int, loss: float, c: torch.Tensor | None, found: Projection) -> Point:
     """Return one point of the curve; ``loss`` is the mean over the steps since the last one."""
     learned = None if c is None else c.item()
-    values = (float(step), loss, learned, found.c, *(getattr(found, name) for name in MEASURED))
+    values = (float(step), loss, *(getattr(found, name) for name in MEASURED), learned, found.c)
     return dict(zip(CURVE, values, strict=True))
 
 

@@ -117,3 +117,17 @@ def test_labels_that_people_gave_have_none(mood: Path, tmp_path: Path) -> None:
     texts = {"labels": "gold", "texts": tmp_path / "x.jsonl"}
     with pytest.raises(SettingError, match="labels gold are no teacher's answers"):
         make_student_config(mood, tmp_path, tmp_path / "out", prior="balanced", **texts)
+
+
+def test_a_bare_teacher_is_told_with_the_prior_of_its_cache(
+    filled: Filled, mood: Path, llm: Path, tmp_path: Path
+) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "a good one", "label": "good"}\n{"text": "b", "label": "bad"}\n')
+    command = ("evaluate", "--teacher", llm, "--task", mood, "--data", texts, "--json", "--cache")
+    found = run_here(*command, filled[0])
+    assert found.code == 0, found.err
+    assert "accuracy" in json.loads(found.out)["teacher_without_prior"]
+    none = run_here(*command, tmp_path / "none")
+    assert "teacher_without_prior" not in json.loads(none.out)
+    assert "measured as it answers" in none.err
