@@ -122,7 +122,7 @@ def choose_task(settings: dict[str, Any], console: Console) -> Task:
     from cache.lookup import find_cache
     from stages.tasks import list_tasks, restore_task
 
-    root, source = settings["cache"], settings.get("source")
+    root, source = settings["cache"], next(iter(settings.get("source") or ()), None)
     partial = settings.get("partial", False)
     if settings.get("labels") == "gold" and source is None:
         fault = "the labels gold are of a task, and no cache says which"

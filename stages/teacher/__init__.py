@@ -7,6 +7,8 @@ sized and compiled; knows nothing of students.
 from stages.teacher.autotune import find_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.estimate import Estimate, estimate_teacher
+from stages.teacher.fill import average_next_token
+from stages.teacher.generation import write_texts
 from stages.teacher.plan import make_teacher
 from stages.teacher.stage import TeacherResult, run_teacher
 from stages.teacher.teacher import Batch, Callbacks, Teacher, plan_batches

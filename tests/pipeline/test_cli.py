@@ -169,9 +169,14 @@ class TestTasks:
     def test_list_names_each(self) -> None:
         found = run_here("task", "list")
         assert found.code == 0
-        assert [line.split()[0] for line in found.out.splitlines()] == ["ag_news", "imdb", "reddit"]
+        assert [line.split()[0] for line in found.out.splitlines()] == [
+            "ag_news",
+            "emotions",
+            "imdb",
+            "reddit",
+        ]
         data = json.loads(run_here("task", "list", "--json").out)
-        assert [entry["name"] for entry in data] == ["ag_news", "imdb", "reddit"]
+        assert [entry["name"] for entry in data] == ["ag_news", "emotions", "imdb", "reddit"]
 
     def test_show_gives_everything(self, mood: Path) -> None:
         found = run_here("task", "show", mood)

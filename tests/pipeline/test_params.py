@@ -73,7 +73,7 @@ def test_options_go_by_the_names_they_are_typed_with(seen: Callable[[str], Seen]
     write("student:\n  from: abc\n  held_out_rows: 3\n  partial: true\ntag:\n  all: true\n")
     kept = seen("student")
     assert run_here("student", "--task", "imdb", "--arch", "mini").code == 0
-    assert (kept[0]["source"], kept[0]["held_out_rows"], kept[0]["partial"]) == ("abc", 3, True)
+    assert (kept[0]["source"], kept[0]["held_out_rows"], kept[0]["partial"]) == (("abc",), 3, True)
     kept = seen("tag")
     assert run_here("tag", "--model", "there").code == 0
     assert kept[0]["all_scores"] is True
@@ -167,7 +167,7 @@ def test_values_are_read_as_they_are_written(seen: Callable[[str], Seen]) -> Non
     kept = seen("student")
     assert run_here("student", "--task", "imdb", "--arch", "mini").code == 0
     names = ("source", "seed", "partial", "steps")
-    assert [kept[0][name] for name in names] == ["0123e5", 24, True, 500]
+    assert [kept[0][name] for name in names] == [("0123e5",), 24, True, 500]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cache.paths import expand_path
 from cache.stores.places import LocalPlace, ObjectPlace, parse_place
 from pipeline.options import PathType
 
-WORDS = {"push_to_hub", "title", "text_column", "label_column", "device", "dtype"}
+WORDS = {"push_to_hub", "prior", "title", "text_column", "label_column", "device", "dtype"}
 WORDS |= {"label_map", "onnx_file"}
 """Parameters of text that are no paths."""
 

@@ -87,7 +87,7 @@ def test_without_a_complete_cache_the_commands_that_make_one_are_listed(
         assert "no task has a complete cache below none; make one:\n" in found.err
         assert commands(found.err) == [
             ["pipeline", "teacher", "--task", task, "--cache", "none"]
-            for task in ("ag_news", "imdb", "reddit")
+            for task in ("ag_news", "emotions", "imdb", "reddit")
         ]
     next(root.glob("mood/*/commits/*")).unlink()
     found = run_here("student", *TRAIN)
@@ -124,7 +124,8 @@ def test_tasks_are_listed_where_one_must_be_named() -> None:
         assert f"Error: {named}; there are these, and the path of a file of yours:\n" in found.err
         option = ["--task"] if "option" in named else []
         assert commands(found.err) == [
-            ["pipeline", *arguments, *option, task] for task in ("ag_news", "imdb", "reddit")
+            ["pipeline", *arguments, *option, task]
+            for task in ("ag_news", "emotions", "imdb", "reddit")
         ]
 
 

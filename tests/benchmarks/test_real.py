@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from tiny import write_language_model
+
+from benchmarks import priors, questions, real
+
+TEXTS = {
+    "ag_news": [("Stocks fell again", "Business"), ("The cup is won", "Sports")] * 2,
+    "reddit": [("so good", "positive"), ("so bad", "negative")] * 2,
+    "imdb": [("so good", "positive"), ("so bad", "negative")] * 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for task, rows in TEXTS.items():
+        lines = "".join(json.dumps({"text": x, "label": y}) + "\n" for x, y in rows)
+        (folder / task).mkdir()
+        (folder / task / "test.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    rows = [{"text": "wow", "ekman": ["surprise"]}, {"text": "eh", "ekman": ["neutral"]}]
+    rows += [{"text": "sad and cross", "ekman": ["sadness", "anger"]}]
+    (folder / "goemotions").mkdir()
+    (folder / "goemotions/test.jsonl.gz").write_bytes(
+        gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+    )
+    return folder
+
+
+def test_every_way_of_asking_is_measured_and_nothing_twice(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_language_model(tmp_path / "smollm2")
+    out = tmp_path / "real.md"
+    command = ["--models", str(tmp_path), "--data", str(data), "--work", str(tmp_path / "work")]
+    command += ["--out", str(out), "--only", "smollm2", "--tasks", "reddit"]
+    command += ["--texts", "3", "--rows", "4", "--written", "2"]
+    real.main(command)
+    lines = [line for line in out.read_text().splitlines() if line.startswith("| Smol")]
+    # 3 prompts in 4 ways of scoring, and the 3 averaged in 3 of them.
+    assert len(lines) == 3 * 4 + 3
+    assert all(line.count("|") == 11 for line in lines)
+    kept = sorted((tmp_path / "work").iterdir())
+    monkeypatch.setattr(questions, "make_teacher", None)
+    real.main(command)
+    real.main([*command, "--report"])
+    assert [x for x in out.read_text().splitlines() if x.startswith("| Smol")] == lines
+    assert sorted((tmp_path / "work").iterdir()) == kept
+
+
+def test_a_text_of_several_labels_or_of_another_is_left_out(data: Path) -> None:
+    task = questions.load_task("emotions")
+    rows = list(questions.read_test(data / "goemotions/test.jsonl.gz", task))
+    assert [(row.text, column) for row, column in rows] == [("wow", 5)]
+
+
+def test_students_are_trained_with_the_prior_and_without(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "real.md"
+    command = ["--data", str(data), "--work", str(tmp_path / "work"), "--out", str(out)]
+    priors.main([*command, "--rows", "128", "--steps", "2", "--seeds", "1", "--texts", "4"])
+    lines = [line.split(" | ")[:2] for line in out.read_text().splitlines() if " (" in line]
+    assert lines[-6:] == [[f"| {t}", p] for t in priors.TASKS for p in priors.PRIORS]
