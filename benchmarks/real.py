@@ -30,6 +30,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).softmax(dim=1).numpy()
 
 
+WAYS = ("chat", "prompts")
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of the table: how it was asked, and how it did."""
@@ -58,11 +61,12 @@ def take_prior(logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def list_settings(bench: Bench) -> list[tuple[Setting, tuple[str, ...]]]:
     """Return what is asked of a model, the most telling first, and on which sets of inputs."""
-    found: list[tuple[Setting, tuple[str, ...]]] = [(Setting(bench.name, t), SETS) for t in DATA]
-    if bench.has_chat():
-        found += [(Setting(bench.name, task, chat=True), SETS[:3]) for task in DATA]
-    for prompt in range(1, bench.args.prompts):
-        found += [(Setting(bench.name, task, prompt), ("test", "unigram")) for task in DATA]
+    plain, random, ways = ("test", "unigram"), SETS, bench.args.ways
+    found: list[tuple[Setting, tuple[str, ...]]] = [(Setting(bench.name, t), random) for t in DATA]
+    if "chat" in ways and bench.has_chat():
+        found += [(Setting(bench.name, task, chat=True), plain) for task in DATA]
+    for prompt in (1, 2) if "prompts" in ways else ():
+        found += [(Setting(bench.name, task, prompt), plain) for task in DATA]
     return found
 
 
@@ -138,7 +142,7 @@ def measure(bench: Bench, task: str) -> Iterator[str]:
     for setting, sets in list_settings(bench):
         if setting.task == task:
             yield from describe_setting(bench, setting, sets)
-    if args.prompts == 3:
+    if "prompts" in args.ways:
         yield from describe_average(bench, task)
 
 
@@ -154,7 +158,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=2000, help="test texts a task")
     parser.add_argument("--rows", type=int, default=512, help="random rows a set")
     parser.add_argument("--written", type=int, default=128, help="texts that the model writes")
-    parser.add_argument("--prompts", type=int, default=3, choices=(1, 3), help="prompts a task")
+    parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS, help="what else is asked")
     parser.add_argument("--report", action="store_true", help="ask no model: write what is kept")
     return parser.parse_args(arguments)
 
