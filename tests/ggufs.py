@@ -10,61 +10,59 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFWriter
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from tiny import make_language_model, make_tokenizer
+from transformers import PreTrainedModel
 
 
 def write_gguf(
     file: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+    model: PreTrainedModel | None = None,
     kind: Kind = Kind.F32,
     tensors: dict[str, np.ndarray] | None = None,
     **fields: Any,
 ) -> Path:
-    """Write a model of a family whose names in GGUF are its own; ``kind`` is of the matrices."""
-    config, vocabulary = model.config, tokenizer.get_vocab()
-    writer = GGUFWriter(file, fields.pop("architecture", config.model_type))
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(sorted(vocabulary, key=vocabulary.__getitem__))
-    special = set(tokenizer.all_special_ids)
-    writer.add_token_types([3 if each in special else 1 for each in range(len(vocabulary))])
-    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_token_merges([" ".join(pair) for pair in merges])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
-    for name, value in fields.items():
-        (writer.add_string if isinstance(value, str) else writer.add_uint32)(
-            name.replace("__", "."), value
-        )
-    architecture = {text: key for key, text in gguf.MODEL_ARCH_NAMES.items()}[config.model_type]
-    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    tied = config.tie_word_embeddings
+    """Write a llama or qwen2, its matrices as a kind; other fields have ``__`` for dots."""
+    tokenizer = make_tokenizer()
+    model = model or make_language_model("llama", len(tokenizer))
+    config, family = model.config, str(model.config.model_type)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    state = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    known = {
+        f"{family}.block_count": config.num_hidden_layers,
+        f"{family}.context_length": config.max_position_embeddings,
+        f"{family}.embedding_length": config.hidden_size,
+        f"{family}.feed_forward_length": config.intermediate_size,
+        f"{family}.attention.head_count": config.num_attention_heads,
+        f"{family}.attention.head_count_kv": config.num_key_value_heads,
+        f"{family}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        f"{family}.rope.freq_base": config.rope_parameters["rope_theta"],
+        f"{family}.rope.dimension_count": config.hidden_size // config.num_attention_heads,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": [token for token, _ in vocabulary],
+        "tokenizer.ggml.token_type": [
+            3 if token in ("<s>", "</s>") else 1 for token, _ in vocabulary
+        ],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in state["merges"]],
+        "tokenizer.ggml.bos_token_id": tokenizer.bos_token_id,
+        "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
+    }
+    own = {name.replace("__", "."): value for name, value in fields.items()}
+    writer = gguf.GGUFWriter(file, own.pop("architecture", family))
+    adders = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+    for name, value in (known | own).items():
+        adders.get(type(value), writer.add_array)(name, value)
+    kinds = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(kinds[family], config.num_hidden_layers)
     for name, weight in model.state_dict().items():
-        if tied and name == "lm_head.weight":
-            continue
-        heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
-        part = name.removesuffix("_proj.weight")[-1]
-        if config.model_type == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+        if family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             # How llama.cpp orders what is turned: the two of a pair side by side.
-            pairs = weight.reshape(heads[part], 2, -1, weight.shape[1])
+            pairs = weight.reshape(-1, 2, config.head_dim // 2, weight.shape[1])
             weight = pairs.transpose(1, 2).reshape(weight.shape)
-        found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        own = Kind.F32 if weight.ndim == 1 else kind
-        data = gguf.quants.quantize(weight.float().numpy(), own)
-        writer.add_tensor(found, np.ascontiguousarray(data), raw_dtype=own)
+        as_kind = Kind.F32 if weight.ndim == 1 else kind
+        data = gguf.quants.quantize(weight.contiguous().numpy(), as_kind)
+        writer.add_tensor(
+            names.get_name(name, try_suffixes=(".weight", ".bias")), data, raw_dtype=as_kind
+        )
     for name, data in (tensors or {}).items():
         writer.add_tensor(name, data)
     writer.write_header_to_file()

@@ -36,7 +36,7 @@ class EvaluationConfig:
 
     data: Path | None = None  # labelled texts, `{task}` is replaced; None: the held-out rows
     model: Path | None = None  # a student's directory or ONNX file
-    teacher: str | None = None  # auto, mini, a hub id or a directory
+    teacher: str | None = None  # auto, mini, a hub id, a directory or a GGUF file
     task: str | Task | None = None  # name or path; None: the student's
     text_column: str = "text"
     label_column: str = "label"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.devices import ALL
 from stages.errors import ModelError
 from stages.lm.causality import check_causal
-from stages.lm.gguf_file import describe_unread, follow_gguf
-from stages.lm.memory import BYTES, check_fit, share_memory
+from stages.lm.gguf_file import load_gguf
+from stages.lm.memory import check_fit, share_memory
 from stages.lm.quantisation import check_quantisation, make_quantisation
 from stages.lm.resolve import read_config
 from stages.loading import load_weights
@@ -64,22 +64,21 @@ def load_language_model(
     options = _choose_placement(device)
     if quantise != "none":
         options["quantization_config"] = make_quantisation(folder, quantise)
-    reporter, followed = reporter or SilentReporter(), nullcontext()
-    if folder.is_file():
-        options["gguf_file"] = str(folder.absolute())
-        followed = follow_gguf(folder, dtype, BYTES[dtype], reporter)
+    load = partial(
+        load_weights,
+        AutoModelForCausalLM,
+        str(folder),
+        "a causal LM",
+        # Not read again from the folder, where it may name an attention of its own.
+        config=read_config(folder),
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        **options,
+    )
     try:
-        with followed:
-            model = load_weights(
-                AutoModelForCausalLM,
-                str(folder),
-                "a causal LM",
-                # Not read again from the folder, where it may name an attention of its own.
-                config=read_config(folder),
-                dtype=getattr(torch, dtype),
-                attn_implementation=attention,
-                **options,
-            )
+        model = (
+            load_gguf(folder, load, reporter or SilentReporter()) if folder.is_file() else load()
+        )
     except ModelError as error:
         if isinstance(error.__cause__, torch.OutOfMemoryError):
             check_fit(folder, device, dtype, quantise, ran_out=True)
@@ -87,8 +86,6 @@ def load_language_model(
     places = getattr(model, "hf_device_map", {})
     if device == ALL and {"cpu", "disk"} & set(map(str, places.values())):
         check_fit(folder, device, dtype, quantise, ran_out=True)
-    if folder.is_file() and (unread := describe_unread(folder, model)):
-        reporter.warn(unread)
     model.requires_grad_(False)
     check_causal(model.eval(), folder, quantise)
     return model

@@ -16,13 +16,12 @@ from stages.directories import (
     ADAPTER,
     INDEX,
     WEIGHTS,
-    check_directory,
     describe_adapter,
     find_weights,
     list_shards,
 )
 from stages.errors import ModelError
-from stages.lm.gguf_file import check_whole, choose_gguf, is_gguf, open_gguf, read_gguf_config
+from stages.lm.gguf_file import check_gguf, check_whole, choose_gguf, read_gguf_config
 from stages.loading import load_config, one_line
 from stages.records import RECORD
 
@@ -92,25 +91,18 @@ def _find_folder(model: str, weights: bool) -> Path:
         return MINI
     # Not Path's, which raise where a name is too long for one.
     if os.path.isfile(model):  # noqa: PTH113
-        return _check_file(Path(model))
+        return check_gguf(Path(model))
     if os.path.isdir(model):  # noqa: PTH112
         folder = Path(model)
         files = sorted(str(file) for file in folder.glob("*.gguf"))
         if not files or any((folder / name).exists() for name in ("config.json", ADAPTER)):
             return folder
-        return _check_file(Path(choose_gguf(files, model)))
+        return check_gguf(Path(choose_gguf(files, model)))
     repository, _, name = model.partition(":")
     if repository.count("/") > 1 or model.startswith((".", "/", "~")) or "\\" in model:
         raise ModelError(f"there is no model directory {model!r}")
     with _explained_hub(model):
-        return _check_file(_fetch_file(repository, name)) if name else _fetch(model, weights)
-
-
-def _check_file(file: Path) -> Path:
-    if not is_gguf(file):
-        check_directory(file)
-    open_gguf(file)
-    return file
+        return _fetch_file(repository, name) if name else _fetch(model, weights)
 
 
 def _fetch(model: str, weights: bool) -> Path:
@@ -127,7 +119,7 @@ def _fetch(model: str, weights: bool) -> Path:
         with suppress(Exception):  # what is missing is said without the hub as well
             files = _list_files(model)
         if files:
-            return _check_file(_fetch_file(model, choose_gguf(files, model).partition(":")[2]))
+            return _fetch_file(*choose_gguf(files, model).split(":", 1))
     if weights and WEIGHTS not in found and INDEX in found:
         shards = [file.name for file in list_shards(folder / INDEX)]
         # Of the same commit, whatever has been pushed meanwhile.
@@ -141,7 +133,7 @@ def _fetch_file(repository: str, name: str) -> Path:
 
     check_whole(name)
     try:
-        return Path(hf_hub_download(repository, name))
+        return check_gguf(Path(hf_hub_download(repository, name)))
     except RemoteEntryNotFoundError as error:
         there = ", ".join(_list_files(repository)[:6]) or "there is none"
         raise ModelError(f"{repository} holds no GGUF file {name!r}, give one: {there}") from error

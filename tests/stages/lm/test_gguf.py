@@ -20,55 +20,47 @@ from tiny import Stopping, draw_ids, make_language_model, make_tokenizer
 from cache.opening import open_cache
 from stages.errors import ModelError
 from stages.lm import load_language_model, load_language_tokenizer, resolve_model
+from stages.lm.memory import count_bytes
 from stages.loading import load_tokenizer
 from stages.reporter import Interrupted, SilentReporter
 
 CHAT = "{{ bos_token }}[{{ messages[0]['content'] }}]"
+VOCABULARY = len(make_tokenizer())
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = CHAT
-    folder = tmp_path_factory.mktemp("gguf")
-    return write_gguf(folder / "x.gguf", make_language_model("llama", len(tokenizer)), tokenizer)
-
-
-def write(file: Path, family: str = "llama", kind: Kind = Kind.F32, **own: Any) -> Path:
-    tokenizer = make_tokenizer()
-    return write_gguf(file, make_language_model(family, len(tokenizer)), tokenizer, kind, **own)
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "x.gguf", tokenizer__chat_template=CHAT)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.Q8_0, Kind.Q4_0])
 def test_it_answers_as_the_same_weights_do(family: str, kind: Kind, tmp_path: Path) -> None:
-    tokenizer, reporter = make_tokenizer(), SilentReporter()
-    model = make_language_model(family, len(tokenizer))
-    file = resolve_model(str(write_gguf(tmp_path / "x.gguf", model, tokenizer, kind)))
+    model, reporter = make_language_model(family, VOCABULARY), SilentReporter()
+    file = resolve_model(str(write_gguf(tmp_path / "x.gguf", model, kind)))
     quantise(model, kind)
     model.save_pretrained(tmp_path / "same")
-    ids = draw_ids(2, 20, len(tokenizer))
+    ids = draw_ids(2, 20, VOCABULARY)
     for dtype in ("float32", "bfloat16"):
         found = load_language_model(file, "cpu", dtype, reporter=reporter)
         same = load_language_model(tmp_path / "same", "cpu", dtype)
         assert torch.equal(found(ids).logits, same(ids).logits)
     assert not reporter.warnings
-    assert f"{kind.name}" in reporter.lines[0]
+    assert kind.name in reporter.lines[0]
     assert "de-quantised to float32: 0.00 GiB of memory" in reporter.lines[0]
 
 
 def test_stretched_positions_are_read(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer()
-    model = make_language_model("llama", len(tokenizer))
+    model = make_language_model("llama", VOCABULARY)
     model.config.rope_parameters |= {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
-    model.config.rope_parameters |= {"high_freq_factor": 4.0}
-    model.config.rope_parameters |= {"original_max_position_embeddings": 64}
+    more = {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    model.config.rope_parameters |= more
     stretched = type(model)(model.config).eval()
     stretched.load_state_dict(model.state_dict())
     factors = model.model.rotary_emb.inv_freq / stretched.model.rotary_emb.inv_freq
     assert factors.max() > 7
     tensors = {"rope_freqs.weight": factors.numpy().astype(np.float32)}
-    file = write_gguf(tmp_path / "x.gguf", model, tokenizer, tensors=tensors)
+    file = write_gguf(tmp_path / "x.gguf", model, tensors=tensors)
     reporter = SilentReporter()
     found, ids = (
         load_language_model(file, "cpu", "float32", reporter=reporter),
@@ -84,7 +76,7 @@ def test_what_is_not_read_of_it_is_told(tmp_path: Path) -> None:
     tensors = {"blk.0.attn_q.bias": np.ones(32, dtype=np.float32)}
     reporter = SilentReporter()
     load_language_model(
-        write(tmp_path / "x.gguf", tensors=tensors, **own), "cpu", "float32", reporter=reporter
+        write_gguf(tmp_path / "x.gguf", tensors=tensors, **own), "cpu", "float32", reporter=reporter
     )
     (warning,) = reporter.warnings
     for part in ("32 weights", "positions (yarn)", "(olmo; done as GPT-2 does)", "may differ"):
@@ -129,21 +121,21 @@ def test_a_teacher_and_a_student_are_made_of_it(whole: Path, mood: Path, tmp_pat
 
 
 def test_a_stop_is_heeded_between_tensors(whole: Path) -> None:
-    reporter = Stopping(lambda: bool(reporter.lines))
+    reporter = Stopping()
     with pytest.raises(Interrupted):
         load_language_model(whole, "cpu", "float32", reporter=reporter)
 
 
 def cut(part: float) -> Callable[[Path], object]:
     def do(file: Path) -> None:
-        data = write(file).read_bytes()
+        data = write_gguf(file).read_bytes()
         file.write_bytes(data[: int(len(data) * part)])
 
     return do
 
 
 def own(**fields: Any) -> Callable[[Path], object]:
-    return lambda file: write(file, **fields)
+    return lambda file: write_gguf(file, **fields)
 
 
 REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
@@ -196,28 +188,20 @@ def test_of_several_files_one_is_to_be_named(whole: Path, mood: Path, tmp_path: 
         resolve_model(str(tmp_path))
 
 
-def test_what_it_needs_is_said(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.lm.gguf_file.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"need gguf, which is not installed: pip.*'\.\[gguf\]'$"):
-        resolve_model(str(whole))
-
-
-def test_it_is_not_quantised_twice(whole: Path) -> None:
+def test_what_cannot_be_done_with_it_is_said(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ModelError, match="quantised already; leave quantise out"):
         load_language_model(whole, "cpu", "bfloat16", "int8")
-
-
-def test_memory_is_that_of_the_weights_when_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from stages.lm.memory import count_bytes
-
-    file = write(tmp_path / "x.gguf", kind=Kind.Q4_0)
-    model = load_language_model(file, "cpu", "bfloat16")
-    assert count_bytes(file, "bfloat16") == 2 * sum(p.numel() for p in model.parameters())
+    file = write_gguf(tmp_path / "x.gguf", kind=Kind.Q4_0)
+    weights = make_language_model("llama", VOCABULARY).num_parameters()
+    assert count_bytes(file, "bfloat16") == 2 * weights
     monkeypatch.setattr("stages.lm.memory.measure_free", lambda device: 2**20)
     with pytest.raises(ModelError, match="does not fit on cpu: it needs"):
         load_language_model(file, "cpu", "bfloat16")
+    monkeypatch.setattr("stages.lm.gguf_file.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"need gguf, which is not installed: pip.*'\.\[gguf\]'$"):
+        resolve_model(str(whole))
 
 
 class TestHub:
