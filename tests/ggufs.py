@@ -43,12 +43,14 @@ def write_gguf(
             3 if token in ("<s>", "</s>") else 1 for token, _ in vocabulary
         ],
         "tokenizer.ggml.merges": [" ".join(pair) for pair in state["merges"]],
+        "tokenizer.ggml.add_bos_token": tokenizer("").input_ids == [0],
         "tokenizer.ggml.bos_token_id": tokenizer.bos_token_id,
         "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
     }
     own = {name.replace("__", "."): value for name, value in fields.items()}
     writer = gguf.GGUFWriter(file, own.pop("architecture", family))
     adders = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+    adders[bool] = writer.add_bool
     for name, value in (known | own).items():
         adders.get(type(value), writer.add_array)(name, value)
     kinds = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
