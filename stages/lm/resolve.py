@@ -99,6 +99,8 @@ def _find_folder(model: str, weights: bool) -> Path:
             return folder
         return check_gguf(Path(choose_gguf(files, model)))
     repository, _, name = model.partition(":")
+    if repository.endswith(".gguf"):
+        raise ModelError(f"there is no file {model!r}; one of a hub is repository:file.gguf")
     if repository.count("/") > 1 or model.startswith((".", "/", "~")) or "\\" in model:
         raise ModelError(f"there is no model directory {model!r}")
     with _explained_hub(model):

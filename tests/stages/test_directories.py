@@ -221,6 +221,7 @@ def test_the_command_that_merges_an_adapter_is_one_that_runs(llm: Path, tmp_path
         ("{here}/x.safetensors", "x.safetensors is a file; give its directory"),
         ("{here}/gguf", "x.gguf is no GGUF file"),
         ("{here}", "x.gguf is no GGUF file"),
+        ("some/x.gguf", "there is no file 'some/x.gguf'; one of a hub is repository:file.gguf"),
         ("x" * 300, "there is neither a directory nor a hub model"),
         ("x/" * 3000, "there is no model directory"),
         ("mistrallai/Mistral-7B", "no local directory, and the hub cannot be reached (HF_HUB"),
