@@ -13,6 +13,7 @@ from stages.errors import Hint, ModelError
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """What transformers reads, in this order."""
 
+ADAPTER = "adapter_config.json"
 POINTER = b"version https://git-lfs"
 """How git-lfs begins what stands for a file that it has not fetched."""
 
@@ -23,7 +24,7 @@ PICKLES = (
 )
 OTHERS = {
     "model_index.json": "a diffusers pipeline, which makes images; give a language model",
-    "*.gguf": f"weights of llama.cpp (GGUF), which are not read; {FORMAT}",
+    "*.gguf": f"weights of llama.cpp (GGUF); as a language model give that file, else {FORMAT}",
     "params.json": f"a model in its makers' own format; {FORMAT}",
     **dict.fromkeys(("*.onnx", "onnx/*.onnx"), f"an ONNX file, not weights for torch; {FORMAT}"),
     **dict.fromkeys(("*.bin", "*.pt", "*.pth", "*.ckpt"), PICKLES),
@@ -41,8 +42,8 @@ def check_directory(folder: Path, hint: Hint | None = None) -> None:
         known = next((what for pattern, what in OTHERS.items() if folder.match(pattern)), None)
         raise ModelError(f"{folder} is a file{f': {known}' if known else '; give its directory'}")
     check_pointers(folder.glob("*"))
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(_describe_adapter(folder))
+    if (folder / ADAPTER).is_file():
+        raise ModelError(describe_adapter(folder))
     if (folder / "config.json").is_file():
         read_json(folder / "config.json")
         return
@@ -126,12 +127,14 @@ def refuse_others(folder: Path) -> None:
             raise ModelError(f"{folder} holds {file.relative_to(folder)}: {what}")
 
 
-def _describe_adapter(folder: Path) -> str:
-    settings = read_json(folder / "adapter_config.json")
+def describe_adapter(folder: Path, repository: str = "") -> str:
+    """Say what an adapter's directory, fetched from a hub or not, is and how a model is made."""
+    settings = read_json(folder / ADAPTER)
     base, kind = settings.get("base_model_name_or_path"), settings.get("peft_type") or "adapter"
     task = "SequenceClassification" if settings.get("task_type") == "SEQ_CLS" else "CausalLM"
     # JSON's quotes are ones that Python reads and a shell's single quotes leave alone.
-    source, out = json.dumps(str(folder)), json.dumps(f"{folder.resolve()}-merged")
+    source = json.dumps(repository or str(folder))
+    out = json.dumps(f"{Path(repository).name if repository else folder.resolve()}-merged")
     code = (
         f"from peft import AutoPeftModelFor{task} as P; "
         "from transformers import AutoTokenizer as T; "
@@ -139,6 +142,7 @@ def _describe_adapter(folder: Path) -> str:
         f"T.from_pretrained({json.dumps(base) if base else source}).save_pretrained({out})"
     )
     return (
-        f"{folder} holds an adapter ({kind}) of the model {base or 'that it does not name'}, not a "
-        f"model; merge them once (pip install peft; python -c {shlex.quote(code)}) and give {out}"
+        f"{repository or folder} holds an adapter ({kind}) of the model "
+        f"{base or 'that it does not name'}, not a model; merge them once "
+        f"(pip install peft; python -c {shlex.quote(code)}) and give {out}"
     )

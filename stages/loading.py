@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stages.devices import DTYPES
@@ -46,7 +47,7 @@ def load_weights(
     may_be_new: Callable[[PreTrainedModel, str], bool] | None = None,
     **options: Any,
 ) -> PreTrainedModel:
-    """Load a model from safetensors, none of its weights missing.
+    """Load a model from safetensors, or from the option ``gguf_file``, none of its weights missing.
 
     ``kind`` is one of transformers' classes with ``from_pretrained``, ``what`` says for messages
     what it is to be.  ``may_be_new`` says of a model's weight whether it may be missing, such as a
@@ -56,17 +57,19 @@ def load_weights(
         ModelError: It cannot be loaded, or a weight is missing or of another shape.
     """
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    if Path(source).exists():
+    alone = "gguf_file" in options
+    if Path(source).exists() and not alone:
         find_weights(Path(source))
     try:
-        model, found = kind.from_pretrained(
-            source,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
+        with TemporaryDirectory() as empty:
+            model, found = kind.from_pretrained(
+                empty if alone else source,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
     except Exception as error:  # transformers raises a dozen types, some of them bare
         reason = one_line(error)
         if type(error).__name__ == "SafetensorError":

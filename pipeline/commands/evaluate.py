@@ -30,7 +30,7 @@ ECE = "expected calibration error"
 @click.option(
     "--teacher",
     type=options.NAMED,
-    help="Language model to measure as well: auto, mini, a hub id or a directory.",
+    help="Language model to measure as well: auto, mini, a hub id, a directory or a GGUF file.",
 )
 @click.option(
     "--task",

@@ -70,7 +70,7 @@ def show_task(name: str, as_json: bool) -> None:
     "--model",
     type=options.NAMED,
     default="mini",
-    help="Model with the tokenizer: mini, a hub id or a directory.",
+    help="Model with the tokenizer: mini, a hub id, a directory or a GGUF file.",
 )
 @options.CHAT
 def check_task(name: str, model: str, chat: bool) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     "--model",
     type=options.NAMED,
     default="auto",
-    help="Language model: mini, a hub id, a directory, or auto, which takes Llama-2-7b where a "
-    "CUDA device has room for it and mini otherwise.",
+    help="Language model: mini, a hub id, a directory, a GGUF file, or auto, which takes "
+    "Llama-2-7b where a CUDA device has room for it and mini otherwise.",
 )
 @click.option(
     "--sampler",

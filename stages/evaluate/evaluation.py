@@ -36,7 +36,7 @@ class EvaluationConfig:
 
     data: Path | None = None  # labelled texts, `{task}` is replaced; None: the held-out rows
     model: Path | None = None  # a student's directory or ONNX file
-    teacher: str | None = None  # auto, mini, a hub id or a directory
+    teacher: str | None = None  # auto, mini, a hub id, a directory or a GGUF file
     task: str | Task | None = None  # name or path; None: the student's
     text_column: str = "text"
     label_column: str = "label"
@@ -246,7 +246,9 @@ def _ask_teacher(
     for asked in task.split():
         # Its output layer is cut down to a prompt's label words, so each prompt loads it anew.
         with reporter.track("loading the model", 1, 0, "model"):
-            model = lm.load_language_model(folder, device.value, dtype.value, config.quantise)
+            model = lm.load_language_model(
+                folder, device.value, dtype.value, config.quantise, reporter
+            )
         teacher = make_teacher(model, tokenizer, asked, config.chat, None, reporter)
         reporter.say(teacher.verbaliser.describe_scores())
         cut = fit_tokenizer(asked, tokenizer, config.chat)

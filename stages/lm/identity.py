@@ -50,11 +50,13 @@ MEBIBYTE = 2**20
 
 
 def describe_identity(folder: Path, reporter: Reporter) -> dict[str, str]:
-    """Return SHA-256 of a model's weights, its configuration and its tokenizer files.
+    """Return SHA-256 of a model's weights, its configuration and its tokenizer files, or its GGUF.
 
     Large files that are as they were need no reading.  Raises ModelError where one cannot be read,
     or is being written.
     """
+    if folder.is_file():
+        return {"gguf": hash_files([folder], reporter)[0]}
     parts = {
         # Makers' own copies of the weights, which are not read, do not make it another model.
         "weights": sorted({*folder.glob("*.safetensors")} - {*folder.glob("consolidated*")}),

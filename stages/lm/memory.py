@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from stages.devices import ALL, Choice
 from stages.errors import ModelError
+from stages.lm.gguf_file import count_weights
 from stages.lm.quantisation import divide_layers
 from stages.loading import explained
 
@@ -46,12 +47,13 @@ def count_bytes(folder: Path, dtype: str, quantise: str = "none") -> int:
     """
     from huggingface_hub import get_local_safetensors_metadata
 
-    with explained(
-        ModelError, f"cannot load a causal LM from {folder}: cannot read its safetensors"
-    ):
-        files = get_local_safetensors_metadata(folder).files_metadata.values()
-    size = BYTES[dtype]
-    total = 0
+    size, total, files = BYTES[dtype], 0, []
+    message = f"cannot load a causal LM from {folder}: cannot read its safetensors"
+    if folder.is_file():  # which transformers de-quantises
+        total = count_weights(folder) * size
+    else:
+        with explained(ModelError, message):
+            files = list(get_local_safetensors_metadata(folder).files_metadata.values())
     for tensor in (each for file in files for each in file.tensors.values()):
         begin, end = tensor.data_offsets
         total += tensor.parameter_count * size if tensor.dtype in CAST else end - begin

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.devices import ALL
 from stages.errors import ModelError
 from stages.lm.causality import check_causal
+from stages.lm.gguf_file import load_gguf
 from stages.lm.memory import check_fit, share_memory
 from stages.lm.quantisation import check_quantisation, make_quantisation
 from stages.lm.resolve import read_config
 from stages.loading import load_weights
+from stages.reporter import Reporter, SilentReporter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +29,11 @@ def choose_attention(folder: Path) -> str:
 
 
 def load_language_model(
-    folder: Path, device: str, dtype: str, quantise: str = "none"
+    folder: Path,
+    device: str,
+    dtype: str,
+    quantise: str = "none",
+    reporter: Reporter | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model for inference, in evaluation mode, its weights frozen.
 
@@ -57,16 +64,20 @@ def load_language_model(
     options = _choose_placement(device)
     if quantise != "none":
         options["quantization_config"] = make_quantisation(folder, quantise)
+    load = partial(
+        load_weights,
+        AutoModelForCausalLM,
+        str(folder),
+        "a causal LM",
+        # Not read again from the folder, where it may name an attention of its own.
+        config=read_config(folder),
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        **options,
+    )
     try:
-        model = load_weights(
-            AutoModelForCausalLM,
-            str(folder),
-            "a causal LM",
-            # Not read again from the folder, where it may name an attention of its own.
-            config=read_config(folder),
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            **options,
+        model = (
+            load_gguf(folder, load, reporter or SilentReporter()) if folder.is_file() else load()
         )
     except ModelError as error:
         if isinstance(error.__cause__, torch.OutOfMemoryError):

@@ -73,7 +73,7 @@ def divide_layers(folder: Path, quantise: str) -> tuple[dict[str, tuple[int, int
     from transformers import AutoModelForCausalLM
 
     config = read_config(folder)
-    if getattr(config, "quantization_config", None) is not None:
+    if folder.is_file() or getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{folder} is quantised already; leave quantise out")
     with explained(ModelError, f"{folder} is no causal LM"), torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(

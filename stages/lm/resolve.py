@@ -1,17 +1,27 @@
 """Finding a causal language model: a hub id is first brought to a local directory.
 
 So one code path loads, hashes and reports every model.  Nothing is ever executed from a model's
-directory and only safetensors are read.
+directory, and only safetensors and GGUF are read.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.directories import INDEX, WEIGHTS, check_directory, find_weights, list_shards
+from stages.directories import (
+    ADAPTER,
+    INDEX,
+    WEIGHTS,
+    describe_adapter,
+    find_weights,
+    list_shards,
+)
 from stages.errors import ModelError
+from stages.lm.gguf_file import check_gguf, check_whole, choose_gguf, read_gguf_config
 from stages.loading import load_config, one_line
 from stages.records import RECORD
 
@@ -33,22 +43,26 @@ HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnsw
 
 
 def resolve_model(model: str) -> Path:
-    """Bring a model to a local directory with config, safetensors and tokenizer.
+    """Bring a model to a local directory with config, safetensors and tokenizer, or a GGUF file.
 
-    ``model`` is ``mini``, a directory, or a hub id.
+    ``model`` is ``mini``, a directory, a GGUF file, or a hub id, with ``:`` and the name of one.
 
     Raises:
         ModelError: It is none of these, cannot be reached, or is no causal language model with its
-            weights in safetensors.
+            weights in safetensors or GGUF.
     """
     folder = _find_folder(model, weights=True)
-    find_weights(folder)
+    if not folder.is_file():
+        find_weights(folder)
     read_config(folder)
     return folder
 
 
 def resolve_tokenizer(model: str) -> Path:
-    """Bring a model's tokenizer, without weights, to a local directory, or raise ModelError."""
+    """Bring a model's tokenizer to a local directory, or raise ModelError.
+
+    Without weights, but for a GGUF file, which holds both.
+    """
     return _find_folder(model, weights=False)
 
 
@@ -56,7 +70,7 @@ def read_config(folder: Path) -> PretrainedConfig:
     """Read the configuration of a causal language model, or raise ModelError."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    config = load_config(folder, "causal LM")
+    config = read_gguf_config(folder) if folder.is_file() else load_config(folder, "causal LM")
     names = ", ".join(map(str, config.architectures or (config.model_type,)))
     fault = ""
     if (folder / RECORD).is_file():
@@ -77,23 +91,70 @@ def _find_folder(model: str, weights: bool) -> Path:
         return MINI
     # Not Path's, which raise where a name is too long for one.
     if os.path.isfile(model):  # noqa: PTH113
-        check_directory(Path(model))
+        return check_gguf(Path(model))
     if os.path.isdir(model):  # noqa: PTH112
-        return Path(model)
-    if model.count("/") > 1 or model.startswith((".", "/", "~")) or "\\" in model:
+        folder = Path(model)
+        files = sorted(str(file) for file in folder.glob("*.gguf"))
+        if not files or any((folder / name).exists() for name in ("config.json", ADAPTER)):
+            return folder
+        return check_gguf(Path(choose_gguf(files, model)))
+    repository, _, name = model.partition(":")
+    if repository.endswith(".gguf"):
+        raise ModelError(f"there is no file {model!r}; one of a hub is repository:file.gguf")
+    if repository.count("/") > 1 or model.startswith((".", "/", "~")) or "\\" in model:
         raise ModelError(f"there is no model directory {model!r}")
-    from huggingface_hub import is_offline_mode, snapshot_download
+    with _explained_hub(model):
+        return _fetch_file(repository, name) if name else _fetch(model, weights)
+
+
+def _fetch(model: str, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    # As transformers decides, so that no other copy of the weights is fetched.
+    patterns = [*SETTINGS, WEIGHTS] if weights else list(SETTINGS)
+    folder = Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=BELOW))
+    if weights and (folder / ADAPTER).is_file():
+        raise ModelError(describe_adapter(folder, model))
+    found = [name for name in ("config.json", WEIGHTS, INDEX) if (folder / name).exists()]
+    if not found or (weights and found == ["config.json"]):
+        files: list[str] = []
+        with suppress(Exception):  # what is missing is said without the hub as well
+            files = _list_files(model)
+        if files:
+            return _fetch_file(*choose_gguf(files, model).split(":", 1))
+    if weights and WEIGHTS not in found and INDEX in found:
+        shards = [file.name for file in list_shards(folder / INDEX)]
+        # Of the same commit, whatever has been pushed meanwhile.
+        snapshot_download(model, allow_patterns=shards, revision=folder.name)
+    return folder
+
+
+def _fetch_file(repository: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    check_whole(name)
+    try:
+        return check_gguf(Path(hf_hub_download(repository, name)))
+    except RemoteEntryNotFoundError as error:
+        there = ", ".join(_list_files(repository)[:6]) or "there is none"
+        raise ModelError(f"{repository} holds no GGUF file {name!r}, give one: {there}") from error
+
+
+def _list_files(repository: str) -> list[str]:
+    from huggingface_hub import HfApi
+
+    names = HfApi().list_repo_files(repository)
+    return [f"{repository}:{name}" for name in names if name.endswith(".gguf")]
+
+
+@contextmanager
+def _explained_hub(model: str) -> Iterator[None]:
+    from huggingface_hub import is_offline_mode
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        # As transformers decides, so that no other copy of the weights is fetched.
-        patterns = [*SETTINGS, WEIGHTS] if weights else list(SETTINGS)
-        folder = Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=BELOW))
-        if weights and not (folder / WEIGHTS).exists() and (folder / INDEX).exists():
-            shards = [file.name for file in list_shards(folder / INDEX)]
-            # Of the same commit, whatever has been pushed meanwhile.
-            snapshot_download(model, allow_patterns=shards, revision=folder.name)
-        return folder
+        yield
     except GatedRepoError as error:
         raise ModelError(
             f"{model} is gated: accept its licence on its page, then run 'hf auth login'"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stages.errors import ModelError
+from stages.lm.gguf_file import load_gguf_tokenizer
 from stages.lm.model import load_language_model
 from stages.lm.resolve import read_config
 from stages.loading import load_tokenizer
@@ -18,6 +19,8 @@ from stages.tokens import make_input_tokenizer, restrict_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from stages.reporter import Reporter
 
 ROWS = 4096
 """Token ids that are looked up at once."""
@@ -33,23 +36,29 @@ class Vocabulary:
     task: Mapping[str, Any]  # as a cache describes it
 
 
-def load_vocabulary(folder: Path, device: str, dtype: str, task: Mapping[str, Any]) -> Vocabulary:
+def load_vocabulary(
+    folder: Path, device: str, dtype: str, task: Mapping[str, Any], reporter: Reporter
+) -> Vocabulary:
     """Read a language model's vocabulary, or raise ModelError; the model itself is not kept.
 
     It is loaded on a device since a family may compute in its embedding layer.
     """
     tokenizer = load_language_tokenizer(folder)
     # A copy: what was made in inference mode cannot be written to, and a student's start is of it.
-    table = embed_vocabulary(load_language_model(folder, device, dtype)).cpu().clone()
+    model = load_language_model(folder, device, dtype, reporter=reporter)
+    table = embed_vocabulary(model).cpu().clone()
     files = pack_tokenizer(make_input_tokenizer(tokenizer))
     return Vocabulary(table, files, find_start_id(tokenizer), task)
 
 
 def load_language_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer without the tokens that a model has no embedding of, or raise ModelError."""
-    tokenizer = load_tokenizer(folder)
-    if not (folder / "config.json").is_file():  # a tokenizer alone
-        return tokenizer
+    if folder.is_file():
+        tokenizer = load_gguf_tokenizer(folder)
+    else:
+        tokenizer = load_tokenizer(folder)
+        if not (folder / "config.json").is_file():  # a tokenizer alone
+            return tokenizer
     rows = getattr(read_config(folder).get_text_config(), "vocab_size", None)
     return tokenizer if rows is None else restrict_tokenizer(tokenizer, rows)
 

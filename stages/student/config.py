@@ -67,7 +67,7 @@ class StudentConfig:
     text_column: str = "text"
     label_column: str = "label"
     label_map: str = ""  # which labels those of the texts stand for, such as `1=good,0=bad`
-    # auto, mini, a hub id or a directory; whose tokens texts are made of, without `source`
+    # auto, mini, a hub id, a directory or a GGUF file; whose tokens texts are, without `source`
     model: str = "auto"
     cache: str | Path = "data/cache"  # root of the caches
     # digits, cache or summary file, several of the same rows under other prompts; none: the only

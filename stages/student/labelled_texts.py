@@ -72,7 +72,7 @@ def open_labelled_texts(
         where = model = chosen.value
         weights = sorted(lm.describe_identity(folder, reporter).items())
         identity = repr((weights, dtype, asdict(task)))
-        load = partial(lm.load_vocabulary, folder, device, dtype, task.describe())
+        load = partial(lm.load_vocabulary, folder, device, dtype, task.describe(), reporter)
     reporter.say(f"texts: {path} ({len(texts):,} with labels, no teacher); tokens of {where}")
 
     def open_readers(vocabulary: lm.Vocabulary, temporary: Path) -> list[CacheReader]:

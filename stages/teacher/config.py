@@ -17,7 +17,7 @@ class TeacherConfig(InputsConfig):
     """What the teacher is asked, and where its answers go; the inputs as in the base class."""
 
     task: str | Task  # a name, a path, or it itself
-    model: str = "auto"  # auto, mini, a hub id or a directory
+    model: str = "auto"  # auto, mini, a hub id, a directory or a GGUF file
     self_generated: int = 1024  # texts that the model writes, for students to be measured on
     cache: str | Path = "data/cache"  # root of the caches
     device: str = "auto"  # auto, cpu, cuda, cuda:N, or all: split over all GPUs

@@ -75,7 +75,9 @@ class TeacherPlan:
         self.reporter.say(keep_freed_memory(self.device))
         began, config = time.monotonic(), self.config
         with self.reporter.track("loading the model", 1, 0, "model"):
-            model = load_language_model(self.folder, self.device, self.dtype, config.quantise)
+            model = load_language_model(
+                self.folder, self.device, self.dtype, config.quantise, self.reporter
+            )
         self.reporter.say(f"model loaded in {time.monotonic() - began:.1f} s")
         return make_teacher(
             model, self.tokenizer, self.task, config.chat, self.verbaliser, self.reporter

@@ -157,7 +157,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nesting": (write("config.json", "[" * 100_000), "cannot read"),
     "gguf": (
         alone("llama.Q4_K_M.gguf"),
-        "holds llama.Q4_K_M.gguf: weights of llama.cpp (GGUF), which are not read; give",
+        "llama.Q4_K_M.gguf is no GGUF file: got b'",
     ),
     "pickles": (instead("pytorch_model.bin"), "holds pytorch_model.bin: weights as pickles"),
     "checkpoint": (instead("consolidated.00.pth"), "consolidated.00.pth: weights as pickles"),
@@ -217,10 +217,11 @@ def test_the_command_that_merges_an_adapter_is_one_that_runs(llm: Path, tmp_path
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("{here}/x.gguf", "x.gguf is a file: weights of llama.cpp (GGUF)"),
+        ("{here}/x.gguf", "x.gguf is no GGUF file: got b'x' at its begin"),
         ("{here}/x.safetensors", "x.safetensors is a file; give its directory"),
-        ("{here}/gguf", "holds x.gguf: weights of llama.cpp (GGUF)"),
-        ("{here}", "holds x.gguf: weights of llama.cpp (GGUF)"),
+        ("{here}/gguf", "x.gguf is no GGUF file"),
+        ("{here}", "x.gguf is no GGUF file"),
+        ("some/x.gguf", "there is no file 'some/x.gguf'; one of a hub is repository:file.gguf"),
         ("x" * 300, "there is neither a directory nor a hub model"),
         ("x/" * 3000, "there is no model directory"),
         ("mistrallai/Mistral-7B", "no local directory, and the hub cannot be reached (HF_HUB"),
