@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DATA ?=
 JOBS ?=
 STAMP := .venv/.installed
+PIP := --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
@@ -19,9 +20,10 @@ paper: $(STAMP)
 	python -m benchmarks.paper.run $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs "$(JOBS)")
 	$(if $(JOBS),,dvc repro benchmarks/paper/dvc.yaml)
 
-# A file's tests stay in one process, which makes what they share once.
+# A file's tests stay in one process, which makes what they share once.  In the order of their names
+# the long files come first, and the short ones fill up both processes at the end.
 test: $(STAMP)
-	python -m pytest --numprocesses 2 --dist loadfile
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	python -m pytest -m slow
@@ -48,10 +50,11 @@ gpu:
 clean:
 	rm -rf .venv
 
-# The exact versions; constraints.txt also keeps torch's CUDA packages out.
+# The exact versions; constraints.txt also keeps torch's CUDA packages out.  Python compiles what is
+# imported when it is, which is a small part of what is installed.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 on the PATH; name one with make PYTHON=..." >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
-	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	python -m pip install $(PIP) torch
+	python -m pip install $(PIP) --editable '.[test,dev]'
 	touch $(STAMP)

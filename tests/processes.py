@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -27,14 +28,23 @@ class Result:
 
 
 class Forked:
-    """A child of this process that runs the command line; its output goes to files."""
+    """A child of this process that runs the command line; its output goes to files.
 
-    def __init__(self, folder: Path, *arguments: object) -> None:
+    With ``pipes`` it is spoken to and answers through ``stdin`` and ``stdout``.
+    """
+
+    def __init__(self, folder: Path, *arguments: object, pipes: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._ends = [*os.pipe(), *os.pipe()] if pipes else []
         self._out, self._err = folder / "stdout", folder / "stderr"
         self.pid = os.fork()
         if self.pid == 0:
             self._run(list(map(str, arguments)))
+        if pipes:
+            theirs, ours, self._ends = self._ends[::3], self._ends[1:3], []
+            self.stdin, self.stdout = os.fdopen(ours[0], "wb"), os.fdopen(ours[1], "rb")
+            for end in theirs:
+                os.close(end)
 
     def wait(self, seconds: float = 60.0) -> Result:
         deadline = time.monotonic() + seconds
@@ -56,6 +66,11 @@ class Forked:
             for stream, path in ((1, self._out), (2, self._err)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            if self._ends:
+                os.dup2(self._ends[0], 0)
+                os.dup2(self._ends[3], 1)
+                for end in self._ends:
+                    os.close(end)
             sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
             signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.argv = ["pipeline", *arguments]
@@ -68,7 +83,8 @@ class Forked:
         finally:
             for stream in (sys.stdout, sys.stderr):
                 if not stream.closed:
-                    stream.flush()
+                    with suppress(BrokenPipeError):
+                        stream.flush()
             os._exit(code)
 
 

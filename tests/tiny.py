@@ -261,7 +261,7 @@ def make_student_config(task: Path | str, cache: Path, out: Path, **own: Any) ->
     fields = {
         "steps": 12,
         "batch_size": 16,
-        "lengths_per_batch": 4,
+        "lengths_per_batch": 2,
         "log_every": 4,
         "checkpoint_every": 5,
     }

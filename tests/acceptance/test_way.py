@@ -7,7 +7,6 @@ import gzip
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ from tiny import write_language_model
 from stages.lm import load_language_model
 
 FILL = ("--rows", 200, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
-FILL += ("--dtype", "float32")
+FILL += ("--dtype", "float32", "--self-generated", 64)
 TRAIN = ("--steps", 8, "--batch-size", 16, "--log-every", 4, "--held-out-rows", 16)
 
 
@@ -56,7 +55,7 @@ def test_from_a_language_model_to_tagged_text(place: Path, llm: Path, mood: Path
 
     student = ("student", "--task", mood, "--arch", "mini", "--from", "t/mood.json", *TRAIN)
     student += ("--metrics", "reports/m.json", "--curve", "reports/c.csv")
-    found = run_fresh(place, *student)
+    found = run_here(*student)
     assert found.code == 0, found.err
     out = place / "data" / "students" / "mood-mini"
     metrics = read_json(place / "reports" / "m.json")
@@ -151,12 +150,12 @@ def test_answers_that_are_nan_end_with_the_row(place: Path, mood: Path) -> None:
 
 def test_the_bundled_model_answers_real_texts(place: Path, shared: Path) -> None:
     with gzip.open(shared / "data" / "reddit" / "dev.jsonl.gz", "rt") as lines:
-        rows = list(itertools.islice(lines, 150))
+        rows = list(itertools.islice(lines, 60))
     (place / "dev.jsonl").write_text("".join(rows))
     teacher = ("teacher", "--task", "reddit", "--model", "mini", "--texts", "dev.jsonl")
     found = run_here(*teacher)
     assert found.code == 0
-    assert "computed 150 rows" in found.err
+    assert "computed 60 rows" in found.err
     command = ("evaluate", "--teacher", "mini", "--task", "reddit", "--data", "dev.jsonl")
     found = run_here(*command, "--json")
     assert json.loads(found.out)["teacher"]["accuracy"] > 0.6
@@ -168,16 +167,6 @@ def test_auto_is_the_bundled_model_where_there_is_no_gpu(place: Path) -> None:
     )
     assert found.code == 0
     assert found.err.startswith("model: mini (auto: meta-llama/Llama-2-7b-hf needs a CUDA device")
-
-
-def test_a_signal_while_a_model_loads_ends_with_130(place: Path, mood: Path, llm: Path) -> None:
-    process = start("teacher", "--task", mood, "--model", llm, *FILL, cwd=place)
-    assert process.stderr is not None
-    process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"Traceback" not in err
 
 
 def test_it_is_installed_as_a_command(place: Path) -> None:

@@ -214,9 +214,10 @@ class Contract(Model):
                 if shard in self.damaged:
                     with pytest.raises(DamageError) as caught:
                         reader.read_shard(shard)
-                    assert caught.value.shard == shard and caught.value.file in self.faulty
-                    where = f"shard {shard}: {self.place}/{caught.value.file}: "
+                    where = f"shard {shard}: {self.place}/"
                     assert str(caught.value).startswith(where)
+                    named = str(caught.value).removeprefix(where).partition(": ")[0]
+                    assert named in self.faulty
                     assert caught.value.hint is Hint.VERIFY
                     continue
                 rows, expected = reader.read_shard(shard), make_columns(cache, shard)
@@ -260,7 +261,7 @@ class Contract(Model):
         expect_whole(self.root, SETTINGS)
 
 
-@pytest.mark.parametrize("examples", [15, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [8, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["directory", "store"])
 def test_whatever_workers_do_the_contract_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, examples: int

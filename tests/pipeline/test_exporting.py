@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -132,20 +131,3 @@ def test_a_refusal_is_one_sentence(
     assert found.code == code
     assert named in found.err
     assert "Traceback" not in found.err
-
-
-def test_a_device_that_onnxruntime_has_not(exported: tuple[Path, Result]) -> None:
-    file = exported[0] / "onnx/model.onnx"
-    found = run_here("tag", "--model", file, "--device", "cuda:99", stdin=b"Good\n")
-    assert found.code == 2
-    assert "device 'cuda:99'" in found.err
-
-
-def test_a_folder_of_onnx_files_names_the_one_it_stands_for(
-    exported: tuple[Path, Result], here: Path
-) -> None:
-    shutil.copytree(exported[0], here / "export")
-    (here / "export" / "model.safetensors").unlink()
-    found = run_here("tag", "--model", "export", stdin=b"Good\n")
-    assert found.code == 0
-    assert found.err.startswith("model: export/onnx/model.onnx\n")

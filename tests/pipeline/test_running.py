@@ -79,7 +79,8 @@ def test_what_cannot_be_a_setting_is_named(options: tuple[str, str], named: str)
 
 def test_a_prompt_goes_through_the_chat_template_when_asked(mood: Path, tmp_path: Path) -> None:
     model, root = write_language_model(tmp_path / "chat"), tmp_path / "cache"
-    command = ("teacher", "--task", mood, "--model", model, "--cache", root, *SMALL)
+    quick = (*SMALL, "--self-generated", 0, "--batch-positions", 512)
+    command = ("teacher", "--task", mood, "--model", model, "--cache", root, *quick)
     refused = run_here(*command, "--chat")
     assert refused.code == 1
     assert "has no chat template; turn the template off" in refused.err

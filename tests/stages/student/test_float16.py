@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from tiny import make_encoder_config
 
 from stages.errors import TrainingError
 from stages.reporter import SilentReporter
@@ -27,7 +28,8 @@ def train(
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(5)
     table = torch.randn(50, 24) * 0.1
-    encoder = build_encoder("mini", "random", LABELS, 12)
+    make_encoder_config("bert", {}).save_pretrained(folder)
+    encoder = build_encoder(str(folder), "random", LABELS, 12)
     student = Student(encoder, table[0], float(table.std()))
 
     def draw() -> Rows:

@@ -34,7 +34,7 @@ from stages.student.stage import run_student
 from stages.teacher.stage import TeacherResult, run_teacher
 
 Filled = tuple[Path, TeacherResult]
-STEPS = 60
+STEPS = 24
 
 
 def weights_of(student: Path) -> bytes:
@@ -147,7 +147,7 @@ class TestStudents:
     def test_every_objective_trains(
         self, objective: str, filled: Filled, mood: Path, tmp_path: Path
     ) -> None:
-        changes = {"objective": objective, "steps": 40, "log_every": 10}
+        changes = {"objective": objective, "steps": 20, "log_every": 5, "arch": "static"}
         run_student(
             make_student_config(mood, filled[0], tmp_path / "out", **changes), SilentReporter()
         )
@@ -224,6 +224,7 @@ class TestStudents:
 class TestInterruption:
     def command(self, filled: Filled, mood: Path, folder: Path) -> list[object]:
         options = ["--steps", STEPS, "--batch-size", 16, "--held-out-rows", 16]
+        options += ["--lengths-per-batch", 2]
         options += ["--log-every", 4, "--checkpoint-every", 5, "--curve", folder / "curve.csv"]
         start = ["student", "--task", mood, "--arch", "mini", "--cache", filled[0]]
         return [*start, "--out", folder / "out", *options]

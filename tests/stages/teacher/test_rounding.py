@@ -20,7 +20,10 @@ from stages.teacher.teacher import Teacher
 
 DTYPES = [torch.float32, torch.bfloat16]
 FAMILIES = ["llama", "qwen2", "gemma", "gpt2"]
-SUBJECTS = [*FAMILIES, "imdb", "ag_news", "reddit"]
+CASES = [(name, dtype) for name in ("llama", "gpt2") for dtype in DTYPES]
+CASES += [("reddit", torch.float32)]
+MORE = [(name, dtype) for name in (*FAMILIES, "imdb", "ag_news", "reddit") for dtype in DTYPES]
+CASES += [pytest.param(*each, marks=pytest.mark.slow) for each in MORE if each not in CASES]
 
 Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -105,8 +108,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize(("subject", "dtype"), CASES)
 def test_right_passes_are_believed_and_faulty_ones_are_not(
     subject: str, dtype: torch.dtype
 ) -> None:

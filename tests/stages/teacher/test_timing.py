@@ -38,11 +38,6 @@ def slow_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackedPass, "run", wait)
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "SECONDS", 0.2)
-
-
 @pytest.mark.usefixtures("slow_packing")
 def test_the_faster_pass_is_used_and_its_rates_are_said() -> None:
     teacher, reporter = make_teacher("llama"), SilentReporter()
