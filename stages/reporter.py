@@ -33,6 +33,7 @@ class Reporter(Protocol):
 
     def check_stop(self) -> None:
         """Return, or raise :class:`Interrupted` where a stop was asked for."""
+        return
 
 
 class SilentReporter(Reporter):
