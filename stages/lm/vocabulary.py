@@ -37,7 +37,11 @@ class Vocabulary:
 
 
 def load_vocabulary(
-    folder: Path, device: str, dtype: str, task: Mapping[str, Any], reporter: Reporter
+    folder: Path,
+    device: str,
+    dtype: str,
+    task: Mapping[str, Any],
+    reporter: Reporter | None = None,
 ) -> Vocabulary:
     """Read a language model's vocabulary, or raise ModelError; the model itself is not kept.
 
