@@ -15,7 +15,7 @@ from stages.errors import SettingError, Settings
 from stages.inputs import TEXTS, read_thresholds
 from stages.metrics import Prior
 from stages.student.prior import find_prior
-from stages.tasks import Task
+from stages.tasks import AUTO, BALANCED, Task
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
@@ -76,7 +76,8 @@ def find_teacher_prior(
             )
             return None
         caches.append(fitting[-1])
-    return find_prior(open_readers(caches, False), task.prior, task.label_names, reporter)
+    asked = BALANCED if task.prior == AUTO else task.prior
+    return find_prior(open_readers(caches, False), asked, task.label_names, reporter)
 
 
 def open_readers(caches: Sequence[Cache], partial: bool) -> list[CacheReader]:

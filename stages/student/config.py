@@ -74,8 +74,8 @@ class StudentConfig:
     # complete cache (of each of the task's prompts), or `model`
     source: tuple[str, ...] = ()
     partial: bool = False  # whether to train on an incomplete cache
-    # what is taken off the teacher's answers: balanced, none, or shares, `label=share,…`; None: as
-    # the task says, or balanced
+    # what is taken off the teacher's answers: auto, balanced, none, or shares, `label=share,…`;
+    # None: as the task says, or auto
     prior: str | None = None
     learning_rate: float | None = None  # None: by size and start
     held_out_rows: int = 1024  # at most a tenth of all

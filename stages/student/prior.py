@@ -11,11 +11,18 @@ import torch
 from cache.reader import CacheReader
 from stages.inputs import read_self_generated
 from stages.metrics import Prior, average_answers, fit_prior
-from stages.tasks import parse_shares
+from stages.tasks import AUTO, parse_shares
 
 if TYPE_CHECKING:
     from stages.reporter import Reporter
 
+
+LEANING = 0.25
+"""Share of a class, as a part of that of classes that are all alike, below which a teacher leans.
+
+A teacher that was trained on a task answers random tokens by what it learned of them, and gives no
+class much less often than it should; see benchmarks/real.md.
+"""
 
 DOUBTFUL_DISTANCE = 0.25
 """Half the sum of the differences of shares above which the prior of the rows is doubtful."""
@@ -28,7 +35,8 @@ def find_prior(
 
     Args:
         readers: The same rows answered under one prompt each; every row counts.
-        asked: ``balanced``, ``none``, or shares, ``label=share,…``.
+        asked: ``balanced``, ``none``, shares (``label=share,…``), or ``auto``: balanced where the
+            teacher leans, else none.
         labels: Names in column order.
         reporter: Told the prior, and where it is doubtful.
 
@@ -50,6 +58,13 @@ def find_prior(
             parts.append(average_answers(answers))
             advance(1)
     prior = fit_prior(np.concatenate(parts), shares)
+    if asked == AUTO and min(prior.given) * len(labels) >= LEANING:
+        told = ", ".join(f"{name} {x:.1%}" for name, x in zip(labels, prior.given, strict=True))
+        reporter.say(
+            f"prior: none is taken off, as the teacher gives no class less than {LEANING:g} times "
+            f"as often as if all were alike ({told})"
+        )
+        return None
     told = zip(labels, prior.given, prior.shares, prior.biases, strict=True)
     reporter.say(
         "prior taken off: "

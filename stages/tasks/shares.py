@@ -8,18 +8,18 @@ from collections.abc import Sequence
 
 from stages.errors import SettingError
 
-BALANCED, NONE = "balanced", "none"
+AUTO, BALANCED, NONE = "auto", "balanced", "none"
 
 
 def parse_shares(asked: str, labels: Sequence[str]) -> tuple[float, ...] | None:
     """Return the wanted shares, in the labels' order; None where no prior is to be taken off.
 
     Raises:
-        SettingError: It is neither ``balanced`` nor ``none`` nor a positive share for each label.
+        SettingError: It is not ``auto``, ``balanced``, ``none`` or a positive share for each label.
     """
     if asked == NONE:
         return None
-    if asked == BALANCED:
+    if asked in (AUTO, BALANCED):
         return (1 / len(labels),) * len(labels)
     found: dict[str, float] = {}
     for part in asked.split(","):
@@ -28,8 +28,8 @@ def parse_shares(asked: str, labels: Sequence[str]) -> tuple[float, ...] | None:
             near = difflib.get_close_matches(name or share, labels, 1)
             hint = f"; did you mean {near[0]}?" if near and name not in found else ""
             raise SettingError(
-                f"prior: got {part.strip()!r} in {asked!r}, must be {BALANCED}, {NONE}, or one "
-                f"share for each of {', '.join(labels)}, as in {labels[0]}=0.4,…{hint}"
+                f"prior: got {part.strip()!r} in {asked!r}, must be {AUTO}, {BALANCED}, {NONE}, or "
+                f"one share for each of {', '.join(labels)}, as in {labels[0]}=0.4,…{hint}"
             )
         try:
             found[name] = float(share)

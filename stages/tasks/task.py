@@ -15,7 +15,7 @@ from typing import Any
 
 from cache.suggestion import suggest
 from stages.errors import SettingError, TaskError
-from stages.tasks.shares import BALANCED, parse_shares
+from stages.tasks.shares import AUTO, parse_shares
 from stages.yaml_files import read_yaml
 
 SCORES = {"word_score": ("first-token", "whole"), "label_score": ("max", "sum")}
@@ -50,8 +50,8 @@ class Task:
             probability of all its tokens, spellings of it that are as short added up.
         label_score: ``max`` of its words' scores, or ``sum`` of their probabilities.
         others: Further prompts and suffixes, whose answers are averaged with the first one's.
-        prior: What is taken off the answers when a student is trained: ``balanced``, ``none`` or
-            shares of the labels, ``label=share,…``.
+        prior: What is taken off the answers when a student is trained: ``auto``, ``balanced``,
+            ``none`` or shares of the labels, ``label=share,…``.
         drawn_behind: The prompt that `unigram` draws its tokens behind; None: its own.
     """
 
@@ -63,7 +63,7 @@ class Task:
     word_score: str = "first-token"
     label_score: str = "max"
     others: tuple[tuple[str, str], ...] = ()
-    prior: str = BALANCED
+    prior: str = AUTO
     drawn_behind: str | None = None
 
     def split(self) -> tuple[Task, ...]:

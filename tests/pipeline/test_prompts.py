@@ -47,6 +47,7 @@ def root(two: Path, llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def train(out: Path, root: Path, *more: object) -> tuple[int, str]:
     done = run_here(
         *("student", "--arch", "mini", "--cache", root, "--out", out, "--steps", 4, *more),
+        *("--prior", "balanced"),
         *("--batch-size", 16, "--lengths-per-batch", 2, "--held-out-rows", 16),
     )
     return done.code, done.err

@@ -17,7 +17,7 @@ from stages.evaluate import EvaluationConfig, evaluate
 from stages.metrics import fit_prior
 from stages.records import read_record
 from stages.reporter import SilentReporter
-from stages.student import run_student
+from stages.student import prior, run_student
 from stages.tasks import parse_shares
 
 Filled = tuple[Path, Any]
@@ -33,7 +33,7 @@ def test_it_is_found_on_all_cached_rows_and_taken_off(
     filled: Filled, mood: Path, tmp_path: Path
 ) -> None:
     reporter = SilentReporter()
-    config = make_student_config(mood, filled[0], tmp_path / "out")
+    config = make_student_config(mood, filled[0], tmp_path / "out", prior="balanced")
     found = run_student(config, reporter).projection
     wanted = fit_prior(read_answers(filled))
     record = read_record(tmp_path / "out")
@@ -55,12 +55,12 @@ def test_it_is_found_on_all_cached_rows_and_taken_off(
 
 def test_another_prior_is_another_student(filled: Filled, mood: Path, tmp_path: Path) -> None:
     identities = set()
-    for prior in (None, "none", "bad=0.3,good=0.7"):
-        config = make_student_config(mood, filled[0], tmp_path / "out", prior=prior)
+    for asked in ("balanced", "none", "bad=0.3,good=0.7"):
+        config = make_student_config(mood, filled[0], tmp_path / "out", prior=asked)
         run_student(config, SilentReporter())
         record = read_record(tmp_path / "out")
         identities.add(record["identity"])
-        assert (record["prior"] is None) == (prior == "none")
+        assert (record["prior"] is None) == (asked == "none")
     assert record["prior"]["shares"] == pytest.approx((0.3, 0.7))
     assert len(identities) == 3
     reporter = SilentReporter()
@@ -71,7 +71,8 @@ def test_another_prior_is_another_student(filled: Filled, mood: Path, tmp_path: 
 def test_a_teacher_is_told_with_and_without_it(
     filled: Filled, mood: Path, llm: Path, tmp_path: Path
 ) -> None:
-    run_student(make_student_config(mood, filled[0], tmp_path / "out"), SilentReporter())
+    config = make_student_config(mood, filled[0], tmp_path / "out", prior="balanced")
+    run_student(config, SilentReporter())
     rows = tmp_path / "rows.jsonl"
     texts = ("good film", "a b c", "bad", "x")
     lines = [json.dumps({"text": text, "label": "good"}) for text in texts]
@@ -90,7 +91,7 @@ def test_a_teacher_is_told_with_and_without_it(
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ("ballanced", "got 'ballanced' in 'ballanced', must be balanced, none, or one share"),
+        ("ballanced", "got 'ballanced' in 'ballanced', must be auto, balanced, none, or one share"),
         ("World=0.5,Sport=0.5", "did you mean Sports?"),
         ("World=0.5,Sports=0.5", "has no share for a=b"),
         ("World=0.5,World=0.2,Sports=0.3,a=b=0.1", "got 'World=0.2'"),
@@ -110,7 +111,7 @@ def test_shares_that_are_none_are_named(asked: str, says: str) -> None:
 def test_shares_are_read_in_any_order() -> None:
     assert parse_shares("a=b=0.2, Sports = 0.3,World=0.5", LABELS) == (0.5, 0.3, 0.2)
     assert parse_shares("none", LABELS) is None
-    assert parse_shares("balanced", LABELS) == (1 / 3,) * 3
+    assert parse_shares("balanced", LABELS) == (1 / 3,) * 3 == parse_shares("auto", LABELS)
 
 
 def test_labels_that_people_gave_have_none(mood: Path, tmp_path: Path) -> None:
@@ -131,3 +132,15 @@ def test_a_bare_teacher_is_told_with_the_prior_of_its_cache(
     none = run_here(*command, tmp_path / "none")
     assert "teacher_without_prior" not in json.loads(none.out)
     assert "measured as it answers" in none.err
+
+
+@pytest.mark.parametrize("leaning", [0.0, 2.0])
+def test_unasked_it_is_taken_off_where_the_teacher_leans(
+    filled: Filled, leaning: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prior, "LEANING", leaning)
+    readers, reporter = [CacheReader(filled[1].cache)], SilentReporter()
+    found = prior.find_prior(readers, "auto", ("bad", "good"), reporter)
+    assert (found is None) == (leaning == 0)
+    told = "none is taken off, as the teacher gives no class less" if found is None else "taken off"
+    assert told in " ".join(reporter.lines)
