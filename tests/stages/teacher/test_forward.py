@@ -31,7 +31,7 @@ class TestReasons:
         [
             ("llama", []),
             ("gpt2", [r"last positions only: "]),
-            ("mistral", [r"only: .*sees 16 positions back.* up to 41", r"side by side: .*sees 16"]),
+            ("mistral", [r"only: .*sees 16 positions back.* up to 40", r"side by side: .*sees 16"]),
             ("bloom", [r"of BloomForCausalLM cannot be replaced"] * 2),
             ("gpt-oss", [r"its attention takes s_aux"] * 2),
             ("llama4-chunks", [r"logits are off by \d"] * 2),
