@@ -106,6 +106,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 FAMILY_NAMES = tuple(FAMILIES)
+OFTEN = ("llama", "gpt2", "mistral", "gemma2-wide", "falcon-alibi", "bloom", "mpt", "gpt-oss")
+OFTEN += ("llama4-chunks", "deepseek3", "diffllama", "mamba", "lfm2", "qwen3-next", "phi3-long")
+"""One family for each way that others are like."""
 
 ENCODERS = (
     ("roberta", {"type_vocab_size": 1}),

@@ -21,6 +21,7 @@ from families import ENCODERS as ENCODERS
 from families import FAMILIES as FAMILIES
 from families import FAMILY_NAMES as FAMILY_NAMES
 from families import FURTHER_ENCODERS as FURTHER_ENCODERS
+from families import OFTEN as OFTEN
 from families import REFUSED_ENCODERS as REFUSED_ENCODERS
 from tokenizers import (
     Tokenizer,

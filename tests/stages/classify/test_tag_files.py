@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Result, run_here, start
+from processes import Result, run_here
 
 from stages.classify import format_answer
 
@@ -121,15 +121,10 @@ class TestFormats:
         end, begin = os.pipe()
         with subprocess.Popen(["cat", "rows.csv"], cwd=tmp_path, stdout=begin):
             os.close(begin)
-            process = start(
-                *("tag", "--model", student, "--text-column", "body", f"/dev/fd/{end}"),
-                cwd=tmp_path,
-                pass_fds=[end],
-            )
-            out, err = process.communicate(timeout=120)
+            found, answers = tag(student, b"", "--text-column", "body", f"/dev/fd/{end}")
         os.close(end)
-        assert process.returncode == 0, err
-        assert [json.loads(line)["body"] for line in out.splitlines()] == ["Good, very", "Bad"]
+        assert found.code == 0, found.err
+        assert [answer["body"] for answer in answers] == ["Good, very", "Bad"]
 
 
 class TestJson:

@@ -278,13 +278,6 @@ class TestCommand:
         assert "16 held-out rows: agreement" in found.out
         assert "calibration error of the student against the teacher, 8 rows: " in found.out
 
-    def test_an_error_names_line_and_label(self, student: Path, tmp_path: Path) -> None:
-        path = write_rows(tmp_path / "rows.jsonl", ["good", "fine"])
-        found = run_here("evaluate", "--model", student, "--data", path)
-        assert found.code == 1
-        assert "line 2: the label 'fine' is none of bad, good" in found.err
-        assert "Traceback" not in found.err
-
 
 class TestLabels:
     @pytest.mark.parametrize(

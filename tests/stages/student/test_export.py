@@ -4,10 +4,11 @@ import contextlib
 import functools
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,12 @@ import torch
 import transformers
 
 def ask(folder, texts):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    classify = transformers.pipeline("text-classification", model=folder, top_k=None, batch_size=4)
+    tokenizer, model = classify.tokenizer, classify.model
     def answer(part):
         inputs = tokenizer(part, padding=True, truncation=True, return_tensors="pt")
         with torch.inference_mode():
             return model(**inputs).logits.softmax(dim=1).tolist()
-    classify = transformers.pipeline("text-classification", model=folder, top_k=None, batch_size=4)
     return {
         "alone": [answer([text])[0] for text in texts],
         "together": [row for k in range(0, len(texts), 25) for row in answer(texts[k : k + 25])],
@@ -267,8 +267,11 @@ def test_further_families_are_written_as_they_were_trained(arch: str, tmp_path: 
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Exported:
-    return export(tmp_path, "bert", "pretrained")
+def small(exported: Callable[[str, str], Exported], tmp_path: Path) -> Exported:
+    """One to spoil."""
+    made = exported("bert", "pretrained")
+    shutil.copytree(made.folder.parent, tmp_path, dirs_exist_ok=True)
+    return replace(made, folder=tmp_path / "out")
 
 
 def write_again(made: Exported, out: Path, table: torch.Tensor | None = None) -> None:

@@ -9,6 +9,7 @@ import torch
 from tiny import (
     FAMILY_NAMES,
     LONGEST,
+    OFTEN,
     Listener,
     draw_ids,
     embed_with,
@@ -81,7 +82,10 @@ FRAMES = {"both": {}, "prefix only": {"suffix": ""}, "suffix only": {"prompt": "
 
 @pytest.mark.parametrize(
     ("family", "frame"),
-    [(family, "both") for family in FAMILY_NAMES]
+    [
+        pytest.param(family, "both", marks=() if family in OFTEN else pytest.mark.slow)
+        for family in FAMILY_NAMES
+    ]
     # Of each way one family.
     + [
         (family, frame)

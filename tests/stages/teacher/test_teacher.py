@@ -10,6 +10,7 @@ import torch
 from tiny import (
     FAMILY_NAMES,
     LONGEST,
+    OFTEN,
     Listener,
     draw_ids,
     embed_with,
@@ -112,8 +113,6 @@ def compare_with_plain(
 
 
 # Without a prompt, or with nothing behind the input, one family stands for those like it.
-OFTEN = ("llama", "gpt2", "mistral", "gemma2-wide", "falcon-alibi", "bloom", "mpt", "gpt-oss")
-OFTEN += ("llama4-chunks", "deepseek3", "diffllama", "mamba", "lfm2", "qwen3-next", "phi3-long")
 CASES = [
     pytest.param(x, frame, marks=() if frame == "both" or x in OFTEN else pytest.mark.slow)
     for x in FAMILY_NAMES
