@@ -37,6 +37,9 @@ class Prior:
     given: tuple[float, ...]  # mean probability of each class as the teacher answers
     shares: tuple[float, ...]  # π, the mean probabilities without it
     rows: int  # that it was found on
+    # mutual information of row and class, as a share of the entropy of the mean answer: 0 where
+    # all rows get the same answer, 1 where each gets one class for sure and all classes are given
+    content: float = 0.0
 
     def remove(self, probabilities: ArrayLike) -> NDArray[np.float32]:
         """Return probabilities, shape (N, K), without the prior."""
@@ -81,9 +84,13 @@ def fit_prior(probabilities: NDArray[np.float32], shares: Sequence[float] | None
             f"prior: no biases give the shares {', '.join(f'{x:.3g}' for x in wanted)}; the "
             f"nearest gave {', '.join(f'{x:.3g}' for x in found)}"
         )
-    given = _softmax(logits).mean(axis=0)
+    answers = _softmax(logits)
+    given = answers.mean(axis=0)
+    entropy = _measure_entropy(given)
+    content = 1 - float(_measure_entropy(answers).mean() / entropy) if entropy > 0 else 0.0
     biases -= biases.mean()
-    return Prior(tuple(biases.tolist()), tuple(given.tolist()), tuple(wanted.tolist()), rows)
+    shown = (tuple(each.tolist()) for each in (biases, given, wanted))
+    return Prior(*shown, rows, content)
 
 
 def average_answers(answers: Sequence[ArrayLike]) -> NDArray[np.float32]:
@@ -102,7 +109,13 @@ def read_prior(record: Mapping[str, Any]) -> Prior | None:
     if known is None:
         return None
     biases, given, shares = (tuple(known[name]) for name in ("biases", "given", "shares"))
-    return Prior(biases, given, shares, known["rows"])
+    return Prior(biases, given, shares, known["rows"], known["content"])
+
+
+def _measure_entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the entropy, in nats, over the last axis."""
+    terms: NDArray[np.float64] = -probabilities * _to_logits(probabilities)
+    return terms.sum(axis=-1)
 
 
 def _to_logits(probabilities: ArrayLike) -> NDArray[np.float64]:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from stages.reporter import Reporter
 
 
-LEANING = 0.25
-"""Share of a class, as a part of that of classes that are all alike, below which a teacher leans.
+CONTENT = 0.25
+"""Up to this content of the rows a prior is taken off unasked.
 
-A teacher that was trained on a task answers random tokens by what it learned of them, and gives no
-class much less often than it should; see benchmarks/real.md.
+A prior is found on inputs that ask nothing.  A teacher that was trained on a task knows even random
+tokens apart, and so it does its own texts: see benchmarks/real.md.
 """
 
 DOUBTFUL_DISTANCE = 0.25
@@ -36,7 +36,7 @@ def find_prior(
     Args:
         readers: The same rows answered under one prompt each; every row counts.
         asked: ``balanced``, ``none``, shares (``label=share,…``), or ``auto``: balanced where the
-            teacher leans, else none.
+            rows are without content for the teacher, else none.
         labels: Names in column order.
         reporter: Told the prior, and where it is doubtful.
 
@@ -58,11 +58,11 @@ def find_prior(
             parts.append(average_answers(answers))
             advance(1)
     prior = fit_prior(np.concatenate(parts), shares)
-    if asked == AUTO and min(prior.given) * len(labels) >= LEANING:
+    if asked == AUTO and prior.content > CONTENT:
         told = ", ".join(f"{name} {x:.1%}" for name, x in zip(labels, prior.given, strict=True))
         reporter.say(
-            f"prior: none is taken off, as the teacher gives no class less than {LEANING:g} times "
-            f"as often as if all were alike ({told})"
+            f"prior: none is taken off, as the teacher's answers ({told}) tell these rows apart by "
+            f"{prior.content:.0%}, must be at most {CONTENT:.0%}"
         )
         return None
     told = zip(labels, prior.given, prior.shares, prior.biases, strict=True)

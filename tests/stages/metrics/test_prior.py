@@ -78,3 +78,12 @@ def test_a_record_gives_the_prior_back() -> None:
     assert read_prior({"prior": asdict(prior)}) == prior
     assert read_prior({"prior": None}) is None
     assert read_prior({}) is None
+
+
+def test_the_content_of_rows_is_what_answers_tell_of_them() -> None:
+    same, sure = np.full((4, 2), [0.9, 0.1]), np.eye(2)[[0, 1, 1, 0]]
+    assert fit_prior(same.astype(np.float32)).content == pytest.approx(0, abs=1e-6)
+    assert fit_prior(sure.astype(np.float32)).content == pytest.approx(1, abs=1e-6)
+    # H(1/2) - H(0.9), in nats, of H(1/2)
+    mixed = np.array([[0.9, 0.1], [0.1, 0.9]], dtype=np.float32)
+    assert fit_prior(mixed).content == pytest.approx(0.53100, abs=1e-4)

@@ -134,13 +134,13 @@ def test_a_bare_teacher_is_told_with_the_prior_of_its_cache(
     assert "measured as it answers" in none.err
 
 
-@pytest.mark.parametrize("leaning", [0.0, 2.0])
-def test_unasked_it_is_taken_off_where_the_teacher_leans(
-    filled: Filled, leaning: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("content", [-1.0, 1.0])
+def test_unasked_it_is_taken_off_where_rows_are_without_content(
+    filled: Filled, content: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prior, "LEANING", leaning)
+    monkeypatch.setattr(prior, "CONTENT", content)
     readers, reporter = [CacheReader(filled[1].cache)], SilentReporter()
     found = prior.find_prior(readers, "auto", ("bad", "good"), reporter)
-    assert (found is None) == (leaning == 0)
-    told = "none is taken off, as the teacher gives no class less" if found is None else "taken off"
+    assert (found is None) == (content < 0)
+    told = "none is taken off, as the teacher's answers" if found is None else "taken off"
     assert told in " ".join(reporter.lines)
