@@ -55,6 +55,8 @@ max_length: 12
 labels:
   bad: [Bad, Poor]
   good: [Good, Great]
+word_score: first-token
+label_score: max
 """
 
 LONGEST = 24

@@ -89,8 +89,9 @@ def fit_prior(probabilities: NDArray[np.float32], shares: Sequence[float] | None
     entropy = _measure_entropy(given)
     content = 1 - float(_measure_entropy(answers).mean() / entropy) if entropy > 0 else 0.0
     biases -= biases.mean()
-    shown = (tuple(each.tolist()) for each in (biases, given, wanted))
-    return Prior(*shown, rows, content)
+    return Prior(
+        tuple(biases.tolist()), tuple(given.tolist()), tuple(wanted.tolist()), rows, content
+    )
 
 
 def average_answers(answers: Sequence[ArrayLike]) -> NDArray[np.float32]:
@@ -114,8 +115,8 @@ def read_prior(record: Mapping[str, Any]) -> Prior | None:
 
 def _measure_entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the entropy, in nats, over the last axis."""
-    terms: NDArray[np.float64] = -probabilities * _to_logits(probabilities)
-    return terms.sum(axis=-1)
+    found: NDArray[np.float64] = -(probabilities * _to_logits(probabilities)).sum(axis=-1)
+    return found
 
 
 def _to_logits(probabilities: ArrayLike) -> NDArray[np.float64]:

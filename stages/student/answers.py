@@ -76,8 +76,8 @@ def find_teacher_prior(
             )
             return None
         caches.append(fitting[-1])
-    asked = BALANCED if task.prior == AUTO else task.prior
-    return find_prior(open_readers(caches, False), asked, task.label_names, reporter)
+    wanted = BALANCED if task.prior == AUTO else task.prior
+    return find_prior(open_readers(caches, False), wanted, task.label_names, reporter)
 
 
 def open_readers(caches: Sequence[Cache], partial: bool) -> list[CacheReader]:

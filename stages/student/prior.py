@@ -59,10 +59,10 @@ def find_prior(
             advance(1)
     prior = fit_prior(np.concatenate(parts), shares)
     if asked == AUTO and prior.content > CONTENT:
-        told = ", ".join(f"{name} {x:.1%}" for name, x in zip(labels, prior.given, strict=True))
+        given = ", ".join(f"{name} {x:.1%}" for name, x in zip(labels, prior.given, strict=True))
         reporter.say(
-            f"prior: none is taken off, as the teacher's answers ({told}) tell these rows apart by "
-            f"{prior.content:.0%}, must be at most {CONTENT:.0%}"
+            f"prior: none is taken off, as the teacher's answers ({given}) tell the rows apart "
+            f"by {prior.content:.0%}, must be at most {CONTENT:.0%}"
         )
         return None
     told = zip(labels, prior.given, prior.shares, prior.biases, strict=True)
@@ -78,9 +78,9 @@ def find_prior(
         )
     texts = read_self_generated(caches[0]) if len(caches) == 1 else None
     if texts is not None:
-        given = torch.from_numpy(texts.without(prior).logits).softmax(1).mean(0).numpy()
-        if (distance := np.abs(given - prior.shares).sum() / 2) > DOUBTFUL_DISTANCE:
-            found = ", ".join(f"{name} {x:.0%}" for name, x in zip(labels, given, strict=True))
+        own = torch.from_numpy(texts.without(prior).logits).softmax(1).mean(0).numpy()
+        if (distance := np.abs(own - prior.shares).sum() / 2) > DOUBTFUL_DISTANCE:
+            found = ", ".join(f"{name} {x:.0%}" for name, x in zip(labels, own, strict=True))
             reporter.warn(
                 f"the prior of these rows does not hold for texts: on those that the teacher wrote "
                 f"itself its answers without it are {found}, {distance:.0%} away from the shares "

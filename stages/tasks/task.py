@@ -19,7 +19,7 @@ from stages.tasks.shares import AUTO, parse_shares
 from stages.yaml_files import read_yaml
 
 SCORES = {"word_score": ("first-token", "whole"), "label_score": ("max", "sum")}
-"""How a word and a label may be scored; the first is the default."""
+"""How a word and a label may be scored; the first is the paper's way, the last the default."""
 
 KEYS = ("name", "prompt", "suffix", "max_length", "labels", "prior", *SCORES)
 REQUIRED = ("prompt", "max_length", "labels")
@@ -80,7 +80,7 @@ class Task:
         return tuple(label.name for label in self.labels)
 
     def describe(self, token_ids: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the task as a cache's manifest states it; scores only where not the default.
+        """Return the task as a cache's manifest states it; scores only where not the paper's.
 
         What a student is trained with alone, as the prior, is not there.
 
@@ -146,7 +146,8 @@ def restore_task(described: Any, source: str) -> Task:
     """
     try:
         labels = {it["name"]: [word for word, _ in it["words"]] for it in described["labels"]}
-        data, name = dict(described) | {"labels": labels}, described["name"]
+        paper = {key: known[0] for key, known in SCORES.items()}
+        data, name = paper | described | {"labels": labels}, described["name"]
         pairs = [[data["prompt"], data.get("suffix", "")], *data.pop("others", [])]
         if len(pairs) > 1:
             data["prompt"], data["suffix"] = map(list, zip(*pairs, strict=True))
@@ -168,7 +169,8 @@ def parse_task(data: object, source: str, default_name: str) -> Task:
     """
     for fault in _find_faults(data, default_name):
         raise TaskError(f"{source}: {fault}")
-    found: dict[str, Any] = {"name": default_name, "suffix": ""} | data  # type: ignore[operator]
+    usual = {key: known[-1] for key, known in SCORES.items()}
+    found: dict[str, Any] = usual | {"name": default_name, "suffix": ""} | data  # type: ignore[operator]
     labels = [Label(name, tuple(words)) for name, words in found.pop("labels").items()]
     (found["prompt"], found["suffix"]), *others = _pair_prompts(found["prompt"], found["suffix"])
     task = Task(**found, labels=tuple(labels), others=tuple(others))

@@ -10,7 +10,7 @@ from cache.directory import Cache
 from stages.records import read_record
 from stages.reporter import SilentReporter
 from stages.student.stage import run_student
-from stages.tasks import load_task
+from stages.tasks import load_task, restore_task
 from stages.teacher.stage import run_teacher
 
 WHOLE = MOOD.replace("[Bad, Poor]", "[Bad, Qjx]").replace("[Good, Great]", "[Good, Qjz]")
@@ -24,7 +24,7 @@ def test_a_task_says_how_words_are_scored_and_so_does_what_follows(
     llm: Path, tmp_path: Path
 ) -> None:
     task, root, out = tmp_path / "mood.yaml", tmp_path / "cache", tmp_path / "student"
-    task.write_text(f"{WHOLE}word_score: whole\nlabel_score: sum\n")
+    task.write_text(WHOLE.split("word_score")[0])  # as by default
     shown = run_here("task", "show", task).out
     assert "word_score: whole\nlabel_score: sum\n" in shown
     assert json.loads(run_here("task", "show", task, "--json").out)["word_score"] == "whole"
@@ -54,11 +54,20 @@ def test_a_task_says_how_words_are_scored_and_so_does_what_follows(
     assert "score of a word: all its tokens" in measured.err
 
 
-def test_without_a_word_on_it_the_paper_s_way_is_told(student: Path, llm: Path) -> None:
+def test_the_paper_s_way_is_told_and_a_task_s_own_default_is_whole_words(
+    student: Path, llm: Path
+) -> None:
     assert (
         "| score of a word, of a label | first-token, max |" in (student / "README.md").read_text()
     )
-    assert load_task("imdb").word_score == "first-token"
-    assert "score of a word: the logit of its first token; of a label: the max over its words" in (
-        run_here("task", "check", "imdb", "--model", llm).err
-    )
+    task = load_task("imdb")
+    assert (task.word_score, task.label_score) == ("whole", "sum")
+    said = run_here("task", "check", "imdb", "--model", llm).err
+    assert "score of a word: all its tokens" in said and "of a label: the sum over" in said
+
+
+def test_a_cache_that_does_not_say_it_is_of_first_tokens() -> None:
+    described = load_task("imdb").describe()
+    del described["word_score"], described["label_score"]
+    task = restore_task(described, "an older cache")
+    assert (task.word_score, task.label_score) == ("first-token", "max")
