@@ -18,7 +18,7 @@ from benchmarks.subjects import Rows, Shape
 from cache.draw import VocabularySampler
 from stages.reporter import SilentReporter
 from stages.tasks import Frame, Task, Verbaliser, build_verbaliser, frame_task
-from stages.teacher import Batch, Callbacks, Teacher, find_tuning, plan_batches
+from stages.teacher import Batch, Teacher, find_tuning, plan_batches
 
 BATCH_ROWS = 32
 """Rows of a batch in users' loops."""
@@ -100,7 +100,9 @@ class Ours:
         """Find the batches as the teacher stage does."""
         reporter = SilentReporter()
         tuning = find_tuning(teacher, lengths, None, compiling, reporter)
-        return cls(teacher, tuning.batch_positions, [*reporter.lines, *reporter.warnings])
+        found = cls(teacher, tuning.batch_positions, [*reporter.lines, *reporter.warnings])
+        teacher.warn = found.notes.append
+        return found
 
     def answer(self, rows: Rows) -> np.ndarray:
         """Return the class probabilities of rows, drawn from their seeds, shape (N, K)."""
@@ -109,7 +111,7 @@ class Ours:
             rows.lengths,
             lambda part, length: sampler.draw_embeddings(rows.seeds[part], length),
             self.batch_positions,
-            Callbacks(lambda done: None, self.notes.append),
+            lambda done: None,
         )
         return torch.from_numpy(logits).softmax(dim=1).numpy()
 

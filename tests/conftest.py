@@ -43,14 +43,14 @@ def _float32_and_short_timings() -> Iterator[None]:
     import torch
 
     from stages.devices import FAST_BF16
-    from stages.teacher import timing
+    from stages.teacher import autotune
 
     found = getattr(torch.cpu, "get_capabilities", dict)()
     plain = {name: there for name, there in found.items() if name not in FAST_BF16}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", lambda: plain, raising=False)
-        patch.setattr(timing, "SECONDS", 0.2)
-        patch.setattr(timing, "SAMPLE_SECONDS", 0.05)
+        patch.setattr(autotune, "SECONDS", 0.2)
+        patch.setattr(autotune, "SAMPLE_SECONDS", 0.05)
         yield
 
 

@@ -45,7 +45,7 @@ from stages.tasks.task import Task, list_tasks, load_task, parse_task
 from stages.teacher import autotune as tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.stage import run_teacher
-from stages.teacher.teacher import Callbacks, Embed, Teacher
+from stages.teacher.teacher import Embed, Teacher
 
 MOOD = """\
 name: mood
@@ -155,12 +155,15 @@ def draw_ids(rows: int, length: int, vocabulary: int) -> torch.Tensor:
 
 
 class Listener:
-    """Keeps what callbacks are told."""
+    """Keeps what a teacher tells."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
         self.warnings: list[str] = []
-        self.callbacks = Callbacks(self.counts.append, self.warnings.append)
+
+    def hear(self, teacher: Teacher) -> Callable[[int], None]:
+        teacher.warn = self.warnings.append
+        return self.counts.append
 
 
 class Stopping(SilentReporter):

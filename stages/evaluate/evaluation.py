@@ -25,7 +25,7 @@ from stages.records import find_record, read_record, read_temperature
 from stages.reporter import Reporter, follow
 from stages.student import find_teacher_prior
 from stages.tasks import Task, describe_chat, fit_tokenizer, load_task, restore_task
-from stages.teacher import Callbacks, find_tuning, make_teacher
+from stages.teacher import find_tuning, make_teacher
 from stages.texts import TextRow, encode_texts, read_labelled_texts
 from stages.tokens import describe_lost
 
@@ -255,9 +255,8 @@ def _ask_teacher(
         texts = encode_texts(rows, cut, asked.max_length, reporter)
         tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
         with reporter.track("teacher", len(rows), 0, "text") as show:
-            callbacks = Callbacks.report(show, reporter)
             logits = teacher.answer_texts(
-                texts.tokens, texts.lengths, tuning.batch_positions, callbacks
+                texts.tokens, texts.lengths, tuning.batch_positions, follow(show, reporter)
             )
         answers.append(torch.from_numpy(logits).softmax(dim=1).numpy())
     return metrics.average_answers(answers)

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.errors import TrainingError
+from stages.metrics.prior import softmax
 
 BINS = 15
 """Bins of equal width, over [0, 1], of the expected calibration error."""
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of the temperature."""
-
-HALVINGS = 64
-"""Of the interval of 1/T: more than float64 tells apart."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def calibrate(logits: np.ndarray, teacher: np.ndarray) -> Calibration:
     temperature = fit_temperature(logits[::2], teacher[::2])
     plain, true = logits[rest].astype(np.float64), teacher[rest]
     before, after = (
-        expected_calibration_error(_softmax(each), true) for each in (plain, plain / temperature)
+        expected_calibration_error(softmax(each), true) for each in (plain, plain / temperature)
     )
     return Calibration(temperature, len(logits[::2]), before, after, len(true))
 
@@ -88,10 +86,10 @@ def fit_temperature(logits: np.ndarray, teacher: np.ndarray) -> float:
     g = teacher / teacher.sum(axis=1, keepdims=True, dtype=np.float64)
     wanted = (g * z).sum(axis=1).mean()
     low, high = 1 / HOTTEST, 1 / COLDEST
-    for _ in range(HALVINGS):
+    for _ in range(64):  # more than float64 tells apart
         middle = (low + high) / 2
         # The derivative of the mean divergence by 1/T; it rises with 1/T.
-        if (_softmax(middle * z) * z).sum(axis=1).mean() < wanted:
+        if (softmax(middle * z) * z).sum(axis=1).mean() < wanted:
             low = middle
         else:
             high = middle
@@ -140,10 +138,4 @@ def undo_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarra
     """Return softmax(z) for softmax(z/T), shape (N, K); what has become 0 stays 0."""
     with np.errstate(divide="ignore"):
         logs = np.log(probabilities.astype(np.float64))
-    return _softmax(temperature * logs)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
-    return probabilities
+    return softmax(temperature * logs)

@@ -51,6 +51,5 @@ def count_share(hits: float, rows: int) -> Share:
     centre = (value + Z * Z / (2 * rows)) / scale
     half = Z / scale * math.sqrt(value * (1 - value) / rows + Z * Z / (4 * rows * rows))
     # At 0 and 1 rounding may leave the interval a hair inside of the share.
-    return Share(
-        rows, value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half))
-    )
+    low, high = min(value, centre - half), max(value, centre + half)
+    return Share(rows, value, max(0.0, low), min(1.0, high))

@@ -43,13 +43,11 @@ class Prior:
 
     def remove(self, probabilities: ArrayLike) -> NDArray[np.float32]:
         """Return probabilities, shape (N, K), without the prior."""
-        scores = _to_logits(probabilities) - np.array(self.biases)
-        return _softmax(scores).astype(np.float32)
+        return _shift(probabilities, -np.array(self.biases))
 
     def put_back(self, probabilities: ArrayLike) -> NDArray[np.float32]:
         """Return probabilities, shape (N, K), as they would be with the prior."""
-        scores = _to_logits(probabilities) + np.array(self.biases)
-        return _softmax(scores).astype(np.float32)
+        return _shift(probabilities, np.array(self.biases))
 
     def find_rare(self) -> list[int]:
         """Return the classes, by number, that the teacher hardly ever gives."""
@@ -74,7 +72,7 @@ def fit_prior(probabilities: NDArray[np.float32], shares: Sequence[float] | None
         )
     logits, biases = _to_logits(probabilities), np.zeros(classes)
     for _ in range(ROUNDS):
-        found = _softmax(logits - biases).mean(axis=0)
+        found = softmax(logits - biases).mean(axis=0)
         if np.abs(found - wanted).max() < TOLERANCE:
             break
         # Each round lowers the convex function whose gradient is the difference of the shares.
@@ -84,7 +82,7 @@ def fit_prior(probabilities: NDArray[np.float32], shares: Sequence[float] | None
             f"prior: no biases give the shares {', '.join(f'{x:.3g}' for x in wanted)}; the "
             f"nearest gave {', '.join(f'{x:.3g}' for x in found)}"
         )
-    answers = _softmax(logits)
+    answers = softmax(logits)
     given = answers.mean(axis=0)
     entropy = _measure_entropy(given)
     content = 1 - float(_measure_entropy(answers).mean() / entropy) if entropy > 0 else 0.0
@@ -101,16 +99,15 @@ def average_answers(answers: Sequence[ArrayLike]) -> NDArray[np.float32]:
     """
     if len(answers) == 1:
         return np.asarray(answers[0], dtype=np.float32)
-    return _softmax(np.mean([_to_logits(each) for each in answers], axis=0)).astype(np.float32)
+    return softmax(np.mean([_to_logits(each) for each in answers], axis=0)).astype(np.float32)
 
 
 def read_prior(record: Mapping[str, Any]) -> Prior | None:
     """Return the prior that a student's record tells of; None where none was removed."""
-    known = record.get("prior")
-    if known is None:
+    if (known := record.get("prior")) is None:
         return None
-    biases, given, shares = (tuple(known[name]) for name in ("biases", "given", "shares"))
-    return Prior(biases, given, shares, known["rows"], known["content"])
+    vectors = (tuple(known[name]) for name in ("biases", "given", "shares"))
+    return Prior(*vectors, known["rows"], known["content"])
 
 
 def _measure_entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,7 +120,12 @@ def _to_logits(probabilities: ArrayLike) -> NDArray[np.float64]:
     return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST))
 
 
-def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shift(probabilities: ArrayLike, biases: NDArray[np.float64]) -> NDArray[np.float32]:
+    return softmax(_to_logits(probabilities) + biases).astype(np.float32)
+
+
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return probabilities of scores, both of shape (..., K)."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     found: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return found

@@ -31,7 +31,6 @@ class Frame:
     prefix: str
     suffix: str  # may be empty
     gap: str  # what separates the suffix from an answer; part of the answer's first token
-    notes: tuple[str, ...]  # what a chat template was given or could not say
     prefix_ids: tuple[int, ...]  # first what the tokenizer puts in front of a text, as BOS
     suffix_ids: tuple[int, ...]
     spaced: bool = False  # the prefix's last space is part of the input's first token
@@ -55,31 +54,29 @@ def frame_task(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = Fals
     Raises:
         ModelError: The tokenizer has no chat template, or the template cannot be used.
     """
-    prefix, suffix, notes = task.prompt, task.suffix, tuple[str, ...]()
+    prefix, suffix = task.prompt, task.suffix
     if chat:
-        prefix, suffix, notes = _apply_template(prefix, suffix, tokenizer)
+        prefix, suffix, _ = _apply_template(prefix, suffix, tokenizer)
     whole, gap = suffix, "" if (suffix if chat else suffix[-1:].isspace()) else " "
-    before = encode_behind(whole, tokenizer, chat) if whole else []
-    for word in (word for label in task.labels for word in label.words if whole and not gap):
-        if encode_behind(whole + word, tokenizer, chat)[: len(before)] != before:
+    if whole and not gap:
+        before = encode_behind(whole, tokenizer, chat)
+        words = (encode_behind(whole + w, tokenizer, chat) for x in task.labels for w in x.words)
+        if any(found[: len(before)] != before for found in words):
             suffix = whole.rstrip(" ")
             gap = whole[len(suffix) :]
-            break
     suffix_ids = encode_behind(suffix, tokenizer, chat) if suffix else []
     alone, bos = encode_text(prefix, tokenizer), tokenizer.bos_token_id
     prefix_ids, spaced, warning = _cut_prefix(prefix, alone, tokenizer)
     # What is plain is what caches before were of, which had a BOS wherever one is named.
-    plain = (
-        [*([] if bos is None else [int(bos)]), *alone],
-        encode_text(task.suffix, tokenizer) if task.suffix else [],
-    )
+    behind = encode_text(task.suffix, tokenizer) if task.suffix else []
+    plain = [*([] if bos is None else [bos]), *alone], behind
     # Most templates write the BOS themselves, and a second one would be a text of its own.
     start = find_start(tokenizer)
     if prefix_ids[: len(start)] != start:
         prefix_ids = [*start, *prefix_ids]
     is_plain = not chat and plain == (prefix_ids, suffix_ids)
     ids = tuple(prefix_ids), tuple(suffix_ids)
-    return Frame(prefix, suffix, gap, notes, *ids, spaced, warning, is_plain)
+    return Frame(prefix, suffix, gap, *ids, spaced, warning, is_plain)
 
 
 def fit_tokenizer(
@@ -195,11 +192,12 @@ def _apply_template(
             "once; turn the template off",
             Settings(("chat",)),
         )
-    notes, template = [], tokenizer.get_chat_template()
-    if "enable_thinking" in template:
-        notes.append("the chat template is told not to think (enable_thinking=False)")
-    if "strftime_now" in template:
-        notes.append(f"the chat template is told that today is {TEMPLATE_DATE}, whatever day it is")
+    told = {
+        "enable_thinking": "not to think (enable_thinking=False)",
+        "strftime_now": f"that today is {TEMPLATE_DATE}, whatever day it is",
+    }
+    template = tokenizer.get_chat_template()
+    notes = [f"the chat template is told {what}" for key, what in told.items() if key in template]
     prefix, behind = asked.split(place)
     # What a template writes in front of an answer it is given is what the model has learned to
     # answer behind, be it more than the template writes to ask for one.
@@ -214,11 +212,11 @@ def _apply_template(
         behind = behind.rstrip("\n") + "\n\n</think>\n\n"
         notes.append("the chat template has the answer begin with a thought; it is left empty")
     else:
-        spaced = behind[-1:].isspace()
-        behind += "" if spaced else " "
+        taken, space = ("nothing", "") if behind[-1:].isspace() else ("a space", " ")
+        behind += space
         notes.append(
             "the chat template does not show what separates an answer from what is in front; "
-            f"taken is {'nothing' if spaced else 'a space'}"
+            f"taken is {taken}"
         )
     check_template(prefix + behind, prompt + suffix, tokenizer)
     return prefix, behind, tuple(notes)
@@ -226,9 +224,7 @@ def _apply_template(
 
 def _render(tokenizer: PreTrainedTokenizerBase, question: str, answer: str | None = None) -> str:
     """Put messages through the chat template, which is foreign code and may raise anything."""
-    messages = [{"role": "user", "content": question}]
-    if answer is not None:
-        messages.append({"role": "assistant", "content": answer})
+    said = [("user", question)] + ([] if answer is None else [("assistant", answer)])
     try:
         template: str = tokenizer.get_chat_template()
         if "strftime_now" in template:  # or every day's rows would be another cache
@@ -238,7 +234,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, question: str, answer: str | Non
             macro = f"{{% macro strftime_now(style) %}}{{{{ style{dated} }}}}{{% endmacro %}}"
             template = macro + template
         text: Any = tokenizer.apply_chat_template(
-            messages,
+            [{"role": role, "content": text} for role, text in said],
             chat_template=template,
             add_generation_prompt=answer is None,
             tokenize=False,

@@ -33,12 +33,8 @@ def spell_word(word: str, gap: str, cut: Callable[[str], Tokens | None]) -> tupl
     """Return the tokens of a word, then those of its other spellings.
 
     A spelling of more tokens than the word is left out: it is rarer than the word, and every
-    further token would cost a position.
-
-    Args:
-        word: The word.
-        gap: What stands between the text in front and the word.
-        cut: Returns the tokens of a text behind the text in front; None where it has none there.
+    further token would cost a position.  The gap is what stands between the text in front and the
+    word; ``cut`` returns the tokens of a text there, None where it has none.
     """
     cases = dict.fromkeys((word, word.lower(), word[:1].upper() + word[1:], word.upper()))
     gaps = dict.fromkeys((gap, "", " "))

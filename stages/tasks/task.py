@@ -38,33 +38,20 @@ class Label:
 
 @dataclass(frozen=True)
 class Task:
-    """A prompt around an input, and the labels that an answer is one of.
+    """A prompt around an input, and the labels that an answer is one of."""
 
-    Attributes:
-        name: Short name, used in directory names.
-        prompt: Fixed text in front of the input.
-        suffix: Fixed text behind the input, may be empty.
-        labels: At least two labels, in the order of the class columns.
-        max_length: Longest input, in tokens of the model's tokenizer.
-        word_score: ``first-token``: the logit of a word's first token; ``whole``: the logarithmic
-            probability of all its tokens, spellings of it that are as short added up.
-        label_score: ``max`` of its words' scores, or ``sum`` of their probabilities.
-        others: Further prompts and suffixes, whose answers are averaged with the first one's.
-        prior: What is taken off the answers when a student is trained: ``auto``, ``balanced``,
-            ``none`` or shares of the labels, ``label=share,…``.
-        drawn_behind: The prompt that `unigram` draws its tokens behind; None: its own.
-    """
-
-    name: str
-    prompt: str
-    suffix: str
-    labels: tuple[Label, ...]
-    max_length: int
+    name: str  # short, used in directory names
+    prompt: str  # fixed text in front of the input
+    suffix: str  # fixed text behind the input, may be empty
+    labels: tuple[Label, ...]  # at least two, in the order of the class columns
+    max_length: int  # longest input, in tokens of the model's tokenizer
+    # ``first-token``: the logit of a word's first token; ``whole``: the logarithmic probability of
+    # all its tokens, spellings of it that are as short added up.
     word_score: str = "first-token"
-    label_score: str = "max"
-    others: tuple[tuple[str, str], ...] = ()
-    prior: str = AUTO
-    drawn_behind: str | None = None
+    label_score: str = "max"  # of its words' scores, or ``sum`` of their probabilities
+    others: tuple[tuple[str, str], ...] = ()  # further prompts and suffixes, to be averaged with
+    prior: str = AUTO  # taken off for students: auto, balanced, none or shares, `label=share,…`
+    drawn_behind: str | None = None  # prompt that `unigram` draws its tokens behind; None: its own
 
     def split(self) -> tuple[Task, ...]:
         """Return a task for each prompt; all have the rows that are drawn behind the first."""
@@ -82,11 +69,9 @@ class Task:
     def describe(self, token_ids: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the task as a cache's manifest states it; scores only where not the paper's.
 
-        What a student is trained with alone, as the prior, is not there.
-
-        Args:
-            token_ids: What stands for each label word: a token, or the tokens of all spellings of
-                a word that is scored whole; None: no model is asked.
+        What a student is trained with alone, as the prior, is not there.  ``token_ids`` are what
+        stands for each label word: a token, or the tokens of all spellings of a word that is
+        scored whole; None: no model is asked.
         """
         ids = token_ids or {}
         return {
@@ -111,11 +96,9 @@ def list_tasks() -> tuple[str, ...]:
 
 
 def load_task(name_or_path: str | Task) -> Task:
-    """Load a bundled task by name or any task from a YAML file.
+    """Load a bundled task by name or any task from a YAML file; a task is returned as it is.
 
-    Args:
-        name_or_path: A name from :func:`list_tasks`, or a path (anything with a separator or a
-            ``.yaml``/``.yml`` ending); a task is returned as it is.
+    A path is anything with a separator or a ``.yaml``/``.yml`` ending.
 
     Raises:
         TaskError: There is no such task, the file cannot be read, or its contents are not a task.
@@ -131,10 +114,11 @@ def load_task(name_or_path: str | Task) -> Task:
             )
         path = BUNDLED / f"{name_or_path}.yaml"
     data = read_yaml(path, "the task file", TaskError)
-    if isinstance(data, dict) and re.fullmatch("[0-9]{1,9}", str(data.get("max_length"))):
-        data["max_length"] = int(data["max_length"])
-    if isinstance(data, dict) and isinstance(data.get("prior"), dict):
-        data["prior"] = ",".join(f"{label}={share}" for label, share in data["prior"].items())
+    if isinstance(data, dict):
+        if re.fullmatch("[0-9]{1,9}", str(data.get("max_length"))):
+            data["max_length"] = int(data["max_length"])
+        if isinstance(data.get("prior"), dict):
+            data["prior"] = ",".join(f"{label}={share}" for label, share in data["prior"].items())
     return parse_task(data, source=str(path), default_name=path.stem)
 
 
@@ -157,12 +141,7 @@ def restore_task(described: Any, source: str) -> Task:
 
 
 def parse_task(data: object, source: str, default_name: str) -> Task:
-    """Turn a parsed YAML document into a task.
-
-    Args:
-        data: The document.
-        source: Where it came from, for messages.
-        default_name: The task's name where the document gives none.
+    """Turn a parsed YAML document into a task; ``source`` is where it came from, for messages.
 
     Raises:
         TaskError: Something in the document is not as it must be; the message names it.
@@ -225,15 +204,14 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
                 yield f"label {label!r:.80} has an empty word"
             if word != word.strip():
                 yield f"label {label!r:.80}: the word {word!r:.80} begins or ends with a space"
-            owner = owners.get(word)
-            if owner == label:
-                yield f"label {label!r:.80} repeats the word {word!r:.80}"
-            if owner is not None:
+            if (owner := owners.setdefault(word, label)) != label:
                 yield (
                     f"the word {word!r:.80} stands for both {owner!r:.80} and {label!r:.80}; a "
                     "word can answer for one label only"
                 )
-            owners[word] = label
+        if len({*words}) < len(words):
+            twice = next(word for word in words if words.count(word) > 1)
+            yield f"label {label!r:.80} repeats the word {twice!r:.80}"
 
 
 def _find_prompt_faults(prompt: Any, suffix: Any) -> Iterator[str]:

@@ -96,12 +96,8 @@ class Verbaliser:
     def compute_class_logits(self, scores: torch.Tensor) -> torch.Tensor:
         """Add up the spellings of each word, and take the maximum or the sum of a label's words.
 
-        Args:
-            scores: Logits or logarithmic probabilities of ``sequences``, shape (B, sequences), any
-                float type.
-
-        Returns:
-            Class logits, shape (B, K), float32.
+        The scores are logits or logarithmic probabilities of ``sequences``, shape (B, sequences),
+        of any float type; class logits have the shape (B, K), float32.
         """
         import torch
 
@@ -195,8 +191,7 @@ def build_verbaliser(
 
 def _count_shared(before: list[int], ids: list[int]) -> int:
     """Return how many tokens two texts have in common at their beginning."""
-    pairs = enumerate(zip(before, ids, strict=False))
-    return next((k for k, (a, b) in pairs if a != b), min(len(before), len(ids)))
+    return next((k for k, a in enumerate(before) if ids[k : k + 1] != [a]), len(before))
 
 
 def _is_vague(entry: WordTokens, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -11,4 +11,4 @@ from stages.teacher.fill import average_next_token
 from stages.teacher.generation import write_texts
 from stages.teacher.plan import make_teacher
 from stages.teacher.stage import TeacherResult, run_teacher
-from stages.teacher.teacher import Batch, Callbacks, Teacher, plan_batches
+from stages.teacher.teacher import Batch, Teacher, plan_batches

@@ -32,11 +32,7 @@ class NotPackableError(Exception):
 
 
 class _Captured(Exception):  # noqa: N818 - the way out of a layer of which no more is needed
-    """Carries the keys and values of the last layer out of it."""
-
-    def __init__(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        super().__init__()
-        self.key, self.value = key, value
+    """Carries the keys and values of the last layer out of it, as its arguments."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,8 @@ class PackedAttention:
         # Keys and values of the prefix by layer, each of shape (1, H, P, D).
         self.prefix: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._rows: Rows | None = None
-        self._recording = self._capturing = False
-        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._capturing = False
+        self._last: tuple[Any, ...] | None = None
 
     def install(self, model: nn.Module) -> None:
         """Make this the attention of a model of transformers."""
@@ -87,14 +83,9 @@ class PackedAttention:
                 # Past nn.Module's own bookkeeping: this is no part of the model.
                 object.__setattr__(module, "packed_attention", self)
 
-    def record_prefix(self) -> None:
-        """Keep the keys and values of what the model is run on next as the prefix."""
-        self.expect(None)
-        self.prefix, self._recording = {}, True
-
     def expect(self, rows: Rows | None) -> None:
-        """Say how the positions of what the model is run on next belong to rows; None: to one."""
-        self._rows, self._recording, self._last = rows, False, None
+        """Say how positions of what is run next belong to rows; None: it is the prefix itself."""
+        self._rows, self._last = rows, None
 
     def skip_to_ends(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -111,7 +102,7 @@ class PackedAttention:
         try:
             layer.forward(*args, **kwargs)
         except _Captured as found:
-            self._last = (found.key, found.value)
+            self._last = found.args
         finally:
             self._capturing = False
         if self._last is None:
@@ -146,13 +137,13 @@ class PackedAttention:
         groups = ((1, key.shape[2]),) if self._rows is None else self._rows.groups
         branches = None if self._rows is None else self._rows.branches
         longest = known + max(length for _, length in groups)
-        longest += 0 if branches is None else branches.deepest
+        longest += 0 if branches is None else max(map(len, branches.ways))
         if window is not None and longest > window:
             raise NotPackableError(
                 f"its attention sees {window} positions back, prompt and input are up to {longest}"
             )
         heads, ends_only = query.shape[1], self._last is not None
-        if self._recording:
+        if self._rows is None:
             self.prefix[layer] = (repeat_heads(key, heads), repeat_heads(value, heads))
         outputs, sums = [], []
         asked = seen = 0
@@ -222,6 +213,8 @@ def attend(
                 query, key, value, None, True, 0.0, causal, scale=scale
             )
             return found[0], found[1][..., : query.shape[2]]
+    if causal:
+        sees = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=device).tril()
     outputs, sums = [], []
     scale = width**-0.5 if scale is None else scale
     for begin in range(0, query.shape[2], QUERIES_AT_ONCE):
@@ -229,10 +222,6 @@ def attend(
         scores = torch.matmul(part, key.transpose(-1, -2)).float() * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        if causal:
-            rows = torch.arange(begin, begin + part.shape[2], device=device)
-            columns = torch.arange(key.shape[2], device=device)
-            scores = scores.masked_fill(columns > rows[:, None], float("-inf"))
         if sees is not None:
             scores = scores.masked_fill(~sees[begin : begin + part.shape[2]], float("-inf"))
         outputs.append(torch.matmul(scores.softmax(-1).to(value.dtype), value))
@@ -254,8 +243,7 @@ def _attend(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls; the arguments are those of its attention functions."""
-    attention = getattr(module, "packed_attention", None)
-    if attention is None:
+    if (attention := getattr(module, "packed_attention", None)) is None:
         raise NotPackableError(f"{type(module).__name__} has no number of its layer")
     odd = [name for name, x in others.items() if isinstance(x, torch.Tensor) or name == "is_causal"]
     odd = [name for name in odd if name not in _NO_EFFECT and others[name] is not True]

@@ -1,4 +1,4 @@
-"""How many positions to run at once, and whether to compile: measured in seconds."""
+"""How rows are run: how many positions at once, in which pass, compiled or not; all measured."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from stages.errors import SettingError
+from stages.errors import ModelError, SettingError
+from stages.reporter import Reporter, follow
 from stages.teacher.capabilities import (
     compiler_problem,
     find_layers,
@@ -20,18 +21,20 @@ from stages.teacher.capabilities import (
 )
 from stages.teacher.forward import PackedPass
 from stages.teacher.teacher import Teacher
-from stages.teacher.timing import GAIN, choose_pass, look_up_any
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 SMALLEST = {"cpu": 512, "cuda": 4096}
 """Positions of the first batch that is tried."""
 LARGEST = 2**18
 LONGEST_BATCH = 4.0
 """Seconds of a batch: a longer one has long been full, and a stop must not wait for it."""
+GAIN = 1.05
+"""Larger batches, another pass or compiling must be this much faster to be worth it."""
 WORTH_COMPILING = 900.0
 """Seconds of the run: compiling takes a minute or more and saves some percent."""
+SECONDS, SAMPLE_SECONDS, MOST_RATE = 1.5, 0.4, 2**18
+"""How long passes are timed, and about how long a time; positions a second at most."""
+SEEN, LENGTHS = 2**15, 8
+"""Rows of which some are timed, as many as a shard has, and how many lengths these have."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,11 @@ class Tuning:
 def read_tuning(notes: Mapping[str, Any]) -> Tuning | None:
     """Read what was found when a cache was created; None where its notes do not say."""
     found = notes.get("tuning")
-    if not isinstance(found, dict):
-        return None
-    positions, compiled = found.get("batch_positions"), found.get("compiled")
+    found = found if isinstance(found, dict) else {}
+    positions, compiled, way = (found.get(k) for k in ("batch_positions", "compiled", "way"))
     if type(positions) is not int or positions < 1 or type(compiled) is not bool:
         return None
-    name = found.get("way")
-    return Tuning(positions, compiled, way=name if isinstance(name, str) else None)
+    return Tuning(positions, compiled, way=way if isinstance(way, str) else None)
 
 
 def find_tuning(
@@ -70,36 +71,32 @@ def find_tuning(
     command gives the same bits again.  ``compiling`` is ``auto``, ``on``, where it must be
     possible, or ``off``.
     """
-    rate: float | None
     if batch_positions is None:
         with reporter.track("finding the fastest batch", 1, 0, "batch"):
-            positions, rate = _find_size(teacher, lengths, reporter)
-            if choose_pass(teacher, lengths, positions, rate, reporter):
-                positions, rate = _find_size(teacher, lengths, reporter)
+            found = _find_size(teacher, lengths, reporter)
+            if choose_pass(teacher, lengths, *found, reporter):
+                found = _find_size(teacher, lengths, reporter)
+        eager = Tuning(found[0], False, found[1], teacher.forward_pass.name)
     else:
-        positions = batch_positions
-        reporter.say(f"batch: {positions:,} positions, as asked")
-        length = find_typical_length(lengths, teacher.positions_around)
-        rate = _try_size(teacher, length, positions, reporter)
-    name = teacher.forward_pass.name
+        reporter.say(f"batch: {batch_positions:,} positions, as asked")
+        rate = _try_size(teacher, lengths, batch_positions, reporter)
+        eager = Tuning(batch_positions, False, rate, teacher.forward_pass.name)
     if compiling == "off":
-        return Tuning(positions, False, rate, name)
-    if rate is None:
-        problem = f"{teacher.device} has no memory for {positions:,} positions at once"
-    else:
-        problem = find_compiling_problem(teacher)
-        seconds = float((lengths + teacher.positions_around).sum()) / rate
-        if compiling == "auto" and not problem and seconds < WORTH_COMPILING:
+        return eager
+    problem = find_compiling_problem(teacher)
+    if eager.positions_per_second is None:
+        problem = f"{teacher.device} has no memory for {eager.batch_positions:,} positions at once"
+    elif compiling == "auto" and not problem:
+        seconds = (lengths + teacher.positions_around).sum() / eager.positions_per_second
+        if seconds < WORTH_COMPILING:
             problem = f"about {seconds:,.0f} s of work, worth it from {WORTH_COMPILING:,.0f} s"
     if problem and compiling == "on":
         raise SettingError(f"compile: got 'on', but {problem}; set it to auto or off")
-    if problem or rate is None:
+    if problem:
         reporter.say(f"compile: off ({problem})")
-        return Tuning(positions, False, rate, name)
-    length = find_typical_length(lengths, teacher.positions_around)
-    eager = Tuning(positions, False, rate, name)
+        return eager
     with reporter.track("compiling", 1, 0, "model"):
-        return _try_compiling(teacher, length, eager, compiling, reporter)
+        return _try_compiling(teacher, lengths, eager, compiling, reporter)
 
 
 def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
@@ -109,31 +106,28 @@ def apply_tuning(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
         f"batch: {tuning.batch_positions:,} positions, "
         f"{'compiled' if tuning.compiled else 'not compiled'}, as found when the cache was created"
     )
-    if not tuning.compiled:
-        return
-    if problem := find_compiling_problem(teacher):
+    if tuning.compiled and (problem := find_compiling_problem(teacher)):
         reporter.warn(
             f"the cache was begun with compiled layers, which cannot be had here ({problem}); "
             "going on without: rows may differ in the last bits"
         )
-    else:
+    elif tuning.compiled:
         compile_layers(teacher)
 
 
 def apply_pass(teacher: Teacher, tuning: Tuning, reporter: Reporter) -> None:
     """Answer in the pass that a cache was begun with, or say why that cannot be."""
-    name = tuning.way
-    if name is None or name == teacher.forward_pass.name:
+    if tuning.way in (None, teacher.forward_pass.name):
         return
-    for way in teacher.passes:
-        if way.name == name:
-            teacher.use_pass(way)
-            reporter.say(f"forward pass: {way.description}, as found when the cache was created")
-            return
-    reporter.warn(
-        f"the cache was begun with the forward pass {name!r:.40}, which is not right here; going "
-        f"on with {teacher.forward_pass.name}: rows may differ in the last bits"
-    )
+    way = next((way for way in teacher.passes if way.name == tuning.way), None)
+    if way is None:
+        reporter.warn(
+            f"the cache was begun with the forward pass {tuning.way!r:.40}, which is not right "
+            f"here; going on with {teacher.forward_pass.name}: rows may differ in the last bits"
+        )
+    else:
+        teacher.use_pass(way)
+        reporter.say(f"forward pass: {way.description}, as found when the cache was created")
 
 
 def find_typical_length(lengths: np.ndarray, around: int) -> int:
@@ -178,9 +172,24 @@ def _compilable_layers(teacher: Teacher) -> list[torch.nn.Module]:
 
 
 def _find_size(teacher: Teacher, lengths: np.ndarray, reporter: Reporter) -> tuple[int, float]:
-    """Find the size of batch that is fastest, and its positions a second."""
-    length = find_typical_length(lengths, teacher.positions_around)
-    rates = _try_sizes(teacher, length, int(lengths.sum()), reporter)
+    """Find the size of batch that is fastest, and its positions a second.
+
+    Sizes rise up to where a larger one gains nothing.
+    """
+    size, rates = SMALLEST.get(teacher.device.type, 512), dict[int, float]()
+    # Once for what is only slow the first time, and to begin with what fits.
+    while _try_size(teacher, lengths, size, reporter) is None:
+        size //= 2
+        length = find_typical_length(lengths, teacher.positions_around)
+        if size < length + teacher.positions_around:
+            refuse_out_of_memory(MemoryError(), teacher.device, f"a row of {length} tokens")
+    while size <= LARGEST and (rate := _try_size(teacher, lengths, size, reporter)) is not None:
+        rates[size] = rate
+        known = list(rates.values())
+        full = len(known) > 2 and max(known[-2:]) < max(known[:-2]) * GAIN
+        if full or size / rate > LONGEST_BATCH or size >= lengths.sum():
+            break
+        size *= 2
     positions = max(rates, key=lambda size: rates[size])
     tried = ", ".join(f"{size:,}: {found:,.0f}" for size, found in rates.items())
     reporter.say(
@@ -190,32 +199,11 @@ def _find_size(teacher: Teacher, lengths: np.ndarray, reporter: Reporter) -> tup
     return positions, rates[positions]
 
 
-def _try_sizes(teacher: Teacher, length: int, total: int, reporter: Reporter) -> dict[int, float]:
-    """Return positions a second by size of batch, up to where a larger one gains nothing."""
-    size = SMALLEST.get(teacher.device.type, 512)
-    # Once for what is only slow the first time, and to begin with what fits.
-    while _try_size(teacher, length, size, reporter) is None:
-        size //= 2
-        if size < length + teacher.positions_around:
-            refuse_out_of_memory(MemoryError(), teacher.device, f"a row of {length} tokens")
-    rates: dict[int, float] = {}
-    while size <= LARGEST:
-        rate = _try_size(teacher, length, size, reporter)
-        if rate is None:
-            break
-        rates[size] = rate
-        known = list(rates.values())
-        full = len(known) > 2 and max(known[-2:]) < max(known[:-2]) * GAIN
-        if full or size / rate > LONGEST_BATCH or size >= total:
-            break
-        size *= 2
-    return rates
-
-
-def _try_size(teacher: Teacher, length: int, size: int, reporter: Reporter) -> float | None:
+def _try_size(teacher: Teacher, lengths: np.ndarray, size: int, reporter: Reporter) -> float | None:
     """Return positions a second of a size of batch; None where the device has no memory for it."""
     reporter.check_stop()
     try:
+        length = find_typical_length(lengths, teacher.positions_around)
         return measure_rate(teacher, length, size)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -227,16 +215,16 @@ def _try_size(teacher: Teacher, length: int, size: int, reporter: Reporter) -> f
 
 
 def _try_compiling(
-    teacher: Teacher, length: int, eager: Tuning, compiling: str, reporter: Reporter
+    teacher: Teacher, lengths: np.ndarray, eager: Tuning, compiling: str, reporter: Reporter
 ) -> Tuning:
     """Compile the layers, and leave them compiled where that was asked for or is faster."""
     began = time.perf_counter()
     compile_layers(teacher)
     positions, rate = eager.batch_positions, eager.positions_per_second or math.inf
     for size in (positions // 2, positions):  # two sizes, so that no size is taken to be fixed
-        _try_size(teacher, length, max(1, size), reporter)
+        _try_size(teacher, lengths, max(1, size), reporter)
     spent = time.perf_counter() - began
-    faster = _try_size(teacher, length, positions, reporter) or 0.0
+    faster = _try_size(teacher, lengths, positions, reporter) or 0.0
     found = f"{faster / rate:.2f} times the speed, compiled in {spent:.0f} s"
     if compiling == "on" or faster >= rate * GAIN:
         reporter.say(f"compile: on ({found})")
@@ -245,3 +233,61 @@ def _try_compiling(
         layer._compiled_call_impl = None
     reporter.say(f"compile: off ({found}: not worth it)")
     return eager
+
+
+def choose_pass(
+    teacher: Teacher, lengths: np.ndarray, positions: int, rate: float, reporter: Reporter
+) -> bool:
+    """Have the teacher use the fastest pass; returns whether that is another one than before.
+
+    All answer the same rows by turns, in batches of ``positions``, of which the one in use answers
+    ``rate`` a second.
+    """
+    first, rates = teacher.forward_pass, dict.fromkeys(teacher.passes, 0.0)
+    if len(rates) == 1:
+        return False
+    rows = choose_rows(lengths[:SEEN], positions, int(min(rate, MOST_RATE) * SAMPLE_SECONDS))
+    advance = follow(lambda rows: None, reporter)
+    began = time.perf_counter()
+    while time.perf_counter() - began < SECONDS:
+        for way in rates:
+            teacher.use_pass(way)
+            start = time.perf_counter()
+            try:
+                teacher.answer_rows(
+                    rows, lambda part, n: look_up_any(teacher, len(part), n), positions, advance
+                )
+            except ModelError as error:
+                reporter.say(f"not used: {way.name}: {error}")
+                continue
+            rates[way] = max(rates[way], len(rows) / (time.perf_counter() - start))
+    best = max(rates, key=lambda way: rates[way] * (GAIN if way is first else 1))
+    teacher.use_pass(best)
+    told = ", ".join(f"{way.name}: {found:,.0f}" for way, found in rates.items())
+    reporter.say(
+        f"forward pass: {best.name}, {'kept' if best is first else 'used instead'} (rows a second "
+        f"by pass, on {len(rows):,} rows of this run's lengths: {told})"
+    )
+    return best is not first
+
+
+def choose_rows(lengths: np.ndarray, positions: int, most: int) -> np.ndarray:
+    """Choose rows to time, by their lengths: a few batches of ``positions``, ``most`` in all.
+
+    Each is of one length, which stands for as many positions of all rows as the others do, and as
+    full as the rows of that length make it: not all passes mix lengths.
+    """
+    rising = np.sort(lengths)
+    sums = np.cumsum(rising + 1)
+    several = max(1, min(LENGTHS, most // positions))
+    marks = (np.arange(several) + 0.5) / several * sums[-1]
+    found, count = np.unique(rising, return_counts=True)
+    chosen = np.isin(found, rising[np.searchsorted(sums, marks)])
+    fitting = np.minimum(count, np.maximum(1, positions // (found + 1)))
+    return found[chosen].repeat(fitting[chosen])
+
+
+def look_up_any(teacher: Teacher, rows: int, length: int) -> torch.Tensor:
+    """Return embeddings of whatever tokens, shape (rows, length, d_T), on the teacher's device."""
+    ids = (np.arange(rows * length) * 7919 % len(teacher.table)).reshape(rows, length)
+    return teacher.look_up(ids)

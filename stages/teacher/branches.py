@@ -40,11 +40,6 @@ class Branches:
         tokens, asked = (torch.tensor(own, device=table.device) for own in (tree.tokens, read))
         return cls(table[tokens], sees.to(table.device), asked, tuple(ways[k] for k in read))
 
-    @property
-    def deepest(self) -> int:
-        """Positions of the longest way behind a row."""
-        return max(map(len, self.ways))
-
     def attend(
         self,
         attend: Callable[..., tuple[torch.Tensor, torch.Tensor]],
@@ -76,11 +71,9 @@ class Branches:
                 share = torch.sigmoid(inside_total - total).unsqueeze(-1)
                 merged = torch.lerp(output.float(), inside.float(), share).to(query.dtype)
                 yield merged, torch.logaddexp(total, inside_total)
-                asked, seen, first = (
-                    asked + some * width,
-                    seen + some * length,
-                    first + some * nodes,
-                )
+                asked += some * width
+                seen += some * length
+                first += some * nodes
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,15 +28,11 @@ from cache.reader import CacheReader
 from cache.stores import parse_place
 from stages.inputs import build_samplers
 from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count_share
-from stages.reporter import follow
+from stages.reporter import Reporter, follow
 from stages.teacher.autotune import apply_pass, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.fill import answer_inputs, compute_thresholds
 from stages.teacher.plan import TeacherPlan, prepare_teacher
-from stages.teacher.teacher import Callbacks
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 MEASURED_SECONDS = 8.0
 SAMPLE_CHUNKS, SAMPLE_ROWS = 64, 8
@@ -80,24 +76,19 @@ def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Ver
     angle, top = found.constant_angle, int(np.argmax(found.balance))
     shares = [count_share(round(share * found.rows), found.rows) for share in found.balance]
     one_sided = shares[top].low > ONE_SIDED
-    most = {label: share.high for label, share in zip(labels, shares, strict=True)}
-    rare = {label: high for label, high in most.items() if high < RARE / len(labels)}
-    named = f"{', '.join(map(repr, rare))} (at most {max(rare.values(), default=0):.1%})"
-    level, finding = next(
-        (level, finding)
-        for applies, level, finding in (
-            (
-                angle < DOUBTFUL_ANGLE and one_sided,
-                "hopeless",
-                "hardly more than that answer can be learned from them",
-            ),
-            (angle < HOPELESS_ANGLE, "hopeless", "nothing can be learned from them"),
-            (angle < DOUBTFUL_ANGLE or one_sided, "doubtful", "little can be learned from them"),
-            (rare, "doubtful", f"it hardly ever answers {named}, which a student hardly learns"),
-            (True, "fine", "there is something to learn"),
-        )
-        if applies
-    )
+    most = zip(labels, (share.high for share in shares), strict=True)
+    rare = {label: high for label, high in most if high < RARE / len(labels)}
+    level, finding = "fine", "there is something to learn"
+    if angle < DOUBTFUL_ANGLE and one_sided:
+        level, finding = "hopeless", "hardly more than that answer can be learned from them"
+    elif angle < HOPELESS_ANGLE:
+        level, finding = "hopeless", "nothing can be learned from them"
+    elif angle < DOUBTFUL_ANGLE or one_sided:
+        level, finding = "doubtful", "little can be learned from them"
+    elif rare:
+        named = f"{', '.join(map(repr, rare))} (at most {max(rare.values()):.1%})"
+        level = "doubtful"
+        finding = f"it hardly ever answers {named}, which a student hardly learns"
     reason = (
         f"the teacher answers {labels[top]!r} to {found.balance[top]:.0%} of these inputs, with a "
         f"spread of {found.spread:.2f}: {finding}"
@@ -129,18 +120,17 @@ def answer_chosen(
     """Answer some of a cache's rows under a title; returns their columns."""
     inputs = plan.inputs.select(rows)
     with plan.reporter.track(title, len(rows), 0, "row") as show:
-        callbacks = Callbacks.report(show, plan.reporter)
-        return answer_inputs(inputs, samplers, plan.teacher, batch_positions, callbacks)
+        advance = follow(show, plan.reporter)
+        return answer_inputs(inputs, samplers, plan.teacher, batch_positions, advance)
 
 
 def measure_answers(reader: CacheReader, reporter: Reporter) -> Projection:
     """Return the teacher's class balance and spread over the shards of a cache."""
     parts = []
     with reporter.track("reading the answers", len(reader.shards), 0, "shard") as show:
-        advance = follow(show, reporter)
         for shard in reader.shards:
             parts.append(reader.read_shard(shard)["probabilities"])
-            advance(1)
+            follow(show, reporter)(1)
     g = np.concatenate(parts)
     return compute_projection(g, g)
 

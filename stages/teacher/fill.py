@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,14 +31,11 @@ from stages.inputs import (
     pack_attachments,
     read_samplers,
 )
-from stages.reporter import follow
+from stages.reporter import Reporter, follow
 from stages.tasks import frame_task
 from stages.teacher.generation import write_texts
 from stages.teacher.plan import TeacherPlan
-from stages.teacher.teacher import Callbacks, Teacher
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
+from stages.teacher.teacher import Advance, Teacher
 
 POLL_SECONDS = 1.0
 CONTEXT_SEED, TEXT_SEED = 2**40, 2**41
@@ -60,14 +57,13 @@ def make_attachments(plan: TeacherPlan, texts: int) -> tuple[dict[str, bytes], d
     thresholds = compute_thresholds(plan.inputs, plan.teacher, reporter)
     files = pack_attachments(plan.teacher.table, plan.input_tokenizer, thresholds)
     notes = {"seconds": time.monotonic() - began, SELF_GENERATED: 0}
-    if not texts:
-        return files, notes
     try:
-        made = make_self_generated(plan.teacher, plan.config.seed, texts, reporter)
+        if texts:
+            made = make_self_generated(plan.teacher, plan.config.seed, texts, reporter)
+            return files | made.to_files(), notes | {SELF_GENERATED: texts}
     except ModelError as error:
         reporter.warn(f"students of this cache are measured on no self-generated texts: {error}")
-        return files, notes
-    return files | made.to_files(), notes | {SELF_GENERATED: texts}
+    return files, notes
 
 
 def make_self_generated(
@@ -76,12 +72,10 @@ def make_self_generated(
     """Have the teacher write so many texts, at least 1, and answer them."""
     seeds, longest = mix_seeds(run_seed, TEXT_SEED, rows), teacher.task.max_length
     with reporter.track("self-generated texts", rows * longest, 0, "token") as show:
-        callbacks = Callbacks.report(show, reporter)
-        tokens = write_texts(teacher, seeds, SamplingSettings(), longest, callbacks)
+        tokens = write_texts(teacher, seeds, SamplingSettings(), longest, follow(show, reporter))
     lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
     with reporter.track("answers to self-generated texts", rows, 0, "text") as show:
-        callbacks = Callbacks.report(show, reporter)
-        logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, callbacks)
+        logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, follow(show, reporter))
     return SelfGenerated(tokens, lengths, logits)
 
 
@@ -105,7 +99,7 @@ def compute_thresholds(inputs: Inputs, teacher: Teacher, reporter: Reporter) -> 
 def average_next_token(
     teacher: Teacher,
     ids: torch.Tensor,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Advance = lambda count: None,
     prefix_ids: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Average the model's own next-token distribution over contexts (B, T) behind a prompt.
@@ -113,10 +107,12 @@ def average_next_token(
     The prompt is the task's, or given by its tokens.  ``advance`` is told of every context, and may
     raise to stop.  Returns probabilities, shape (V,), float64, on the CPU.
     """
+    prefix_ids = teacher.prefix_ids if prefix_ids is None else prefix_ids
+    total, prefix = (
+        torch.zeros(len(teacher.table)).double(),
+        teacher.look_up(np.array([prefix_ids])),
+    )
     with teacher.suspend():
-        total = torch.zeros(len(teacher.table), dtype=torch.float64)
-        prefix_ids = teacher.prefix_ids if prefix_ids is None else prefix_ids
-        prefix = teacher.look_up(np.array([prefix_ids]))
         for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
             inputs = torch.cat([prefix, teacher.table[row.to(teacher.device)][None]], dim=1)
             # A family that does not know how many are to be kept gives those of the prompt too.
@@ -148,10 +144,8 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        try:
+        with self._thread:
             self.settle()
-        finally:
-            self._thread.shutdown()
 
     def put(self, claim: Claim, columns: Mapping[str, np.ndarray], seconds: float) -> None:
         """Commit a shard in the background, once the one before it is committed; ends its claim.
@@ -168,10 +162,9 @@ class ShardWriter:
     def settle(self) -> None:
         """Wait until what was put is committed, or raise why it could not be."""
         pending, self._pending = self._pending, None
-        if pending is None:
-            return
         try:
-            pending.result()
+            if pending is not None:
+                pending.result()
         except LostClaimError as error:
             # Suspended, or cut off from the store, for longer than a claim lives.
             self._warn(f"{error}; going on with what is free")
@@ -194,14 +187,13 @@ def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], in
         return 0
     if done:
         reporter.say(f"continuing: {done:,} of {total:,} rows are there")
-    teacher, most = plan.teacher, batch_positions()
+    teacher, most, waiting = plan.teacher, batch_positions(), False
     samplers = read_samplers(cache, teacher.table)
-    waiting = False
     with (
         reporter.track("teacher", total, done, "row") as show,
         ShardWriter(cache, reporter.warn) as writer,
     ):
-        callbacks = Callbacks.report(show, reporter)
+        advance = follow(show, reporter)
         while True:
             reporter.check_stop()
             claim = cache.claim_next()
@@ -219,7 +211,7 @@ def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], in
             try:
                 rows = cache.rows_of(claim.shard)
                 inputs = plan.inputs.select(slice(rows.start, rows.stop))
-                columns = answer_inputs(inputs, samplers, teacher, most, callbacks)
+                columns = answer_inputs(inputs, samplers, teacher, most, advance)
             except BaseException:
                 claim.release()
                 raise
@@ -231,13 +223,13 @@ def answer_inputs(
     samplers: Mapping[str, Sampler],
     teacher: Teacher,
     batch_positions: int,
-    callbacks: Callbacks,
+    advance: Advance,
 ) -> dict[str, Any]:
     """Compute the columns of some rows of a cache by name, each of shape (rows, …).
 
     The samplers draw the inputs; nothing draws texts.
     """
-    inputs = write_inputs(inputs, samplers, teacher, callbacks)
+    inputs = write_inputs(inputs, samplers, teacher, advance)
     tokens = inputs.tokens
     if tokens is None:
         sampler = mix_parts(inputs.identity["name"], samplers)
@@ -245,9 +237,9 @@ def answer_inputs(
         def embed(part: np.ndarray, length: int) -> torch.Tensor:
             return sampler.draw_embeddings(inputs.seeds[part], length)
 
-        logits = teacher.answer_rows(inputs.lengths, embed, batch_positions, callbacks)
+        logits = teacher.answer_rows(inputs.lengths, embed, batch_positions, advance)
     else:
-        logits = teacher.answer_texts(tokens, inputs.lengths, batch_positions, callbacks)
+        logits = teacher.answer_texts(tokens, inputs.lengths, batch_positions, advance)
     columns = {
         "seed": inputs.seeds,
         "length": inputs.lengths,
@@ -258,7 +250,7 @@ def answer_inputs(
 
 
 def write_inputs(
-    inputs: Inputs, samplers: Mapping[str, Sampler], teacher: Teacher, callbacks: Callbacks
+    inputs: Inputs, samplers: Mapping[str, Sampler], teacher: Teacher, advance: Advance
 ) -> Inputs:
     """Return rows by their lengths with the tokens that the model writes or the samplers draw.
 
@@ -269,14 +261,13 @@ def write_inputs(
         return inputs
     tokens = np.full((len(inputs.seeds), written.longest), -1, dtype=np.int32)
     chosen = written.mixture.choose_parts(inputs.seeds)
-    silent = Callbacks(lambda texts: callbacks.advance(0), callbacks.warn)
     for number, name in enumerate(written.mixture.names):
         rows = np.flatnonzero(chosen == number)
         seeds = inputs.seeds[rows]
         if name in MODEL_SAMPLERS:
             sampling = replace(written.sampling, labelled=name == "self-labelled")
             tokens[rows] = write_texts(
-                teacher, seeds, sampling, written.longest, silent, written.shortest
+                teacher, seeds, sampling, written.longest, lambda _: advance(0), written.shortest
             )
             continue
         sampler = samplers[name]

@@ -6,8 +6,7 @@ Which of them is right for a model is tried in :mod:`stages.teacher.capabilities
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,21 +39,12 @@ class ForwardPass:
     def leave(self) -> None:
         """Have the model as it was loaded."""
 
-    @contextmanager
-    def suspend(self) -> Iterator[None]:
-        """Have the model as it was loaded for a while, for other work."""
-        self.leave()
-        try:
-            yield
-        finally:
-            self.enter()
-
     def run(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the label words' logits at the rows' last positions, shape (all B, words).
 
         The inputs are for each length the rows' embeddings, suffix included, (B, T ≥ 1, d_T).
         """
-        return torch.cat([self.run_alike(rows) for rows in inputs])
+        return torch.cat([self._run_alike(rows) for rows in inputs])
 
     def run_branches(
         self, inputs: Sequence[torch.Tensor], branches: Branches
@@ -77,7 +67,7 @@ class ForwardPass:
         found, seen = (part.unflatten(0, (len(paths), -1)).transpose(0, 1) for part in both)
         return found, seen
 
-    def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
+    def _run_alike(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits, shape (B, words), of rows of one length, shape (B, T, d_T)."""
         raise NotImplementedError
 
@@ -90,8 +80,7 @@ class FullPass(ForwardPass):
         prompt = "the prompt is run with every row, " if prefix.shape[1] else ""
         self.description = f"{prompt}rows of one length share a batch"
 
-    def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
-        """See :class:`ForwardPass`."""
+    def _run_alike(self, rows: torch.Tensor) -> torch.Tensor:
         whole = torch.cat([self.prefix.expand(len(rows), -1, -1), rows], dim=1)
         output = self.model(inputs_embeds=whole, use_cache=False, logits_to_keep=1)
         return output.logits[:, -1]  # type: ignore[no-any-return]
@@ -112,8 +101,7 @@ class PrefixPass(ForwardPass):
             raise ModelError(f"{type(model).__name__} keeps no keys and values that can be reused")
         self.model, self._past = model, past
 
-    def run_alike(self, rows: torch.Tensor) -> torch.Tensor:
-        """See :class:`ForwardPass`."""
+    def _run_alike(self, rows: torch.Tensor) -> torch.Tensor:
         # Every call appends to the cache it is given, so each gets a copy.
         past: Any = copy.deepcopy(self._past)
         past.batch_repeat_interleave(len(rows))
@@ -125,7 +113,7 @@ class PackedPass(ForwardPass):
     """Rows of all lengths side by side in one sequence, the prompt's keys and values shared.
 
     Replaces the model's attention; :meth:`leave` puts it back.  ``last`` is the last layer, if it
-    is to be run for the rows' last positions only.
+    is to be run for the rows' last positions only, which ``trims`` then says.
     """
 
     mixes_lengths = True
@@ -134,13 +122,13 @@ class PackedPass(ForwardPass):
         self, model: PreTrainedModel, prefix: torch.Tensor, last: nn.Module | None
     ) -> None:
         self.model, self._known, self._last = model, prefix.shape[1], last
+        self.trims = last is not None
         self._attention = PackedAttention()
         self._before = model.config._attn_implementation
         self._hook: Any = None
         try:
             self._attention.install(model)
             if self._known:
-                self._attention.record_prefix()
                 model(inputs_embeds=prefix, use_cache=False, logits_to_keep=1)
         except Exception:
             self.leave()
@@ -150,11 +138,6 @@ class PackedPass(ForwardPass):
         end = ", the last layer runs for their last positions only" if self.trims else ""
         self.description = f"{prompt}rows of all lengths share a batch without padding{end}"
         self.name = "trimmed" if self.trims else "packed"
-
-    @property
-    def trims(self) -> bool:
-        """Whether the last layer is run for the rows' last positions only."""
-        return self._last is not None
 
     def enter(self) -> None:
         """See :class:`ForwardPass`."""

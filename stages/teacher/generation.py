@@ -20,12 +20,16 @@ from stages.errors import ModelError
 from stages.inputs import SamplingSettings
 from stages.loading import one_line
 from stages.tasks import NO_SUFFIX, frame_task
-from stages.teacher.capabilities import check_room, is_out_of_memory, refuse_out_of_memory
+from stages.teacher.capabilities import (
+    Rounding,
+    check_room,
+    is_out_of_memory,
+    refuse_out_of_memory,
+)
 from stages.teacher.forward import FullPass
-from stages.teacher.rounding import Rounding
 
 if TYPE_CHECKING:
-    from stages.teacher.teacher import Callbacks, Teacher
+    from stages.teacher.teacher import Advance, Teacher
 
 MOST_ROWS = 256
 """Rows that are continued side by side."""
@@ -39,7 +43,7 @@ def write_texts(
     seeds: NDArray[np.uint64],
     sampling: SamplingSettings,
     longest: int,
-    callbacks: Callbacks,
+    advance: Advance,
     shortest: int = 1,
 ) -> NDArray[np.int32]:
     """Have the model continue its prompt once a seed; returns tokens padded with -1, (N, longest).
@@ -51,20 +55,18 @@ def write_texts(
     single = f"a single written text of {longest} tokens"
     with torch.inference_mode(), teacher.suspend():
         for prompt, rows in _choose_prompts(teacher, seeds, sampling.labelled):
-            try:
-                writer = _Writer(teacher, prompt, sampling, longest, shortest, callbacks)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                refuse_out_of_memory(error, teacher.device, single)
-            size = MOST_ROWS
+            size, writer = MOST_ROWS, None
             while len(rows):
                 part = rows[:size]
                 try:
+                    if writer is None:
+                        writer = _Writer(teacher, prompt, sampling, longest, shortest, advance)
                     tokens[part] = writer.write(seeds[part])
-                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    if size == 1 or not is_out_of_memory(error):
+                except (MemoryError, RuntimeError) as error:
+                    if writer is None or size == 1 or not is_out_of_memory(error):
                         refuse_out_of_memory(error, teacher.device, single)
                     size //= 2
-                    callbacks.warn(
+                    teacher.warn(
                         f"{teacher.device} has no memory to write {len(part)} texts at once; going "
                         f"on with {size} (other rounding in the last bits, so other words)"
                     )
@@ -103,7 +105,7 @@ class _Writer:
         sampling: SamplingSettings,
         longest: int,
         shortest: int,
-        callbacks: Callbacks,
+        advance: Advance,
     ) -> None:
         from transformers import DynamicCache
 
@@ -111,14 +113,14 @@ class _Writer:
             raise ModelError("without a prompt and a start token there is nothing to continue")
         what = f"what stands in front of a written text and {longest} tokens of it"
         check_room(teacher.model, what, len(prompt), longest)
-        self._teacher, self._sampling, self._callbacks = teacher, sampling, callbacks
+        self._teacher, self._sampling, self._advance = teacher, sampling, advance
         self._longest, self._shortest = longest, shortest
         self._suffix = np.array(teacher.suffix_ids, dtype=np.int32)
         self._ends = find_end_ids(teacher.model)
         self._forbidden = sorted({*self._ends, *teacher.suffix_ids[:1]})
         self._prompt = teacher.look_up(np.array([prompt]))
         output = teacher.model(inputs_embeds=self._prompt, use_cache=True, logits_to_keep=1)
-        callbacks.advance(0)
+        advance(0)
         self._past, self._first = getattr(output, "past_key_values", None), output.logits[:, -1]
         fault = self._find_fault() if isinstance(self._past, DynamicCache) else "it has no such"
         if fault:
@@ -162,7 +164,7 @@ class _Writer:
         rows = np.arange(len(seeds))  # those in the cache, `running` those not at their end
         running = np.ones(len(seeds), dtype=bool)
         for position in range(self._longest):
-            self._callbacks.advance(len(seeds))
+            self._advance(len(seeds))
             ids = self._draw(logits, draws[rows, position], position < self._shortest)
             tokens[rows[running], position] = ids[running]
             # A text ends in front of the model's end token, or of the suffix.
@@ -182,7 +184,7 @@ class _Writer:
             inputs = teacher.look_up(ids[:, None])
             output = teacher.model(inputs_embeds=inputs, past_key_values=past, use_cache=True)
             logits = output.logits[:, -1]
-        self._callbacks.advance(len(seeds) * (self._longest - 1 - position))
+        self._advance(len(seeds) * (self._longest - 1 - position))
         tokens[np.arange(self._longest) >= lengths[:, None]] = -1
         return tokens
 
@@ -222,7 +224,6 @@ def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> to
 
 def find_end_ids(model: Any) -> list[int]:
     """Return the token ids by which a model ends a text."""
-    ends = None
-    for settings in (getattr(model, "generation_config", None), model.config.get_text_config()):
-        ends = getattr(settings, "eos_token_id", None) if ends is None else ends
-    return [int(end) for end in np.unique([] if ends is None else ends)]
+    settings = (getattr(model, "generation_config", None), model.config.get_text_config())
+    known = (getattr(own, "eos_token_id", None) for own in settings)
+    return [int(end) for end in np.unique(next((x for x in known if x is not None), []))]

@@ -12,34 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from cache.format import Layout, Manifest, answer_columns
-from stages.devices import (
-    choose_device,
-    choose_dtype,
-    choose_model,
-    describe_threads,
-    find_main_device,
-)
+from stages import devices, lm, tasks
 from stages.inputs import Inputs, prepare_inputs
-from stages.lm import (
-    check_quantisation,
-    choose_attention,
-    describe_identity,
-    find_start_id,
-    keep_freed_memory,
-    load_language_model,
-    load_language_tokenizer,
-    place_model,
-    resolve_model,
-)
-from stages.tasks import (
-    Task,
-    Verbaliser,
-    build_verbaliser,
-    describe_chat,
-    fit_tokenizer,
-    frame_task,
-    load_task,
-)
+from stages.tasks import Task, Verbaliser
 from stages.teacher.config import TeacherConfig
 from stages.teacher.teacher import Teacher
 from stages.tokens import describe_lost
@@ -72,10 +47,10 @@ class TeacherPlan:
     @cached_property
     def teacher(self) -> Teacher:
         """The teacher; its model is loaded the first time."""
-        self.reporter.say(keep_freed_memory(self.device))
+        self.reporter.say(lm.keep_freed_memory(self.device))
         began, config = time.monotonic(), self.config
         with self.reporter.track("loading the model", 1, 0, "model"):
-            model = load_language_model(
+            model = lm.load_language_model(
                 self.folder, self.device, self.dtype, config.quantise, self.reporter
             )
         self.reporter.say(f"model loaded in {time.monotonic() - began:.1f} s")
@@ -92,18 +67,18 @@ class TeacherPlan:
             "model": dict(self.identity),
             "task": task.describe({w.word: w.stands_for for w in words if w.counts}),
             "sampler": dict(self.inputs.identity),
-            "start_id": find_start_id(self.tokenizer),
+            "start_id": lm.find_start_id(self.tokenizer),
             "compute": {
-                "device": torch.device(find_main_device(self.device)).type,
+                "device": torch.device(devices.find_main_device(self.device)).type,
                 "dtype": self.dtype,
-                "attention": choose_attention(self.folder),
+                "attention": lm.choose_attention(self.folder),
                 "batch_positions": config.batch_positions or "auto",
                 "compile": config.compile,
                 "weights": config.quantise,
                 "engine": ENGINE[self.dtype],
             },
         }
-        frame = frame_task(task, self.tokenizer, config.chat)
+        frame = tasks.frame_task(task, self.tokenizer, config.chat)
         # Where prompt and suffix are not what each alone is cut into, the task does not tell them.
         if not frame.is_plain:
             identity["chat" if config.chat else "frame"] = {
@@ -123,31 +98,31 @@ class TeacherPlan:
 
 def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
     """Settle what the settings leave open, and say so."""
-    task = load_task(config.task)
-    device = choose_device(config.device, several=True)
-    model = choose_model(config.model, device.value)
-    dtype = choose_dtype(config.dtype, device.value)
-    check_quantisation(config.quantise, device.value, dtype.value)
+    task = tasks.load_task(config.task)
+    device = devices.choose_device(config.device, several=True)
+    model = devices.choose_model(config.model, device.value)
+    dtype = devices.choose_dtype(config.dtype, device.value)
+    lm.check_quantisation(config.quantise, device.value, dtype.value)
     config = replace(config, model=model.value)
     reporter.say(f"model: {model.value} ({model.reason})")
-    folder = resolve_model(model.value)
-    device = place_model(folder, config.device, device, dtype.value, config.quantise)
+    folder = lm.resolve_model(model.value)
+    device = lm.place_model(folder, config.device, device, dtype.value, config.quantise)
     reporter.say(f"device: {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")
-    reporter.say(describe_threads())
-    tokenizer = load_language_tokenizer(folder)
-    verbaliser = build_verbaliser(task, tokenizer, config.chat)
+    reporter.say(devices.describe_threads())
+    tokenizer = lm.load_language_tokenizer(folder)
+    verbaliser = tasks.build_verbaliser(task, tokenizer, config.chat)
     for label in verbaliser.labels:
         counted = [w for w in verbaliser.words if w.label == label and w.counts]
         read = [(w.word, w.tokens if verbaliser.is_whole else w.tokens[:1]) for w in counted]
         words = [f"{word} → {' '.join(tokens)}" for word, tokens in read]
         reporter.say(f"label {label}: {', '.join(words)}")
     reporter.say(verbaliser.describe_scores())
-    joined = frame_task(task, tokenizer, config.chat).warning
+    joined = tasks.frame_task(task, tokenizer, config.chat).warning
     for line in filter(None, (describe_lost(tokenizer), *verbaliser.describe_splits(), joined)):
         reporter.warn(line)
-    if hint := describe_chat(tokenizer, config.chat):
+    if hint := tasks.describe_chat(tokenizer, config.chat):
         reporter.say(hint)
-    input_tokenizer = fit_tokenizer(task, tokenizer, config.chat)
+    input_tokenizer = tasks.fit_tokenizer(task, tokenizer, config.chat)
     return TeacherPlan(
         config=config,
         task=task,
@@ -156,7 +131,7 @@ def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
         input_tokenizer=input_tokenizer,
         verbaliser=verbaliser,
         inputs=prepare_inputs(config, task, input_tokenizer, reporter),
-        identity=describe_identity(folder, reporter),
+        identity=lm.describe_identity(folder, reporter),
         device=device.value,
         dtype=dtype.value,
         reporter=reporter,
@@ -173,7 +148,7 @@ def make_teacher(
 ) -> Teacher:
     """Make a :class:`Teacher`; say how the model is run, and why not better."""
     with reporter.track("trying ways to run the model", 1, 0, "way"):
-        teacher = Teacher(model, tokenizer, task, chat, verbaliser)
+        teacher = Teacher(model, tokenizer, task, chat, verbaliser, reporter.warn)
     reporter.say(f"forward pass: {teacher.forward_pass.description}")
     for reason in teacher.fallbacks:
         reporter.say(f"not used: {reason}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,14 +20,12 @@ from cache.stores import Place, parse_place
 from stages.devices import find_main_device
 from stages.inputs import SELF_GENERATED, describe_difference, read_samplers
 from stages.metrics import Projection
+from stages.reporter import Reporter
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.estimate import Verdict, answer_sample, judge_answers, measure_answers
 from stages.teacher.fill import fill_cache, make_attachments
 from stages.teacher.plan import TeacherPlan, prepare_teacher
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,9 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         return find_tuning(plan.teacher, lengths, positions, config.compile, reporter)
 
     def attach() -> Mapping[str, bytes]:
+        nonlocal notes
         texts = _count_self_generated(plan, place / plan.manifest.directory)
-        files, made = make_attachments(plan, texts)
-        notes.update(made)
+        files, notes = make_attachments(plan, texts)
         return files
 
     def note() -> Mapping[str, Any]:
@@ -71,13 +69,11 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
 
     def batch_positions() -> int:
         nonlocal tuning
+        if tuning is None and (tuning := read_tuning(cache.manifest.notes)):
+            apply_tuning(plan.teacher, tuning, reporter)
         if tuning is None:
-            tuning = read_tuning(cache.manifest.notes)
-            if tuning is None:
-                reporter.say("the manifest does not say how large batches are")
-                tuning = tune()
-            else:
-                apply_tuning(plan.teacher, tuning, reporter)
+            reporter.say("the manifest does not say how large batches are")
+            tuning = tune()
         return tuning.batch_positions
 
     reporter.say(f"rows: {plan.inputs.describe()}")
@@ -92,10 +88,8 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         _judge(plan, measure_answers(CacheReader(cache, shards=there), reporter))
     began = time.monotonic()
     computed = fill_cache(cache, plan, batch_positions)
-    seconds = time.monotonic() - began
-    speed = (
-        f"computed {computed:,} rows in {seconds:.1f} s: {computed / max(seconds, 1e-9):,.0f} a s"
-    )
+    seconds = max(time.monotonic() - began, 1e-9)
+    speed = f"computed {computed:,} rows in {seconds:.1f} s: {computed / seconds:,.0f} a s"
     reporter.say(speed if computed else "every row was there already")
     answers = measure_answers(CacheReader(cache), reporter)
     return TeacherResult(cache, computed, _judge(plan, answers))

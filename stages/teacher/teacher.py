@@ -7,9 +7,9 @@ label words' logits are computed, at the last position (paper, Eq. 9 and section
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,6 @@ import torch
 from cache.draw import send
 from stages.errors import ModelError
 from stages.lm import embed_vocabulary
-from stages.reporter import follow
 from stages.tasks import build_verbaliser, frame_task
 from stages.teacher.capabilities import (
     check_room,
@@ -32,33 +31,22 @@ from stages.teacher.word_scores import WordScorer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from stages.reporter import Reporter
     from stages.tasks import Task, Verbaliser
 
 Embed = Callable[[np.ndarray, int], torch.Tensor]
 """Takes the indices (B,) of rows and their one length T, returns their inputs, (B, T, d_T)."""
 Batch = tuple[tuple[np.ndarray, int], ...]
 """For each length, in rising order, the indices (B,) of the rows of that length, and it."""
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Who is told while rows are answered."""
-
-    advance: Callable[[int], None]  # takes the number of rows that are done; may raise to stop
-    warn: Callable[[str], None]  # takes a line when batches are made smaller than asked
-
-    @classmethod
-    def report(cls, show: Callable[[int], None], reporter: Reporter) -> Callbacks:
-        """Show progress, stop where that is asked for, and hand warnings on."""
-        return cls(follow(show, reporter), reporter.warn)
+Advance = Callable[[int], None]
+"""Takes the number of rows or tokens that are done since; may raise to stop."""
 
 
 class Teacher:
     """A causal language model behind one task's prompt.
 
     The model's output layer is cut down to the label words; where no verbaliser is given, they are
-    looked up.  If ``chat``, the prompt goes through the tokenizer's chat template.
+    looked up.  If ``chat``, the prompt goes through the tokenizer's chat template.  ``warn`` takes
+    a line when batches are made smaller than asked.
     """
 
     def __init__(
@@ -68,8 +56,10 @@ class Teacher:
         task: Task,
         chat: bool = False,
         verbaliser: Verbaliser | None = None,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model, self.tokenizer, self.task, self.chat = model, tokenizer, task, chat
+        self.warn = warn
         self.verbaliser = verbaliser or build_verbaliser(task, tokenizer, chat)
         frame = frame_task(task, tokenizer, chat)
         self.prefix_ids, self.suffix_ids = list(frame.prefix_ids), list(frame.suffix_ids)
@@ -147,7 +137,7 @@ class Teacher:
         return self.verbaliser.compute_class_logits(torch.cat(found))
 
     def answer_rows(
-        self, lengths: np.ndarray, embed: Embed, batch_positions: int, callbacks: Callbacks
+        self, lengths: np.ndarray, embed: Embed, batch_positions: int, advance: Advance
     ) -> np.ndarray:
         """Answer rows of any lengths, shape (N,), none of them padded.
 
@@ -160,22 +150,22 @@ class Teacher:
         batches = plan_batches(
             lengths, self.positions_around, batch_positions, self.forward_pass.mixes_lengths
         )
-        begun = (part for batch in batches for part in self._begin(batch, embed, callbacks))
+        begun = (part for batch in batches for part in self._begin(batch, embed))
         end: Any = None
         for (rows, wait), _ in itertools.pairwise(itertools.chain(begun, [end])):
             logits[rows] = wait()
-            callbacks.advance(len(rows))
+            advance(len(rows))
         return logits
 
     def answer_texts(
-        self, tokens: np.ndarray, lengths: np.ndarray, batch_positions: int, callbacks: Callbacks
+        self, tokens: np.ndarray, lengths: np.ndarray, batch_positions: int, advance: Advance
     ) -> np.ndarray:
         """Answer token ids, shape (N, longest), padded behind; as for :meth:`answer_rows`."""
         return self.answer_rows(
             lengths,
             lambda rows, length: self.look_up(tokens[rows, :length]),
             batch_positions,
-            callbacks,
+            advance,
         )
 
     def look_up(self, tokens: np.ndarray) -> torch.Tensor:
@@ -187,14 +177,15 @@ class Teacher:
         """Have the model as it was loaded for a while, its whole output layer included."""
         small = self.model.get_output_embeddings()
         self.model.set_output_embeddings(self._full_head)
+        self.forward_pass.leave()
         try:
-            with self.forward_pass.suspend():
-                yield
+            yield
         finally:
+            self.forward_pass.enter()
             self.model.set_output_embeddings(small)
 
     def _begin(
-        self, batch: Batch, embed: Embed, callbacks: Callbacks
+        self, batch: Batch, embed: Embed
     ) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
         """Set a batch going, in parts if the device cannot hold it at once."""
         rows = np.concatenate([part for part, _ in batch])
@@ -209,7 +200,7 @@ class Teacher:
                     what = f"a single row of {positions} positions"
                     refuse_out_of_memory(error, self.device, what)
             self._most_positions = positions // 2
-            callbacks.warn(
+            self.warn(
                 f"{self.device} has no memory for {positions:,} positions at once; going on with "
                 f"at most {self._most_positions:,} (other rounding in the last bits, no other rows)"
             )
@@ -218,7 +209,7 @@ class Teacher:
         middle = len(rows) // 2
         for chosen in (rows[:middle], rows[middle:]):
             half = ((part[np.isin(part, chosen)], length) for part, length in batch)
-            yield from self._begin(tuple(x for x in half if len(x[0])), embed, callbacks)
+            yield from self._begin(tuple(x for x in half if len(x[0])), embed)
 
 
 def plan_batches(lengths: np.ndarray, around: int, budget: int, mixed: bool) -> Iterator[Batch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,15 +35,12 @@ class WordScorer:
         if self.branches is None:
             return
         slots = {node: slot for slot, node in enumerate((ROOT, *tree.read_nodes))}
-        columns, longest = tree.columns, max(map(len, tree.reads))
-
-        def pad(numbers: Iterable[list[int]]) -> torch.Tensor:
-            rows = [own + [0] * (longest - len(own)) for own in numbers]
-            return torch.tensor(rows, device=table.device)
-
-        self._slots = pad([slots[node] for node, _ in word] for word in tree.reads)
-        self._columns = pad([columns.index(token) for _, token in word] for word in tree.reads)
-        self._there = pad([1] * len(word) for word in tree.reads)
+        reads = [
+            torch.tensor([[slots[node], tree.columns.index(token), 1] for node, token in word])
+            for word in tree.reads
+        ]
+        padded = nn.utils.rnn.pad_sequence(reads, batch_first=True).to(table.device)
+        self._slots, self._columns, self._there = padded.unbind(-1)
         self._divided = self._there.clone()
         self._divided[:, 0] = 0
         self._later = self._slots[self._divided > 0].unique()

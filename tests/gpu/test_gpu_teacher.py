@@ -93,7 +93,7 @@ def test_batches_that_do_not_fit_are_halved_and_no_answer_changes(device: str) -
     rows, small = (90, 200) if device == "cpu" else (30_000, 8192)
     sizes = np.random.default_rng(3).integers(0, LONGEST + 1, rows)
     embed = tiny.embed_with(teacher, tiny.draw_ids(rows, LONGEST, len(teacher.table)))
-    wanted = teacher.answer_rows(sizes, embed, small, listener.callbacks)
+    wanted = teacher.answer_rows(sizes, embed, small, listener.hear(teacher))
     assert listener.warnings == []
     listener = Listener()
     if device == "cpu":
@@ -103,7 +103,7 @@ def test_batches_that_do_not_fit_are_halved_and_no_answer_changes(device: str) -
         room = torch.cuda.memory_reserved() + 192 * 2**20
         torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
     try:
-        found = teacher.answer_rows(sizes, embed, 2**30, listener.callbacks)
+        found = teacher.answer_rows(sizes, embed, 2**30, listener.hear(teacher))
     finally:
         if device == "cuda":
             torch.cuda.set_per_process_memory_fraction(1.0)
@@ -111,7 +111,7 @@ def test_batches_that_do_not_fit_are_halved_and_no_answer_changes(device: str) -
     assert "has no memory for" in listener.warnings[0]
     assert sum(listener.counts) == rows
     np.testing.assert_allclose(found, wanted, atol=1e-3)
-    again = teacher.answer_rows(sizes[:50], embed, small, Listener().callbacks)
+    again = teacher.answer_rows(sizes[:50], embed, small, Listener().hear(teacher))
     np.testing.assert_allclose(again, wanted[:50], atol=1e-3)
 
 
@@ -171,7 +171,7 @@ def test_what_is_copied_back_is_whole_before_it_is_read(device: str) -> None:
     teacher, listener = make_teacher(device), Listener()
     sizes = np.random.default_rng(5).integers(1, LONGEST + 1, 400)
     ids = tiny.draw_ids(len(sizes), LONGEST, len(teacher.table))
-    found = teacher.answer_rows(sizes, tiny.embed_with(teacher, ids), 64, listener.callbacks)
+    found = teacher.answer_rows(sizes, tiny.embed_with(teacher, ids), 64, listener.hear(teacher))
     assert len(listener.counts) > 50
     for row in range(0, len(sizes), 23):
         inputs = teacher.look_up(ids.numpy()[row : row + 1, : sizes[row]])

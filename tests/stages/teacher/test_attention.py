@@ -54,7 +54,6 @@ def run_packed(
     before = draw(1, key_heads, known, WIDTH, seed=3), draw(1, key_heads, known, value_width)
     attention = PackedAttention()
     if known:
-        attention.record_prefix()
         asked = draw(1, HEADS, known, WIDTH, seed=4)
         found = attention.attend(0, asked, *before, scale, softcap, None)
         yield found[0], reference(asked[0], before[0][0], before[1][0], 0, scale, softcap)
@@ -144,7 +143,6 @@ def test_bfloat16_is_merged_in_float32() -> None:
     rows, _ = describe_rows(((5, 7),), 11, torch.device("cpu"))
     halves = [draw(1, HEADS, size, WIDTH, seed=size).bfloat16() for size in (11, 35)]
     attention = PackedAttention()
-    attention.record_prefix()
     attention.attend(0, halves[0], halves[0], halves[0], None, None, None)
     attention.expect(rows)
     found = attention.attend(0, halves[1], halves[1], halves[1], None, None, None)
@@ -164,7 +162,6 @@ def test_a_window_is_let_pass_where_no_position_looks_beyond_it(
 ) -> None:
     before, own = draw(1, HEADS, 11, WIDTH), draw(1, HEADS, 8, WIDTH)
     attention = PackedAttention()
-    attention.record_prefix()
     attention.attend(0, before, before, before, None, None, window)
     attention.expect(describe_rows(((1, 1), (1, 7)), 11, torch.device("cpu"))[0])
     if fits:

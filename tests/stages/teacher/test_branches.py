@@ -110,7 +110,10 @@ def test_whole_words_are_scored_as_by_plain_forward_passes(family: str, frame: s
     listener = Listener()
     order = np.random.default_rng(0).permutation(12)
     found = teacher.answer_rows(
-        np.array(lengths)[order // 3], embed_with(teacher, ids[order % 3]), 300, listener.callbacks
+        np.array(lengths)[order // 3],
+        embed_with(teacher, ids[order % 3]),
+        300,
+        listener.hear(teacher),
     )
     answers = torch.stack(wanted)[order // 3, order % 3]
     torch.testing.assert_close(torch.from_numpy(found).softmax(dim=1), answers, atol=1e-5, rtol=0)

@@ -159,10 +159,12 @@ def test_columns_are_the_answers_to_the_inputs_in_their_order(family: str) -> No
     tokens[np.arange(24) >= lengths[:, None]] = -1
     seeds = np.arange(7, dtype=np.uint64) * np.uint64(2**60)
     sampler = VocabularySampler(teacher.table)
-    by_text = answer_inputs(Inputs(seeds, lengths, tokens, {}), {}, teacher, 60, listener.callbacks)
+    by_text = answer_inputs(
+        Inputs(seeds, lengths, tokens, {}), {}, teacher, 60, listener.hear(teacher)
+    )
     longer = np.maximum(lengths, 1)  # only texts are empty
     random = Inputs(seeds, longer, None, {"name": "vocabulary"})
-    drawn = answer_inputs(random, {"vocabulary": sampler}, teacher, 60, listener.callbacks)
+    drawn = answer_inputs(random, {"vocabulary": sampler}, teacher, 60, listener.hear(teacher))
     embedders: list[tuple[dict[str, Any], np.ndarray, Callable[[int], torch.Tensor]]] = [
         (by_text, lengths, lambda row: teacher.look_up(tokens[[row], : lengths[row]])),
         (drawn, longer, lambda row: sampler.draw_embeddings(seeds[[row]], int(longer[row]))),

@@ -19,9 +19,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from stages.errors import ModelError
 from stages.teacher import forward
 from stages.teacher.attention import NotPackableError
-from stages.teacher.capabilities import find_layers, find_passes
+from stages.teacher.capabilities import LIMITS, TURNS, find_layers, find_passes
 from stages.teacher.forward import FullPass, PackedPass
-from stages.teacher.rounding import LIMITS, TURNS
 from stages.teacher.teacher import Teacher
 
 

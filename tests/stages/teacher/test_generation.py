@@ -31,7 +31,7 @@ def write(teacher: Teacher, seeds: np.ndarray = SEEDS, **own: Any) -> np.ndarray
         **{name: own.pop(name) for name in list(own) if name in vars(SamplingSettings())}
     )
     return write_texts(
-        teacher, seeds, how, own.pop("longest", LONGEST), Listener().callbacks, **own
+        teacher, seeds, how, own.pop("longest", LONGEST), Listener().hear(teacher), **own
     )
 
 
@@ -126,7 +126,7 @@ def test_fewer_at_once_where_the_memory_is_short(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(teacher.model, "forward", run_out)
     monkeypatch.setattr("stages.teacher.generation.MOST_ROWS", 16)
-    got = write_texts(teacher, SEEDS, SamplingSettings(), LONGEST, listener.callbacks)
+    got = write_texts(teacher, SEEDS, SamplingSettings(), LONGEST, listener.hear(teacher))
     assert (got == wanted).all(axis=1).mean() > 0.9
     assert len(listener.warnings) == 1 and "on with 8" in listener.warnings[0]
 

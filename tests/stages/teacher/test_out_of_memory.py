@@ -36,7 +36,9 @@ class TestOutOfMemory:
 
     def answer(self, teacher: Teacher, listener: Listener, budget: int = 400) -> np.ndarray:
         ids = draw_ids(len(self.SIZES), LONGEST, len(teacher.table))
-        return teacher.answer_rows(self.SIZES, embed_with(teacher, ids), budget, listener.callbacks)
+        return teacher.answer_rows(
+            self.SIZES, embed_with(teacher, ids), budget, listener.hear(teacher)
+        )
 
     @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
     @pytest.mark.parametrize("family", ["llama", "bloom"])
@@ -77,7 +79,7 @@ class TestOutOfMemory:
                 raise OUT_OF_MEMORY[0]
             return teacher.look_up(ids.numpy()[rows, :length])
 
-        found = teacher.answer_rows(self.SIZES, embed, 400, listener.callbacks)
+        found = teacher.answer_rows(self.SIZES, embed, 400, listener.hear(teacher))
         np.testing.assert_allclose(found, wanted, atol=1e-5)
         assert listener.warnings
 

@@ -101,7 +101,7 @@ def compare_with_plain(
     order = np.random.default_rng(0).permutation(7 * len(lengths))
     rows, listener = order % 7, Listener()
     logits = teacher.answer_rows(
-        np.array(lengths)[order // 7], embed_with(teacher, ids[rows]), 600, listener.callbacks
+        np.array(lengths)[order // 7], embed_with(teacher, ids[rows]), 600, listener.hear(teacher)
     )
     answers = wanted[order // 7, rows]
     found = torch.from_numpy(logits).softmax(dim=1)

@@ -14,11 +14,16 @@ import torch
 from tiny import LONGEST, Stopping, begin_cache, fake_rates, make_teacher, make_teacher_config
 
 from stages.reporter import Interrupted, SilentReporter
-from stages.teacher import timing
-from stages.teacher.autotune import Tuning, apply_tuning, find_tuning
+from stages.teacher import autotune
+from stages.teacher.autotune import (
+    Tuning,
+    apply_tuning,
+    choose_pass,
+    choose_rows,
+    find_tuning,
+)
 from stages.teacher.forward import PackedPass, PrefixPass
 from stages.teacher.stage import run_teacher
-from stages.teacher.timing import choose_pass, choose_rows
 
 LENGTHS = np.random.default_rng(0).integers(1, LONGEST + 1, 200)
 TOLD = re.compile(
@@ -79,7 +84,7 @@ def test_a_continued_run_keeps_the_pass_that_it_began_with(
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     reporter = SilentReporter()
     monkeypatch.setattr(PackedPass, "run", lambda *_: pytest.fail("it is packed"))
-    monkeypatch.setattr(timing, "choose_pass", lambda *_: pytest.fail("it is timed"))
+    monkeypatch.setattr(autotune, "choose_pass", lambda *_: pytest.fail("it is timed"))
     monkeypatch.setattr("stages.teacher.teacher.find_passes", find_passes_unseen(monkeypatch))
     own = make_teacher_config(mood, llm, tmp_path / "b", batch_positions=None)
     assert 0 < run_teacher(own, reporter).computed < 200
@@ -118,7 +123,7 @@ def test_a_pass_that_cannot_be_had_here_is_warned_of() -> None:
 
 def test_rows_are_chosen_from_all_lengths_and_fill_batches_as_a_run_does() -> None:
     lengths = np.repeat(np.arange(1, 65), 640)
-    for most, several in ((10**6, timing.LENGTHS), (10_000, 4), (100, 1)):
+    for most, several in ((10**6, autotune.LENGTHS), (10_000, 4), (100, 1)):
         rows = choose_rows(lengths, 2048, most)
         found, count = np.unique(rows, return_counts=True)
         assert len(found) == several
