@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from stages.directories import FORMAT, check_directory, check_pointers
 from stages.errors import ModelError
 from stages.loading import explained, one_line
+from stages.reporter import Reporter
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from stages.reporter import Reporter
 
 MAGIC = b"GGUF"
 PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")

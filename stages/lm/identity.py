@@ -15,15 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cache.errors import StorageError
 from cache.format import DocumentError, check_seal, parse, seal
 from cache.stores import LocalFiles
 from stages.errors import ModelError
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
+from stages.reporter import Reporter
 
 TOKENIZER_FILES = (
     "added_tokens.json",

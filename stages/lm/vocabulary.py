@@ -15,12 +15,11 @@ from stages.lm.gguf_file import load_gguf_tokenizer
 from stages.lm.model import load_language_model
 from stages.lm.resolve import read_config
 from stages.loading import load_tokenizer
+from stages.reporter import Reporter
 from stages.tokens import make_input_tokenizer, restrict_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from stages.reporter import Reporter
 
 ROWS = 4096
 """Token ids that are looked up at once."""

@@ -6,12 +6,10 @@ import csv
 import io
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from stages.metrics import Projection
+from stages.metrics import Projection
 
 Point = dict[str, float | None]
 """A value for each of the columns; None where a column does not apply to the objective."""

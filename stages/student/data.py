@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,11 @@ from stages.errors import SettingError, Settings, TrainingError
 from stages.inputs import read_sampler, read_vocabulary
 from stages.lm import Vocabulary
 from stages.metrics import Prior, average_answers
+from stages.reporter import Reporter
 from stages.student.answers import find_answers, open_readers
 from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
 from stages.student.prior import find_prior
 from stages.tasks import Task
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 MOST_PADDED = 16384
 """Tokens, padding included, of a step that a GPU takes in one pass: more keep it busy by parts."""

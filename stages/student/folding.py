@@ -10,13 +10,12 @@ from torch import nn
 
 from stages.errors import ModelError
 from stages.loading import explained
+from stages.student.model import Student
 from stages.student.positions import find_reserved_id, number_from_zero
 from stages.student.tokenizer import TokenRemap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from stages.student.model import Student
 
 SPECIALS = tuple(f"{name}_token_id" for name in ("bos", "eos", "cls", "sep", "mask"))
 """What a configuration calls the ids of its own vocabulary."""

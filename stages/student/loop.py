@@ -20,20 +20,16 @@ import torch
 
 from stages.errors import TrainingError
 from stages.metrics import compute_projection
-from stages.reporter import Interrupted, follow
-from stages.student.config import TRAINER
+from stages.reporter import Interrupted, Reporter, follow
+from stages.student.config import TRAINER, TrainingConfig
 from stages.student.curve import Point, describe_point, make_point
-from stages.student.data import join_slices
+from stages.student.data import Rows, RowSource, join_slices
+from stages.student.model import Student
 from stages.student.objectives import Objective
 from stages.student.optimiser import group_parameters, scale_rate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from stages.reporter import Reporter
-    from stages.student.config import TrainingConfig
-    from stages.student.data import Rows, RowSource
-    from stages.student.model import Student
 
 
 LEAST_SCALE = 2.0**-10

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from stages.student.model import DeepAdapter
-
-if TYPE_CHECKING:
-    from stages.student.config import TrainingConfig
-    from stages.student.model import Student
-    from stages.student.objectives import Objective
+from stages.student.config import TrainingConfig
+from stages.student.model import DeepAdapter, Student
+from stages.student.objectives import Objective
 
 SMALL_WIDTH = 512
 """Encoders narrower than this learn at a higher rate from a random start."""

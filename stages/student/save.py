@@ -17,11 +17,10 @@ import torch
 from stages.errors import ExportError, Settings
 from stages.records import RECORD, publish_directory
 from stages.student.folding import compare_with_stock, fold_student
+from stages.student.model import Student
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from stages.student.model import Student
 
 TOLERANCE = 1e-5
 """Largest difference in probability between a student and its export."""

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from stages.errors import SettingError
 from stages.inputs import describe_agreement, read_self_generated
 from stages.metrics import DOUBTFUL_ANGLE, Prior, Projection, Share, compute_projection, read_share
 from stages.records import find_record, hold_lock
-from stages.reporter import follow
+from stages.reporter import Reporter, follow
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
 from stages.student.config import TRAINER, StudentConfig
@@ -33,9 +33,6 @@ from stages.student.temperature import calibrate_student
 from stages.student.tokenizer import build_tokenizer
 from stages.tasks import load_task
 from stages.texts import is_read_once
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 
 @dataclass(frozen=True)

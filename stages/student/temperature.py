@@ -7,20 +7,16 @@ probabilities without knowing of a temperature, and the same labels as before.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from stages import metrics
 from stages.errors import TrainingError
-from stages.reporter import follow
+from stages.reporter import Reporter, follow
+from stages.student.data import Rows, RowSource
 from stages.student.loop import answer_held_out
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
-    from stages.student.data import Rows, RowSource
-    from stages.student.model import Student
+from stages.student.model import Student
 
 TOLERANCE = 1e-5
 """Largest difference of a logit from what it must be, in parts of the largest one where above 1."""
