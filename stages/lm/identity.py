@@ -5,8 +5,6 @@ hashed with.  The inode's own time (ctime) is among them, since nobody can set i
 was written again and given its old size and mtime is noticed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time
