@@ -1,7 +1,5 @@
 """The caches that a student is trained on: one, or one of each prompt with the same rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a student is trained on: the rows of a cache as the training loop sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,7 +60,6 @@ class RowSource:
     # takes how many slices are consumed, returns the rest
     open_stream: Callable[[int], Iterator[Rows]]
     held_out: Callable[[], Iterable[Rows]]  # the same ones at every call
-    classes: int  # K
 
 
 @dataclass(frozen=True)
@@ -181,8 +178,7 @@ def open_rows(
         )
         return map(embed, zip(*streams, strict=True))
 
-    classes = kept[0][0].columns["probabilities"].shape[1]
-    return RowSource(open_stream, lambda: map(embed, kept), classes)
+    return RowSource(open_stream, lambda: map(embed, kept))
 
 
 def choose_held_out(chunks: tuple[int, ...], chunk_rows: int, rows: int) -> list[int]:

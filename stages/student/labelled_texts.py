@@ -4,8 +4,6 @@ They are written into a temporary cache, as a teacher's cache of the same texts 
 read like any other: two students of the same texts differ by their labels alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict

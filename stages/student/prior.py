@@ -1,7 +1,5 @@
 """The prior of a cache's answers: which one was asked for, and finding it on the rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
