@@ -149,6 +149,7 @@ def compare_loops(fixtures: Fixtures, arch: str, steps: int, turn: int = 1) -> F
     table = read_table(fixtures.cache).to(device)
     source = open_rows([CacheReader(fixtures.cache)], table, config, HELD_OUT, device)
     count = config.lengths_per_batch
+    classes = next(iter(source.held_out())).probabilities.shape[1]
     shapes = [
         (rows.embeddings.shape[0], rows.embeddings.shape[1])
         for rows in itertools.islice(source.open_stream(0), steps * count)
@@ -157,8 +158,8 @@ def compare_loops(fixtures: Fixtures, arch: str, steps: int, turn: int = 1) -> F
         # A GPU loads a kernel when it first meets a shape, which would be stage two's turn.
         met = {max(n for _, n in shapes[k : k + count]): k for k in range(0, len(shapes), count)}
         warm = [shape for k in met.values() for shape in shapes[k : k + count]]
-        deque(train_barely(fixtures.build_student(arch), warm, count, source.classes, device), 0)
-    bare = train_barely(fixtures.build_student(arch), shapes, count, source.classes, device)
+        deque(train_barely(fixtures.build_student(arch), warm, count, classes, device), 0)
+    bare = train_barely(fixtures.build_student(arch), shapes, count, classes, device)
     turns = Turns(bare, turn, device)
     checkpoint = fixtures.folder / f"{arch}.checkpoint"
     train_student(fixtures.build_student(arch), source, config, accelerator, checkpoint, "", turns)

@@ -1,7 +1,5 @@
 """What a directory holds, told from its files alone: a model, or something mistaken for one."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterable

@@ -4,18 +4,18 @@ Gives the model in evaluation mode, its identity (hashes) and its vocabulary (to
 embedding table).  Knows devices and number formats, no tasks; imports no other room.
 """
 
-from stages.lm.allocation import keep_freed_memory
 from stages.lm.identity import describe_identity
-from stages.lm.memory import place_model
-from stages.lm.model import choose_attention, load_language_model
-from stages.lm.quantisation import check_quantisation
-from stages.lm.resolve import resolve_model, resolve_tokenizer
-from stages.lm.vocabulary import (
+from stages.lm.memory import keep_freed_memory, place_model
+from stages.lm.model import (
     Vocabulary,
+    choose_attention,
     embed_vocabulary,
     find_start_id,
+    load_language_model,
     load_language_tokenizer,
     load_vocabulary,
     pack_tokenizer,
     unpack_tokenizer,
 )
+from stages.lm.quantisation import check_quantisation
+from stages.lm.resolve import resolve_model, resolve_tokenizer

@@ -13,15 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from stages.directories import FORMAT, check_directory, check_pointers
 from stages.errors import ModelError
 from stages.loading import explained, one_line
+from stages.reporter import Reporter
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from stages.reporter import Reporter
 
 MAGIC = b"GGUF"
 PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
@@ -38,17 +38,16 @@ def choose_gguf(names: Sequence[str], where: str) -> str:
     if len(names) > 1 and not all(map(PART.search, names)):
         listed = one_line(", ".join(names))
         raise ModelError(f"{where} holds {len(names)} GGUF files, give one: {listed}")
-    return check_whole(names[0])
+    return names[0]
 
 
-def check_whole(name: str) -> str:
-    """Return a file's name, or raise ModelError if it says that it is a part of a model."""
+def check_whole(name: str) -> None:
+    """Raise ModelError if a file's name says that it is a part of a model."""
     if found := PART.search(name):
         raise ModelError(
             f"{name} is one of {int(found[1])} parts of a GGUF file; merge them once "
             "(llama-gguf-split --merge FIRST.gguf MERGED.gguf) and give MERGED.gguf"
         )
-    return name
 
 
 def open_gguf(file: Path) -> Any:
@@ -63,9 +62,12 @@ def open_gguf(file: Path) -> Any:
     if find_spec("gguf") is None:
         install = "pip install -c constraints.txt -e '.[gguf]'"
         raise ModelError(f"{file}: GGUF files need gguf, which is not installed: {install}")
+    from gguf import GGUFReader
+
     check_whole(str(file))
-    with explained(ModelError, f"{file} is damaged or was not fetched whole, fetch it again"):
-        reader = _define_reader()(file)
+    message = f"{file} is damaged or was not fetched whole, fetch it again"
+    with explained(ModelError, message), _quick_reader():
+        reader: Any = GGUFReader(file)
         reader.known = {key: field.contents() for key, field in reader.fields.items()}
     architecture = reader.known.get("general.architecture")
     kind, fault = reader.known.get("general.type", "model"), ""
@@ -87,12 +89,6 @@ def open_gguf(file: Path) -> Any:
     return reader
 
 
-def check_gguf(file: Path) -> Path:
-    """Return a file that holds a language model, or raise ModelError."""
-    open_gguf(file)
-    return file
-
-
 def count_weights(file: Path) -> int:
     """Return how many weights of a model a file holds."""
     return sum(int(each.n_elements) for each in open_gguf(file).tensors if each.name != STRETCHED)
@@ -107,7 +103,7 @@ def read_gguf_config(file: Path) -> PretrainedConfig:
     rows = int(tensors["token_embd.weight"].shape[1])
     named = f"the architecture {reader.known.get('general.architecture')!r} from GGUF, {FORMAT}"
     message = f"{file}: transformers {__version__} cannot read {named}"
-    with explained(ModelError, message), _lend_reader() as empty:
+    with explained(ModelError, message), _quick_reader() as empty:
         config = AutoConfig.from_pretrained(empty, gguf_file=place, vocab_size=rows)
         if STRETCHED in tensors:  # which transformers leaves out
             factors = tensors[STRETCHED].data.tolist()
@@ -148,12 +144,8 @@ def load_gguf(
                 yield tensor
                 advance(1)
 
-    bar, loader.tqdm = loader.tqdm, track
-    try:
-        with _lend_reader():
-            model = load(gguf_file=str(file.absolute()))
-    finally:
-        loader.tqdm = bar
+    with _quick_reader(), patch.object(loader, "tqdm", track):
+        model = load(gguf_file=str(file.absolute()))
     reader, unread = open_gguf(file), []
     reporter.say(
         f"weights: {', '.join(sorted({each.tensor_type.name for each in reader.tensors}))} in a "
@@ -180,36 +172,25 @@ def load_gguf(
 
 
 @contextmanager
-def _lend_reader() -> Iterator[str]:
-    """Have transformers read headers with :func:`_define_reader`'s; gives an empty directory."""
-    import gguf
-
-    own, gguf.GGUFReader = gguf.GGUFReader, _define_reader()
-    try:
-        with TemporaryDirectory() as empty:
-            yield empty
-    finally:
-        gguf.GGUFReader = own
-
-
-def _define_reader() -> Any:
+def _quick_reader() -> Iterator[str]:
+    """Have gguf's reader take arrays of a header that are long as empty; gives a directory."""
     from gguf.gguf_reader import GGUFReader, GGUFValueType
 
-    class Reader(GGUFReader):  # type: ignore[misc]
-        """Reads arrays of a header that are long as empty ones."""
+    read = GGUFReader._get_field_parts
 
-        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-            array = raw_type == GGUFValueType.ARRAY
-            kind, count = struct.unpack_from("<IQ", self.data, orig_offs) if array else (0, 0)
-            if count < LONG:
-                return super()._get_field_parts(orig_offs, raw_type)
-            end = orig_offs + 12
-            size, parts, _, types = self._get_field_parts(end, kind)
-            if kind != GGUFValueType.STRING:
-                end += size * count
-            else:
-                for _ in range(count):
-                    end += 8 + struct.unpack_from("<Q", self.data, end)[0]
-            return end - orig_offs, parts, [], [GGUFValueType.ARRAY, *types]
+    def read_quickly(self: Any, orig_offs: int, raw_type: int) -> Any:
+        array = raw_type == GGUFValueType.ARRAY
+        kind, count = struct.unpack_from("<IQ", self.data, orig_offs) if array else (0, 0)
+        if count < LONG:
+            return read(self, orig_offs, raw_type)
+        end = orig_offs + 12
+        size, parts, _, types = read(self, end, kind)
+        if kind != GGUFValueType.STRING:
+            end += size * count
+        else:
+            for _ in range(count):
+                end += 8 + struct.unpack_from("<Q", self.data, end)[0]
+        return end - orig_offs, parts, [], [GGUFValueType.ARRAY, *types]
 
-    return Reader
+    with patch.object(GGUFReader, "_get_field_parts", read_quickly), TemporaryDirectory() as empty:
+        yield empty

@@ -5,8 +5,6 @@ hashed with.  The inode's own time (ctime) is among them, since nobody can set i
 was written again and given its old size and mtime is noticed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time
@@ -15,15 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cache.errors import StorageError
 from cache.format import DocumentError, check_seal, parse, seal
 from cache.stores import LocalFiles
 from stages.errors import ModelError
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
+from stages.reporter import Reporter
 
 TOKENIZER_FILES = (
     "added_tokens.json",

@@ -21,7 +21,7 @@ from stages.directories import (
     list_shards,
 )
 from stages.errors import ModelError
-from stages.lm.gguf_file import check_gguf, check_whole, choose_gguf, read_gguf_config
+from stages.lm.gguf_file import check_whole, choose_gguf, open_gguf, read_gguf_config
 from stages.loading import load_config, one_line
 from stages.records import RECORD
 
@@ -36,7 +36,6 @@ SETTINGS = ("*.json", "*.model", "*.txt", "*.jinja")
 
 BELOW = "*/*"
 """What lies in directories of a repository: other forms of the same model."""
-
 
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 """Ends of names of models whose head over the vocabulary is not what was trained."""
@@ -63,7 +62,10 @@ def resolve_tokenizer(model: str) -> Path:
 
     Without weights, but for a GGUF file, which holds both.
     """
-    return _find_folder(model, weights=False)
+    folder = _find_folder(model, weights=False)
+    if folder.is_file():
+        open_gguf(folder)
+    return folder
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -91,13 +93,13 @@ def _find_folder(model: str, weights: bool) -> Path:
         return MINI
     # Not Path's, which raise where a name is too long for one.
     if os.path.isfile(model):  # noqa: PTH113
-        return check_gguf(Path(model))
+        return Path(model)
     if os.path.isdir(model):  # noqa: PTH112
         folder = Path(model)
         files = sorted(str(file) for file in folder.glob("*.gguf"))
         if not files or any((folder / name).exists() for name in ("config.json", ADAPTER)):
             return folder
-        return check_gguf(Path(choose_gguf(files, model)))
+        return Path(choose_gguf(files, model))
     repository, _, name = model.partition(":")
     if repository.endswith(".gguf"):
         raise ModelError(f"there is no file {model!r}; one of a hub is repository:file.gguf")
@@ -133,9 +135,9 @@ def _fetch_file(repository: str, name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    check_whole(name)
+    check_whole(f"{repository}:{name}")
     try:
-        return check_gguf(Path(hf_hub_download(repository, name)))
+        return Path(hf_hub_download(repository, name))
     except RemoteEntryNotFoundError as error:
         there = ", ".join(_list_files(repository)[:6]) or "there is none"
         raise ModelError(f"{repository} holds no GGUF file {name!r}, give one: {there}") from error

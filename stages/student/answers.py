@@ -1,11 +1,8 @@
 """The caches that a student is trained on: one, or one of each prompt with the same rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache.directory import Cache
 from cache.errors import IncompleteError
@@ -14,11 +11,9 @@ from cache.reader import CacheReader
 from stages.errors import SettingError, Settings
 from stages.inputs import TEXTS, read_thresholds
 from stages.metrics import Prior
+from stages.reporter import Reporter
 from stages.student.prior import find_prior
 from stages.tasks import AUTO, BALANCED, Task
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 
 def find_answers(

@@ -1,7 +1,5 @@
 """Encoders that have a short name, each as its makers published it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

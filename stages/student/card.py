@@ -3,8 +3,6 @@
 Everything in a card is in the student's record; nothing that was not measured is claimed.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -59,7 +57,6 @@ def write_card(record: Mapping[str, Any], weights: bool = True) -> str:
         "label_words": "; ".join(f"{name} ({', '.join(each)})" for name, each in words),
         "labels": ", ".join(name for name, _ in words),
         "percent": "{:.1%}".format,
-        "prior": record.get("prior"),
         "real": gold or record["sampler"] == "texts",
         # Where a task does not say it, it is as in the paper.
         "scores": f"{task.get('word_score', 'first-token')}, {task.get('label_score', 'max')}",

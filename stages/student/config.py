@@ -1,7 +1,5 @@
 """What the student stage is asked for."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from pathlib import Path

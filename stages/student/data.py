@@ -1,11 +1,9 @@
 """What a student is trained on: the rows of a cache as the training loop sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +14,11 @@ from stages.errors import SettingError, Settings, TrainingError
 from stages.inputs import read_sampler, read_vocabulary
 from stages.lm import Vocabulary
 from stages.metrics import Prior, average_answers
+from stages.reporter import Reporter
 from stages.student.answers import find_answers, open_readers
 from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
 from stages.student.prior import find_prior
 from stages.tasks import Task
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 MOST_PADDED = 16384
 """Tokens, padding included, of a step that a GPU takes in one pass: more keep it busy by parts."""
@@ -64,7 +60,6 @@ class RowSource:
     # takes how many slices are consumed, returns the rest
     open_stream: Callable[[int], Iterator[Rows]]
     held_out: Callable[[], Iterable[Rows]]  # the same ones at every call
-    classes: int  # K
 
 
 @dataclass(frozen=True)
@@ -183,8 +178,7 @@ def open_rows(
         )
         return map(embed, zip(*streams, strict=True))
 
-    classes = kept[0][0].columns["probabilities"].shape[1]
-    return RowSource(open_stream, lambda: map(embed, kept), classes)
+    return RowSource(open_stream, lambda: map(embed, kept))
 
 
 def choose_held_out(chunks: tuple[int, ...], chunk_rows: int, rows: int) -> list[int]:

@@ -1,22 +1,30 @@
-"""A student's adapter folded into the embedding table of a stock encoder, and the proof of it."""
+"""Students as ordinary transformers directories, and the proof that they answer alike.
+
+The adapter is folded into an embedding table over the language model's vocabulary, so the result
+is a stock sequence-classification model under the language model's tokenizer: text in,
+probabilities out, no code of this project, safetensors alone.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from stages.errors import ModelError
+from stages.classify.torch_classifier import list_position_layers
+from stages.errors import ExportError, ModelError, Settings
 from stages.loading import explained
-from stages.student.positions import find_reserved_id, number_from_zero
+from stages.records import RECORD, publish_directory
+from stages.student.model import Student, find_reserved_id
 from stages.student.tokenizer import TokenRemap
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from stages.student.model import Student
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SPECIALS = tuple(f"{name}_token_id" for name in ("bos", "eos", "cls", "sep", "mask"))
 """What a configuration calls the ids of its own vocabulary."""
@@ -26,6 +34,9 @@ MADE_UP_ROWS = 1000
 
 NOISE = 1e-3
 """Largest difference of an untrained student's logits, in parts of what inputs change in them."""
+
+TOLERANCE = 1e-5
+"""Largest difference in probability between a student and its export."""
 
 
 def find_remap(encoder: PreTrainedModel, rows: int) -> TokenRemap | None:
@@ -60,6 +71,26 @@ def fold_student(student: Student, table: torch.Tensor, pad_id: int) -> PreTrain
         if (getattr(encoder.config, name, None) or 0) >= len(folded):
             setattr(encoder.config, name, pad_id)
     return encoder
+
+
+def number_from_zero(encoder: PreTrainedModel) -> None:
+    """Let an encoder count positions from 0 and skip no id, if it counts as RoBERTa does.
+
+    RoBERTa and its kin count from ``padding id + 1`` and do not count that id, wherever it stands.
+    Under the language model's vocabulary any id may be a token.  The rows of the position table
+    that were never used go.
+    """
+    for embeddings in list_position_layers(encoder):
+        used = embeddings.position_embeddings.weight.detach()[embeddings.padding_idx + 1 :].clone()
+        embeddings.position_embeddings = nn.Embedding.from_pretrained(used, freeze=False)
+        embeddings.padding_idx = -1
+        for name in ("position_ids", "token_type_ids"):
+            buffer = getattr(embeddings, name, None)
+            if isinstance(buffer, torch.Tensor):
+                setattr(embeddings, name, buffer[:, : len(used)])
+        # No id is -1, so none is skipped.
+        encoder.config.pad_token_id = -1
+        encoder.config.max_position_embeddings = len(used)
 
 
 @torch.inference_mode()
@@ -136,3 +167,50 @@ def check_foldable(student: Student, max_length: int) -> None:
                 f"{kind} encoders cannot be students, {fault} (logits differ by {difference:.2g}, "
                 f"inputs change them by {spread:.2g}); use another encoder"
             )
+
+
+def check_place(out: Path) -> None:
+    """Check that a student may be written to a place."""
+    if out.exists() and not (out / RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(
+            f"{out} is there and is no student; remove it, or choose another", Settings(("out",))
+        )
+
+
+def write_student(
+    student: Student,
+    table: torch.Tensor,
+    tokenizer: PreTrainedTokenizerFast,
+    record: Mapping[str, Any],
+    card: str,
+    out: Path,
+) -> None:
+    """Write a student's directory, whole or not at all, and check that it answers as the student.
+
+    ``table`` is the language model's, shape (V, d_T).  The student is left in evaluation mode; an
+    older one at ``out`` is replaced.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    check_place(out)
+    try:
+        with publish_directory(out) as folder:
+            model = fold_student(student, table, tokenizer.pad_token_id)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            (folder / RECORD).write_text(json.dumps(dict(record), indent=2) + "\n")
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            stock = AutoModelForSequenceClassification.from_pretrained(
+                str(folder), use_safetensors=True, trust_remote_code=False
+            ).eval()
+            longest = tokenizer.model_max_length - 1
+            answers = compare_with_stock(student, table, stock, record["start_id"], longest)
+            wanted, alone, padded = (logits.softmax(dim=1) for logits in answers)
+            worst = float(torch.cat([alone - wanted, padded - wanted]).abs().max())
+            if not worst <= TOLERANCE:
+                raise ExportError(
+                    f"the written student differs from the trained one by {worst:.2g} in "
+                    f"probability, more than {TOLERANCE:g}; nothing was kept"
+                )
+    except OSError as error:
+        raise ExportError(f"cannot write {out}: {error.strerror or error}") from error

@@ -4,14 +4,11 @@ They are written into a temporary cache, as a teacher's cache of the same texts 
 read like any other: two students of the same texts differ by their labels alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,13 +21,11 @@ from stages import lm
 from stages.devices import choose_device, choose_dtype, choose_model
 from stages.errors import LabelError, SettingError, TrainingError
 from stages.inputs import TEXTS, InputsConfig, read_vocabulary
+from stages.reporter import Reporter
 from stages.student.config import GOLD, StudentConfig
 from stages.student.data import TrainingData
 from stages.tasks import Task
 from stages.texts import EncodedTexts, encode_texts, read_labelled_texts
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 
 def open_labelled_texts(

@@ -10,19 +10,23 @@ whose head reads the first position.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from stages.classify.torch_classifier import find_longest_input, list_position_layers
 from stages.errors import ModelError, SettingError, Settings
 from stages.loading import explained, load_config, load_weights
 from stages.student.architectures import ARCHITECTURES
-from stages.student.positions import find_room
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+OTHER_ID = 3
+"""A padding id that no encoder has by itself."""
 
 INITS = ("pretrained", "random")
 
@@ -170,6 +174,21 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
     return config
 
 
+def find_reserved_id(config: PretrainedConfig) -> int | None:
+    """Return the id that encoders skip whatever their configuration's padding id is, or None."""
+    other = copy.deepcopy(config)
+    other.pad_token_id = OTHER_ID
+    layers = list_position_layers(_make_shape(other))
+    return next((int(x.padding_idx) for x in layers if x.padding_idx != OTHER_ID), None)
+
+
+def find_room(config: PretrainedConfig) -> int | None:
+    """Return the longest input that an encoder of a configuration allows, or None."""
+    if getattr(config, "max_position_embeddings", None) is None:
+        return None
+    return find_longest_input(_make_shape(config))
+
+
 def _load_config(arch: str, init: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
@@ -204,3 +223,12 @@ def _is_encoder(config: PretrainedConfig) -> bool:
 def _is_head(model: PreTrainedModel, key: str) -> bool:
     """Whether a weight belongs to what stands on the encoder, which begins anew anyway."""
     return not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key
+
+
+def _make_shape(config: PretrainedConfig) -> PreTrainedModel:
+    """Return a configuration's encoder without its weights."""
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModel.from_config(config)
+    return model

@@ -1,7 +1,5 @@
 """What stage two minimises: a distance between the teacher's and the student's probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

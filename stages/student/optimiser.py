@@ -1,16 +1,11 @@
 """How fast each part of a student learns."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from stages.student.model import DeepAdapter
-
-if TYPE_CHECKING:
-    from stages.student.config import TrainingConfig
-    from stages.student.model import Student
-    from stages.student.objectives import Objective
+from stages.student.config import TrainingConfig
+from stages.student.model import DeepAdapter, Student
+from stages.student.objectives import Objective
 
 SMALL_WIDTH = 512
 """Encoders narrower than this learn at a higher rate from a random start."""
@@ -27,30 +22,21 @@ commonly fine-tuned with, 5e-5 and 2e-5.
 """
 
 
-class Rates(NamedTuple):
-    """Peaks of the learning rate: that of adapter and head, and the encoder's as a share of it."""
+def choose_rates(asked: float | None, init: str, student: Student) -> tuple[float, float, str]:
+    """Settle how fast an untrained student learns: as asked, or by its size and start.
 
-    rate: float
-    encoder_share: float
-    reason: str
-
-    def __str__(self) -> str:
-        """Say them, and why they are what they are."""
-        encoder = f", the encoder's {self.rate * self.encoder_share:g}"
-        return f"{self.rate:g}{encoder if self.encoder_share != 1 else ''} ({self.reason})"
-
-
-def choose_rates(asked: float | None, init: str, student: Student) -> Rates:
-    """Settle how fast an untrained student learns: as asked, or by its size and start."""
-    width = student.adapter.out_features
-    pretrained = init == "pretrained"
+    Returns the peak of adapter and head, the encoder's as a share of it, and both in words.
+    """
+    width, pretrained = student.adapter.out_features, init == "pretrained"
     share = next(s for widest, s in ENCODER_SHARES if width <= widest) if pretrained else 1.0
-    if asked is not None:
-        return Rates(asked, share, "as asked")
-    if isinstance(student.adapter, DeepAdapter):
-        return Rates(STATIC, share, "an encoder without layers")
     rate = NEW if pretrained else SMALL if width < SMALL_WIDTH else LARGE
-    return Rates(rate, share, f"{init} start, width {width}")
+    reason = f"{init} start, width {width}"
+    if asked is not None:
+        rate, reason = asked, "as asked"
+    elif isinstance(student.adapter, DeepAdapter):
+        rate, reason = STATIC, "an encoder without layers"
+    encoder = f", the encoder's {rate * share:g}" if share != 1 else ""
+    return rate, share, f"{rate:g}{encoder} ({reason})"
 
 
 def group_parameters(

@@ -1,9 +1,6 @@
 """The prior of a cache's answers: which one was asked for, and finding it on the rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,11 +8,8 @@ import torch
 from cache.reader import CacheReader
 from stages.inputs import read_self_generated
 from stages.metrics import Prior, average_answers, fit_prior
+from stages.reporter import Reporter
 from stages.tasks import AUTO, parse_shares
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
-
 
 CONTENT = 0.25
 """Up to this content of the rows a prior is taken off unasked.

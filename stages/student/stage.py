@@ -1,13 +1,11 @@
 """Stage two: a student trained on answers, and written as a stock transformers directory."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,27 +13,22 @@ import torch
 from stages.devices import choose_device, describe_machine, describe_threads, has_bfloat16
 from stages.errors import SettingError
 from stages.inputs import describe_agreement, read_self_generated
-from stages.metrics import DOUBTFUL_ANGLE, Prior, Projection, Share, compute_projection, read_share
+from stages.metrics import DOUBTFUL_ANGLE, Projection, Share, read_share
 from stages.records import find_record, hold_lock
-from stages.reporter import follow
+from stages.reporter import Reporter
 from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
 from stages.student.config import TRAINER, StudentConfig
-from stages.student.curve import format_curve
-from stages.student.data import RowSource, TrainingData, open_cached_answers, open_rows
-from stages.student.folding import check_foldable, find_remap
+from stages.student.data import TrainingData, open_cached_answers, open_rows
+from stages.student.folding import check_foldable, check_place, find_remap, write_student
 from stages.student.labelled_texts import open_labelled_texts
-from stages.student.loop import answer_held_out, train_student
+from stages.student.loop import format_curve, train_student
 from stages.student.model import Student, build_encoder, configure_encoder
 from stages.student.optimiser import choose_rates
-from stages.student.save import check_place, write_student
 from stages.student.temperature import calibrate_student
 from stages.student.tokenizer import build_tokenizer
 from stages.tasks import load_task
 from stages.texts import is_read_once
-
-if TYPE_CHECKING:
-    from stages.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -154,9 +147,9 @@ def _train(
     tokenizer = build_tokenizer(vocabulary.files, vocabulary.start_id, max_length, remap)
     student = Student(encoder, table[vocabulary.start_id], float(table.float().std()))
     check_foldable(student, max_length)
-    rates = choose_rates(config.learning_rate, init, student)
-    reporter.say(f"learning rate: {rates}")
-    training = replace(config.training, learning_rate=rates.rate, encoder_share=rates.encoder_share)
+    rate, share, said = choose_rates(config.learning_rate, init, student)
+    reporter.say(f"learning rate: {said}")
+    training = replace(config.training, learning_rate=rate, encoder_share=share)
     checkpoint = out.parent / f".{out.name}.checkpoint"
     device_table = table.to(accelerator.device)
     with tempfile.TemporaryDirectory() as temporary:
@@ -167,10 +160,9 @@ def _train(
         done = train_student(student, source, training, accelerator, checkpoint, identity, reporter)
     # What is written computes in float32, and that is what is fitted and measured.
     accelerator.unwrap_model(student, keep_fp32_wrapper=False)
-    calibration, projection = calibrate_student(student, source, reporter, data.answered_by)
-    included = None
-    if data.prior is not None:
-        included = _measure_included(student, source, data.prior, reporter)
+    calibration, projection, included = calibrate_student(
+        student, source, reporter, data.answered_by, data.prior
+    )
     self_generated = None
     if len(readers) > 1:
         reporter.say("self-generated texts: not measured, each prompt has others")
@@ -201,7 +193,7 @@ def _train(
         "versions": describe_machine(device.value),
         "held_out": asdict(projection),
         "held_out_interval": projection.agreement_share.interval,
-        "prior_included": included,
+        "prior_included": included and {"agreement": included.agreement, "angle": included.angle},
         "self_generated": self_generated,
         "calibration": None if calibration is None else asdict(calibration),
         "curve": done.history,
@@ -210,20 +202,6 @@ def _train(
         write_student(student, table, tokenizer, record, write_card(record), out)
     checkpoint.unlink(missing_ok=True)
     return record
-
-
-def _measure_included(
-    student: Student, source: RowSource, prior: Prior, reporter: Reporter
-) -> dict[str, float]:
-    """Compare student and teacher on the held-out rows with the prior put back into both.
-
-    A student that learned the leaning alone agrees here, so these stand behind the others.
-    """
-    with reporter.track("with the prior put back", 1, 0, "student") as show:
-        logits, teacher = answer_held_out(student, source, follow(show, reporter))
-    g, h = (prior.put_back(each) for each in (teacher, logits.softmax(dim=1)))
-    found = compute_projection(g, h)
-    return {"agreement": found.agreement, "angle": found.angle}
 
 
 def _identify(config: StudentConfig, data: TrainingData) -> str:

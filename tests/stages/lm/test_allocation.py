@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from stages.lm.allocation import keep_freed_memory
+from stages.lm.memory import keep_freed_memory
 
 COUNT_FAULTS = """
 import resource, sys
 import torch
-from stages.lm.allocation import keep_freed_memory
+from stages.lm.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     print(keep_freed_memory("cpu"), file=sys.stderr)
 def fill():

@@ -12,7 +12,7 @@ from tiny import FAMILY_NAMES, make_language_model, make_tokenizer
 from stages.devices import DTYPES
 from stages.errors import ModelError
 from stages.lm import load_language_model
-from stages.lm.causality import check_causal
+from stages.lm.model import check_causal
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"intermediate_size": 64, "max_position_embeddings": 600}

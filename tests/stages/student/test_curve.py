@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stages.metrics.projection import Projection, compute_projection
-from stages.student.curve import CURVE, describe_point, format_curve, make_point
+from stages.student.loop import CURVE, describe_point, format_curve, make_point
 
 
 @pytest.fixture

@@ -31,10 +31,9 @@ from stages.records import RECORD, read_record
 from stages.reporter import SilentReporter
 from stages.student.config import TrainingConfig
 from stages.student.data import Rows, RowSource
-from stages.student.folding import check_foldable, find_remap
+from stages.student.folding import check_foldable, find_remap, write_student
 from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder
-from stages.student.save import write_student
 from stages.student.tokenizer import build_tokenizer
 
 CASES = (
@@ -152,7 +151,7 @@ def train(student: Student, table: torch.Tensor, checkpoint: Path, steps: int = 
         wanted = torch.eye(len(LABELS))[ids[:, 0] % len(LABELS)]
         return Rows(table[ids], 0.8 * wanted + 0.2 / len(LABELS))
 
-    source = RowSource(lambda done: iter(draw, None), lambda: [draw()], len(LABELS))
+    source = RowSource(lambda done: iter(draw, None), lambda: [draw()])
     config = TrainingConfig(
         steps=steps, batch_size=32, lengths_per_batch=2, learning_rate=5e-4, log_every=steps
     )

@@ -40,7 +40,7 @@ def train(
     accelerator = Accelerator(cpu=True)
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     accelerator.autocast = lambda: torch.autocast("cpu", torch.float16)
-    source = RowSource(lambda done: iter(draw, None), lambda: [draw()], len(LABELS))
+    source = RowSource(lambda done: iter(draw, None), lambda: [draw()])
     config = TrainingConfig(steps=STEPS, batch_size=32, lengths_per_batch=2, log_every=STEPS)
     reporter = SilentReporter()
     checkpoint = folder / "checkpoint"

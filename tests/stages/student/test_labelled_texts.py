@@ -16,7 +16,7 @@ from cache.reader import CacheReader
 from stages.errors import SettingError, TextDataError, TrainingError
 from stages.export import ExportConfig, export_student
 from stages.inputs.attachments import read_table
-from stages.lm.vocabulary import load_vocabulary
+from stages.lm import load_vocabulary
 from stages.records import read_record
 from stages.reporter import Interrupted, SilentReporter
 from stages.student.config import StudentConfig

@@ -27,8 +27,8 @@ from stages.records import RECORD, read_record
 from stages.reporter import Interrupted, SilentReporter
 from stages.student import loop, stage
 from stages.student.config import TrainingConfig
-from stages.student.curve import CURVE
 from stages.student.data import choose_held_out, open_rows, sum_seconds
+from stages.student.loop import CURVE
 from stages.student.objectives import OBJECTIVES
 from stages.student.stage import run_student
 from stages.teacher.stage import TeacherResult, run_teacher

@@ -9,8 +9,7 @@ from tiny import ENCODER_NAMES, write_encoder, write_language_model
 from stages.errors import ModelError, SettingError
 from stages.student import Rows, join_slices
 from stages.student.architectures import ARCHITECTURES
-from stages.student.model import Student, build_encoder
-from stages.student.positions import find_room
+from stages.student.model import Student, build_encoder, find_room
 
 LABELS = ("bad", "good")
 WIDTH = 24

@@ -33,7 +33,7 @@ def make_source(student: Student, temperature: float, parts: int = 3) -> RowSour
         embeddings = torch.randn(15, 4 + part, WIDTH, generator=generator)
         logits = student(embeddings) / temperature
         rows.append(Rows(embeddings, logits.softmax(dim=1)))
-    return RowSource(lambda consumed: iter(rows), lambda: rows, 3)
+    return RowSource(lambda consumed: iter(rows), lambda: rows)
 
 
 class Bent(nn.Module):
@@ -93,7 +93,7 @@ def test_where_it_is_not_found_nothing_is_changed_and_that_is_said(
     student.encoder.classifier = head(student.encoder.classifier)
     source, reporter = make_source(student, 2.0), SilentReporter()
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    calibration, projection = calibrate_student(student, source, reporter)
+    calibration, projection, _ = calibrate_student(student, source, reporter)
     assert calibration is not None
     assert calibration.folded is found
     assert calibration.temperature == pytest.approx(2, rel=1e-3)
@@ -112,7 +112,7 @@ def test_what_was_found_is_said_and_the_student_is_at_its_temperature(tmp_path: 
     student, reporter = make_student(tmp_path, "bert"), SilentReporter()
     nn.init.normal_(student.encoder.classifier.weight, std=2.0)
     source = make_source(student, 3.0)
-    found, projection = calibrate_student(student, source, reporter)
+    found, projection, _ = calibrate_student(student, source, reporter)
     assert found is not None
     assert (found.rows, found.measured_rows, found.folded) == (23, 22, True)
     assert found.temperature == pytest.approx(3, rel=1e-3)
@@ -129,8 +129,8 @@ def test_a_student_that_cannot_be_calibrated_is_left_alone_with_a_warning(tmp_pa
     student, reporter = make_student(tmp_path, "bert"), SilentReporter()
     (rows,) = make_source(student, 2.0, parts=1).held_out()
     one = Rows(rows.embeddings[:1], rows.probabilities[:1])
-    source = RowSource(lambda consumed: iter([one]), lambda: [one], 3)
-    found, projection = calibrate_student(student, source, reporter)
+    source = RowSource(lambda consumed: iter([one]), lambda: [one])
+    found, projection, _ = calibrate_student(student, source, reporter)
     assert found is None
     assert projection.rows == 1
     assert "no temperature, the student's probabilities stay as they are" in reporter.warnings[0]
