@@ -7,8 +7,6 @@ is what lets the GPUs that have such units compute twice as fast; outliers survi
 Embeddings, norms and the output layer are never quantised.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

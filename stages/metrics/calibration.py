@@ -4,8 +4,6 @@ A temperature T divides a student's logits, the same for every input and class, 
 changes and its probabilities come closest to the teacher's.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,8 +9,6 @@ are the wanted shares (contextual calibration, Zhao et al. 2021, where b is the 
 instead).  It is found on cached rows and taken off when they are read; no cache is changed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,8 +104,7 @@ def read_prior(record: Mapping[str, Any]) -> Prior | None:
     """Return the prior that a student's record tells of; None where none was removed."""
     if (known := record.get("prior")) is None:
         return None
-    vectors = (tuple(known[name]) for name in ("biases", "given", "shares"))
-    return Prior(*vectors, known["rows"], known["content"])
+    return Prior(**known | {name: tuple(known[name]) for name in ("biases", "given", "shares")})
 
 
 def _measure_entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

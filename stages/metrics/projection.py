@@ -5,8 +5,6 @@ inner product is the sum over rows and classes; norms are divided by the root of
 they do not grow with n (paper, Eqs. 6, 7 and 15).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

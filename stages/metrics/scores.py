@@ -1,7 +1,5 @@
 """What a set of answers is worth: accuracy and F1, confidence, and what a threshold leaves."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

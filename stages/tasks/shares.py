@@ -1,7 +1,5 @@
 """The shares that a task's classes are to have where a teacher's prior is taken off its answers."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The spellings of label words that are scored as a whole: with another case, with no space."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations

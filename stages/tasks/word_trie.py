@@ -4,8 +4,6 @@ The label words' trie is one use: a word of several tokens is read at the row's 
 of its tokens but the last.  Several questions over one row are another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ the row itself, and the two results are merged by their logarithmic sums of expo
 what one softmax over both would give, up to rounding.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any

@@ -1,7 +1,5 @@
 """How rows are run: how many positions at once, in which pass, compiled or not; all measured."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

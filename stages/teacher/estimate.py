@@ -11,8 +11,6 @@ is how sure the teacher is.  The mini teacher has 0.09 to 0.11 on such inputs, b
 more on inputs that teach, so that 0.2 is about twice the one and half of the other.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence

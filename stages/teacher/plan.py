@@ -14,6 +14,7 @@ import torch
 from cache.format import Layout, Manifest, answer_columns
 from stages import devices, lm, tasks
 from stages.inputs import Inputs, prepare_inputs
+from stages.reporter import Reporter
 from stages.tasks import Task, Verbaliser
 from stages.teacher.config import TeacherConfig
 from stages.teacher.teacher import Teacher
@@ -21,8 +22,6 @@ from stages.tokens import describe_lost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from stages.reporter import Reporter
 
 ENGINE = {"float32": 2, "bfloat16": 3, "float16": 3}
 """By number format; raised whenever the same settings would give other bits of the same answers."""

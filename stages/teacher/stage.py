@@ -3,8 +3,6 @@
 Any number of processes with the same settings share the work; each takes the next free shard.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
