@@ -151,7 +151,8 @@ def student(filled: tuple[Path, TeacherResult], mood: Path, make_once: Shared) -
     from stages.student.stage import run_student
 
     def make(folder: Path) -> Path:
-        config = make_student_config(mood, filled[0], folder / "mood-mini", steps=60)
+        out = folder / "mood-mini"
+        config = make_student_config(mood, filled[0], out, steps=60, prior="balanced")
         return run_student(config, SilentReporter()).out
 
     path: Path = make_once("student", make)

@@ -238,11 +238,16 @@ class TestTasks:
         for part in ("'bad'", "'good'", "'Qqa'", "'Qqb'"):
             assert part in found.err
 
-    def test_check_uses_the_real_llama_2_tokenizer(self, shared: Path) -> None:
-        found = run_here("task", "check", "imdb", "--model", shared / "llama2-tokenizer")
+    def test_check_uses_the_real_llama_2_tokenizer(self, shared: Path, tmp_path: Path) -> None:
+        model = shared / "llama2-tokenizer"
+        found = run_here("task", "check", "imdb", "--model", model)
         assert found.code == 0
         assert "▁Un f avor able" in found.out
-        assert found.err.count("warning:") == 7
+        assert "warning:" not in found.err
+        first = tmp_path / "first.yaml"
+        bundled = (Path(__file__).parents[2] / "stages/tasks/imdb.yaml").read_text()
+        first.write_text(f"{bundled}word_score: first-token\n")
+        assert run_here("task", "check", first, "--model", model).err.count("warning:") == 7
 
 
 class TestCaches:

@@ -20,7 +20,7 @@ def without(key: str) -> dict[str, Any]:
 
 
 def test_bundled_tasks_load() -> None:
-    assert list_tasks() == ("ag_news", "imdb", "reddit")
+    assert list_tasks() == ("ag_news", "emotions", "imdb", "reddit")
     tasks = {name: load_task(name) for name in list_tasks()}
     assert {name: task.name for name, task in tasks.items()} == {name: name for name in tasks}
     assert tasks["ag_news"].label_names == ("World", "Sports", "Business", "Sci/Tech")
@@ -97,7 +97,9 @@ def test_what_is_wrong_with_a_task_is_named(data: Any, named: list[str]) -> None
 def test_an_unknown_task_is_answered_with_the_nearest_or_all() -> None:
     with pytest.raises(TaskError, match=r"'imbd' \(did you mean 'imdb'\?\); .* YAML file"):
         load_task("imbd")
-    with pytest.raises(TaskError, match=r"'xyz'; known are ag_news, imdb, reddit; .* YAML file"):
+    with pytest.raises(
+        TaskError, match=r"'xyz'; known are ag_news, emotions, imdb, reddit; .* YAML file"
+    ):
         load_task("xyz")
 
 

@@ -154,7 +154,7 @@ def test_groups_are_answered_in_the_order_in_which_they_are_given() -> None:
     teacher = make_teacher("llama", suffix="")
     groups = [teacher.table[draw_ids(2, length, len(teacher.table))] for length in (3, 0, 9, 1)]
     wanted = torch.cat([teacher.compute_class_logits(group) for group in groups])
-    torch.testing.assert_close(teacher.answer_groups(groups), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(teacher.answer_groups(groups), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_only_the_label_words_are_multiplied_and_in_float32() -> None:
@@ -229,7 +229,7 @@ class TestBundledModel:
     def test_it_answers_each_bundled_task_as_a_plain_forward_pass(self) -> None:
         tokenizer = load_tokenizer(self.FOLDER)
         for name in ("imdb", "ag_news", "reddit"):
-            task = load_task(name)
+            task = replace(load_task(name), word_score="first-token", label_score="max")
             plain = load_language_model(self.FOLDER, "cpu", "float32")
             teacher = Teacher(load_language_model(self.FOLDER, "cpu", "float32"), tokenizer, task)
             assert name_way(teacher) == "trimmed"
