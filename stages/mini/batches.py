@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,7 +86,9 @@ def build_frames(
     """Cut each task's prompt, suffix and label words into tokens."""
     frames = []
     for name, names in zip(recipe.tasks, labels, strict=True):
-        task, counts = load_task(name), Counter(names)
+        # The mini teacher learns each word by its first token.
+        task = replace(load_task(name), word_score="first-token", label_score="max")
+        counts = Counter(names)
         unknown = sorted(set(counts) - set(task.label_names))
         if unknown:
             raise TextDataError(f"{name}: the labels {unknown} are not in the task file")

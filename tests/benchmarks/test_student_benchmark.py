@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ TEXTS = ["what a lovely day 😀", "", "no", "this is the worst thing that I hav
 
 
 def test_the_teacher_is_asked_what_stage_one_asks() -> None:
-    task, tokenizer = load_task("reddit"), load_tokenizer(resolve_model("mini"))
+    task = replace(load_task("reddit"), word_score="first-token", label_score="max")
+    tokenizer = load_tokenizer(resolve_model("mini"))
     teacher = Teacher(load_language_model(resolve_model("mini"), "cpu", "float32"), tokenizer, task)
     wanted = []
     for ids in tokenizer(TEXTS, add_special_tokens=False)["input_ids"]:

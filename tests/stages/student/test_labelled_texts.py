@@ -259,7 +259,7 @@ class TestRefusals:
         self, llm: Path, mood: Path, texts: Path, tmp_path: Path
     ) -> None:
         more = tmp_path / "mood.yaml"
-        more.write_text(mood.read_text() + "  neither: [answer]\n")
+        more.write_text(mood.read_text().replace("word", "  neither: [answer]\nword", 1))
         reporter = SilentReporter()
         run_student(configure(more, llm, texts, tmp_path / "out", steps=2), reporter)
         assert any("no text has the label neither" in line for line in reporter.warnings)

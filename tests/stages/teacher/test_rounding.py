@@ -66,9 +66,9 @@ def mask_otherwise(patch: pytest.MonkeyPatch, last_seen: int) -> None:
     """A position sees up to so many behind itself, or in front of itself where negative."""
     attend = attention.attend
 
-    def spoil(q: Any, k: Any, v: Any, causal: bool, *others: Any) -> Any:
+    def spoil(q: Any, k: Any, v: Any, causal: bool, *others: Any, **named: Any) -> Any:
         if not causal:
-            return attend(q, k, v, causal, *others)
+            return attend(q, k, v, causal, *others, **named)
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(last_seen)
         mask[:, 0] = True
         return attend_masked(q, k, v, mask, others[0])
@@ -80,12 +80,13 @@ def leak_neighbour(patch: pytest.MonkeyPatch) -> None:
     """A row sees the last position of the row in front of it."""
     attend = attention.attend
 
-    def spoil(q: Any, k: Any, v: Any, causal: bool, *others: Any) -> Any:
-        if len(q) == 1:
-            return attend(q, k, v, causal, *others)
+    def spoil(q: Any, k: Any, v: Any, causal: bool, *others: Any, **named: Any) -> Any:
+        if len(q) == 1 or "sees" in named:
+            return attend(q, k, v, causal, *others, **named)
         k, v = (torch.cat([x.roll(1, 0)[:, :, -1:], x], dim=2) for x in (k, v))
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
-        return attend_masked(q, k, v, mask.tril(1) if causal else mask, others[0])
+        scale = others[0] if others else named["scale"]
+        return attend_masked(q, k, v, mask.tril(1) if causal else mask, scale)
 
     patch.setattr(attention, "attend", spoil)
 
@@ -150,8 +151,8 @@ def test_a_kernel_that_multiplies_leavings_by_0_mixes_no_rows(
     """As AMX does in bfloat16, whose blocks of keys are padded with what was there before."""
     attend = attention.attend
 
-    def pad(q: Any, k: Any, v: Any, *others: Any) -> Any:
-        output, sums = attend(q, k, v, *others)
+    def pad(q: Any, k: Any, v: Any, *others: Any, **named: Any) -> Any:
+        output, sums = attend(q, k, v, *others, **named)
         return output + 0 * v.roll(1, 0)[:, :, -1:], sums
 
     monkeypatch.setattr(attention, "attend", pad)
