@@ -13,7 +13,7 @@ from stages.inputs import TEXTS, read_thresholds
 from stages.metrics import Prior
 from stages.reporter import Reporter
 from stages.student.prior import find_prior
-from stages.tasks import AUTO, BALANCED, Task
+from stages.tasks import AUTO, BALANCED, Task, restore_task
 
 
 def find_answers(
@@ -121,8 +121,10 @@ def _check_same(caches: Collection[Cache]) -> None:
 
 
 def _is_asked(cache: Cache, task: Task) -> bool:
-    described = cache.manifest.inputs["task"]
-    return (described["prompt"], described["suffix"]) == (task.prompt, task.suffix)
+    """Whether a cache answers a task's one prompt, its words scored the same way."""
+    other = restore_task(cache.manifest.inputs["task"], str(cache.place))
+    names = ("prompt", "suffix", "word_score", "label_score", "labels")
+    return all(getattr(other, name) == getattr(task, name) for name in names)
 
 
 def _list_labels(cache: Cache) -> list[str]:
