@@ -11,7 +11,7 @@ from stages.metrics import Prior, average_answers, fit_prior
 from stages.reporter import Reporter
 from stages.tasks import AUTO, parse_shares
 
-CONTENT = 0.25
+CONTENT = 0.2
 """Up to this content of the rows a prior is taken off unasked.
 
 A prior is found on inputs that ask nothing.  A teacher that was trained on a task knows even random
