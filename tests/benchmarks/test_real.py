@@ -64,4 +64,4 @@ def test_students_are_trained_with_the_prior_and_without(data: Path, tmp_path: P
     command = ["--data", str(data), "--work", str(tmp_path / "work"), "--out", str(out)]
     priors.main([*command, "--rows", "128", "--steps", "2", "--seeds", "1", "--texts", "4"])
     lines = [line.split(" | ")[:2] for line in out.read_text().splitlines() if " (" in line]
-    assert lines[-6:] == [[f"| {t}", p] for t in priors.TASKS for p in priors.PRIORS]
+    assert lines[-9:] == [[f"| {t}", w] for t in priors.TASKS for w in priors.WAYS]
