@@ -38,7 +38,6 @@ MODELS = {
     "smollm2": "SmolLM2-135M-Instruct",
 }
 DATA = {"ag_news": "ag_news/test", "reddit": "reddit/test", "emotions": "goemotions/test"}
-BATCH_POSITIONS = 1024
 CONTEXTS, CONTEXT_LENGTH, LONGEST_WRITTEN = 64, 32, 64
 BLOCK = 100
 """Test texts whose answers are kept together, so that more texts later are more blocks."""
@@ -125,7 +124,7 @@ class Bench:
     def model(self) -> Any:
         """The model itself, in float32."""
         folder = lm.resolve_model(str(self.path))
-        return lm.load_language_model(folder, "cpu", "float32", "none")
+        return lm.load_language_model(folder, self.args.device, "float32", "none")
 
     def teach(self, setting: Setting) -> Teacher:
         """Return the teacher of one way of asking; the model has one at a time."""
@@ -230,7 +229,7 @@ class Bench:
         def make(rows: slice) -> dict[str, np.ndarray]:
             teacher, began = self.teach(setting), time.monotonic()
             scores = teacher.answer_texts(
-                inputs["tokens"][rows], inputs["lengths"][rows], BATCH_POSITIONS, _ignore
+                inputs["tokens"][rows], inputs["lengths"][rows], self.args.positions, _ignore
             )
             return {"scores": scores, "seconds": np.array(time.monotonic() - began)}
 

@@ -159,6 +159,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=512, help="random rows a set")
     parser.add_argument("--written", type=int, default=128, help="texts that the model writes")
     parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS, help="what else is asked")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--positions", type=int, default=1024, help="most in one forward pass")
     parser.add_argument("--report", action="store_true", help="ask no model: write what is kept")
     return parser.parse_args(arguments)
 
