@@ -56,7 +56,12 @@ def judge(logits: np.ndarray, gold: np.ndarray, names: tuple[str, ...]) -> Line:
 
 def take_prior(logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Take the prior of some rows' class logits off others'."""
-    return logits - np.array(fit_prior(softmax(rows)).biases)
+    return np.asarray(logits - np.array(fit_prior(softmax(rows)).biases))
+
+
+def take_mean(logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Take the mean log-probability of some rows off others' class logits, the other estimate."""
+    return np.asarray(logits - np.log(softmax(rows)).mean(axis=0))
 
 
 def list_settings(bench: Bench) -> list[tuple[Setting, tuple[str, ...]]]:
@@ -87,14 +92,12 @@ def describe_setting(bench: Bench, setting: Setting, sets: tuple[str, ...]) -> I
         logits = words.reduce(tested["scores"], word, label)
         if logits is None or gold is None:
             continue
-        cells = [judge(logits, gold, names)]
+        cells: list[object] = [judge(logits, gold, names)]
         for name in SETS[1:]:
             rows = kept[name][0] if name in kept else {}
-            if rows:
-                other = words.reduce(rows["scores"], word, label)
-                cells.append(judge(take_prior(logits, other), gold, names))  # type: ignore[arg-type]
-            else:
-                cells.append("–")  # type: ignore[arg-type]
+            other = words.reduce(rows["scores"], word, label) if rows else None
+            for take in (take_prior, take_mean) if name == "unigram" else (take_prior,):
+                cells.append("–" if other is None else judge(take(logits, other), gold, names))
         cells.append(judge(take_prior(logits, logits), gold, names))
         seconds = f"{float(tested['seconds']):.0f}"
         yield format_row(
@@ -121,7 +124,7 @@ def describe_average(bench: Bench, task: str) -> Iterator[str]:
             names = load_task(task).label_names
             cells = [judge(np.mean(x, axis=0), gold, names) for x in (plain, calibrated)]
             yield format_row(
-                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *"––––"]
+                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *"–––––"]
             )
 
 
@@ -136,7 +139,8 @@ def measure(bench: Bench, task: str) -> Iterator[str]:
     )
     yield format_head(
         ["model", "task", "asked", "scored", "as it answers"]
-        + [f"prior of {name}" for name in (*SETS[1:], "the test texts (not allowed)")]
+        + ["prior of unigram", "the same, mean log-probability"]
+        + [f"prior of {name}" for name in (*SETS[2:], "the test texts (not allowed)")]
         + ["s"]
     )
     for setting, sets in list_settings(bench):
