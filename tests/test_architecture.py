@@ -18,7 +18,7 @@ ROOMS = {
     f"{floor}.{folder.name}"
     for floor in ("stages", "cache")
     for folder in (ROOT / floor).iterdir()
-    if (folder / "__init__.py").is_file() and folder.name != "mini"
+    if (folder / "__init__.py").is_file()
 }
 DOCUMENTS = [f"{folder}/README.md" for folder in FLOORS]
 SECOND_DOORS = {"stages.classify.torch_classifier"}

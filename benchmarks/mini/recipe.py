@@ -1,4 +1,4 @@
-"""Train the bundled mini teacher: ``python -m stages.mini.recipe --data DIR``.
+"""Train the bundled mini teacher: ``python -m benchmarks.mini.recipe --data DIR``.
 
 ``DIR`` holds ``<task>/train.jsonl.gz`` for each bundled task (JSON lines with ``text`` and
 ``label``).  The result is a Llama-architecture causal language model in the ordinary transformers
@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stages.errors import StageError, TrainingError
-from stages.mini.batches import (
+from benchmarks.mini.batches import (
     BOS,
     EOS,
     Batch,
@@ -36,6 +35,7 @@ from stages.mini.batches import (
     collate_batch,
     plan_pass,
 )
+from stages.errors import StageError, TrainingError
 from stages.texts import read_texts
 
 if TYPE_CHECKING:
@@ -192,9 +192,9 @@ def read_examples(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the recipe from the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m stages.mini.recipe", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mini.recipe", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of <task>/train.jsonl.gz")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="model directory")
+    parser.add_argument("--out", type=Path, default=Path("stages/mini"), help="model directory")
     parser.add_argument("--work", type=Path, default=Path("data/mini"), help="for the checkpoint")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     options = parser.parse_args(arguments)

@@ -12,11 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.errors import TextDataError
-from stages.lm import load_language_model
-from stages.loading import load_tokenizer
-from stages.mini import recipe as script
-from stages.mini.batches import (
+from benchmarks.mini import recipe as script
+from benchmarks.mini.batches import (
     SPECIALS,
     Example,
     Frame,
@@ -28,6 +25,9 @@ from stages.mini.batches import (
     draw_window,
     plan_pass,
 )
+from stages.errors import TextDataError
+from stages.lm import load_language_model, resolve_model
+from stages.loading import load_tokenizer
 from stages.tasks.task import load_task
 from stages.teacher.teacher import Teacher
 
@@ -149,7 +149,7 @@ def test_only_a_share_of_the_text_is_asked_for(made: tuple[list[Frame], list[Exa
 
 
 def test_rare_labels_weigh_more_where_labels_are_to_count_alike() -> None:
-    tokenizer = load_tokenizer(Path(script.__file__).parent)
+    tokenizer = load_tokenizer(resolve_model("mini"))
     labels = ["negative"] * 30 + ["positive"] * 10
     recipe = replace(SMALL, tasks=("imdb", "reddit"), balanced=("imdb",))
     imdb, reddit = build_frames(recipe, tokenizer, [labels, labels])
@@ -158,7 +158,7 @@ def test_rare_labels_weigh_more_where_labels_are_to_count_alike() -> None:
 
 
 def test_a_label_that_the_task_does_not_know_is_named() -> None:
-    tokenizer = load_tokenizer(Path(script.__file__).parent)
+    tokenizer = load_tokenizer(resolve_model("mini"))
     recipe = replace(SMALL, tasks=("imdb",))
     with pytest.raises(TextDataError, match=r"imdb: the labels \['neutral'\]"):
         build_frames(recipe, tokenizer, [["negative", "neutral"]])

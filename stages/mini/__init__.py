@@ -1,1 +1,0 @@
-"""The bundled mini teacher, an ordinary transformers directory, and the recipe that made it."""
