@@ -21,7 +21,7 @@ FOLDER = options.PathType(path_type=Path, exists=True, file_okay=False)
     "--students",
     type=FOLDER,
     multiple=True,
-    show_default="data/students",
+    default=("data/students",),
     help="Directory with students anywhere below; can be repeated.",
 )
 @click.option(
@@ -61,13 +61,9 @@ def report(
     from pipeline.console import Console
     from stages.report import collect, write_report
 
-    if not students:
-        students = (Path("data/students"),)
-        if not students[0].is_dir():
-            raise click.UsageError(f"there is no directory {students[0]}; name one with --students")
-    if not evaluations:
-        usual = Path("reports/evaluations")
-        evaluations = (usual,) if usual.is_dir() else ()
+    usual = Path("reports/evaluations")
+    if not evaluations and usual.is_dir():
+        evaluations = (usual,)
     console = Console()
     with console.catch_signals():
         with console.track("reading students and caches", 1, 0, "student"):

@@ -2,29 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from cache.directory import Cache
-from cache.errors import CacheChoiceError, CacheError
+from cache.errors import CacheError
 from cache.lookup import open_named_cache
-from cache.reader import CacheReader
 from stages.classify import is_onnx
 from stages.errors import ReportError, SettingError
 from stages.records import RECORD
-from stages.report.runs import (
-    APPROACHES,
-    Evaluation,
-    Group,
-    Published,
-    Run,
-    Strict,
-    describe_flaw,
-    group_runs,
-)
-from stages.student import sum_seconds
+from stages.report.runs import Evaluation, Group, Published, Run, Strict, describe_flaw, group_runs
 from stages.yaml_files import read_yaml
 
 Document = TypeVar("Document", bound=Strict)
@@ -37,8 +26,8 @@ class Findings:
     runs: Sequence[Run]
     teachers: Mapping[str, Evaluation]  # of the teacher itself, by task
     caches: Mapping[str, Cache]  # those that are there, by fingerprint
-    published: Published  # its source is empty where there are none
-    faults: Sequence[str] = ()  # what is missing or unreadable, a sentence each
+    published: Published
+    faults: Sequence[str]  # what is missing or unreadable, a sentence each
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -75,14 +64,18 @@ def collect(
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         why = f"{faults[0]}{more}" if faults else "train a student first"
         raise ReportError(f"there is nothing to report below {where}: {why}")
-    runs, caches = _open_caches(_match(runs, scored, faults), cache, faults)
-    found = Findings(runs, teachers, caches, figures)
-    return replace(found, faults=(*faults, *_find_gaps(found)))
+    runs = _match(runs, scored, faults)
+    caches = _open_caches(runs, cache, faults)
+    unmeasured = [run.path for run in runs if run.evaluation is None]
+    faults += [f"{path} was not measured on labelled texts" for path in unmeasured]
+    untaught = sorted({run.task for run in runs} - teachers.keys())
+    faults += [f"{task}: the teacher itself was not measured" for task in untaught]
+    return Findings(runs, teachers, caches, figures, faults)
 
 
 def _read_published(path: Path | None) -> Published:
     if path is None:
-        return Published(source="", accuracy=[])
+        return Published()
     figures = read_yaml(path, "published figures:", SettingError)
     try:
         return Published.model_validate(figures, strict=False)
@@ -150,44 +143,12 @@ def _is_of(one: Evaluation, run: Run) -> bool:
     return Path(one.model).resolve() == run.path.resolve()
 
 
-def _open_caches(
-    runs: Sequence[Run], root: str | Path, faults: list[str]
-) -> tuple[list[Run], dict[str, Cache]]:
-    """Open the students' caches; the seconds that these took count before a record's."""
-    caches: dict[str, Cache] = {}
-    seconds: dict[tuple[str, int | None], float] = {}
+def _open_caches(runs: Sequence[Run], root: str | Path, faults: list[str]) -> dict[str, Cache]:
+    """Open the caches that students were trained on, by their fingerprints."""
+    caches = {}
     for fingerprint, run in {run.fingerprint: run for run in runs if run.fingerprint}.items():
         try:
-            cache = caches[fingerprint] = open_named_cache(root, run.task, fingerprint)
-            # It may have been filled anew since, with more or fewer rows.
-            seconds[fingerprint, cache.layout.rows] = sum_seconds(CacheReader(cache))
-        except CacheChoiceError:
-            faults.append(f"the cache {run.cache} of {run.path} is not below {root}")
+            caches[fingerprint] = open_named_cache(root, run.task, fingerprint)
         except CacheError as error:
             faults.append(f"the cache {run.cache} of {run.path} cannot be read: {error}")
-    taken = [seconds.get((run.fingerprint, run.rows), run.preparation) for run in runs]
-    copies = zip(runs, taken, strict=True)
-    return [run.model_copy(update={"preparation": time}) for run, time in copies], caches
-
-
-def _find_gaps(found: Findings) -> list[str]:
-    """Say what one would expect beside what is there."""
-    measured = "was not measured on labelled texts"
-    faults = [f"{run.path} {measured}" for run in found.runs if run.evaluation is None]
-    trained = sorted({run.task for run in found.runs})
-    faults += [
-        f"{task}: {number} of {found.usual_seeds} seeds of “{group.name}”"
-        for group in found.groups
-        for task in trained
-        if (number := len(group.runs.get(task, ()))) < found.usual_seeds
-    ]
-    there = {(group.approach, group.small, task) for group in found.groups for task in group.runs}
-    for row in found.published.accuracy:
-        name = f"{APPROACHES[row.approach]}{', a smaller encoder' * row.small}"
-        faults += [
-            f"{task}: “{name}” is published, but there is no such student here"
-            for task in row.model_extra or ()
-            if (row.approach, row.small, task) not in there
-        ]
-    unmeasured = [task for task in trained if task not in found.teachers]
-    return faults + [f"{task}: the teacher itself was not measured" for task in unmeasured]
+    return caches

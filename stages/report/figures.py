@@ -1,10 +1,11 @@
-"""The report's figures, drawn by matplotlib: as files, and as SVG that follows a page's colours."""
+"""The report's figures, drawn by matplotlib."""
 
+import base64
 import io
 import re
 import warnings
 from collections.abc import Sequence
-from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.style
@@ -17,11 +18,6 @@ from stages.report.tables import ESTIMATES, correlate
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b08800", "#7f6ee0")
 """Told apart with any kind of colour vision (Okabe and Ito), yellow darkened."""
-
-VARIABLES = {"#1b1f24": "ink", "#59636e": "muted", "#d1d9e0": "line"} | {
-    colour: f"series-{number}" for number, colour in enumerate(SERIES)
-}
-"""What each colour, here and in `report.mplstyle`, is called in the page's style."""
 
 PANELS = {
     "coefficient c": {"c_learned": "learned", "c_closed_form": "closed form"},
@@ -40,23 +36,15 @@ class Drawing(NamedTuple):
 
     @property
     def embedded(self) -> str:
-        """The SVG within a page: its colours are the page's, its ids its own."""
-        text = dict(self.files)["svg"].decode()
-        text = text[text.index("<svg") :].replace("fill: #ffffff", "fill: none")
-        for colour, variable in VARIABLES.items():
-            text = text.replace(colour, f"var(--{variable})")
-        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
+        """The address of the SVG within a page that holds it."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(dict(self.files)['svg']).decode()}"
 
 
 def draw_figures(found: Findings) -> list[Drawing]:
     """Draw the curves of each task and estimates against accuracy, where there are any."""
     drawings: list[Drawing] = []
-    style = resources.files("stages.report") / "report.mplstyle"
-    with (
-        resources.as_file(style) as file,
-        matplotlib.style.context(file),
-        warnings.catch_warnings(),
-    ):
+    style = Path(__file__).with_name("report.mplstyle")
+    with matplotlib.style.context(style), warnings.catch_warnings():
         # Of a task's name in another script: SVG keeps it as text, PNG shows a box for a letter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for task in found.tasks:

@@ -12,7 +12,7 @@ from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
 Approach = Literal["direct", "texts", "self", "self-labelled", "algorithm-1", "projection"]
 
-APPROACHES: Mapping[Approach, str] = {
+APPROACHES: Mapping[str, str] = {
     "direct": "direct training on labelled texts",
     "texts": "distilled on training texts",
     "self": "distilled on the teacher's self-generated texts",
@@ -106,14 +106,12 @@ class Run(Strict):
         return found
 
     @property
-    def approach(self) -> Approach:
-        """The way to this student."""
+    def approach(self) -> str:
+        """The way to this student, a key of :data:`APPROACHES`."""
         if self.labels == "gold":
             return "direct"
-        on_texts: tuple[Approach, ...] = ("texts", "self", "self-labelled")
-        for approach in on_texts:
-            if self.sampler == approach:
-                return approach
+        if self.sampler in ("texts", "self", "self-labelled"):
+            return self.sampler
         literal = (self.sampler, self.objective) == ("uniform", "algorithm-1")
         return "algorithm-1" if literal else "projection"
 
@@ -147,11 +145,11 @@ class PublishedRow(Strict, extra="allow"):
 
 
 class Published(Strict):
-    """Figures of others to compare with."""
+    """Figures of others to compare with; the source is empty where there are none."""
 
-    source: str
+    source: str = ""
     note: str = ""
-    accuracy: list[PublishedRow]
+    accuracy: list[PublishedRow] = []
     cost: list[PublishedRow] = []
 
 
@@ -166,7 +164,7 @@ def describe_flaw(error: Exception) -> str:
 class Group(NamedTuple):
     """Students that differ in nothing but seed and task, by task in the order of their seeds."""
 
-    approach: Approach
+    approach: str
     small: bool  # of another encoder than most students without text
     name: str
     runs: Mapping[str, Sequence[Run]]
@@ -183,7 +181,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     What depends on the task, such as the number of steps, may differ between tasks.  A group's name
     says the settings by which it differs from other groups.
     """
-    families: dict[tuple[int, Approach, str, str], list[Run]] = defaultdict(list)
+    families: dict[tuple[int, str, str, str], list[Run]] = defaultdict(list)
     for run in runs:
         rank = list(APPROACHES).index(run.approach)
         families[rank, run.approach, run.encoder, run.recipe].append(run)

@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +38,14 @@ def write_report(found: Findings, title: str, commands: Sequence[str], out: Path
 
     _check_place(out)
     tables, figures = tabulate(found), draw_figures(found)
-    versions = [run.versions or {} for run in found.runs]
+    versions = [(run.versions or {}).items() for run in found.runs]
     content = {
         "found": found,
         "title": title,
         "commands": "\n".join(commands),
         "tables": tables,
         "figures": figures,
-        "versions": Counter(", ".join(f"{k}: {v}" for k, v in each.items()) for each in versions),
-        "machines": {
-            f"{each['machine']}, threads: {each.get('threads', 'unknown')}"
-            for each in versions
-            if "machine" in each
-        },
+        "versions": Counter(", ".join(f"{key}: {v}" for key, v in each) for each in versions),
     }
     files = {
         PAGE: _render(PAGE, content),
@@ -81,9 +75,8 @@ def _check_place(out: Path) -> None:
 def _render(
     name: str, content: Mapping[str, Any], finalize: Callable[[object], Markup] | None = None
 ) -> bytes:
-    folder = resources.files("stages.report")
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda file: (folder / file).read_text(encoding="utf-8")),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         finalize=finalize,
         trim_blocks=True,

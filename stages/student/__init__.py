@@ -7,7 +7,7 @@ vocabulary; never loads the teacher's model, except its embeddings for labelled 
 from stages.student.answers import find_teacher_prior
 from stages.student.card import write_card
 from stages.student.config import GOLD, StudentConfig, TrainingConfig
-from stages.student.data import Rows, choose_held_out, join_slices, open_rows, sum_seconds
+from stages.student.data import Rows, choose_held_out, join_slices, open_rows
 from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder
 from stages.student.stage import StudentResult, check_students, run_student

@@ -138,9 +138,6 @@ def test_what_is_missing_is_said(root: Path, tmp_path: Path) -> None:
         path.write_text(path.read_text().replace(str(root), str(place)))
     said = "\n".join(gather(place).faults)
     for part in (
-        "imdb: 2 of 3 seeds of “distilled on the teacher's self-generated texts, mini”",
-        "ag_news: 0 of 3 seeds of “direct training on labelled texts, mini”",
-        "reddit: “distilled on training texts, a smaller encoder” is published, but",
         "noise.json is not what it must be",
         "self-1.json is of",
         "texts-0 was not measured on labelled texts",
@@ -221,17 +218,6 @@ def test_a_real_student_is_shown(student: Path, tmp_path: Path) -> None:
     )
 
 
-def test_what_a_cache_took_is_asked_of_the_cache(
-    student: Path, filled: tuple[Path, Any], tmp_path: Path
-) -> None:
-    shutil.copytree(student, tmp_path / "mood-mini")
-    change(tmp_path / "mood-mini", preparation={"seconds": 1e6, "rows": 1})
-    (row,) = find_table(collect([tmp_path], [], tmp_path / "nowhere", None), "cost").rows
-    assert row[4] == "1,000,000"
-    (row,) = find_table(collect([tmp_path], [], filled[0], None), "cost").rows
-    assert float(row[4]) < 1000
-
-
 def test_a_report_is_one_page_the_same_each_time(tmp_path: Path) -> None:
     write_everything(tmp_path / "new", ("imdb",))
     found = gather(tmp_path / "new")
@@ -249,17 +235,12 @@ def test_a_report_is_one_page_the_same_each_time(tmp_path: Path) -> None:
     assert "<script" not in page and "@import" not in page
     links = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert all(link.startswith(("#", "data:")) for link in links)
-    ids = re.findall(r'\bid="([^"]*)"', page)
-    assert len(ids) == len(set(ids)) > 20
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', page))
-    assert used <= set(ids)
+    assert page.count('src="data:image/svg+xml;base64,') == 2
     rows = list(csv.reader(io.StringIO(first["accuracy.csv"].decode())))
     assert rows[0][0] == "approach" and len(rows) == 8
     assert first["report.md"].decode().startswith("# Title\n\n18 students of 1 task. ")
     assert "\n    pipeline teacher\n" in first["report.md"].decode()
     assert "2 cores, x86_64, threads: 1" in page
-    # Standing alone, a figure is an ordinary light one.
-    assert "var(--" not in first["curves-imdb.svg"].decode() and "var(--" in page
     # An earlier report is replaced, anything else is not.
     few = dataclasses.replace(found, runs=found.runs[:1])
     assert write_report(few, "Other", [], tmp_path / "a")[-1].suffix == ".csv"
