@@ -117,12 +117,7 @@ class Cache:
             raise DamageError(self.place, path, str(error), shard) from error
 
     def read_attachment(self, name: str) -> bytes:
-        """Return the bytes of an attachment, checked against the manifest.
-
-        Raises:
-            ManifestError: The cache has no attachment of that name.
-            DamageError: The file is not what was attached.
-        """
+        """Return the bytes of an attachment; ManifestError: there is none, DamageError: changed."""
         if name not in self.manifest.attachments:
             known = ", ".join(self.manifest.attachments) or "none"
             raise ManifestError(f"{self.place} has no attachment {name!r:.80}; it has {known}")

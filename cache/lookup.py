@@ -22,11 +22,7 @@ def find_place(root: str | Path, name: str | None) -> Place:
     """Find the cache that is meant by a name, whether or not it can be opened.
 
     A name is a fingerprint's first digits, or the path or URL of a cache directory; None: the only
-    one below the root.
-
-    Raises:
-        CacheChoiceError: Nothing is meant by it, or several caches.
-        CacheError: The URL is none, or a directory cannot be listed.
+    one below the root.  CacheChoiceError: nothing is meant by it, or several caches.
     """
     if name is None:
         places = list_places(root)
@@ -98,18 +94,10 @@ def list_usable(root: str | Path, task: str, partial: bool) -> list[Cache]:
 
 
 def find_cache(root: str | Path, task: str | None, source: str | None, partial: bool) -> Cache:
-    """Find the cache to train on.
+    """Find the cache to train on; CacheChoiceError where none fits, or several do.
 
-    Args:
-        root: Root of the caches.
-        task: Its name; None: the source's, or the only one with such a cache.
-        source: A fingerprint's first digits, a cache directory, or a teacher's summary file;
-            None: the task's only complete (or ``partial``) cache.
-        partial: Whether an incomplete one will do.
-
-    Raises:
-        CacheChoiceError: None fits, or several do.
-        CacheError: The cache named cannot be opened.
+    ``source`` is a fingerprint's first digits, a cache directory, or a teacher's summary file;
+    None: the only complete (or ``partial``) cache, of the only such task where none is named.
     """
     if source is not None:
         path = Path(source)

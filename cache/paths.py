@@ -20,10 +20,8 @@ def expand_path(text: str, remote: bool = False) -> str:
     """Return what a person typed for a path, with ``~``, ``~user`` and ``file://`` replaced.
 
     Anything else, such as a name or a hub id, is returned as it is, since it may be a path; so is
-    a URL of an object store, where such will do (``remote``).
-
-    Raises:
-        PlaceError: It can be meant for no path, or only for one that is elsewhere.
+    a URL of an object store, where such will do (``remote``).  PlaceError: it can be meant for no
+    path, or only for one that is elsewhere.
     """
     shown = f"{text!r:.200}"
     if not text.strip() or "\0" in text:

@@ -6,7 +6,6 @@ with every version of numpy, whose own shuffles carry no such promise.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,21 +16,12 @@ from cache.errors import Hint, IncompleteError
 from cache.format import Layout
 
 Array = npt.NDArray[Any]
+Columns = dict[str, Array]
+"""Consecutive rows of one chunk by column, read-only (rows, *column.shape); they may be views into
+a whole shard, so copy what is to be kept for long."""
 
 WINDOW_SHARDS = 4
 """Shards held and mixed at once: more mix better, and cost memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Consecutive rows of one chunk, from ``first_row`` of the whole cache on.
-
-    The columns are read-only, (rows, *column.shape); views into a whole shard, so copy what is to
-    be kept for long.
-    """
-
-    first_row: int
-    columns: dict[str, Array]
 
 
 class CacheReader:
@@ -80,7 +70,7 @@ class CacheReader:
         layout = self.cache.layout
         return tuple(chunk for shard in self.shards for chunk in layout.chunks_of(shard))
 
-    def read_shard(self, shard: int) -> dict[str, Array]:
+    def read_shard(self, shard: int) -> Columns:
         """Return the rows of a shard: a read-only array (rows, *column.shape) by column.
 
         DamageError: the commit record or a file is missing, damaged or of another cache.
@@ -88,7 +78,7 @@ class CacheReader:
         record = self.cache.record(shard)
         return {name: self.cache.read_column(record, name) for name in self.cache.layout.columns}
 
-    def read_chunks(self, chunks: Iterable[int]) -> list[Slice]:
+    def read_chunks(self, chunks: Iterable[int]) -> list[Columns]:
         """Return whole chunks of the reader's, such as those held out of a stream, in order.
 
         DamageError: as for :meth:`read_shard`.
@@ -102,10 +92,9 @@ class CacheReader:
                 begin = chunk * layout.chunk_rows
                 part = _slice(columns, rows.start, begin, min(begin + layout.chunk_rows, rows.stop))
                 # Copies, since a few chunks held for a whole training should not hold shards.
-                copies = {name: values.copy() for name, values in part.columns.items()}
-                for values in copies.values():
+                found[chunk] = {name: values.copy() for name, values in part.items()}
+                for values in found[chunk].values():
                     values.flags.writeable = False
-                found[chunk] = Slice(begin, copies)
         return [found[chunk] for chunk in shard_of]
 
     def stream_slices(
@@ -114,7 +103,7 @@ class CacheReader:
         seed: int,
         start: int = 0,
         exclude_chunks: frozenset[int] = frozenset(),
-    ) -> Iterator[Slice]:
+    ) -> Iterator[Columns]:
         """Yield every row once per epoch, epoch after epoch for ever, in shuffled slices.
 
         The order is a function of the seed, the epoch, ``slice_rows``, the reader's shards and
@@ -133,10 +122,8 @@ class CacheReader:
             del data  # before the next window is read, or two would be held
 
 
-def _slice(columns: dict[str, Array], first: int, begin: int, end: int) -> Slice:
-    return Slice(
-        begin, {name: values[begin - first : end - first] for name, values in columns.items()}
-    )
+def _slice(columns: Columns, first: int, begin: int, end: int) -> Columns:
+    return {name: values[begin - first : end - first] for name, values in columns.items()}
 
 
 def shuffled(count: int, seed: int, epoch: int, part: int) -> Array:

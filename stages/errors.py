@@ -22,9 +22,8 @@ class Hint(Enum):
 class StageError(Exception):
     """Anything a stage refuses or cannot do, as one sentence for the person who ran it.
 
-    Attributes:
-        usage: Whether what was asked for is at fault, rather than how it went.
-        hint: What helps, or the settings to look at; None where the message says it.
+    ``usage`` says whether what was asked for is at fault, rather than how it went; ``hint`` what
+    helps, or the settings to look at, None where the message says it.
     """
 
     usage = False

@@ -47,14 +47,11 @@ def load_weights(
     may_be_new: Callable[[PreTrainedModel, str], bool] | None = None,
     **options: Any,
 ) -> PreTrainedModel:
-    """Load a model from safetensors, or from the option ``gguf_file``, none of its weights missing.
+    """Load a model from safetensors, or from the option ``gguf_file``, or raise ModelError.
 
     ``kind`` is one of transformers' classes with ``from_pretrained``, ``what`` says for messages
     what it is to be.  ``may_be_new`` says of a model's weight whether it may be missing, such as a
     head's that is to be trained; None: no weight may.
-
-    Raises:
-        ModelError: It cannot be loaded, or a weight is missing or of another shape.
     """
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     alone = "gguf_file" in options

@@ -27,10 +27,7 @@ def read_yaml(path: Path, what: str, kind: type[StageError], key: str | None = N
     """Read a YAML file, or what stands below one of its top keys; the others may hold anything.
 
     The result is mappings, lists and text; None for null, an empty document, or one without the
-    key.  ``what`` the file is stands in messages.
-
-    Raises:
-        StageError: Of the given kind; the message names the file and the line.
+    key.  ``what`` the file is stands in messages; an error is of the given kind.
     """
     name = f"{what} {path}".strip()
     try:

@@ -38,10 +38,8 @@ class Files(Protocol):
         """Write whole files by path, replacing what was there; if one fails, others may be written.
 
         ``is_mine`` says whether the caller still has the right to write these files.  Asked where
-        that right can lapse, before a file with other bytes is replaced.
-
-        Raises:
-            LostClaimError: Other bytes are there, and the right is gone or someone else is writing.
+        that right can lapse, before a file with other bytes is replaced; LostClaimError: it is
+        gone, or someone else is writing.
         """
 
     def put_if_absent(self, path: str, data: bytes) -> bool:

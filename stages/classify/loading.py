@@ -12,10 +12,7 @@ def load_classifier(model: Path, device: str) -> Classifier:
     """Load a classifier from a sequence-classification model's directory or an ONNX file.
 
     The device is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; torch is imported for directories.
-
-    Raises:
-        SettingError: The device is not there.
-        ModelError: It is no such model.
+    SettingError: the device is not there; ModelError: it is no such model.
     """
     model = find_model(model)
     if is_onnx(model):

@@ -26,11 +26,8 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
     """Load an ONNX file, with the tokenizer and configuration of its folder or the one above.
 
     The device is ``auto`` (the CPU), ``cpu``, ``cuda`` or ``cuda:N``; threads, of onnxruntime, are
-    as many as OMP_NUM_THREADS says, or as there are cores, where none are given.
-
-    Raises:
-        SettingError: The device is none that onnxruntime has here.
-        ModelError: A file or onnxruntime is missing, or a file is damaged or another kind of model.
+    as many as OMP_NUM_THREADS says, or as there are cores, where none are given.  SettingError:
+    the device is not there; ModelError: a file or onnxruntime is missing or not as it must be.
     """
     if not file.is_file():
         raise ModelError(f"{file} is not there", Hint.EXPORT)

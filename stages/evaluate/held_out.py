@@ -57,15 +57,15 @@ def measure_held_out(
     student, teacher = [], []
     with reporter.track("student", len(held), 0, "chunk") as advance:
         for parts in zip(*(each.read_chunks(held) for each in readers), strict=True):
-            part, lengths = parts[0], parts[0].columns["length"]
-            probabilities = metrics.average_answers([it.columns["probabilities"] for it in parts])
+            part, lengths = parts[0], parts[0]["length"]
+            probabilities = metrics.average_answers([it["probabilities"] for it in parts])
             answers = np.empty_like(probabilities)
             for length in np.unique(lengths):
                 alike = lengths == length
                 if sampler is None:
-                    ids = part.columns["tokens"][alike, :length].astype(np.int64)
+                    ids = part["tokens"][alike, :length].astype(np.int64)
                 else:
-                    ids = sampler.draw_ids(part.columns["seed"][alike], int(length))
+                    ids = sampler.draw_ids(part["seed"][alike], int(length))
                 answers[alike] = answer(ids)
             student.append(answers)
             teacher.append(probabilities if prior is None else prior.remove(probabilities))

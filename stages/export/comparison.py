@@ -1,22 +1,17 @@
 """Files of one student side by side: do they say the same, and how fast is each on one core."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from stages.classify import Classifier
 from stages.reporter import Reporter, follow
-
-if TYPE_CHECKING:
-    from stages.classify import Classifier
 
 ROUND = 64
 """Texts that one answers before the next one's turn: one batch."""

@@ -48,9 +48,7 @@ WHAT_TO_DO = {
 def check_push(repo: str) -> None:
     """Check what can be known of an upload to ``name`` or ``owner/name`` without asking the hub.
 
-    Raises:
-        SettingError: It is no name of a repository.
-        HubError: The hub must not be asked, or there is no token.
+    SettingError: it is no name of a repository; HubError: no token, or the hub is not to be asked.
     """
     try:
         validate_repo_id(repo)
@@ -73,12 +71,9 @@ def check_push(repo: str) -> None:
 def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> str:
     """Upload an export, but no hidden files, to a model repository, and return its address.
 
-    A bare name is under the token's owner; a repository is made where it is new.
-
-    Raises:
-        SettingError: It is no name of a repository, or a public one and to be private.
-        ExportError: The folder is no student.
-        HubError: The hub cannot be reached, does not allow it, or has something else there.
+    A bare name is under the token's owner; a repository is made where it is new.  SettingError: it
+    is no name, or public and to be private; HubError: the hub does not take it, or cannot be
+    reached.
     """
     check_push(repo)
     task = one_line(read_record(folder)["task"]["name"])

@@ -26,12 +26,7 @@ FP8_CAPABILITY = (8, 9)
 
 
 def check_quantisation(quantise: str, device: str, dtype: str) -> None:
-    """Refuse what cannot be quantised here, before anything is loaded.
-
-    Raises:
-        SettingError: It names no quantisation, torchao is not installed, or the device or the
-            number format does not allow it.
-    """
+    """Raise SettingError for what cannot be quantised here, before anything is loaded."""
     if quantise not in QUANTISATIONS:
         raise SettingError(f"quantise: got {quantise!r}, must be one of {', '.join(QUANTISATIONS)}")
     if quantise == "none":

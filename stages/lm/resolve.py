@@ -45,10 +45,7 @@ def resolve_model(model: str) -> Path:
     """Bring a model to a local directory with config, safetensors and tokenizer, or a GGUF file.
 
     ``model`` is ``mini``, a directory, a GGUF file, or a hub id, with ``:`` and the name of one.
-
-    Raises:
-        ModelError: It is none of these, cannot be reached, or is no causal language model with its
-            weights in safetensors or GGUF.
+    ModelError: it is none of these, cannot be reached, or is no causal language model.
     """
     folder = _find_folder(model, weights=True)
     if not folder.is_file():

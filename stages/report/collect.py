@@ -50,9 +50,7 @@ def collect(
 ) -> Findings:
     """Read students, evaluations and a file of figures to compare with, below these directories.
 
-    Raises:
-        ReportError: There is no student and no evaluation of a teacher.
-        SettingError: The file of published figures is not one.
+    ReportError: there is nothing to report; SettingError: the published figures are none.
     """
     faults: list[str] = []
     figures = _read_published(published)

@@ -25,11 +25,8 @@ OWN = (PAGE, "report.md", "tables", "figures")
 def write_report(found: Findings, title: str, commands: Sequence[str], out: Path) -> list[Path]:
     """Write a report into a directory, in place of an earlier one, and return its files.
 
-    ``commands`` are the command lines that make all of it again.
-
-    Raises:
-        ReportError: A package is missing, or the directory holds something else than a report.
-        OSError: The directory cannot be written.
+    ``commands`` are the command lines that make all of it again.  ReportError: a package is
+    missing, or the directory holds something else than a report.
     """
     for package in ("matplotlib", "scipy"):
         if importlib.util.find_spec(package) is None:

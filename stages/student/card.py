@@ -25,15 +25,10 @@ SCORES = (("accuracy", "accuracy", "accuracy"), ("f1", "macro-F1", "macro_f1"))
 
 
 def write_card(record: Mapping[str, Any], weights: bool = True) -> str:
-    """Write a student's README.md.
+    """Write a student's README.md, Markdown with a YAML head, from its record.
 
-    Args:
-        record: What the student was trained from and how, as kept beside its weights;
-            `calibration`, `exports` and `evaluations` may be absent.
-        weights: Whether the weights for transformers are there as well.
-
-    Returns:
-        Markdown with a YAML head.
+    Of that `calibration`, `exports` and `evaluations` may be absent; ``weights`` says whether those
+    for transformers are there as well.
     """
     task, held_out = record["task"], record["held_out"]
     # Older records do not say it.

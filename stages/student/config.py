@@ -50,11 +50,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Which student, trained on what, written where.
-
-    Raises:
-        SettingError: What is given does not go together.
-    """
+    """Which student, trained on what, written where; SettingError if that does not fit together."""
 
     task: str | Task  # name or path
     arch: str  # a short name, a hub id or a directory

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from cache.reader import CacheReader, Slice
+from cache.reader import CacheReader, Columns
 from stages.errors import SettingError, Settings, TrainingError
 from stages.inputs import read_sampler, read_vocabulary
 from stages.lm import Vocabulary
 from stages.metrics import Prior, average_answers
 from stages.reporter import Reporter
-from stages.student.answers import find_answers, open_readers
+from stages.student.answers import find_answers, find_prior, open_readers
 from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
-from stages.student.prior import find_prior
 from stages.tasks import Task
 
 MOST_PADDED = 16384
@@ -83,9 +82,7 @@ class TrainingData:
 def open_cached_answers(config: StudentConfig, task: Task, reporter: Reporter) -> TrainingData:
     """Open the caches to train on: the ones named, or the one of each of the task's prompts.
 
-    Raises:
-        SettingError: One is of another task, or they are not of the same rows.
-        CacheError: As for :func:`cache.lookup.find_cache`.
+    SettingError: one is of another task, or they are not of the same rows.
     """
     caches = find_answers(config.cache, task, config.source, config.partial)
     names = [label["name"] for label in caches[0].manifest.inputs["task"]["labels"]]
@@ -155,17 +152,17 @@ def open_rows(
     # Embeddings are made anew each time: those of a large model would fill the memory.
     kept = [*zip(*(each.read_chunks(held) for each in readers), strict=True)]
 
-    def embed(parts: tuple[Slice, ...]) -> Rows:
+    def embed(parts: tuple[Columns, ...]) -> Rows:
         part = parts[0]
-        answers = average_answers([each.columns["probabilities"] for each in parts])
+        answers = average_answers([each["probabilities"] for each in parts])
         answers = answers.copy() if prior is None else prior.remove(answers)
         probabilities = torch.from_numpy(answers).to(device)
-        lengths = part.columns["length"]
+        lengths = part["length"]
         longest = int(lengths.max())
         if sampler is not None:
-            return Rows(sampler.draw_embeddings(part.columns["seed"], longest), probabilities)
+            return Rows(sampler.draw_embeddings(part["seed"], longest), probabilities)
         # Token ids, padded with -1.
-        tokens = torch.from_numpy(part.columns["tokens"][:, :longest].astype(np.int64)).to(device)
+        tokens = torch.from_numpy(part["tokens"][:, :longest].astype(np.int64)).to(device)
         mask = None if int(lengths.min()) == longest else (tokens >= 0).long()
         return Rows(table[tokens.clamp(min=0)], probabilities, mask)
 
@@ -184,8 +181,7 @@ def open_rows(
 def choose_held_out(chunks: tuple[int, ...], chunk_rows: int, rows: int) -> list[int]:
     """Choose chunks to hold out, evenly spaced, so that every student of a cache has the same.
 
-    Raises:
-        TrainingError: There are fewer than two chunks.
+    TrainingError: there are fewer than two chunks.
     """
     if len(chunks) < 2:
         raise TrainingError(

@@ -127,11 +127,7 @@ def check_foldable(student: Student, max_length: int) -> None:
     """Check that a student can be written, before hours of training go into it.
 
     A made-up table is folded into it, a stock model is made from the result's configuration and
-    weights alone, and both answer some inputs, padded and unpadded.
-
-    Raises:
-        ModelError: The encoder cannot read embeddings, or answers token ids otherwise than their
-            embeddings, or differently when padding stands behind an input.
+    weights alone, and both answer some inputs, padded and unpadded; ModelError: not alike.
     """
     from transformers import AutoModelForSequenceClassification
 

@@ -18,7 +18,7 @@ import torch
 from cache.draw import send
 from stages.errors import ModelError
 from stages.lm import embed_vocabulary
-from stages.tasks import build_verbaliser, frame_task
+from stages.tasks import Task, Verbaliser, build_verbaliser, frame_task
 from stages.teacher.capabilities import (
     check_room,
     find_passes,
@@ -30,8 +30,6 @@ from stages.teacher.word_scores import WordScorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from stages.tasks import Task, Verbaliser
 
 Embed = Callable[[np.ndarray, int], torch.Tensor]
 """Takes the indices (B,) of rows and their one length T, returns their inputs, (B, T, d_T)."""

@@ -11,11 +11,10 @@ from torch import nn
 from stages.errors import ModelError
 from stages.tasks import ROOT, Tree
 from stages.teacher.branches import Branches
+from stages.teacher.forward import ForwardPass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from stages.teacher.forward import ForwardPass
 
 SLICE = 8192
 """Vocabulary rows whose logits are computed at once where the whole vocabulary's are needed."""
@@ -85,8 +84,7 @@ def find_finish(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Find what a family does to logits behind its output layer: nothing, a factor or a bound.
 
-    Raises:
-        ModelError: It does something else.
+    ModelError: it does something else.
     """
     ramp = torch.linspace(-50, 50, 101, device=table.device)
     layer: Any = model.get_output_embeddings()
