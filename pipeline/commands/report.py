@@ -32,11 +32,6 @@ FOLDER = options.PathType(path_type=Path, exists=True, file_okay=False)
     help="Directory with what `evaluate --metrics` wrote; can be repeated.",
 )
 @options.CACHE
-@click.option(
-    "--published",
-    type=options.PathType(path_type=Path, exists=True, dir_okay=False),
-    help="YAML file of figures to compare with, such as benchmarks/paper/published.yaml.",
-)
 @click.option("--title", default="Functional projection: a report", help="Title of the page.")
 @options.path(
     "--out",
@@ -47,7 +42,6 @@ def report(
     students: tuple[Path, ...],
     evaluations: tuple[Path, ...],
     cache: str,
-    published: Path | None,
     title: str,
     out: Path,
 ) -> None:
@@ -67,7 +61,7 @@ def report(
     console = Console()
     with console.catch_signals():
         with console.track("reading students and caches", 1, 0, "student"):
-            found = collect(students, evaluations, cache, published)
+            found = collect(students, evaluations, cache)
         for fault in found.faults:
             console.say(f"missing: {fault}")
         with console.track("drawing figures", 1, 0, "figure"):

@@ -11,10 +11,9 @@ from cache.directory import Cache
 from cache.errors import CacheError
 from cache.lookup import open_named_cache
 from stages.classify import is_onnx
-from stages.errors import ReportError, SettingError
+from stages.errors import ReportError
 from stages.records import RECORD
-from stages.report.runs import Evaluation, Group, Published, Run, Strict, describe_flaw, group_runs
-from stages.yaml_files import read_yaml
+from stages.report.runs import Evaluation, Group, Run, Strict, describe_flaw, group_runs
 
 Document = TypeVar("Document", bound=Strict)
 
@@ -26,7 +25,6 @@ class Findings:
     runs: Sequence[Run]
     teachers: Mapping[str, Evaluation]  # of the teacher itself, by task
     caches: Mapping[str, Cache]  # those that are there, by fingerprint
-    published: Published
     faults: Sequence[str]  # what is missing or unreadable, a sentence each
 
     @cached_property
@@ -45,15 +43,9 @@ class Findings:
         return max((len(runs) for group in self.groups for runs in group.runs.values()), default=0)
 
 
-def collect(
-    students: Sequence[Path], evaluations: Sequence[Path], cache: str | Path, published: Path | None
-) -> Findings:
-    """Read students, evaluations and a file of figures to compare with, below these directories.
-
-    ReportError: there is nothing to report; SettingError: the published figures are none.
-    """
+def collect(students: Sequence[Path], evaluations: Sequence[Path], cache: str | Path) -> Findings:
+    """Read students and evaluations below these directories; ReportError if there is nothing."""
     faults: list[str] = []
-    figures = _read_published(published)
     runs = _drop_copies(_read(students, RECORD, Run, faults), faults)
     scored = _read(evaluations, "*.json", Evaluation, faults)
     teachers = _find_teachers(scored, faults)
@@ -68,18 +60,7 @@ def collect(
     faults += [f"{path} was not measured on labelled texts" for path in unmeasured]
     untaught = sorted({run.task for run in runs} - teachers.keys())
     faults += [f"{task}: the teacher itself was not measured" for task in untaught]
-    return Findings(runs, teachers, caches, figures, faults)
-
-
-def _read_published(path: Path | None) -> Published:
-    if path is None:
-        return Published()
-    figures = read_yaml(path, "published figures:", SettingError)
-    try:
-        return Published.model_validate(figures, strict=False)
-    except ValueError as error:
-        reason = describe_flaw(error)
-        raise SettingError(f"published figures: {path} is not as it must be: {reason}") from error
+    return Findings(runs, teachers, caches, faults)
 
 
 def _read(

@@ -1,4 +1,4 @@
-"""What a report reads of students, evaluations and published figures, and which students are one.
+"""What a report reads of students and evaluations, and which students are one.
 
 Files may come from anywhere, so each is checked strictly against a model of what is used of it.
 """
@@ -6,11 +6,9 @@ Files may come from anywhere, so each is checked strictly against a model of wha
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
-
-Approach = Literal["direct", "texts", "self", "self-labelled", "algorithm-1", "projection"]
 
 APPROACHES: Mapping[str, str] = {
     "direct": "direct training on labelled texts",
@@ -131,26 +129,6 @@ class Run(Strict):
     def encoder(self) -> str:
         """Its architecture, without the path to it."""
         return Path(self.arch or "unknown encoder").name
-
-
-class PublishedRow(Strict, extra="allow"):
-    """Published [accuracy, macro-F1] in percent by task; or the times of an approach on a task."""
-
-    __pydantic_extra__: dict[str, Annotated[list[float | None], Field(min_length=2, max_length=2)]]
-    approach: Approach
-    small: bool = False
-    task: str = ""
-    preparation: str = ""
-    training: str = ""
-
-
-class Published(Strict):
-    """Figures of others to compare with; the source is empty where there are none."""
-
-    source: str = ""
-    note: str = ""
-    accuracy: list[PublishedRow] = []
-    cost: list[PublishedRow] = []
 
 
 def describe_flaw(error: Exception) -> str:

@@ -73,37 +73,27 @@ def correlate(runs: Sequence[Run], estimate: str, truth: str) -> tuple[float, in
 
 def _tabulate_accuracy(found: Findings) -> Table:
     measures = {"accuracy": "accuracy, %", "macro_f1": "macro-F1, %"}
-    source = found.published.source
-    others = [f"{source}: {name}" for name in measures.values() if source]
     if any(run.score("agreement") is not None for run in found.runs):
         measures["agreement"] = "agreement, %"
-    published = {(row.approach, row.small): row.model_extra for row in found.published.accuracy}
     heads, rows = ["approach"], [["the teacher itself"]]
     for task in found.tasks:
         heads += [f"{task}: {name}" for name in measures.values()]
-        heads += [f"{task}, {name}" for name in others]
         teacher = found.teachers.get(task)
         rows[0] += [format_mean([getattr(teacher, f"teacher_{key}", None)]) for key in measures]
-        rows[0] += [UNKNOWN for _ in others]
     for group in found.groups:
         rows.append([group.name])
-        theirs = published.get((group.approach, group.small)) or {}
         for task in found.tasks:
             scores = [[run.score(key) for run in group.runs.get(task, ())] for key in measures]
             rows[-1] += [format_mean(values, found.usual_seeds) for values in scores]
-            rows[-1] += [_format(value) for value in theirs.get(task, (None, None)) if source]
     return Table("accuracy", heads, rows if found.teachers else rows[1:])
 
 
 def _tabulate_cost(found: Findings) -> Table:
-    source, yes = found.published.source, ("no", "yes")
+    yes = ("no", "yes")
     heads = ["approach", "task", "texts?", "labels?", "preparation, s", "training, s",
              "together, s", "of direct training"]  # fmt: skip
-    heads += [f"{source}: preparation + training"] * bool(source)
     rows: list[list[str]] = []
     for task in found.tasks:
-        costs = {(row.approach, row.small): f"{row.preparation} + {row.training}"
-                 for row in found.published.cost if row.task == task}  # fmt: skip
         direct = None
         for group in [group for group in found.groups if task in group.runs]:
             preparation = _average([run.preparation for run in group.runs[task]])
@@ -116,7 +106,6 @@ def _tabulate_cost(found: Findings) -> Table:
             row += [yes[group.approach == "direct"]]
             row += [_format(seconds, ",.0f") for seconds in (preparation, training, together)]
             row += [f"{together / direct:.2f} ×" if together and direct else UNKNOWN]
-            row += [costs.get((group.approach, group.small), UNKNOWN)] * bool(source)
             rows.append(row)
     return Table("cost", heads, rows)
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from stages.errors import ReportError, SettingError, TaskError
-from stages.report.collect import collect
+from stages.errors import TaskError
 from stages.tasks import Task, load_task
 from stages.yaml_files import LARGEST, read_yaml
 
@@ -130,21 +129,6 @@ def test_a_bomb_costs_little_and_says_little(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: the task file bomb.yaml, line 1: ")
     assert len(done.stderr) < 200
-
-
-def test_published_figures_are_read_alike(tmp_path: Path) -> None:
-    path = tmp_path / "published.yaml"
-    for given, named in (
-        ("source: 2024-02-30\naccuracy: []\naccuracy: []\n", "line 3: the key 'accuracy'"),
-        ("[" * 3000, "50 levels"),
-        ("source: [x]\naccuracy: []\n", "is not as it must be: source"),
-    ):
-        path.write_text(given)
-        with pytest.raises(SettingError, match=named):
-            collect([], [], tmp_path, path)
-    path.write_text("source: 2024-02-30\naccuracy: []\n")
-    with pytest.raises(ReportError, match="nothing to report"):
-        collect([], [], tmp_path, path)
 
 
 def test_one_key_can_be_read_whatever_the_others_hold(tmp_path: Path) -> None:
