@@ -123,17 +123,9 @@ def list_caches(root: str | Path | Place) -> list[dict[str, Any]]:
 
 
 def _summarise(place: Place) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "fingerprint": None,
-        "label": None,
-        "path": str(place),
-        "shards": 0,
-        "committed": 0,
-        "complete": False,
-        "bytes": sum(size for _, size in place.open_files().walk()),
-        "newest": None,
-        "error": None,
-    }
+    found: dict[str, Any] = dict.fromkeys(("fingerprint", "label", "newest", "error"))
+    found |= {"path": str(place), "shards": 0, "committed": 0, "complete": False}
+    found["bytes"] = sum(size for _, size in place.open_files().walk())
     try:
         cache = open_cache(place)
     except CacheError as error:

@@ -42,24 +42,23 @@ class Drawing(NamedTuple):
 
 def draw_figures(found: Findings) -> list[Drawing]:
     """Draw the curves of each task and estimates against accuracy, where there are any."""
-    drawings: list[Drawing] = []
+    figures: dict[str, tuple[str, Figure | None]] = {}
     style = Path(__file__).with_name("report.mplstyle")
     with matplotlib.style.context(style), warnings.catch_warnings():
         # Of a task's name in another script: SVG keeps it as text, PNG shows a box for a letter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for task in found.tasks:
             name = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:80] or "task"
-            while f"curves-{name}" in [drawing.name for drawing in drawings]:
+            while f"curves-{name}" in figures:
                 name += "-2"
-            drawings += _save(f"curves-{name}", task, _draw_curves(found, task))
-        drawings += _save("estimates", "", _draw_estimates(found))
-    return drawings
+            figures[f"curves-{name}"] = task, _draw_curves(found, task)
+        figures["estimates"] = "", _draw_estimates(found)
+        drawn = ((name, task, figure) for name, (task, figure) in figures.items() if figure)
+        return [Drawing(name, task, _save(figure)) for name, task, figure in drawn]
 
 
-def _save(name: str, task: str, figure: Figure | None) -> list[Drawing]:
+def _save(figure: Figure) -> list[tuple[str, bytes]]:
     """Return a figure as files, the same bytes for the same figure."""
-    if figure is None:
-        return []
     # Laid out once, not each time that it is written.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -67,7 +66,7 @@ def _save(name: str, task: str, figure: Figure | None) -> list[Drawing]:
     for kind, without in (("png", "Software"), ("svg", "Date")):
         figure.savefig(out := io.BytesIO(), format=kind, dpi=144, metadata={without: None})
         files.append((kind, out.getvalue()))
-    return [Drawing(name, task, files)]
+    return files
 
 
 def _draw_curves(found: Findings, task: str) -> Figure | None:
