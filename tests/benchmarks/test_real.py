@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tiny import write_language_model
 
-from benchmarks import priors, questions, real
+from benchmarks import inputs, kinds, priors, questions, real
+from stages.lm import resolve_model
 
 TEXTS = {
     "ag_news": [("Stocks fell again", "Business"), ("The cup is won", "Sports")] * 2,
@@ -65,3 +66,20 @@ def test_students_are_trained_with_the_prior_and_without(data: Path, tmp_path: P
     priors.main([*command, "--rows", "128", "--steps", "2", "--seeds", "1", "--texts", "4"])
     lines = [line.split(" | ")[:2] for line in out.read_text().splitlines() if " (" in line]
     assert lines[-9:] == [[f"| {t}", w] for t in priors.TASKS for w in priors.WAYS]
+
+
+@pytest.mark.slow
+def test_students_of_written_and_drawn_inputs_are_compared(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "CHOSEN", 4)
+    monkeypatch.setitem(kinds.LONGEST, "reddit", 6)
+    (tmp_path / "smollm2").symlink_to(resolve_model("mini"))
+    out = tmp_path / "real.md"
+    command = ["--models", str(tmp_path), "--data", str(data), "--work", str(tmp_path / "work")]
+    command += ["--model", "smollm2", "--task", "reddit", "--rows", "128", "--steps", "2"]
+    command += ["--device", "cpu", "--out", str(out)]
+    for what in ("answer", "train", "report"):
+        inputs.main([what, *command, "--kinds", "unigram", "labelled", "shuffled"])
+    lines = [line.split(" | ")[0] for line in out.read_text().splitlines() if " (" in line]
+    assert lines[-3:] == ["| unigram", "| labelled", "| shuffled"]

@@ -1,0 +1,248 @@
+"""Train students of real language models on inputs of many kinds.
+
+    python -m benchmarks.inputs answer --models DIR --data DIR --work W --model qwen
+    python -m benchmarks.inputs train --models DIR --data DIR --work W
+    python -m benchmarks.inputs report --models DIR --data DIR --work W --out benchmarks/real.md
+
+The first makes the inputs, has the model answer them, and leaves a job for each kind.  Any number
+of the second train a student a job; they may begin while the first is at work.  All go on where
+they stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import format_head, format_row, run_sections
+from benchmarks.kinds import KINDS, Kinds
+from benchmarks.questions import DATA, MODELS, read_test
+from cache.directory import Cache
+from cache.opening import create_or_open
+from stages.classify import load_classifier
+from stages.inputs import pack_attachments
+from stages.metrics import compute_scores, fit_prior
+from stages.reporter import SilentReporter
+from stages.student import StudentConfig, TrainingConfig, run_student
+from stages.tasks import load_task
+from stages.teacher import Teacher, TeacherConfig
+from stages.teacher.plan import TeacherPlan, prepare_teacher
+
+CHAT = ("qwen",)
+"""Models that are better in chat."""
+CHOSEN = 512
+"""Labelled texts of the model's own that choices are made on."""
+
+
+def answer(args: argparse.Namespace) -> None:
+    """Make the inputs of a model and a task, and have it answer them."""
+    config = TeacherConfig(
+        task=args.task,
+        model=str(args.models / args.model),
+        sampler="self",  # whose caches keep the tokens of their rows
+        rows=args.rows,
+        self_generated=0,
+        cache=args.work / "caches" / args.model,
+        device=args.device,
+        dtype=args.dtype,
+        chat=args.model in CHAT,
+        batch_positions=args.positions,
+        compile="off",
+    )
+    plan = prepare_teacher(config, SilentReporter())
+    teacher = plan.teacher
+    place = args.work / f"{args.model}-{args.task}"
+    kinds = Kinds(teacher, args.task, args.data, place, args.rows, args.wide)
+
+    def ask(name: str, tokens: np.ndarray) -> np.ndarray:
+        lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
+        return kinds.keep(
+            f"{name}-logits",
+            lambda: {
+                "logits": teacher.answer_texts(
+                    np.maximum(tokens, 0), lengths, args.positions, lambda _: None
+                )
+            },
+        )["logits"]
+
+    ask("test", kinds.keep("test", lambda: kinds.read("test", args.texts))["tokens"])
+    ask("chosen", kinds.keep("chosen", lambda: kinds.write_labelled(CHOSEN, 900))["tokens"])
+    files = pack_attachments(teacher.table, plan.input_tokenizer, None)
+    for kind in args.kinds:
+        job = args.work / "jobs" / f"{args.model}-{args.task}-{kind}.json"
+        if job.is_file():
+            continue
+        tokens = kinds.get(kind)
+        logits = ask(kind, tokens)
+        # Nothing but the seed tells the caches of two kinds apart.
+        again = replace(config, seed=1 + KINDS.index(kind), rows=len(tokens))
+        other = prepare_teacher(again, SilentReporter())
+        cache = create_or_open(
+            args.work / "caches" / args.model / args.task, other.manifest, lambda: files
+        )
+        fill(cache, other, teacher, tokens, logits)
+        told = {"model": args.model, "task": args.task, "kind": kind}
+        job.parent.mkdir(parents=True, exist_ok=True)
+        part = job.with_suffix(".part")
+        part.write_text(json.dumps(told | {"fingerprint": cache.manifest.fingerprint}))
+        part.replace(job)
+
+
+def fill(
+    cache: Cache, plan: TeacherPlan, teacher: Teacher, tokens: np.ndarray, logits: np.ndarray
+) -> None:
+    """Commit rows with their tokens and answers, by their lengths."""
+    wide = np.full((len(tokens), teacher.task.max_length), -1, dtype=np.int32)
+    wide[:, : tokens.shape[1]] = tokens
+    order = np.argsort((wide >= 0).sum(axis=1), kind="stable")
+    while (claim := cache.claim_next()) is not None:
+        with claim:
+            span = cache.rows_of(claim.shard)
+            rows = order[span.start : span.stop]
+            columns = {
+                "seed": plan.inputs.seeds[span.start : span.stop],
+                "length": (wide[rows] >= 0).sum(axis=1).astype(np.int32),
+                "logits": logits[rows],
+                "probabilities": torch.from_numpy(logits[rows]).softmax(dim=1).numpy(),
+                "tokens": wide[rows],
+            }
+            cache.commit(claim, columns, 0.0)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train a student a job, until there has been none for a while."""
+    results, since = args.work / "results", time.monotonic()
+    results.mkdir(parents=True, exist_ok=True)
+    while True:
+        for job in sorted((args.work / "jobs").glob("*.json"), key=os.path.getmtime):
+            for seed in range(args.seeds):
+                name = f"{job.stem}-{args.arch}-{args.steps}-{seed}"
+                try:
+                    (results / f"{name}.taken").mkdir()
+                except FileExistsError:
+                    continue
+                train_one(args, json.loads(job.read_text()), name, seed)
+                since = time.monotonic()
+        if time.monotonic() - since > args.patience:
+            return
+        time.sleep(1)
+
+
+def train_one(args: argparse.Namespace, told: dict[str, Any], name: str, seed: int) -> None:
+    """Train a student, and keep its answers to the test texts."""
+    began = time.monotonic()
+    config = StudentConfig(
+        task=told["task"],
+        arch=args.arch,
+        cache=args.work / "caches" / told["model"],
+        source=(told["fingerprint"],),
+        prior="balanced",
+        device=args.device,
+        out=args.work / "students" / name,
+        training=TrainingConfig(steps=args.steps, seed=seed),
+    )
+    trained = run_student(config, SilentReporter())
+    seconds = time.monotonic() - began
+    found = list(read_test(args.data / f"{DATA[told['task']]}.jsonl.gz", load_task(told["task"])))
+    order = np.random.default_rng(0).permutation(len(found))[: args.texts]
+    texts = [found[k][0].text for k in order]
+    given = load_classifier(trained.out, args.device).classify(texts).probabilities
+    np.savez_compressed(
+        args.work / "results" / f"{name}.npz",
+        given=given,
+        agreement=np.array(trained.projection.agreement),
+        angle=np.array(trained.projection.centred_angle),
+        seconds=np.array(seconds),
+    )
+    print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
+    """Yield the table of a model and a task."""
+    labels, place = load_task(task).label_names, args.work / f"{model}-{task}"
+
+    def read(name: str) -> Any:
+        with np.load(place / f"{name}.npz") as kept:
+            return kept["gold"] if name == "test" else kept["logits"]
+
+    def find(logits: np.ndarray) -> np.ndarray:
+        return np.array(fit_prior(torch.from_numpy(logits).softmax(1).numpy()).biases)
+
+    def judge(logits: np.ndarray) -> str:
+        found = compute_scores(gold, logits.argmax(axis=1), labels, 0.0)
+        return f"{found.accuracy:.1%}"[:-1] + f" ({found.macro_f1:.1%}"[:-1] + ")"
+
+    gold, teacher, common = read("test"), read("test-logits"), find(read("unigram-logits"))
+    yield (
+        f"{len(gold):,} test texts; {args.arch} students, {args.steps} steps. Accuracy in % "
+        "(macro-F1): with the prior of their own rows, with that of the `unigram` rows, and with "
+        f"their answers to the test texts balanced (not allowed). The teacher: {judge(teacher)} as "
+        f"it answers, {judge(teacher - common)} with the prior of the `unigram` rows.\n"
+    )
+    priors = ("own prior", "prior of `unigram`", "balanced on the test texts")
+    measures = ("agreement with the teacher, held out, %", "centred α, rad", "s")
+    yield format_head(["inputs", *priors, *measures])
+    for kind in KINDS:
+        for path in sorted(
+            (args.work / "results").glob(f"{model}-{task}-{kind}-{args.arch}-*.npz")
+        ):
+            with np.load(path) as kept:
+                logits = np.log(np.maximum(kept["given"], 1e-12))
+                cells = [judge(logits), judge(logits + find(read(f"{kind}-logits")) - common)]
+                cells += [judge(logits - find(logits)), f"{100 * float(kept['agreement']):.1f}"]
+                cells += [f"{float(kept['angle']):.3f}", f"{float(kept['seconds']):.0f}"]
+                yield format_row([kind, *cells])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do one of the three."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("what", choices=("answer", "train", "report"))
+    parser.add_argument("--models", type=Path, required=True, help="directory of the models")
+    parser.add_argument("--data", type=Path, required=True, help="directory of the data sets")
+    parser.add_argument("--work", type=Path, default=Path("data/inputs"), help="what is kept")
+    parser.add_argument("--out", type=Path, help="Markdown file; its other sections stay")
+    parser.add_argument("--model", default="qwen", choices=list(MODELS))
+    parser.add_argument("--task", default="ag_news", choices=list(DATA))
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--rows", type=int, default=8192, help="rows of a kind")
+    parser.add_argument("--texts", type=int, default=2000, help="test texts")
+    parser.add_argument("--wide", type=int, default=1024, help="texts written at once")
+    parser.add_argument("--positions", type=int, default=16384, help="most in one forward pass")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--arch", default="mini", help="of the students")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--patience", type=float, default=0, help="seconds to wait for a job")
+    args = parser.parse_args(arguments)
+    if args.what != "report":
+        (answer if args.what == "answer" else train)(args)
+        return
+    there = sorted({(each["model"], each["task"]) for each in map(_read, args.work.glob("jobs/*"))})
+    sections = {
+        f"Students: {MODELS[model]}, {task}": lambda model=model, task=task: describe(
+            args, model, task
+        )
+        for model, task in there
+    }
+    typed = ["benchmarks.inputs", *(sys.argv[1:] if arguments is None else arguments)]
+    run_sections("Real language models", typed, sections, args.out)
+
+
+def _read(path: Path) -> dict[str, str]:
+    return dict(json.loads(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
