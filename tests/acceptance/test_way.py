@@ -82,8 +82,6 @@ def test_from_a_language_model_to_tagged_text(place: Path, llm: Path, mood: Path
     ("family", "kind", "begin"),
     [
         ("gpt2", "bytes", None),
-        ("qwen3", "bytes", None),
-        ("mistral", "metaspace", "<s>"),
         ("gemma2", "metaspace", "<s>"),
     ],
 )

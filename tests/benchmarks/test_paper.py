@@ -63,7 +63,7 @@ def dvc(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("profile", ["mini", "llama"])
+@pytest.mark.parametrize("profile", [pytest.param("mini", marks=pytest.mark.slow), "llama"])
 def test_all_stages_have_what_they_need(profile: str, place: Path) -> None:
     shutil.copyfile(ROOT / STAGES.with_name("mini.yaml"), STAGES.with_name("mini.yaml"))
     STAGES.write_text(STAGES.read_text().replace("mini.yaml  # or", f"{profile}.yaml  # or"))

@@ -63,9 +63,21 @@ def test_a_text_of_several_labels_or_of_another_is_left_out(data: Path) -> None:
 def test_students_are_trained_with_the_prior_and_without(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "real.md"
     command = ["--data", str(data), "--work", str(tmp_path / "work"), "--out", str(out)]
-    priors.main([*command, "--rows", "128", "--steps", "2", "--seeds", "1", "--texts", "4"])
+    command += [
+        "--rows",
+        "128",
+        "--steps",
+        "2",
+        "--seeds",
+        "1",
+        "--texts",
+        "4",
+        "--tasks",
+        "reddit",
+    ]
+    priors.main(command)
     lines = [line.split(" | ")[:2] for line in out.read_text().splitlines() if " (" in line]
-    assert lines[-9:] == [[f"| {t}", w] for t in priors.TASKS for w in priors.WAYS]
+    assert lines[-3:] == [["| reddit", way] for way in priors.WAYS]
 
 
 @pytest.mark.slow

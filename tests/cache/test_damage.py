@@ -131,7 +131,7 @@ def check_all(cases: list[Damage], mine: Cache, other: Cache) -> None:
     read_all(root, mine.fingerprint)
 
 
-@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [181, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_damage_to_every_byte_is_seen(mine: Cache, other: Cache, step: int) -> None:
     """The run that is always made takes every so manieth; all of them take minutes."""
     cases = byte_by_byte(mine)

@@ -16,9 +16,7 @@ PLAIN = {name: value for name, value in os.environ.items() if not name.startswit
 @pytest.mark.parametrize(
     ("given", "environment", "said"),
     [
-        (("--threads", 1), {}, "1"),
         (("--threads", 2), {"OMP_NUM_THREADS": "1"}, "2"),
-        ((), {"OMP_NUM_THREADS": "2"}, "2"),
         ((), {}, "1"),
     ],
 )
