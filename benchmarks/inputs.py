@@ -35,8 +35,7 @@ from stages.metrics import compute_scores, fit_prior
 from stages.reporter import SilentReporter
 from stages.student import StudentConfig, TrainingConfig, run_student
 from stages.tasks import load_task
-from stages.teacher import Teacher, TeacherConfig
-from stages.teacher.plan import TeacherPlan, prepare_teacher
+from stages.teacher import Teacher, TeacherConfig, TeacherPlan, prepare_teacher
 
 CHAT = ("qwen",)
 """Models that are better in chat."""

@@ -9,6 +9,6 @@ from stages.teacher.config import TeacherConfig
 from stages.teacher.estimate import Estimate, estimate_teacher
 from stages.teacher.fill import average_next_token
 from stages.teacher.generation import write_texts
-from stages.teacher.plan import make_teacher
+from stages.teacher.plan import TeacherPlan, make_teacher, prepare_teacher
 from stages.teacher.stage import TeacherResult, run_teacher
 from stages.teacher.teacher import Batch, Teacher, plan_batches

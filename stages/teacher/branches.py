@@ -40,6 +40,17 @@ class Branches:
         tokens, asked = (torch.tensor(own, device=table.device) for own in (tree.tokens, read))
         return cls(table[tokens], sees.to(table.device), asked, tuple(ways[k] for k in read))
 
+    def thin(self) -> Branches:
+        """Return a tree with three of the nodes that are read: the first, the last, the deepest.
+
+        On it a way to run a model is tried, which takes a forward pass for each such node.
+        """
+        ends = {self.ways[0], self.ways[-1], max(self.ways, key=len)}
+        nodes = sorted({node for way in ends for node in way})
+        ways = sorted((tuple(map(nodes.index, way)) for way in ends), key=lambda way: way[-1])
+        read = torch.tensor([way[-1] for way in ways], device=self.read.device)
+        return Branches(self.embeddings[nodes], self.sees[nodes][:, nodes], read, tuple(ways))
+
     def attend(
         self,
         attend: Callable[..., tuple[torch.Tensor, torch.Tensor]],

@@ -99,8 +99,8 @@ def find_passes(
 
     At most one that packs rows, and then one for rows of one length; before one is used it is to
     be entered.  ``prefix``, shape (1, P, d_T), and ``suffix``, shape (1, S, d_T), stand around
-    every input, ``branches`` behind it.  Rows to try, of up to ``longest`` tokens, are taken from
-    ``table``, shape (V, d_T).
+    every input, ``branches`` behind it, of which a few are tried.  Rows to try, of up to
+    ``longest`` tokens, are taken from ``table``, shape (V, d_T).
     """
     probe: list[torch.Tensor] = []
     # Not of the smallest common multiple, so that no reshaping of one into the other fits.
@@ -109,6 +109,7 @@ def find_passes(
         ids = torch.arange(begin, begin + count * length, device=table.device) % len(table)
         rows = table[ids].view(count, length, -1)
         probe.append(torch.cat([rows, suffix.expand(count, -1, -1)], dim=1))
+    branches = branches and branches.thin()
     plain = FullPass(model, prefix)
     rounding = Rounding(partial(read_everywhere, plain, branches), probe)
     found: list[ForwardPass] = []

@@ -282,3 +282,17 @@ def test_what_does_not_fit_behind_a_row_is_refused() -> None:
     model = make_language_model("llama", len(tokenizer))
     with pytest.raises(ModelError, match=r"suffix, a label word and an input .* set max_l"):
         Teacher(model, tokenizer, task)
+
+
+def test_a_way_is_tried_on_three_nodes_however_many_there_are() -> None:
+    words = [(k, k + 1, *range(k % 3)) for k in range(10, 60)] + [(70, 71, 72, 73, 74), (80, 81)]
+    table = torch.arange(100.0)[:, None]
+    whole = Branches.plant(grow_tree([Question(tuple(words))]), table)
+    some = whole.thin()
+    assert len(whole.ways) > 50
+    ends = (whole.ways[0], max(whole.ways, key=len), whole.ways[-1])
+    assert some.read.tolist() == sorted(way[-1] for way in some.ways)
+    for own, way in zip(some.ways, ends, strict=True):
+        assert torch.equal(some.embeddings[list(own)], whole.embeddings[list(way)])
+        seen = [k for k in range(len(some.sees)) if some.sees[own[-1], k]]
+        assert seen == list(own)
