@@ -165,6 +165,7 @@ def test_a_label_that_the_task_does_not_know_is_named() -> None:
 
 
 class TestScript:
+    @pytest.mark.slow
     def test_it_trains_a_model_and_continues_to_the_same_weights(
         self,
         tmp_path: Path,

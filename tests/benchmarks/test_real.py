@@ -60,6 +60,7 @@ def test_a_text_of_several_labels_or_of_another_is_left_out(data: Path) -> None:
     assert [(row.text, column) for row, column in rows] == [("wow", 5)]
 
 
+@pytest.mark.slow
 def test_students_are_trained_with_the_prior_and_without(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "real.md"
     command = ["--data", str(data), "--work", str(tmp_path / "work"), "--out", str(out)]

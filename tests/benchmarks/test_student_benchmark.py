@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import pytest
+
 from benchmarks import student as benchmark
 from benchmarks.fixtures import Fixtures
 from benchmarks.serving import (
@@ -68,6 +70,7 @@ def test_ratios_are_to_the_obvious_teacher() -> None:
     assert cells == ["other", "20", "4.0 (2.0-6.0)", "10.000", "20.0", "10.000", "29.8"]
 
 
+@pytest.mark.slow
 def test_steps_and_speed_give_their_tables(tmp_path: Path) -> None:
     out = tmp_path / "student.md"
     benchmark.main(["--quick", "--out", str(out)])

@@ -80,7 +80,14 @@ def test_the_parts_have_the_tokens_of_the_whole_text(kind: str, prompt: str, suf
     check_cut(make_tokenizer(kind), prompt, suffix)
 
 
-@pytest.mark.parametrize("form", ["prepend", "metaspace", "class", "model"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "metaspace",
+        "model",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("prepend", "class")),
+    ],
+)
 def test_llama_2_s_tokenizer_has_no_stray_piece_in_any_of_its_forms(
     form: str, shared: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,6 @@ import torch
 from tiny import (
     FAMILY_NAMES,
     LONGEST,
-    OFTEN,
     Listener,
     draw_ids,
     embed_with,
@@ -77,13 +76,16 @@ def score_plainly(
 
 YES_NO = (Question(((5,), (6,)), (20, 21)), Question(((5,), (6,)), (20, 22, 23)))
 
+# One of each kind of attention, and of what is none.
+KINDS = ("llama", "gpt2", "mistral", "gemma2-wide", "bloom", "mamba", "qwen3-next", "phi3-long")
+
 FRAMES = {"both": {}, "prefix only": {"suffix": ""}, "suffix only": {"prompt": ""}}
 
 
 @pytest.mark.parametrize(
     ("family", "frame"),
     [
-        pytest.param(family, "both", marks=() if family in OFTEN else pytest.mark.slow)
+        pytest.param(family, "both", marks=() if family in KINDS else pytest.mark.slow)
         for family in FAMILY_NAMES
     ]
     # Of each way one family.
