@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-
 import pytest
+import torch
 
 from benchmarks import student as benchmark
 from benchmarks.fixtures import Fixtures
