@@ -21,10 +21,9 @@ paper: $(STAMP)
 	$(if $(JOBS),,dvc repro benchmarks/paper/dvc.yaml)
 
 # A file's tests stay in one process, which makes what they share once.  In the order of their names
-# the long files come first, and the short ones fill up the processes at the end: three, since many
-# tests wait for what they have started.
+# the long files come first, and the short ones fill up both processes at the end.
 test: $(STAMP)
-	python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	python -m pytest -m slow
