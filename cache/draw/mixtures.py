@@ -46,7 +46,8 @@ class Mixture:
 def parse_mixture(text: str, known: Collection[str]) -> Mixture:
     """Read ``NAME``, or ``NAME=SHARE,NAME=SHARE,…`` with shares that sum to 1, of known samplers.
 
-    SamplerError: it is neither.
+    Raises:
+        SamplerError: It is neither.
     """
     found: dict[str, Decimal] = {}
     for part in text.split(","):

@@ -4,35 +4,21 @@ A row is a function of its seed alone: position ``t`` of a row is the same in an
 order and for any length of the row, so a longer draw extends a shorter one.  Only integers and
 exact arithmetic are used, so it is also the same on every device.
 
-A new sampler is one class here and its entry in :data:`SAMPLERS`.  How long the inputs are follows
-from the run's seed: one length for each chunk of rows, so that none is ever padded.
+A new sampler is one class here and its entry in :data:`SAMPLERS`.
 """
 
-import functools
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Context
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.draw.philox import (
-    Purpose,
-    draw_blocks,
-    random_integers,
-    random_integers_numpy,
-    random_uniform,
-)
+from cache.draw.lengths import LONGEST
+from cache.draw.philox import random_integers, random_integers_numpy, random_uniform
 from cache.errors import SamplerError
 from cache.suggestion import suggest
-
-LENGTH_KINDS = ("uniform", "log-uniform")
-# No model reads inputs of more positions than this; a larger number is a slip of the finger.
-LONGEST = 1_000_000
 
 # What the counts of a quantised distribution sum to: the number of 32-bit integers.
 WHOLE = 1 << 32
@@ -48,7 +34,8 @@ class Sampler(ABC):
     def draw_embeddings(self, seeds: NDArray[np.uint64], length: int) -> torch.Tensor:
         """Draw a row for each seed (B,), as shape (B, length, width) in the table's dtype.
 
-        SamplerError: the seeds are not a vector of uint64, or the length is below 1.
+        Raises:
+            SamplerError: The seeds are not a vector of uint64, or the length is below 1.
         """
 
 
@@ -155,9 +142,12 @@ SAMPLERS: dict[str, Callable[[torch.Tensor, NDArray[np.int64] | None], Sampler]]
 def build_sampler(
     name: str, *, table: torch.Tensor, thresholds: NDArray[np.int64] | None = None
 ) -> Sampler:
-    """Make a sampler of a table (V, d) by its key in :data:`SAMPLERS`, or raise SamplerError.
+    """Make a sampler of a table (V, d) by its key in :data:`SAMPLERS`.
 
     ``thresholds``, from :func:`quantise_distribution`, are for ``unigram``; the others ignore them.
+
+    Raises:
+        SamplerError: There is no such sampler, or the table or the thresholds do not fit it.
     """
     if name not in SAMPLERS:
         raise SamplerError(f"unknown sampler {name!r}{suggest(name, SAMPLERS)}")
@@ -172,7 +162,10 @@ def quantise_distribution(probabilities: NDArray[np.float64]) -> NDArray[np.int6
 
     Every id that is possible at all keeps one count, the rest of the 2**32 is shared out in
     proportion, and what rounding leaves goes to the largest remainders.  The result is the same on
-    every machine.  SamplerError: they do not sum to 1 within one part in a thousand.
+    every machine.
+
+    Raises:
+        SamplerError: These are not probabilities that sum to 1 within one part in a thousand.
     """
     values = np.asarray(probabilities, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
@@ -199,52 +192,3 @@ def _check_length(length: int) -> int:
     if not 1 <= length <= LONGEST:
         raise SamplerError(f"length: got {length}, must be in [1, {LONGEST}]")
     return length
-
-
-@dataclass(frozen=True)
-class LengthRule:
-    """A rule that lengths, in positions, are drawn by; SamplerError where there is no such rule.
-
-    ``uniform`` draws every length in [minimum, maximum] equally often; ``log-uniform`` in
-    proportion to ln((L+1)/L), which is every scale of length equally often.
-    """
-
-    kind: str
-    minimum: int
-    maximum: int
-
-    def __post_init__(self) -> None:
-        if self.kind not in LENGTH_KINDS:
-            known = ", ".join(LENGTH_KINDS)
-            raise SamplerError(f"rule for lengths: got {self.kind!r}, must be one of {known}")
-        if not 1 <= self.maximum <= LONGEST:
-            raise SamplerError(f"maximum length: got {self.maximum}, must be in [1, {LONGEST}]")
-        if not 1 <= self.minimum <= self.maximum:
-            raise SamplerError(
-                f"minimum length: got {self.minimum}, must be in [1, {self.maximum}]"
-            )
-
-    def draw_lengths(self, run_seed: int, first_chunk: int, chunks: int) -> NDArray[np.int64]:
-        """Return the lengths of consecutive chunks, shape (chunks,), from a seed in [0, 2**64).
-
-        Each depends on the seed and its chunk's index alone.  SamplerError: no such seed.
-        """
-        words = draw_blocks(run_seed, first_chunk, chunks, Purpose.CHUNK_LENGTH)[:, 0]
-        if self.kind == "uniform":
-            count = self.maximum - self.minimum + 1
-            return self.minimum + (words.astype(np.int64) * count >> 32)
-        lengths = range(self.minimum, self.maximum + 1)
-        threshold = functools.partial(_length_threshold, self.minimum, self.maximum)
-        drawn = [lengths[bisect_right(lengths, word, key=threshold)] for word in words.tolist()]
-        return np.array(drawn, dtype=np.int64)
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _length_threshold(minimum: int, maximum: int, length: int) -> int:
-    # Cumulative count of the lengths up to this one.  Decimal rounds a logarithm correctly, so
-    # that the thresholds are the same everywhere; those of a C library are not.
-    context = Context(prec=40, rounding=ROUND_HALF_EVEN)
-    part = context.ln(context.divide(length + 1, minimum))
-    whole = context.ln(context.divide(maximum + 1, minimum))
-    count = context.multiply(context.divide(part, whole), 1 << 32)
-    return int(count.to_integral_value(rounding=ROUND_HALF_EVEN))

@@ -13,17 +13,7 @@ from stages.metrics.calibration import (
     measure_calibration,
     measured_rows,
 )
+from stages.metrics.intervals import Share, count_share, read_share
 from stages.metrics.prior import Prior, average_answers, fit_prior, read_prior
-from stages.metrics.scores import (
-    DOUBTFUL_ANGLE,
-    Confidence,
-    Projection,
-    Scores,
-    Selection,
-    Share,
-    compute_projection,
-    compute_scores,
-    count_share,
-    read_share,
-    select,
-)
+from stages.metrics.projection import DOUBTFUL_ANGLE, Projection, compute_projection
+from stages.metrics.scores import Confidence, Scores, Selection, compute_scores, select

@@ -55,8 +55,9 @@ class Prior:
 def fit_prior(probabilities: NDArray[np.float32], shares: Sequence[float] | None = None) -> Prior:
     """Find the prior of answers, shape (N, K); ``shares`` are wanted, None: all classes alike.
 
-    SettingError: the shares are not K positive numbers that sum to 1; TrainingError: there are no
-    answers, or no biases give these shares.
+    Raises:
+        SettingError: The shares are not K positive numbers that sum to 1.
+        TrainingError: There are no answers, or no biases give these shares.
     """
     rows, classes = probabilities.shape
     if rows == 0:

@@ -1,31 +1,19 @@
-"""The caches that a student is trained on, one or one of each prompt, and their answers' prior."""
+"""The caches that a student is trained on: one, or one of each prompt with the same rows."""
 
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from cache.directory import Cache
 from cache.errors import IncompleteError
 from cache.lookup import find_cache, list_usable
 from cache.reader import CacheReader
 from stages.errors import SettingError, Settings
-from stages.inputs import TEXTS, read_self_generated, read_thresholds
-from stages.metrics import Prior, average_answers, fit_prior
+from stages.inputs import TEXTS, read_thresholds
+from stages.metrics import Prior
 from stages.reporter import Reporter
-from stages.tasks import AUTO, BALANCED, Task, parse_shares, restore_task
-
-CONTENT = 0.2
-"""Up to this content of the rows a prior is taken off unasked.
-
-A prior is found on inputs that ask nothing.  A teacher that was trained on a task knows even random
-tokens apart, and so it does its own texts: see benchmarks/real.md.
-"""
-
-DOUBTFUL_DISTANCE = 0.25
-"""Half the sum of the differences of shares above which the prior of the rows is doubtful."""
+from stages.student.prior import find_prior
+from stages.tasks import AUTO, BALANCED, Task, restore_task
 
 
 def find_answers(
@@ -33,8 +21,9 @@ def find_answers(
 ) -> list[Cache]:
     """Find the caches that are named, or those of the task's prompts.
 
-    SettingError: there is none of one of several prompts, or several; CacheError: as for
-    :func:`cache.lookup.find_cache`.
+    Raises:
+        SettingError: There is none of one of several prompts, or several.
+        CacheError: As for :func:`cache.lookup.find_cache`.
     """
     if sources or not task.others:
         names = [each for name in sources for each in _expand(name)]
@@ -60,7 +49,11 @@ def find_answers(
 def find_teacher_prior(
     root: str | Path, task: Task, model: str, chat: bool, reporter: Reporter
 ) -> Prior | None:
-    """Find the prior of a model on the newest random rows it has answered; None without such."""
+    """Find the prior of a model on the newest random rows it has answered; None without such.
+
+    Raises:
+        DamageError: A shard is damaged.
+    """
     caches = []
     for asked in task.split():
         fitting = [
@@ -147,56 +140,3 @@ def _describe_rows(cache: Cache) -> object:
     if "writing" in sampler:
         sampler["prompt"] = cache.manifest.inputs["task"]["prompt"]
     return sampler
-
-
-def find_prior(
-    readers: Sequence[CacheReader], asked: str, labels: Sequence[str], reporter: Reporter
-) -> Prior | None:
-    """Find what is to be taken off cached answers; None where nothing is.
-
-    The readers give the same rows answered under one prompt each; labels are in column order.
-    ``asked`` is ``balanced``, ``none``, shares (``label=share,…``), or ``auto``: balanced where the
-    rows are without content for the teacher, else none.  SettingError: it is none of these.
-    """
-    shares = parse_shares(asked, labels)
-    if shares is None:
-        reporter.say("prior: none is taken off the teacher's answers")
-        return None
-    parts, shards = [], readers[0].shards
-    caches = [reader.cache for reader in readers]
-    with reporter.track("prior", len(shards), 0, "shard") as advance:
-        for shard in shards:
-            reporter.check_stop()
-            answers = [it.read_column(it.record(shard), "probabilities") for it in caches]
-            parts.append(average_answers(answers))
-            advance(1)
-    prior = fit_prior(np.concatenate(parts), shares)
-    if asked == AUTO and prior.content > CONTENT:
-        given = ", ".join(f"{name} {x:.1%}" for name, x in zip(labels, prior.given, strict=True))
-        reporter.say(
-            f"prior: none is taken off, as the teacher's answers ({given}) tell the rows apart "
-            f"by {prior.content:.0%}, must be at most {CONTENT:.0%}"
-        )
-        return None
-    told = zip(labels, prior.given, prior.shares, prior.biases, strict=True)
-    reporter.say(
-        "prior taken off: "
-        + ", ".join(f"{name} {had:.1%} -> {has:.1%} ({b:+.2f})" for name, had, has, b in told)
-        + " (mean probability, logit)"
-    )
-    if rare := [labels[k] for k in prior.find_rare()]:
-        reporter.warn(
-            f"the teacher hardly ever gives {', '.join(rare)} on these rows: what is left of its "
-            "answers there is mostly noise, with the prior taken off or not"
-        )
-    texts = read_self_generated(caches[0]) if len(caches) == 1 else None
-    if texts is not None:
-        own = torch.from_numpy(texts.without(prior).logits).softmax(1).mean(0).numpy()
-        if (distance := np.abs(own - prior.shares).sum() / 2) > DOUBTFUL_DISTANCE:
-            found = ", ".join(f"{name} {x:.0%}" for name, x in zip(labels, own, strict=True))
-            reporter.warn(
-                f"the prior of these rows does not hold for texts: on those that the teacher wrote "
-                f"itself its answers without it are {found}, {distance:.0%} away from the shares "
-                "asked for; try another sampler, or no prior"
-            )
-    return prior

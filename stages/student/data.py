@@ -15,8 +15,9 @@ from stages.inputs import read_sampler, read_vocabulary
 from stages.lm import Vocabulary
 from stages.metrics import Prior, average_answers
 from stages.reporter import Reporter
-from stages.student.answers import find_answers, find_prior, open_readers
+from stages.student.answers import find_answers, open_readers
 from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
+from stages.student.prior import find_prior
 from stages.tasks import Task
 
 MOST_PADDED = 16384

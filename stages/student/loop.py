@@ -27,7 +27,8 @@ from stages.reporter import Interrupted, Reporter, follow
 from stages.student.config import TRAINER, TrainingConfig
 from stages.student.data import Rows, RowSource, join_slices
 from stages.student.model import Student
-from stages.student.objectives import Objective, group_parameters, scale_rate
+from stages.student.objectives import Objective
+from stages.student.optimiser import group_parameters, scale_rate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

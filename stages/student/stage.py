@@ -24,7 +24,7 @@ from stages.student.folding import check_foldable, check_place, find_remap, writ
 from stages.student.labelled_texts import open_labelled_texts
 from stages.student.loop import format_curve, train_student
 from stages.student.model import Student, build_encoder, configure_encoder
-from stages.student.objectives import choose_rates
+from stages.student.optimiser import choose_rates
 from stages.student.temperature import calibrate_student
 from stages.student.tokenizer import build_tokenizer
 from stages.tasks import load_task

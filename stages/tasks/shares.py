@@ -12,7 +12,8 @@ AUTO, BALANCED, NONE = "auto", "balanced", "none"
 def parse_shares(asked: str, labels: Sequence[str]) -> tuple[float, ...] | None:
     """Return the wanted shares, in the labels' order; None where no prior is to be taken off.
 
-    SettingError: it is not ``auto``, ``balanced``, ``none`` or a positive share for each label.
+    Raises:
+        SettingError: It is not ``auto``, ``balanced``, ``none`` or a positive share for each label.
     """
     if asked == NONE:
         return None

@@ -8,14 +8,14 @@ scored whole and their probabilities summed instead.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import TaskError
 from stages.tasks.frame import encode_behind, frame_task
+from stages.tasks.spellings import WordTokens, choose_spellings, spell_word
 from stages.tasks.word_trie import Question, Tree, grow_tree
 
 if TYPE_CHECKING:
@@ -28,25 +28,6 @@ SPACES = ("Ġ", "▁")
 """Tokens that are a space alone, in byte-level vocabularies and in SentencePiece's."""
 
 SPACE_ADVICE = "it is the space in front of them: end the task's suffix with a line break"
-
-Tokens = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class WordTokens:
-    """How a tokenizer splits one label word where it follows the prompt."""
-
-    label: str
-    word: str
-    tokens: tuple[str, ...]
-    token_id: int  # of the first token, whose logit stands for a word that is not scored whole
-    counts: bool = True  # whether it does; not where its label has better words
-    spellings: tuple[Tokens, ...] | None = None  # tokens, its own first; None: not scored whole
-
-    @property
-    def stands_for(self) -> Any:
-        """What is read for the word, as a cache's manifest states it."""
-        return self.token_id if self.spellings is None else [list(x) for x in self.spellings]
 
 
 @dataclass(frozen=True)
@@ -145,7 +126,7 @@ def _reduce(scores: torch.Tensor, owners: list[int], join: Callable[..., Any]) -
 def build_verbaliser(
     task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = False
 ) -> Verbaliser:
-    """Look every label word of a task up in a tokenizer; TaskError: labels cannot be told apart.
+    """Look every label word of a task up in a tokenizer.
 
     The words are tokenized where they will be read: after the task's suffix (or after a colon,
     where it has none) and a space, since most tokenizers split a word at the start of a text
@@ -153,6 +134,11 @@ def build_verbaliser(
 
     With a chat template no space marks where a word begins, and a first token may be a letter or
     two of any word.  Such a word is left out where its label has whole ones.
+
+    Raises:
+        TaskError: Two labels share a first token, or a word that is scored whole, and so cannot be
+            told apart, or a word has no token of its own.
+        ModelError: The tokenizer has no chat template, or the template cannot be used.
     """
     frame = frame_task(task, tokenizer, chat)
     before = encode_behind(frame.anchor, tokenizer, chat)
@@ -212,52 +198,3 @@ def _is_vague(entry: WordTokens, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the first token of several is at most a letter, or under a third of the word."""
     shown = len(str(tokenizer.decode([entry.token_id])).strip())
     return len(entry.tokens) > 1 and (shown < 2 or 3 * shown < len(entry.word))
-
-
-def spell_word(word: str, gap: str, cut: Callable[[str], Tokens | None]) -> tuple[Tokens, ...]:
-    """Return the tokens of a word, then those of its other spellings.
-
-    A spelling of more tokens than the word is left out: it is rarer than the word, and every
-    further token would cost a position.  The gap is what stands between the text in front and the
-    word; ``cut`` returns the tokens of a text there, None where it has none.
-    """
-    cases = dict.fromkeys((word, word.lower(), word[:1].upper() + word[1:], word.upper()))
-    gaps = dict.fromkeys((gap, "", " "))
-    found = [tokens for space in gaps for case in cases if (tokens := cut(space + case))]
-    return tuple(dict.fromkeys(each for each in found if len(each) <= len(found[0])))
-
-
-def choose_spellings(words: Sequence[WordTokens], task: str) -> list[WordTokens]:
-    """Leave out spellings so that no text counts twice.
-
-    What begins with another spelling of the same label is counted with that one, even a word; a
-    spelling that another label shares is left out.  TaskError: a word begins with another label's.
-    """
-    every = [(k, tokens) for k, word in enumerate(words) for tokens in word.spellings or ()]
-    own = dict(reversed(every))  # the first of each
-    for (number, tokens), (k, others) in permutations(own.items(), 2):
-        word, other = words[number], words[k]
-        if word.label != other.label and _begins(tokens, others):
-            raise TaskError(
-                f"task {task}: the labels {other.label!r} and {word.label!r} cannot be told apart: "
-                f"the tokens of {word.word!r} begin with those of {other.word!r} in this "
-                "tokenizer; choose other words"
-            )
-    kept: list[list[Tokens]] = [[] for _ in words]
-    # The shortest first, and words themselves before other spellings of that length.
-    for number, tokens in sorted(every, key=lambda x: (len(x[1]), x[1] != own[x[0]])):
-        label = words[number].label
-        foreign = [x for k, x in every if words[k].label != label]
-        same = [x for k, chosen in enumerate(kept) if words[k].label == label for x in chosen]
-        shared = any(_begins(tokens, x) or _begins(x, tokens) for x in foreign)
-        if not any(_begins(tokens, x) for x in same) and (tokens == own[number] or not shared):
-            kept[number].append(tokens)
-    return [
-        replace(word, spellings=tuple(sorted(x, key=lambda t: t != own[k])), counts=bool(x))
-        for k, (word, x) in enumerate(zip(words, kept, strict=True))
-    ]
-
-
-def _begins(tokens: Tokens, other: Tokens) -> bool:
-    """Whether tokens begin with others, or are the same."""
-    return tokens[: len(other)] == other

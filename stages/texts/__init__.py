@@ -5,13 +5,7 @@ files for the other commands; and ``encode_texts``, texts as tokens.  Knows no m
 Imports numpy alone; pyarrow comes in with a file that takes it.
 """
 
-from stages.texts.reading import (
-    EncodedTexts,
-    TextFile,
-    TextRow,
-    encode_texts,
-    read_labelled_texts,
-    read_texts,
-)
+from stages.texts.labels import EncodedTexts, encode_texts, read_labelled_texts
+from stages.texts.reading import TextFile, TextRow, read_texts
 from stages.texts.rows import Row, make_jsonable
 from stages.texts.source import is_read_once

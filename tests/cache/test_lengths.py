@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.draw.samplers import LengthRule, _length_threshold
+from cache.draw.lengths import LengthRule, _length_threshold
 from cache.errors import SamplerError
 
 

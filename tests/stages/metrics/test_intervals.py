@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.errors import SettingError
-from stages.metrics.scores import count_share, read_share
+from stages.metrics.intervals import count_share, read_share
 
 
 @given(st.integers(1, 10**6), st.data())

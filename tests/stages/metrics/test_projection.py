@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stages.errors import SettingError, TrainingError
-from stages.metrics.scores import compute_projection
+from stages.metrics.projection import compute_projection
 from stages.student.objectives import OBJECTIVES, Objective
 
 Values = npt.NDArray[np.float64]

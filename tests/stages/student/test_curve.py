@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.metrics.scores import Projection, compute_projection
+from stages.metrics.projection import Projection, compute_projection
 from stages.student.loop import CURVE, describe_point, format_curve, make_point
 
 

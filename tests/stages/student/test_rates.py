@@ -8,7 +8,8 @@ from tiny import write_encoder
 
 from stages.student.config import TrainingConfig
 from stages.student.model import Student, build_encoder
-from stages.student.objectives import Objective, choose_rates, group_parameters, scale_rate
+from stages.student.objectives import Objective
+from stages.student.optimiser import choose_rates, group_parameters, scale_rate
 
 
 def make_student(source: str, init: str) -> Student:

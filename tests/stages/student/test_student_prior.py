@@ -17,7 +17,7 @@ from stages.evaluate import EvaluationConfig, evaluate
 from stages.metrics import fit_prior
 from stages.records import read_record
 from stages.reporter import SilentReporter
-from stages.student import answers, run_student
+from stages.student import prior, run_student
 from stages.tasks import parse_shares
 
 Filled = tuple[Path, Any]
@@ -138,9 +138,9 @@ def test_a_bare_teacher_is_told_with_the_prior_of_its_cache(
 def test_unasked_it_is_taken_off_where_rows_are_without_content(
     filled: Filled, content: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "CONTENT", content)
+    monkeypatch.setattr(prior, "CONTENT", content)
     readers, reporter = [CacheReader(filled[1].cache)], SilentReporter()
-    found = answers.find_prior(readers, "auto", ("bad", "good"), reporter)
+    found = prior.find_prior(readers, "auto", ("bad", "good"), reporter)
     assert (found is None) == (content < 0)
     told = "none is taken off, as the teacher's answers" if found is None else "taken off"
     assert told in " ".join(reporter.lines)

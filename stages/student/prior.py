@@ -1,0 +1,83 @@
+"""The prior of a cache's answers: which one was asked for, and finding it on the rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cache.reader import CacheReader
+from stages.inputs import read_self_generated
+from stages.metrics import Prior, average_answers, fit_prior
+from stages.reporter import Reporter
+from stages.tasks import AUTO, parse_shares
+
+CONTENT = 0.2
+"""Up to this content of the rows a prior is taken off unasked.
+
+A prior is found on inputs that ask nothing.  A teacher that was trained on a task knows even random
+tokens apart, and so it does its own texts: see benchmarks/real.md.
+"""
+
+DOUBTFUL_DISTANCE = 0.25
+"""Half the sum of the differences of shares above which the prior of the rows is doubtful."""
+
+
+def find_prior(
+    readers: Sequence[CacheReader], asked: str, labels: Sequence[str], reporter: Reporter
+) -> Prior | None:
+    """Find what is to be taken off cached answers; None where nothing is.
+
+    Args:
+        readers: The same rows answered under one prompt each; every row counts.
+        asked: ``balanced``, ``none``, shares (``label=share,…``), or ``auto``: balanced where the
+            rows are without content for the teacher, else none.
+        labels: Names in column order.
+        reporter: Told the prior, and where it is doubtful.
+
+    Raises:
+        SettingError: ``asked`` is none of these.
+        DamageError: A shard is damaged.
+        Interrupted: A stop was asked for.
+    """
+    shares = parse_shares(asked, labels)
+    if shares is None:
+        reporter.say("prior: none is taken off the teacher's answers")
+        return None
+    parts, shards = [], readers[0].shards
+    caches = [reader.cache for reader in readers]
+    with reporter.track("prior", len(shards), 0, "shard") as advance:
+        for shard in shards:
+            reporter.check_stop()
+            answers = [it.read_column(it.record(shard), "probabilities") for it in caches]
+            parts.append(average_answers(answers))
+            advance(1)
+    prior = fit_prior(np.concatenate(parts), shares)
+    if asked == AUTO and prior.content > CONTENT:
+        given = ", ".join(f"{name} {x:.1%}" for name, x in zip(labels, prior.given, strict=True))
+        reporter.say(
+            f"prior: none is taken off, as the teacher's answers ({given}) tell the rows apart "
+            f"by {prior.content:.0%}, must be at most {CONTENT:.0%}"
+        )
+        return None
+    told = zip(labels, prior.given, prior.shares, prior.biases, strict=True)
+    reporter.say(
+        "prior taken off: "
+        + ", ".join(f"{name} {had:.1%} -> {has:.1%} ({b:+.2f})" for name, had, has, b in told)
+        + " (mean probability, logit)"
+    )
+    if rare := [labels[k] for k in prior.find_rare()]:
+        reporter.warn(
+            f"the teacher hardly ever gives {', '.join(rare)} on these rows: what is left of its "
+            "answers there is mostly noise, with the prior taken off or not"
+        )
+    texts = read_self_generated(caches[0]) if len(caches) == 1 else None
+    if texts is not None:
+        own = torch.from_numpy(texts.without(prior).logits).softmax(1).mean(0).numpy()
+        if (distance := np.abs(own - prior.shares).sum() / 2) > DOUBTFUL_DISTANCE:
+            found = ", ".join(f"{name} {x:.0%}" for name, x in zip(labels, own, strict=True))
+            reporter.warn(
+                f"the prior of these rows does not hold for texts: on those that the teacher wrote "
+                f"itself its answers without it are {found}, {distance:.0%} away from the shares "
+                "asked for; try another sampler, or no prior"
+            )
+    return prior
