@@ -60,7 +60,14 @@ def collect(students: Sequence[Path], evaluations: Sequence[Path], cache: str | 
     faults += [f"{path} was not measured on labelled texts" for path in unmeasured]
     untaught = sorted({run.task for run in runs} - teachers.keys())
     faults += [f"{task}: the teacher itself was not measured" for task in untaught]
-    return Findings(runs, teachers, caches, faults)
+    found = Findings(runs, teachers, caches, faults)
+    faults += [
+        f"{task}: {number} of {found.usual_seeds} seeds of “{group.name}”"
+        for group in found.groups
+        for task in sorted({run.task for run in runs})
+        if (number := len(group.runs.get(task, ()))) < found.usual_seeds
+    ]
+    return found
 
 
 def _read(

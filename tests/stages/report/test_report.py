@@ -127,6 +127,8 @@ def test_what_is_missing_is_said(root: Path, tmp_path: Path) -> None:
         path.write_text(path.read_text().replace(str(root), str(place)))
     said = "\n".join(gather(place).faults)
     for part in (
+        "imdb: 2 of 3 seeds of “distilled on the teacher's self-generated texts, mini”",
+        "ag_news: 0 of 3 seeds of “direct training on labelled texts, mini”",
         "noise.json is not what it must be",
         "self-1.json is of",
         "texts-0 was not measured on labelled texts",
