@@ -27,7 +27,7 @@ def test_without_the_prior_classes_have_the_wanted_shares(
     prior = fit_prior(answers, None if alike else shares.tolist())
     assert prior.rows == 400
     assert sum(prior.biases) == pytest.approx(0, abs=1e-9)
-    np.testing.assert_allclose(prior.given, answers.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(prior.given, answers.mean(axis=0, dtype=np.float64), atol=1e-6)
     np.testing.assert_allclose(prior.shares, shares, atol=1e-9)
     left = prior.remove(answers)
     np.testing.assert_allclose(left.mean(axis=0), shares, atol=2e-4)
