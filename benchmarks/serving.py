@@ -23,11 +23,11 @@ import torch
 from benchmarks.common import format_head, format_row, rotate, timed
 from benchmarks.fixtures import Fixtures, write_onnx
 from benchmarks.yardsticks import Loop
+from stages.checkpoints import load_tokenizer
 from stages.classify import load_onnx_classifier
 from stages.classify.torch_classifier import load_torch_classifier
 from stages.export import draw_texts
 from stages.lm import load_language_model, resolve_model
-from stages.loading import load_tokenizer
 from stages.tasks import Task, load_task
 from stages.texts import read_texts
 

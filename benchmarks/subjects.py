@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cache.draw import LengthRule, VocabularySampler, mix_seeds
+from stages.checkpoints import load_tokenizer
 from stages.lm import resolve_model
-from stages.loading import load_tokenizer
 from stages.tasks import Label, Task
 
 SEED = 0

@@ -37,8 +37,8 @@ from torch import nn
 from cache.directory import Cache
 from cache.opening import open_cache
 from cache.reader import CacheReader
+from stages.checkpoints import load_tokenizer
 from stages.lm import load_language_model
-from stages.loading import load_tokenizer
 from stages.reporter import Interrupted, SilentReporter
 from stages.student.config import StudentConfig, TrainingConfig
 from stages.tasks.task import Task, list_tasks, load_task, parse_task

@@ -95,8 +95,8 @@ def check_task(name: str, model: str, chat: bool) -> None:
 
 
 def _show_check(entry: Task, tokenizer: Any, chat: bool) -> None:
+    from stages.checkpoints import describe_lost
     from stages.tasks import build_verbaliser, describe_frame, frame_task
-    from stages.tokens import describe_lost
 
     verbaliser = build_verbaliser(entry, tokenizer, chat)
     for line in describe_frame(entry, tokenizer, chat):

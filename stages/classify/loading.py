@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from stages.checkpoints import check_directory
 from stages.classify.classifier import Classifier, find_model, is_onnx
 from stages.classify.onnx_classifier import load_onnx_classifier
-from stages.directories import check_directory
 from stages.errors import Hint
 
 

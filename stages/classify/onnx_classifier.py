@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from stages.checkpoints import check_pointers, drop_tokens, explained
 from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores, model_directory
 from stages.devices import count_cpus
-from stages.directories import check_pointers
 from stages.errors import Hint, ModelError, SettingError, Settings
-from stages.loading import explained
-from stages.tokens import drop_tokens
 
 INPUTS = ("input_ids", "attention_mask")  # what a file must take, both (batch, length) int64
 OUTPUT = "logits"  # what it must give, (batch, K) float32

@@ -10,11 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from stages.checkpoints import (
+    describe_lost,
+    explained,
+    load_tokenizer,
+    load_weights,
+    restrict_tokenizer,
+)
 from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores
 from stages.devices import choose_device
 from stages.errors import ModelError
-from stages.loading import explained, load_tokenizer, load_weights
-from stages.tokens import describe_lost, restrict_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

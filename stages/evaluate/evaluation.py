@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from stages import lm, metrics
+from stages.checkpoints import describe_lost
 from stages.classify import Classifier, find_model, is_onnx, load_classifier, model_directory
 from stages.devices import (
     ALL,
@@ -27,7 +28,6 @@ from stages.student import find_teacher_prior
 from stages.tasks import Task, describe_chat, fit_tokenizer, load_task, restore_task
 from stages.teacher import find_tuning, make_teacher
 from stages.texts import TextRow, encode_texts, read_labelled_texts
-from stages.tokens import describe_lost
 
 
 @dataclass(frozen=True)

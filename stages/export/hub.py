@@ -17,8 +17,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     validate_repo_id,
 )
 
+from stages.checkpoints import explained, one_line
 from stages.errors import ExportError, HubError, SettingError, StageError
-from stages.loading import explained, one_line
 from stages.records import RECORD, read_record
 from stages.reporter import Reporter
 

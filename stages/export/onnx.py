@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from stages.checkpoints import explained
 from stages.classify import INPUTS, INSTALL, OUTPUT, Classifier
 from stages.errors import ExportError
-from stages.loading import explained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

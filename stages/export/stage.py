@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.checkpoints import load_tokenizer
 from stages.classify import Classifier, is_onnx, load_onnx_classifier
 from stages.classify.torch_classifier import load_model, wrap_model
 from stages.devices import describe_threads
 from stages.errors import ExportError, SettingError, Settings
 from stages.export import onnx
 from stages.export.comparison import MOST_ROUNDS, ROUND, ComparedFile, compare, draw_texts
-from stages.loading import load_tokenizer
 from stages.records import RECORD, publish_directory, read_record
 from stages.reporter import Reporter
 from stages.student import write_card

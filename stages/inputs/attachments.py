@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from cache.directory import Cache
 from cache.draw import Sampler
+from stages.checkpoints import restrict_tokenizer
 from stages.errors import ModelError
 from stages.inputs.preparation import build_samplers, mix_parts
 from stages.lm import Vocabulary, pack_tokenizer, unpack_tokenizer
 from stages.metrics import Prior, Share, count_share
-from stages.tokens import restrict_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,9 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from stages.directories import FORMAT, check_directory, check_pointers
+from stages.checkpoints import FORMAT, check_directory, check_pointers, explained, one_line
 from stages.errors import ModelError
-from stages.loading import explained, one_line
 from stages.reporter import Reporter
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ import os
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from stages.checkpoints import explained
 from stages.devices import ALL, Choice
 from stages.errors import ModelError
 from stages.lm.gguf_file import count_weights
 from stages.lm.quantisation import divide_layers
-from stages.loading import explained
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stages.checkpoints import (
+    explained,
+    load_tokenizer,
+    load_weights,
+    make_input_tokenizer,
+    restrict_tokenizer,
+)
 from stages.devices import ALL
 from stages.errors import ModelError
 from stages.lm.gguf_file import load_gguf, load_gguf_tokenizer
 from stages.lm.memory import check_fit, share_memory
 from stages.lm.quantisation import check_quantisation, make_quantisation
 from stages.lm.resolve import read_config
-from stages.loading import explained, load_tokenizer, load_weights
 from stages.reporter import Reporter, SilentReporter
-from stages.tokens import make_input_tokenizer, restrict_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

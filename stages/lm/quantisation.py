@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.checkpoints import explained
 from stages.devices import ALL, find_main_device
 from stages.errors import ModelError, SettingError
 from stages.lm.resolve import read_config
-from stages.loading import explained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,17 +12,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.directories import (
+from stages.checkpoints import (
     ADAPTER,
     INDEX,
     WEIGHTS,
     describe_adapter,
     find_weights,
     list_shards,
+    load_config,
+    one_line,
 )
 from stages.errors import ModelError
 from stages.lm.gguf_file import check_whole, choose_gguf, open_gguf, read_gguf_config
-from stages.loading import load_config, one_line
 from stages.records import RECORD
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from stages.checkpoints import explained
 from stages.classify.torch_classifier import list_position_layers
 from stages.errors import ExportError, ModelError, Settings
-from stages.loading import explained
 from stages.records import RECORD, publish_directory
 from stages.student.model import Student, find_reserved_id
 from stages.student.tokenizer import TokenRemap

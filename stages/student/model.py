@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from stages.checkpoints import explained, load_config, load_weights
 from stages.classify.torch_classifier import find_longest_input, list_position_layers
 from stages.errors import ModelError, SettingError, Settings
-from stages.loading import explained, load_config, load_weights
 from stages.student.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:

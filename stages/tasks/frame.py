@@ -6,8 +6,8 @@ import datetime
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stages.checkpoints import check_template, has_dummy_space, make_input_tokenizer, name_lost
 from stages.errors import ModelError, Settings
-from stages.tokens import check_template, has_dummy_space, make_input_tokenizer, name_lost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from torch import nn
 
+from stages.checkpoints import one_line
 from stages.errors import ModelError
-from stages.loading import one_line
 from stages.teacher.branches import Branches
 from stages.teacher.forward import ForwardPass, FullPass, PackedPass, PrefixPass
 

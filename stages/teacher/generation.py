@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from cache.draw import Purpose, random_integers_numpy, send
+from stages.checkpoints import one_line
 from stages.errors import ModelError
 from stages.inputs import SamplingSettings
-from stages.loading import one_line
 from stages.tasks import NO_SUFFIX, frame_task
 from stages.teacher.capabilities import (
     Rounding,

@@ -13,12 +13,12 @@ import torch
 
 from cache.format import Layout, Manifest, answer_columns
 from stages import devices, lm, tasks
+from stages.checkpoints import describe_lost
 from stages.inputs import Inputs, prepare_inputs
 from stages.reporter import Reporter
 from stages.tasks import Task, Verbaliser
 from stages.teacher.config import TeacherConfig
 from stages.teacher.teacher import Teacher
-from stages.tokens import describe_lost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -25,9 +25,9 @@ from benchmarks.mini.batches import (
     draw_window,
     plan_pass,
 )
+from stages.checkpoints import load_tokenizer
 from stages.errors import TextDataError
 from stages.lm import load_language_model, resolve_model
-from stages.loading import load_tokenizer
 from stages.tasks.task import load_task
 from stages.teacher.teacher import Teacher
 

@@ -20,8 +20,8 @@ from benchmarks.serving import (
     measure_times,
 )
 from benchmarks.stepping import train_barely
+from stages.checkpoints import load_tokenizer
 from stages.lm import load_language_model, resolve_model
-from stages.loading import load_tokenizer
 from stages.student import Student, build_encoder
 from stages.tasks import load_task
 from stages.teacher import Teacher

@@ -17,9 +17,9 @@ pytest.importorskip("zarr")
 import tiny
 from tiny import LONGEST, Listener
 
+from stages.checkpoints import load_tokenizer
 from stages.errors import SettingError
 from stages.lm import check_quantisation, load_language_model, resolve_model
-from stages.loading import load_tokenizer
 from stages.reporter import SilentReporter
 from stages.tasks import load_task
 from stages.teacher import Teacher, run_teacher

@@ -20,9 +20,9 @@ from tiny import make_tokenizer
 
 from pipeline import console, stopping
 from pipeline.console import Console
+from stages.checkpoints import load_tokenizer
 from stages.classify import Classifier
 from stages.export import onnx
-from stages.loading import load_tokenizer
 from stages.records import RECORD
 from stages.reporter import Interrupted
 

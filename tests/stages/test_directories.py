@@ -12,8 +12,7 @@ import transformers as hf
 from processes import run_here
 from tiny import make_tokenizer
 
-from stages.directories import INDEX
-from stages.loading import one_line
+from stages.checkpoints import INDEX, one_line
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 13476838\n"
 

@@ -13,12 +13,12 @@ from tiny import make_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
+from stages.checkpoints import describe_lost, restrict_tokenizer
 from stages.classify import load_classifier
 from stages.errors import ModelError
 from stages.lm import find_start_id, load_language_tokenizer
 from stages.reporter import SilentReporter
 from stages.texts import TextRow, encode_texts
-from stages.tokens import describe_lost, restrict_tokenizer
 
 TEXT = "bad</s>[PAD] <|tool|>Good<s>"
 TEMPLATE = "{% for m in messages %}{{ 'BOS' + m.content }}{% endfor %}"

@@ -18,10 +18,10 @@ from processes import run_here
 from tiny import Stopping, draw_ids, make_language_model, make_tokenizer
 
 from cache.opening import open_cache
+from stages.checkpoints import load_tokenizer
 from stages.errors import ModelError
 from stages.lm import load_language_model, load_language_tokenizer, resolve_model
 from stages.lm.memory import count_bytes
-from stages.loading import load_tokenizer
 from stages.reporter import Interrupted, SilentReporter
 
 CHAT = "{{ bos_token }}[{{ messages[0]['content'] }}]"

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
-from stages.directories import INDEX, WEIGHTS, find_weights
+from stages.checkpoints import INDEX, WEIGHTS, find_weights
 from stages.errors import ModelError
 from stages.lm import resolve_model, resolve_tokenizer
 

@@ -331,7 +331,7 @@ def test_a_tokenizer_without_a_fast_form_is_refused() -> None:
 
 
 def test_the_llama_2_tokenizer_serves_a_student(shared: Path, tmp_path: Path) -> None:
-    from stages.loading import load_tokenizer
+    from stages.checkpoints import load_tokenizer
 
     llama = load_tokenizer(shared / "llama2-tokenizer")
     llama.save_pretrained(tmp_path)

@@ -58,7 +58,7 @@ def test_a_tokenizer_that_would_cut_otherwise_is_refused() -> None:
 
 
 def test_the_llama_2_tokenizer_gives_its_start_token_away(shared: Path, tmp_path: Path) -> None:
-    from stages.loading import load_tokenizer
+    from stages.checkpoints import load_tokenizer
 
     llama = load_tokenizer(shared / "llama2-tokenizer")
     llama.save_pretrained(tmp_path)

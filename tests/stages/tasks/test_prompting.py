@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny import make_language_model, make_tokenizer
 from tokenizers import AddedToken
 
+from stages.checkpoints import load_tokenizer
 from stages.errors import ModelError, TaskError
-from stages.loading import load_tokenizer
 from stages.tasks.frame import (
     describe_chat,
     describe_frame,

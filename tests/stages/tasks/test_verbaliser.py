@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import make_tokenizer
 
+from stages.checkpoints import load_tokenizer
 from stages.errors import TaskError
-from stages.loading import load_tokenizer
 from stages.tasks.task import Label, Task, load_task
 from stages.tasks.verbaliser import Verbaliser, WordTokens, build_verbaliser
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny import make_language_model, make_short_task, make_tokenizer
 
+from stages.checkpoints import load_tokenizer
 from stages.lm import load_language_model, resolve_model
-from stages.loading import load_tokenizer
 from stages.tasks import load_task
 from stages.teacher import attention, forward
 from stages.teacher.forward import FullPass, PackedPass, PrefixPass

@@ -16,9 +16,9 @@ from tiny import (
     write_text,
 )
 
+from stages.checkpoints import load_tokenizer
 from stages.errors import ModelError, SettingError, TextDataError
 from stages.inputs.attachments import read_sampler
-from stages.loading import load_tokenizer
 from stages.reporter import SilentReporter
 from stages.teacher.stage import run_teacher
 

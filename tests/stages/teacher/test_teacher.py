@@ -21,9 +21,9 @@ from tiny import (
 )
 from torch import nn
 
+from stages.checkpoints import load_tokenizer
 from stages.errors import ModelError
 from stages.lm import load_language_model
-from stages.loading import load_tokenizer
 from stages.tasks.task import load_task
 from stages.tasks.verbaliser import build_verbaliser
 from stages.teacher.fill import average_next_token

@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from stages.devices import DTYPES
-from stages.directories import (
+from stages.checkpoints.directories import (
     check_directory,
     check_pointers,
     find_weights,
     read_json,
     refuse_others,
 )
+from stages.devices import DTYPES
 from stages.errors import ModelError, StageError
 
 if TYPE_CHECKING:
