@@ -117,19 +117,35 @@ class Bucket:
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Write a whole object unless there is one of that name already."""
-        return self.create(check_path(path), data) is not None
+        return self.put(check_path(path), data, "create") is not None
 
-    def create(self, path: str, data: bytes) -> UpdateVersion | None:
-        """Put an object; of any number of callers one gets a version, None if there was one."""
-        return self._put(path, data, "create")
+    def put(self, path: str, data: bytes, mode: PutMode) -> UpdateVersion | None:
+        """Put an object: ``create`` a new one, or in place of a version, or ``overwrite`` any.
 
-    def replace(self, path: str, data: bytes, version: UpdateVersion) -> UpdateVersion | None:
-        """Put an object in place of a version; None where that is not there any more."""
-        return self._put(path, data, version)
-
-    def overwrite(self, path: str, data: bytes) -> None:
-        """Put an object, whatever is there: only for what nobody reads."""
-        self._put(path, data, "overwrite")
+        Of any number of callers one gets the new version, the others None.
+        """
+        mark = uuid.uuid4().hex
+        longest = REQUEST_SECONDS + len(data) / SLOWEST
+        store = self._store if len(data) <= PART else self._open(longest)
+        with self._reporting("write", path):
+            for _ in range(ATTEMPTS):
+                try:
+                    marked: Any = {"attributes": {_WRITER: mark}, "use_multipart": False}
+                    return _version_of(obstore.put(store, path, data, mode=mode, **marked))
+                except FileNotFoundError as error:
+                    raise self._refusal(error, "write", path, missing=True) from error
+                except (AlreadyExistsError, PreconditionError):
+                    try:
+                        there = obstore.get(self._store, path)
+                    except FileNotFoundError as error:
+                        self._check_absent(error, "write", path)
+                        if mode == "create":
+                            continue  # removed since
+                        return None
+                    if there.attributes.get(_WRITER) != mark:
+                        return None
+                    return _version_of(there.meta)
+        raise StorageError(f"{self.url}/{path} comes and goes faster than it can be written")
 
     def walk(self, path: str = "") -> Iterator[tuple[str, int]]:
         """Yield path and size of every object below a prefix ("" for all), page by page."""
@@ -175,7 +191,7 @@ class Bucket:
 
     def _write(self, path: str, data: bytes, is_mine: Callable[[], bool]) -> None:
         where = f"{self.url}/{path}"
-        if self.create(path, data) is not None:
+        if self.put(path, data, "create") is not None:
             return
         found = self.get(path, len(data))
         if found is not None and found.data == data:
@@ -184,7 +200,7 @@ class Bucket:
         # read, so it is no successor's; and should there be one by now, the store refuses.
         if not is_mine():
             raise LostClaimError(f"{where} was not written: the right to do so was lost meanwhile")
-        if found is not None and self.replace(path, data, found.version) is not None:
+        if found is not None and self.put(path, data, found.version) is not None:
             return
         found = self.get(path, len(data))
         if found is None or found.data != data:
@@ -210,30 +226,6 @@ class Bucket:
                 f"cannot read {self.url}/{path}: {len(data)} bytes came instead of {size}"
             )
         return Found(data, _version_of(meta), meta["last_modified"])
-
-    def _put(self, path: str, data: bytes, mode: PutMode) -> UpdateVersion | None:
-        mark = uuid.uuid4().hex
-        longest = REQUEST_SECONDS + len(data) / SLOWEST
-        store = self._store if len(data) <= PART else self._open(longest)
-        with self._reporting("write", path):
-            for _ in range(ATTEMPTS):
-                try:
-                    marked: Any = {"attributes": {_WRITER: mark}, "use_multipart": False}
-                    return _version_of(obstore.put(store, path, data, mode=mode, **marked))
-                except FileNotFoundError as error:
-                    raise self._refusal(error, "write", path, missing=True) from error
-                except (AlreadyExistsError, PreconditionError):
-                    try:
-                        there = obstore.get(self._store, path)
-                    except FileNotFoundError as error:
-                        self._check_absent(error, "write", path)
-                        if mode == "create":
-                            continue  # removed since
-                        return None
-                    if there.attributes.get(_WRITER) != mark:
-                        return None
-                    return _version_of(there.meta)
-        raise StorageError(f"{self.url}/{path} comes and goes faster than it can be written")
 
     @contextmanager
     def _reporting(self, action: str, path: str) -> Iterator[None]:

@@ -123,7 +123,7 @@ class Lease(Claim):
         with self._lock:
             if not self._is_lost:
                 with suppress(StorageError):  # it lapses by itself
-                    self._bucket.replace(self._path, RELEASED, self._version)
+                    self._bucket.put(self._path, RELEASED, self._version)
 
     def _is_fresh(self) -> bool:
         if self._is_lost or self._is_over.is_set():
@@ -141,7 +141,7 @@ class Lease(Claim):
                 if self._is_lost or self._is_over.is_set():
                     return
                 began = boot_time()
-                version = self._bucket.replace(self._path, self._terms.write(), self._version)
+                version = self._bucket.put(self._path, self._terms.write(), self._version)
                 if version is not None:
                     self._version, self._began = version, began
                     return
@@ -233,10 +233,7 @@ class LeasedClaims:
             return None
         terms = Terms(uuid.uuid4().hex, socket.gethostname(), os.getpid(), self.seconds)
         began = boot_time()
-        if found is None:
-            version = self.bucket.create(path, terms.write())
-        else:
-            version = self.bucket.replace(path, terms.write(), found.version)
+        version = self.bucket.put(path, terms.write(), found.version if found else "create")
         return None if version is None else Lease(self.bucket, path, terms, version, began)
 
     def _look(self, path: str, now: Callable[[], datetime]) -> tuple[Found | None, Terms | None]:
@@ -249,7 +246,7 @@ class LeasedClaims:
         return found, terms if age < terms.seconds + CLOCK_RESOLUTION else None
 
     def _now(self) -> datetime:
-        self.bucket.overwrite(_CLOCK, b"")
+        self.bucket.put(_CLOCK, b"", "overwrite")
         if (found := self.bucket.get(_CLOCK, 0)) is None:
             raise StorageError(f"{self.bucket.url} is being removed")
         return found.modified
@@ -258,8 +255,8 @@ class LeasedClaims:
         if self._is_tried:
             return
         # Some stores, and some proxies before them, carry out whatever they are asked to.
-        twice = all(self.bucket.create(_CLOCK, b"") for _ in range(2))
-        if twice or self.bucket.replace(_CLOCK, b"", {"e_tag": '"none"', "version": "1"}):
+        twice = all(self.bucket.put(_CLOCK, b"", "create") for _ in range(2))
+        if twice or self.bucket.put(_CLOCK, b"", {"e_tag": '"none"', "version": "1"}):
             raise StorageError(
                 f"the store of {self._cache} does not support conditional writes (If-None-Match, "
                 "If-Match), so that two processes could write the same shard; use one that does"

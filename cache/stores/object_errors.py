@@ -10,15 +10,6 @@ from urllib.parse import urlsplit
 
 from cache.errors import StorageError
 
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_SETTINGS = (
-    *_ENDPOINTS,
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-)
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN where there is one)",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -33,9 +24,16 @@ _ADDRESS = {
 _NO_CREDENTIALS = ("169.254.169.254", "/latest/api/token", "metadata.google", "source: Missing")
 _ENDPOINT = re.compile(
     r"(?i:https?)://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
-    r"(:[0-9]{0,5})?([/?#].*)?"
+    r"(:[0-9]{0,5})?([/?#][!-~]*)?"
 )
-_REGION = re.compile(r"[A-Za-z0-9-]*")
+_KEY = re.compile(r"[!-~]+")
+_SETTINGS = {
+    **dict.fromkeys(("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"), _ENDPOINT),
+    **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), _KEY),
+    **dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION"), re.compile(r"[A-Za-z0-9-]+")),
+}
+"""What the library does not check itself before it uses it."""
+
 _CODE = re.compile(r"<Code>([A-Za-z0-9_.]{1,60})</Code>")
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 _SERVER = re.compile(r"performing [A-Z]+ (https?://[A-Za-z0-9.:\[\]_-]+)")
@@ -43,28 +41,17 @@ _CAUSE = re.compile(r'(?:message|error): "([A-Za-z0-9 ,.:_-]{1,120})"')
 
 
 def check_environment(scheme: str) -> None:
-    """Check the settings that the library does not check itself before it uses them, ``s3`` alone.
+    """Raise StorageError that names a setting which cannot be used, ``s3``'s alone.
 
-    StorageError names a setting that cannot be used, and its value only where it is no secret.
+    It does not say the value, which may be a secret.
     """
-    if scheme != "s3":
-        return
-    given = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
-    for name, value in given.items():
-        if not value.isascii() or not value.isprintable() or value != value.strip():
-            raise StorageError(
-                f"the environment variable {name} holds a space, a line break or another "
-                "character that cannot be part of it; set it anew"
-            )
-        if not value:
-            raise StorageError(f"the environment variable {name} is empty; set it or unset it")
-        if name in _ENDPOINTS and not _ENDPOINT.fullmatch(value):
-            raise StorageError(
-                f"the environment variable {name} must be http://host:port or https://host:port, "
-                "with nothing before the host"
-            )
-        if name.endswith("REGION") and not _REGION.fullmatch(value):
-            raise StorageError(f"the environment variable {name} is no region: {value!r:.80}")
+    for name, form in _SETTINGS.items() if scheme == "s3" else ():
+        value = os.environ.get(name)
+        if value is not None and not form.fullmatch(value):
+            fault = "is empty, or holds a space, a line break or another character that cannot be"
+            if form is _ENDPOINT:
+                fault = "must be http://host:port or https://host:port, nothing before the host"
+            raise StorageError(f"the environment variable {name} {fault}; set it anew or unset it")
 
 
 def explain(text: str, url: str, missing: bool = False) -> str:

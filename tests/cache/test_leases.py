@@ -79,7 +79,7 @@ def test_a_renewed_lease_is_not_taken_over_by_who_saw_it_before(
         assert before is not None
         jump(monkeypatch, 55)
         assert held.is_held_in(claims)
-        assert claims.bucket.replace("000000.json", b"", before.version) is None
+        assert claims.bucket.put("000000.json", b"", before.version) is None
         assert held.is_held_in(claims)
 
 
@@ -93,7 +93,7 @@ def test_who_was_suspended_alone_goes_on_and_who_was_replaced_does_not(
     held.commit(first, make_columns(held, 0), 1.0)
     first.release()
     bucket = open_bucket(f"{held.place}/claims")
-    bucket.overwrite("000001.json", json.dumps(vars(LAPSED)).encode())
+    bucket.put("000001.json", json.dumps(vars(LAPSED)).encode(), "overwrite")
     jump(monkeypatch, 3600)
     with pytest.raises(LostClaimError, match="no claim on it"):
         held.commit(second, make_columns(held, 1), 1.0)
@@ -115,7 +115,7 @@ def test_who_cannot_reach_the_store_is_not_certain_for_ever(
         raise StorageError("not now")
 
     with monkeypatch.context() as patch:
-        patch.setattr(claims.bucket, "replace", refuse)
+        patch.setattr(claims.bucket, "put", refuse)
         assert claim.is_held_in(claims)
         jump(patch, 55)
         assert not claim.is_held_in(claims)
@@ -153,7 +153,7 @@ def test_who_waits_asks_seldom(s3: str, object_server: str) -> None:
 )  # fmt: skip
 def test_a_lease_with_anything_in_it_is_a_lease_that_lapses(content: bytes) -> None:
     (claims,) = itertools.islice(in_memory(), 1)
-    claims.bucket.create("000000.json", content)
+    claims.bucket.put("000000.json", content, "create")
     (live,) = claims.live()
     assert (live.shard, live.host, live.pid) in [(0, "", 0), (0, "", -1)]
     assert take(claims) is None
@@ -222,7 +222,7 @@ def test_a_creator_that_lost_its_right_publishes_nothing(
 ) -> None:
     def attachments() -> dict[str, bytes]:
         bucket = open_bucket(f"{s3}/{make_manifest().directory}/claims")
-        bucket.overwrite("creator.json", json.dumps(vars(LAPSED)).encode())
+        bucket.put("creator.json", json.dumps(vars(LAPSED)).encode(), "overwrite")
         jump(monkeypatch, 3600)
         return ATTACHMENTS
 

@@ -43,9 +43,12 @@ WRONG = {"AWS_ACCESS_KEY_ID": "wrong", "AWS_SESSION_TOKEN": "a-secret-token"}
         ({"AWS_ENDPOINT_URL": "localhost:9000"}, "AWS_ENDPOINT_URL must be http://host:port"),
         ({"AWS_ENDPOINT_URL": "http://me:a-secret-key@x"}, "AWS_ENDPOINT_URL must be"),
         ({"AWS_ENDPOINT_URL": "http://x:port"}, "AWS_ENDPOINT_URL must be"),
-        ({"AWS_ENDPOINT_URL": ""}, "AWS_ENDPOINT_URL is empty"),
-        ({"AWS_REGION": "a/b"}, "AWS_REGION is no region: 'a/b'"),
-        ({"AWS_SECRET_ACCESS_KEY": "a-secret-key\n"}, "AWS_SECRET_ACCESS_KEY holds a space"),
+        ({"AWS_ENDPOINT_URL": ""}, "AWS_ENDPOINT_URL must be http"),
+        ({"AWS_REGION": "a/b"}, "AWS_REGION is empty, or holds a space"),
+        (
+            {"AWS_SECRET_ACCESS_KEY": "a-secret-key\n"},
+            "AWS_SECRET_ACCESS_KEY is empty, or",
+        ),
         ({"AWS_SECRET_ACCESS_KEY": None}, "there are no credentials; set AWS_ACCESS_KEY_ID"),
         (WRONG, r"refuses it \(SignatureDoesNotMatch\); check AWS_ACCESS_KEY_ID"),
         (

@@ -225,14 +225,14 @@ def test_of_several_processes_one_wins_each_object(s3: str) -> None:
         "bucket = open_bucket(sys.argv[1])\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for number in range(12):\n"
-        "    if bucket.create(f'new/{number}', sys.argv[2].encode()): print('new', number)\n"
+        "    if bucket.put(f'new/{number}', sys.argv[2].encode(), 'create'): print('new', number)\n"
         "    old = bucket.get(f'old/{number}', 9)\n"
-        "    if old.data == b'' and bucket.replace(f'old/{number}', sys.argv[2].encode(),\n"
+        "    if old.data == b'' and bucket.put(f'old/{number}', sys.argv[2].encode(),\n"
         "        old.version): print('old', number)"
     )
     bucket = open_bucket(s3)
     for number in range(12):
-        bucket.create(f"old/{number}", b"")
+        bucket.put(f"old/{number}", b"", "create")
     with ExitStack() as running:
         processes = [running.enter_context(worker("-c", script, s3, number)) for number in range(3)]
         for process in processes:

@@ -74,7 +74,7 @@ def test_who_was_suspended_at_any_request_and_replaced_does_no_harm(
             told = []
 
             def replace(root: Any = root, claim: Any = claim, told: list[int] = told) -> None:
-                claim._bucket.overwrite(claim._path, RELEASED)
+                claim._bucket.put(claim._path, RELEASED, "overwrite")
                 claim._began -= 2 * LEASE_SECONDS
                 fuse = Fuse()
                 successor = open_small(behind(root, fuse), small(2))
