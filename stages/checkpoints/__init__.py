@@ -1,6 +1,6 @@
 """Directories in the format of transformers: what one holds, a model or tokenizer loaded from it.
 
-Gives ``load_tokenizer``, ``load_weights``, ``load_config``, the checks of a directory before a model
+Gives ``load_tokenizer``, ``load_weights``, ``load_config``, checks of a directory before a model
 is loaded, and what a tokenizer's own tokens do to texts.  Knows no tasks; imports no other room.
 """
 
