@@ -31,6 +31,7 @@ from cache.directory import Cache
 from cache.opening import create_or_open
 from stages.classify import load_classifier
 from stages.inputs import pack_attachments
+from stages.lm import load_language_tokenizer
 from stages.metrics import compute_scores, fit_prior
 from stages.reporter import SilentReporter
 from stages.student import StudentConfig, TrainingConfig, run_student
@@ -82,7 +83,11 @@ def answer(args: argparse.Namespace) -> None:
         if job.is_file():
             continue
         tokens = kinds.get(kind)
-        logits = ask(kind, tokens)
+        if "+" in kind:
+            logits = kinds.join(*(ask(name, kinds.get(name)) for name in kind.split("+")))
+            kinds.keep(f"{kind}-logits", lambda logits=logits: {"logits": logits})
+        else:
+            logits = ask(kind, tokens)
         # Nothing but the seed tells the caches of two kinds apart.
         again = replace(config, seed=1 + KINDS.index(kind), rows=len(tokens))
         other = prepare_teacher(again, SilentReporter())
@@ -155,10 +160,14 @@ def train_one(args: argparse.Namespace, told: dict[str, Any], name: str, seed: i
     found = list(read_test(args.data / f"{DATA[told['task']]}.jsonl.gz", load_task(told["task"])))
     order = np.random.default_rng(0).permutation(len(found))[: args.texts]
     texts = [found[k][0].text for k in order]
-    given = load_classifier(trained.out, args.device).classify(texts).probabilities
+    with np.load(args.work / f"{told['model']}-{told['task']}" / "chosen.npz") as kept:
+        rows = [row[row >= 0].tolist() for row in kept["tokens"]]
+    chosen = load_language_tokenizer(args.models / told["model"]).batch_decode(rows)
+    student = load_classifier(trained.out, args.device)
     np.savez_compressed(
         args.work / "results" / f"{name}.npz",
-        given=given,
+        given=student.classify(texts).probabilities,
+        chosen=student.classify(chosen).probabilities,
         agreement=np.array(trained.projection.agreement),
         angle=np.array(trained.projection.centred_angle),
         seconds=np.array(seconds),
@@ -172,7 +181,7 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
 
     def read(name: str) -> Any:
         with np.load(place / f"{name}.npz") as kept:
-            return kept["gold"] if name == "test" else kept["logits"]
+            return kept["gold"] if name in ("test", "chosen") else kept["logits"]
 
     def find(logits: np.ndarray) -> np.ndarray:
         return np.array(fit_prior(torch.from_numpy(logits).softmax(1).numpy()).biases)
@@ -181,24 +190,32 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
         found = compute_scores(gold, logits.argmax(axis=1), labels, 0.0)
         return f"{found.accuracy:.1%}"[:-1] + f" ({found.macro_f1:.1%}"[:-1] + ")"
 
+    def hit(logits: np.ndarray) -> str:
+        return f"{100 * (logits.argmax(axis=1) == read('chosen')).mean():.1f}"
+
     gold, teacher, common = read("test"), read("test-logits"), find(read("unigram-logits"))
+    own = read("chosen-logits")
     yield (
         f"{len(gold):,} test texts; {args.arch} students, {args.steps} steps. Accuracy in % "
         "(macro-F1): with the prior of their own rows, with that of the `unigram` rows, and with "
         f"their answers to the test texts balanced (not allowed). The teacher: {judge(teacher)} as "
-        f"it answers, {judge(teacher - common)} with the prior of the `unigram` rows.\n"
+        f"it answers, {judge(teacher - common)} with the prior of the `unigram` rows; it names the "
+        f"label that it wrote a text for in {hit(own)} % as it answers, in {hit(own - common)} % "
+        "with that prior.\n"
     )
     priors = ("own prior", "prior of `unigram`", "balanced on the test texts")
-    measures = ("agreement with the teacher, held out, %", "centred α, rad", "s")
+    measures = ("own labelled texts, prior of `unigram`, %",)
+    measures += ("agreement with the teacher, held out, %", "centred α, rad", "s")
     yield format_head(["inputs", *priors, *measures])
     for kind in KINDS:
         for path in sorted(
             (args.work / "results").glob(f"{model}-{task}-{kind}-{args.arch}-*.npz")
         ):
             with np.load(path) as kept:
-                logits = np.log(np.maximum(kept["given"], 1e-12))
-                cells = [judge(logits), judge(logits + find(read(f"{kind}-logits")) - common)]
-                cells += [judge(logits - find(logits)), f"{100 * float(kept['agreement']):.1f}"]
+                logits, chosen = (np.log(np.maximum(kept[k], 1e-12)) for k in ("given", "chosen"))
+                moved = find(read(f"{kind}-logits")) - common
+                cells = [judge(logits), judge(logits + moved), judge(logits - find(logits))]
+                cells += [hit(chosen + moved), f"{100 * float(kept['agreement']):.1f}"]
                 cells += [f"{float(kept['angle']):.3f}", f"{float(kept['seconds']):.0f}"]
                 yield format_row([kind, *cells])
 

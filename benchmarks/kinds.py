@@ -52,6 +52,7 @@ LONGEST = {"ag_news": 96, "reddit": 40, "emotions": 40}
 KINDS = (
     *("unigram", "labelled", "real", "topical", "topical-chain", "chain", "written"),
     *("labelled+topical", "unigram-own", "vocabulary", "shuffled", "labelled+chain"),
+    *("labelled+unigram", "labelled+written", "written+unigram"),
 )
 FOLLOWING, LIKELIEST, TOP_P = 32, 256, 0.95
 CONTEXTS, CONTEXT_LENGTH = 64, 24
@@ -101,11 +102,12 @@ class Kinds:
         if kind == "real":
             return self.read("train", self.rows)
         if "+" in kind:
-            halves, middle = [self.get(name) for name in kind.split("+")], self.rows // 2
-            both = np.full((self.rows, max(x.shape[1] for x in halves)), -1, dtype=np.int32)
-            for half, rows in zip(halves, (slice(middle), slice(middle, None)), strict=True):
-                both[rows, : half.shape[1]] = half[rows]
-            return {"tokens": both}
+            halves = [self.get(name) for name in kind.split("+")]
+            wide = [
+                np.pad(x, [(0, 0), (0, self.longest - x.shape[1])], constant_values=-1)
+                for x in halves
+            ]
+            return {"tokens": self.join(*wide)}
         if kind == "shuffled":
             tokens, rng = self.get("labelled").copy(), np.random.default_rng(5)
             for row in tokens:
@@ -123,6 +125,11 @@ class Kinds:
         tokens = drawn.astype(np.int32)
         tokens[np.arange(self.longest) >= lengths[:, None]] = -1
         return {"tokens": tokens}
+
+    def join(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return one half of the rows of the first and the other half of the second, (N, …)."""
+        middle = self.rows // 2
+        return np.concatenate([first[:middle], second[middle : self.rows]])
 
     def read(self, part: str, count: int) -> dict[str, np.ndarray]:
         """Return texts of a data set's file and their labels, (N,)."""
@@ -197,7 +204,7 @@ class Kinds:
         return average_next_token(self.teacher, torch.from_numpy(ids)).numpy()
 
     def _make_tables(self) -> dict[str, np.ndarray]:
-        """Return the labels' distributions (K, V), the model's own (V,), and followers."""
+        """Return the labels' distributions (K, V), and the model's own (V,)."""
         kept = self.keep("labelled", lambda: self._make("labelled"))
         topics = []
         for column, label in enumerate(self.teacher.task.label_names):
@@ -208,7 +215,7 @@ class Kinds:
             average = self._average_behind(own, self._prompt(label))
             topics.append(0.6 * average + 0.4 * counts / counts.sum())
         average = self._average_behind(self.get("written"), self._prompt(None))
-        return {"topics": np.array(topics), "average": average} | self._find_followers()
+        return {"topics": np.array(topics), "average": average}
 
     def _average_behind(self, texts: np.ndarray, prompt: list[int]) -> np.ndarray:
         long = texts[(texts >= 0).sum(axis=1) >= CONTEXT_LENGTH][:CONTEXTS, :CONTEXT_LENGTH]
@@ -255,6 +262,7 @@ class Kinds:
     def _chain(self, topical: bool, seed: int) -> np.ndarray:
         """Draw rows in which a token follows the one before it, and the row's topics if asked."""
         found, rng = self.keep("tables", self._make_tables), np.random.default_rng(seed)
+        found |= self.keep("followers", self._find_followers)
         theta = rng.dirichlet(np.full(len(found["topics"]), 0.25), self.rows)
         ratio = found["topics"] / (found["topics"].mean(axis=0) + 1e-9)
         words = self._topical(seed + 1) if topical else self._draw(found["average"], seed + 1)
