@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import writing
 from benchmarks.common import Spread, format_head, format_row, rotate, run_sections
 from benchmarks.subjects import (
     SMALL,
@@ -143,11 +144,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.teacher")
     parser.add_argument("--out", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="a tiny model: figures mean nothing")
+    parser.add_argument("--model", type=Path, help="directory of a further model that writes")
+    parser.add_argument("--only", choices=("rows", "writing"), help="leave the other section out")
     options = parser.parse_args(given)
     quieten_libraries()
-    sections = {"Rows a second": lambda: measure_speed(QUICK if options.quick else Effort())}
-    command = ["benchmarks.teacher", *given]
-    run_sections("The teacher's pass", command, sections, options.out, options.quick)
+    quick = options.quick
+    efforts = [writing.QUICK] * 2 if quick else [writing.Writing(), writing.LARGE]
+    sections = {
+        "Rows a second": lambda: measure_speed(QUICK if quick else Effort()),
+        "Writing": lambda: writing.measure_writing(efforts[0], options.model, efforts[1]),
+    }
+    if options.only:
+        del sections["Writing" if options.only == "rows" else "Rows a second"]
+    # Where a model lies is nobody's business but the machine's.
+    command = ["benchmarks.teacher", *("DIR" if x == str(options.model) else x for x in given)]
+    run_sections("The teacher's pass", command, sections, options.out, quick)
 
 
 if __name__ == "__main__":

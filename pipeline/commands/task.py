@@ -57,6 +57,7 @@ def show_task(name: str, as_json: bool) -> None:
     for asked in load_task(name).split():
         for key in ("prompt", "suffix"):
             click.echo(f"{key}:     {json.dumps(getattr(asked, key), ensure_ascii=False)}")
+    _show_write(load_task(name))
     click.echo(f"max_length: {data['max_length']} tokens")
     for key in [key for key in data if key.endswith("_score")]:
         click.echo(f"{key}: {data[key]}")
@@ -89,6 +90,7 @@ def check_task(name: str, model: str, chat: bool) -> None:
     tokenizer = load_language_tokenizer(resolve_tokenizer(model))
     for entry in load_task(name).split():
         _show_check(entry, tokenizer, chat)
+    _show_write(entry)
     if note := describe_chat(tokenizer, chat):
         click.echo(note if chat else f"{note}; --chat turns it on", err=True)
     click.echo(f"task {entry.name} can be used with {model}{' --chat' if chat else ''}")
@@ -110,6 +112,11 @@ def _show_check(entry: Task, tokenizer: Any, chat: bool) -> None:
     joined = frame_task(entry, tokenizer, chat).warning
     for line in filter(None, (describe_lost(tokenizer), *verbaliser.describe_splits(), joined)):
         click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
+
+
+def _show_write(entry: Task) -> None:
+    texts = [text for text in (entry.write, entry.write_labelled) if text]
+    click.echo(f"write:      {' or '.join(map(repr, texts)) or 'continues the prompt'}")
 
 
 def _describe(entry: Task) -> dict[str, Any]:

@@ -127,11 +127,13 @@ def _summarise(result: TeacherResult) -> dict[str, Any]:
 def _show_estimate(found: Estimate) -> None:
     left = found.rows - found.rows_there
     there = f", {found.rows_there:,} of them there already" if found.rows_there else ""
+    more = f"{format_duration(found.writing_seconds)} more for {found.texts:,} self-generated texts"
     for name, value in (
         ("rows", f"{found.rows:,}{there}"),
         ("batch", f"{found.batch_positions:,} positions"),
         ("speed", f"{found.rows_per_second:,.1f} rows a second, from {found.measured_rows:,} rows"),
         ("time", f"{format_duration(found.seconds)} for {left:,} rows, one worker"),
+        *([("writing", more)] if found.texts else []),
         ("disk", f"{format_size(found.bytes)} in {found.directory}"),
         ("answers", f"{found.verdict.shares}; spread {found.verdict.answers.spread:.4f}"),
         ("verdict", f"{found.verdict.level}: {found.verdict.reason}"),

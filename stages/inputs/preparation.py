@@ -49,7 +49,7 @@ class SamplingSettings:
     temperature: float = 1.0  # what its logits are divided by; above 0
     # Tokens are drawn from the fewest that have this share of the probability together, in (0, 1].
     top_p: float = 1.0
-    labelled: bool = False  # names a label, another one from row to row, in front of the prompt
+    labelled: bool = False  # the prompt names a label, another one from row to row
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -184,6 +184,9 @@ def prepare_inputs(
         # As text: equal floats can be written in several ways, and a fingerprint knows but one.
         sampling = SamplingSettings(config.temperature, config.top_p)
         identity["writing"] = {name: f"{getattr(sampling, name):g}" for name in WRITING}
+        for name in (mixture.names[part] for part in parts):  # behind what, if not the own prompt
+            if prompt := task.choose_write(name == "self-labelled"):
+                identity["writing"][name] = prompt
         written = WrittenInputs(mixture, sampling, config.min_length, task.max_length)
         lengths[np.isin(mixture.choose_parts(seeds), parts)] = task.max_length
     return Inputs(seeds, lengths.astype(np.int32), None, identity, written)

@@ -5,7 +5,7 @@ embedding table).  Knows devices and number formats, no tasks; imports no other 
 """
 
 from stages.lm.identity import describe_identity
-from stages.lm.memory import keep_freed_memory, place_model
+from stages.lm.memory import keep_freed_memory, measure_free, place_model
 from stages.lm.model import (
     Vocabulary,
     choose_attention,

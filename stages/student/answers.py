@@ -9,7 +9,7 @@ from cache.errors import IncompleteError
 from cache.lookup import find_cache, list_usable
 from cache.reader import CacheReader
 from stages.errors import SettingError, Settings
-from stages.inputs import TEXTS, read_thresholds
+from stages.inputs import MODEL_SAMPLERS, TEXTS, read_thresholds
 from stages.metrics import Prior
 from stages.reporter import Reporter
 from stages.student.prior import find_prior
@@ -132,11 +132,11 @@ def _list_labels(cache: Cache) -> list[str]:
 
 
 def _describe_rows(cache: Cache) -> object:
-    """Return what the rows follow from; texts that a model wrote behind its prompt are its own."""
+    """Return what the rows follow from, the prompt too if a model wrote them behind no other."""
     sampler = dict(cache.manifest.inputs["sampler"])
     if "contexts" in sampler:
         thresholds = read_thresholds(cache)
         sampler["contexts"] = None if thresholds is None else thresholds.tobytes()
-    if "writing" in sampler:
+    if "writing" in sampler and {*MODEL_SAMPLERS}.isdisjoint(sampler["writing"]):
         sampler["prompt"] = cache.manifest.inputs["task"]["prompt"]
     return sampler

@@ -11,8 +11,10 @@ from stages.tasks.frame import (
     describe_frame,
     fit_tokenizer,
     frame_task,
+    frame_writing,
 )
 from stages.tasks.shares import AUTO, BALANCED, NONE, parse_shares
 from stages.tasks.task import Label, Task, list_tasks, load_task, parse_task, restore_task
 from stages.tasks.verbaliser import Verbaliser, build_verbaliser
 from stages.tasks.word_trie import ROOT, Question, Tree, grow_tree
+from stages.tasks.writing import PLACE

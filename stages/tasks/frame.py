@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.checkpoints import check_template, has_dummy_space, make_input_tokenizer, name_lost
 from stages.errors import ModelError, Settings
+from stages.tasks.writing import request_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,6 +78,14 @@ def frame_task(task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool = Fals
     is_plain = not chat and plain == (prefix_ids, suffix_ids)
     ids = tuple(prefix_ids), tuple(suffix_ids)
     return Frame(prefix, suffix, gap, *ids, spaced, warning, is_plain)
+
+
+def frame_writing(prompt: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
+    """Return the tokens in front of a written text; a chat model is asked for it."""
+    text = "".join(_apply_template(request_text(prompt), "", tokenizer)[:2]) if chat else prompt
+    # A last space is part of the first token of what follows.
+    ids, start = encode_text(text.rstrip(" "), tokenizer), find_start(tokenizer)
+    return ids if ids[: len(start)] == start else [*start, *ids]
 
 
 def fit_tokenizer(

@@ -16,12 +16,13 @@ from typing import Any
 from cache.suggestion import suggest
 from stages.errors import SettingError, TaskError
 from stages.tasks.shares import AUTO, parse_shares
+from stages.tasks.writing import FORM, NO_NAME, read_write
 from stages.yaml_files import read_yaml
 
 SCORES = {"word_score": ("first-token", "whole"), "label_score": ("max", "sum")}
 """How a word and a label may be scored; the first is the paper's way, the last the default."""
 
-KEYS = ("name", "prompt", "suffix", "max_length", "labels", "prior", *SCORES)
+KEYS = ("name", "prompt", "suffix", "max_length", "labels", "prior", "write", *SCORES)
 REQUIRED = ("prompt", "max_length", "labels")
 BUNDLED = Path(__file__).parent
 LONGEST = 1_000_000
@@ -34,6 +35,11 @@ class Label:
 
     name: str
     words: tuple[str, ...]
+
+    @property
+    def spoken(self) -> str:
+        """What it is called in a prompt: its name, or its first word where that says nothing."""
+        return self.words[0] if NO_NAME.fullmatch(self.name) else self.name
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,9 @@ class Task:
     others: tuple[tuple[str, str], ...] = ()  # further prompts and suffixes, to be averaged with
     prior: str = AUTO  # taken off for students: auto, balanced, none or shares, `label=share,…`
     drawn_behind: str | None = None  # prompt that `unigram` draws its tokens behind; None: its own
+    # What a model writes inputs behind, without a label's name and with it; None: the prompt.
+    write: str | None = None
+    write_labelled: str | None = None
 
     def split(self) -> tuple[Task, ...]:
         """Return a task for each prompt; all have the rows that are drawn behind the first."""
@@ -61,6 +70,21 @@ class Task:
             for prompt, suffix in self.others
         )
 
+    def choose_write(self, labelled: bool) -> str | None:
+        """Return what a text is written behind; None: there is no ``write``, so the prompt.
+
+        Where all that there is names a label, a text for which none is asked is of one too.
+
+        Raises:
+            SettingError: A label is to be named, and what there is has no place for it.
+        """
+        if labelled and self.write is not None and self.write_labelled is None:
+            raise SettingError(
+                f"sampler: got 'self-labelled', but the task {self.name} is written behind "
+                f"{self.write!r:.80}, which names no label; write: {FORM}"
+            )
+        return self.write_labelled if labelled or self.write is None else self.write
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the labels in column order."""
@@ -69,9 +93,9 @@ class Task:
     def describe(self, token_ids: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the task as a cache's manifest states it; scores only where not the paper's.
 
-        What a student is trained with alone, as the prior, is not there.  ``token_ids`` are what
-        stands for each label word: a token, or the tokens of all spellings of a word that is
-        scored whole; None: no model is asked.
+        What a student is trained with alone, as the prior, is not there, nor ``write``, which the
+        inputs state.  ``token_ids`` are what stands for each label word: a token, or the tokens of
+        all spellings of a word that is scored whole; None: no model is asked.
         """
         ids = token_ids or {}
         return {
@@ -151,6 +175,8 @@ def parse_task(data: object, source: str, default_name: str) -> Task:
     usual = {key: known[-1] for key, known in SCORES.items()}
     found: dict[str, Any] = usual | {"name": default_name, "suffix": ""} | data  # type: ignore[operator]
     labels = [Label(name, tuple(words)) for name, words in found.pop("labels").items()]
+    if "write" in found:
+        found |= read_write(found["write"]) or {}
     (found["prompt"], found["suffix"]), *others = _pair_prompts(found["prompt"], found["suffix"])
     task = Task(**found, labels=tuple(labels), others=tuple(others))
     try:
@@ -177,6 +203,8 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
     yield from _find_no_text("name", name)
     yield from _find_prompt_faults(data["prompt"], data.get("suffix", ""))
     yield from _find_no_text("prior", data.get("prior", ""))
+    if "write" in data and read_write(data["write"]) is None:
+        yield f"write: got {data['write']!r:.80}, {FORM}"
     if not all(char.isalnum() or char in "-_." for char in name) or name[:1] in ("", "."):
         yield (
             f"name {name!r:.80} must be letters, digits, '-', '_' and '.', since directories are "

@@ -29,7 +29,13 @@ from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count
 from stages.reporter import Reporter, follow
 from stages.teacher.autotune import apply_pass, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
-from stages.teacher.fill import answer_inputs, compute_thresholds
+from stages.teacher.fill import (
+    answer_inputs,
+    compute_thresholds,
+    make_self_generated,
+    write_inputs,
+)
+from stages.teacher.generation import MOST_ROWS
 from stages.teacher.plan import TeacherPlan, prepare_teacher
 
 MEASURED_SECONDS = 8.0
@@ -116,7 +122,7 @@ def answer_chosen(
     title: str,
 ) -> dict[str, Any]:
     """Answer some of a cache's rows under a title; returns their columns."""
-    inputs = plan.inputs.select(rows)
+    inputs = write_inputs(plan.inputs.select(rows), samplers, plan.teacher, plan.reporter)
     with plan.reporter.track(title, len(rows), 0, "row") as show:
         advance = follow(show, plan.reporter)
         return answer_inputs(inputs, samplers, plan.teacher, batch_positions, advance)
@@ -144,6 +150,8 @@ class Estimate:
     rows_per_second: float  # of the lengths that the cache has
     measured_rows: int  # that this was measured on
     seconds: float  # for the rows that are missing, one worker
+    texts: int  # self-generated ones that are missing
+    writing_seconds: float  # for those texts
     bytes: int  # of rows and embedding table on disk, before compression
     verdict: Verdict  # by a sample of the rows
 
@@ -158,9 +166,10 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     """
     plan = prepare_teacher(config, reporter)
     place = parse_place(config.cache) / plan.task.name / plan.manifest.directory
-    there, tuning = 0, None
+    there, tuning, texts = 0, None, config.self_generated
     try:
         cache = open_cache(place, plan.manifest.fingerprint)
+        texts = 0  # they are there
         there = sum(len(cache.rows_of(shard)) for shard in cache.committed())
         tuning = read_tuning(cache.manifest.notes)
     except ManifestError:
@@ -179,6 +188,7 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     rate, _ = _measure(plan, samplers, positions, 0)
     rate, rows = _measure(plan, samplers, positions, MEASURED_SECONDS * rate)
     sample = answer_sample(plan, samplers, positions)
+    text_seconds = _measure_writing(plan, texts)
     whole = float((lengths + teacher.positions_around).sum()) / rate
     row_bytes = sum(column.row_bytes for column in layout.columns.values())
     return Estimate(
@@ -189,6 +199,8 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
         rows_per_second=len(lengths) / whole,
         measured_rows=rows,
         seconds=whole * (len(lengths) - there) / len(lengths),
+        texts=texts if text_seconds else 0,
+        writing_seconds=texts * text_seconds,
         bytes=layout.rows * row_bytes + teacher.table.numel() * teacher.table.element_size(),
         verdict=judge_answers(sample, plan.task.label_names, name),
     )
@@ -206,6 +218,13 @@ def _measure(
     began = time.perf_counter()
     answer_chosen(plan, rows, samplers, batch_positions, "speed")
     return float(positions[rows].sum()) / (time.perf_counter() - began), len(rows)
+
+
+def _measure_writing(plan: TeacherPlan, texts: int) -> float:
+    """Return the seconds of a self-generated text, by as many as stand side by side; 0: none."""
+    few, began = min(texts, MOST_ROWS[plan.teacher.device.type]), time.perf_counter()
+    made = make_self_generated(plan.teacher, plan.config.seed, few, plan.reporter)
+    return 0.0 if made is None else (time.perf_counter() - began) / few
 
 
 def _spread_rows(plan: TeacherPlan, chunks: int, most: int) -> np.ndarray:

@@ -57,25 +57,29 @@ def make_attachments(plan: TeacherPlan, texts: int) -> tuple[dict[str, bytes], d
     thresholds = compute_thresholds(plan.inputs, plan.teacher, reporter)
     files = pack_attachments(plan.teacher.table, plan.input_tokenizer, thresholds)
     notes = {"seconds": time.monotonic() - began, SELF_GENERATED: 0}
-    try:
-        if texts:
-            made = make_self_generated(plan.teacher, plan.config.seed, texts, reporter)
-            return files | made.to_files(), notes | {SELF_GENERATED: texts}
-    except ModelError as error:
-        reporter.warn(f"students of this cache are measured on no self-generated texts: {error}")
-    return files, notes
+    made = make_self_generated(plan.teacher, plan.config.seed, texts, reporter)
+    if made is None:
+        return files, notes
+    return files | made.to_files(), notes | {SELF_GENERATED: texts}
 
 
 def make_self_generated(
     teacher: Teacher, run_seed: int, rows: int, reporter: Reporter
-) -> SelfGenerated:
-    """Have the teacher write so many texts, at least 1, and answer them."""
+) -> SelfGenerated | None:
+    """Have the teacher write so many texts and answer them; None: none, or it cannot write."""
+    if not rows:
+        return None
     seeds, longest = mix_seeds(run_seed, TEXT_SEED, rows), teacher.task.max_length
-    with reporter.track("self-generated texts", rows * longest, 0, "token") as show:
-        tokens = write_texts(teacher, seeds, SamplingSettings(), longest, follow(show, reporter))
-    lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
-    with reporter.track("answers to self-generated texts", rows, 0, "text") as show:
-        logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, follow(show, reporter))
+    try:
+        with reporter.track("self-generated texts", rows * longest, 0, "token") as show:
+            tell = follow(show, reporter)
+            tokens = write_texts(teacher, seeds, SamplingSettings(), longest, tell)
+        lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
+        with reporter.track("answers to self-generated texts", rows, 0, "text") as show:
+            logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, follow(show, reporter))
+    except ModelError as error:
+        reporter.warn(f"students of this cache are measured on no self-generated texts: {error}")
+        return None
     return SelfGenerated(tokens, lengths, logits)
 
 
@@ -211,6 +215,7 @@ def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], in
             try:
                 rows = cache.rows_of(claim.shard)
                 inputs = plan.inputs.select(slice(rows.start, rows.stop))
+                inputs = write_inputs(inputs, samplers, teacher, reporter)
                 columns = answer_inputs(inputs, samplers, teacher, most, advance)
             except BaseException:
                 claim.release()
@@ -227,9 +232,8 @@ def answer_inputs(
 ) -> dict[str, Any]:
     """Compute the columns of some rows of a cache by name, each of shape (rows, …).
 
-    The samplers draw the inputs; nothing draws texts.
+    The samplers draw the inputs; nothing draws texts, and what the model writes is written.
     """
-    inputs = write_inputs(inputs, samplers, teacher, advance)
     tokens = inputs.tokens
     if tokens is None:
         sampler = mix_parts(inputs.identity["name"], samplers)
@@ -250,7 +254,7 @@ def answer_inputs(
 
 
 def write_inputs(
-    inputs: Inputs, samplers: Mapping[str, Sampler], teacher: Teacher, advance: Advance
+    inputs: Inputs, samplers: Mapping[str, Sampler], teacher: Teacher, reporter: Reporter
 ) -> Inputs:
     """Return rows by their lengths with the tokens that the model writes or the samplers draw.
 
@@ -266,9 +270,10 @@ def write_inputs(
         seeds = inputs.seeds[rows]
         if name in MODEL_SAMPLERS:
             sampling = replace(written.sampling, labelled=name == "self-labelled")
-            tokens[rows] = write_texts(
-                teacher, seeds, sampling, written.longest, lambda _: advance(0), written.shortest
-            )
+            longest, shortest = written.longest, written.shortest
+            with reporter.track("texts", len(rows) * longest, 0, "token") as show:
+                advance = follow(show, reporter)
+                tokens[rows] = write_texts(teacher, seeds, sampling, longest, advance, shortest)
             continue
         sampler = samplers[name]
         if not isinstance(sampler, TokenSampler):

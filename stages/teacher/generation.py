@@ -1,14 +1,13 @@
-"""Texts that the language model writes: it continues its prompt, many rows at once, from seeds.
+"""Texts that the language model writes, many side by side, from seeds.
 
 Every token is drawn by a row's own random number, so a row depends on its seed and the model
-alone, up to the rounding that another batch brings.
+alone, up to the rounding that another batch brings.  A text that has ended gives its place to the
+next one.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,23 +18,17 @@ from cache.draw import Purpose, random_integers_numpy, send
 from stages.checkpoints import one_line
 from stages.errors import ModelError
 from stages.inputs import SamplingSettings
-from stages.tasks import NO_SUFFIX, frame_task
-from stages.teacher.capabilities import (
-    Rounding,
-    check_room,
-    is_out_of_memory,
-    refuse_out_of_memory,
-)
-from stages.teacher.forward import FullPass
+from stages.lm import measure_free
+from stages.tasks import NO_SUFFIX, PLACE, frame_task, frame_writing
+from stages.teacher.capabilities import check_room, is_out_of_memory, refuse_out_of_memory
+from stages.teacher.endings import Endings, find_end_ids
+from stages.teacher.slots import Slots, find_fault, run_prompt
 
 if TYPE_CHECKING:
     from stages.teacher.teacher import Advance, Teacher
 
-MOST_ROWS = 256
-"""Rows that are continued side by side."""
-
-WORTH_COMPACTING = 0.9
-"""Share of rows still running below which the keys and values of the others are dropped."""
+MOST_ROWS = {"cpu": 64, "cuda": 512}
+"""Texts side by side; more are hardly faster, and a stop waits for longer steps."""
 
 
 def write_texts(
@@ -46,158 +39,164 @@ def write_texts(
     advance: Advance,
     shortest: int = 1,
 ) -> NDArray[np.int32]:
-    """Have the model continue its prompt once a seed; returns tokens padded with -1, (N, longest).
+    """Have the model write a text for each seed; returns tokens padded with -1, (N, longest).
 
-    A text ends where the model ends it, where it begins the task's suffix, or at ``longest``; the
-    model may not end it before ``shortest``.  ``longest`` tokens a text are told of as progress.
+    A text is written behind what the task's ``write`` says, or continues the task's prompt.  It
+    ends where the model ends it, in front of a blank line or the suffix of the prompt that it
+    continues, or at ``longest``, but not before ``shortest``; white space at its end is left out.
+    ``longest`` tokens a text are told of as progress.
     """
-    tokens = np.full((len(seeds), longest), -1, dtype=np.int32)
-    single = f"a single written text of {longest} tokens"
+    writer = _Writer(teacher, seeds, sampling, longest, advance, shortest)
+    single, size = f"a single written text of {longest} tokens", 1
     with torch.inference_mode(), teacher.suspend():
-        for prompt, rows in _choose_prompts(teacher, seeds, sampling.labelled):
-            size, writer = MOST_ROWS, None
-            while len(rows):
-                part = rows[:size]
-                try:
-                    if writer is None:
-                        writer = _Writer(teacher, prompt, sampling, longest, shortest, advance)
-                    tokens[part] = writer.write(seeds[part])
-                except (MemoryError, RuntimeError) as error:
-                    if writer is None or size == 1 or not is_out_of_memory(error):
-                        refuse_out_of_memory(error, teacher.device, single)
-                    size //= 2
-                    teacher.warn(
-                        f"{teacher.device} has no memory to write {len(part)} texts at once; going "
-                        f"on with {size} (other rounding in the last bits, so other words)"
-                    )
-                    continue
-                rows = rows[len(part) :]
-    return tokens
+        while not writer.done.all():
+            try:
+                writer.begin()
+                size = writer.choose_width()
+                writer.write(size)
+            except (MemoryError, RuntimeError) as error:
+                if size == 1 or not is_out_of_memory(error):
+                    refuse_out_of_memory(error, teacher.device, single)
+                teacher.rows_written = size // 2
+                teacher.warn(
+                    f"{teacher.device} has no memory to write {size} texts at once; going on with "
+                    f"{size // 2} (other rounding in the last bits, so other words)"
+                )
+    return writer.tokens
 
 
-def _choose_prompts(
-    teacher: Teacher, seeds: NDArray[np.uint64], labelled: bool
-) -> Iterator[tuple[Sequence[int], NDArray[np.int64]]]:
-    """Yield the tokens in front of texts, and which rows those are."""
-    task = teacher.task
-    if not labelled:
-        yield teacher.prefix_ids, np.arange(len(seeds))
-        return
-    draws = random_integers_numpy(seeds, 1, stream=Purpose.LABEL).astype(np.uint64)[:, 0]
-    labels = draws * np.uint64(len(task.labels)) >> np.uint64(32)
-    marker = task.suffix.strip() or NO_SUFFIX
-    for column, label in enumerate(task.labels):
-        start = teacher.tokenizer.bos_token or ""
-        start = start if task.prompt.startswith(start) else ""
-        prompt = f"{start}{marker} {label.words[0]}\n{task.prompt.removeprefix(start)}"
-        named = replace(task, prompt=prompt)
-        frame = frame_task(named, teacher.tokenizer, teacher.chat)
-        yield frame.prefix_ids, np.flatnonzero(labels == column)
-
-
+@dataclass
 class _Writer:
-    """Continues one prompt."""
+    """Writes texts; those that are done stay so where the others are begun anew."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        prompt: Sequence[int],
-        sampling: SamplingSettings,
-        longest: int,
-        shortest: int,
-        advance: Advance,
-    ) -> None:
-        from transformers import DynamicCache
+    teacher: Teacher
+    seeds: NDArray[np.uint64]
+    sampling: SamplingSettings
+    longest: int
+    advance: Advance
+    shortest: int
 
-        if not prompt:
+    def __post_init__(self) -> None:
+        teacher, labelled = self.teacher, self.sampling.labelled
+        self.tokens = np.full((len(self.seeds), self.longest), -1, dtype=np.int32)
+        self.done = np.zeros(len(self.seeds), dtype=bool)
+        self._prompts = find_prompts(teacher, labelled)
+        if not all(self._prompts):
             raise ModelError("without a prompt and a start token there is nothing to continue")
-        what = f"what stands in front of a written text and {longest} tokens of it"
-        check_room(teacher.model, what, len(prompt), longest)
-        self._teacher, self._sampling, self._advance = teacher, sampling, advance
-        self._longest, self._shortest = longest, shortest
-        self._suffix = np.array(teacher.suffix_ids, dtype=np.int32)
-        self._ends = find_end_ids(teacher.model)
-        self._forbidden = sorted({*self._ends, *teacher.suffix_ids[:1]})
-        self._prompt = teacher.look_up(np.array([prompt]))
-        output = teacher.model(inputs_embeds=self._prompt, use_cache=True, logits_to_keep=1)
-        advance(0)
-        self._past, self._first = getattr(output, "past_key_values", None), output.logits[:, -1]
-        fault = self._find_fault() if isinstance(self._past, DynamicCache) else "it has no such"
+        what = f"what stands in front of a written text and {self.longest} tokens of it"
+        check_room(teacher.model, what, max(map(len, self._prompts)), self.longest)
+        # Behind a prompt of its own a text is no question that the suffix could follow.
+        suffix = [] if teacher.task.choose_write(labelled) else teacher.suffix_ids
+        self._endings = Endings(teacher.tokenizer, find_end_ids(teacher.model), suffix)
+
+    def begin(self) -> None:
+        """Run the prompts, and see that texts can be continued behind them."""
+        model, look_up = self.teacher.model, self.teacher.look_up
+        embedded = [look_up(np.array([prompt])) for prompt in self._prompts]
+        length = max(2, self.longest)
+        rows = look_up(np.arange(2 * length).reshape(2, length) % len(self.teacher.table))
+        self._past = []
+        try:
+            for prompt in embedded:
+                self._past.append(run_prompt(model, prompt))
+                self.advance(0)
+            fault = find_fault(model, embedded[0], self._past[0], rows)
+        except Exception as error:  # whatever a family's code does with what it does not expect
+            if is_out_of_memory(error):
+                raise
+            fault = one_line(error)
         if fault:
             raise ModelError(
-                f"{type(teacher.model).__name__} cannot write texts: it keeps no keys and values "
-                f"that several texts could be continued with ({fault})"
+                f"{type(model).__name__} cannot write texts: it keeps no keys and values that "
+                f"several texts could be continued with ({fault})"
             )
 
-    def _find_fault(self) -> str:
-        """Say what is wrong with continuing two rows token by token, which families may bear."""
-        teacher, length = self._teacher, max(2, self._longest)
-        ids = np.arange(2 * length).reshape(2, length) % len(teacher.table)
-        rows = teacher.look_up(ids)
-        rounding = Rounding(FullPass(teacher.model, self._prompt).run, [rows])
+    def choose_width(self) -> int:
+        """Return how many texts to write side by side: what half of the free memory holds."""
+        device = self.teacher.device
+        past, length = self._past[0], self._past[0].get_seq_length()
+        kept = sum(x.keys.nbytes + x.values.nbytes for x in past.layers if x.is_initialized)
+        each: int = kept * (length + self.longest) // max(1, length)
+        each += 32 * len(self.teacher.table)  # logits, sorted, summed up and in between
+        most = self.teacher.rows_written or MOST_ROWS[device.type]
+        return max(1, min(most, int((~self.done).sum()), measure_free(str(device)) // 2 // each))
 
-        def run(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-            past: Any = copy.deepcopy(self._past)
-            past.batch_repeat_interleave(2)
-            for part in (inputs[0][:, :-1], inputs[0][:, -1:]):
-                output = teacher.model(inputs_embeds=part, past_key_values=past, use_cache=True)
-            past.batch_select_indices(torch.tensor([1], device=teacher.device))
-            logits: torch.Tensor = output.logits[:, -1]
-            return logits
+    def write(self, size: int) -> None:
+        """Write the texts that are not done, so many side by side."""
+        rows, waiting = np.split(np.flatnonzero(~self.done), [size])  # in the slots, and to come
+        draws = random_integers_numpy(self.seeds, self.longest, stream=Purpose.WRITING)
+        chosen = choose_labels(self.seeds, len(self._prompts))
+        lasts = np.array([prompt[-1] for prompt in self._prompts])[chosen]
+        slots = Slots(self.teacher.model, self._past, len(rows))
+        slots.begin(np.arange(len(rows)), chosen[rows])
+        ids, ages = lasts[rows], np.zeros(len(self.seeds), dtype=np.int64)
+        while len(rows):
+            logits = slots.run(self.teacher.look_up(ids[:, None]))
+            ids = self._draw(logits, draws[rows, ages[rows]], ages[rows])
+            self.tokens[rows, ages[rows]] = ids
+            ages[rows] += 1
+            ended = self._end(rows, ids, ages[rows])
+            self.advance(len(rows) + int((self.longest - ages[rows[ended]]).sum()))
+            # The next texts take the places of those that have ended, as long as there are any.
+            begun, waiting = np.split(waiting, [len(ended)])
+            filled, free = np.split(ended, [len(begun)])
+            slots.begin(filled, chosen[begun])
+            rows[filled], ids[filled] = begun, lasts[begun]
+            if len(free):
+                kept = np.delete(np.arange(len(rows)), free)
+                slots.keep(kept)
+                rows, ids = rows[kept], ids[kept]
 
-        try:
-            return rounding.compare(run)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a family's code does with what it does not expect
-            return one_line(error)
-
-    def write(self, seeds: NDArray[np.uint64]) -> NDArray[np.int32]:
-        teacher = self._teacher
-        tokens = np.full((len(seeds), self._longest), -1, dtype=np.int32)
-        lengths = np.full(len(seeds), self._longest)
-        draws = random_integers_numpy(seeds, self._longest, stream=Purpose.WRITING)
-        # Every call appends to the cache it is given.
-        past: Any = copy.deepcopy(self._past)
-        past.batch_repeat_interleave(len(seeds))
-        logits = self._first.expand(len(seeds), -1)
-        rows = np.arange(len(seeds))  # those in the cache, `running` those not at their end
-        running = np.ones(len(seeds), dtype=bool)
-        for position in range(self._longest):
-            self._advance(len(seeds))
-            ids = self._draw(logits, draws[rows, position], position < self._shortest)
-            tokens[rows[running], position] = ids[running]
-            # A text ends in front of the model's end token, or of the suffix.
-            by_model, begin = np.isin(ids, self._ends), position + 1 - len(self._suffix)
-            ended = running & by_model
-            if len(self._suffix) and begin >= self._shortest:
-                found = tokens[rows, begin : position + 1] == self._suffix
-                ended |= running & found.all(axis=1)
-            lengths[rows[ended]] = np.where(by_model[ended], position, begin)
-            running &= ~ended
-            if not running.any() or position + 1 == self._longest:
-                break
-            if running.mean() < WORTH_COMPACTING:
-                kept = np.flatnonzero(running)
-                past.batch_select_indices(send(kept, teacher.device))
-                rows, ids, running = rows[kept], ids[kept], running[kept]
-            inputs = teacher.look_up(ids[:, None])
-            output = teacher.model(inputs_embeds=inputs, past_key_values=past, use_cache=True)
-            logits = output.logits[:, -1]
-        self._advance(len(seeds) * (self._longest - 1 - position))
-        tokens[np.arange(self._longest) >= lengths[:, None]] = -1
-        return tokens
+    def _end(self, rows: NDArray[Any], ids: NDArray[Any], ages: NDArray[Any]) -> NDArray[np.int64]:
+        """Cut the texts that have come to their end with a token; returns the slots of those."""
+        ended = []
+        for slot in np.flatnonzero(self._endings.can_end[ids] | (ages == self.longest)):
+            row, age = rows[slot], int(ages[slot])
+            begun = self.tokens[row, :age].tolist()
+            text = self._endings.cut(begun, age == self.longest)
+            if text is not None:
+                self.tokens[row] = -1
+                self.tokens[row, : len(text)] = text
+                self.done[row] = True
+                ended.append(slot)
+        return np.array(ended, dtype=np.int64)
 
     def _draw(
-        self, logits: torch.Tensor, draws: NDArray[np.uint32], forbid: bool
-    ) -> NDArray[np.int32]:
-        logits = logits[:, : len(self._teacher.table)].float() / self._sampling.temperature
-        if logits.isnan().any():
+        self, logits: torch.Tensor, draws: NDArray[np.uint32], ages: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Draw the next token of texts of so many tokens, shape (B,), by logits, shape (B, V)."""
+        cannot_begin = self._endings.cannot_begin[: len(self.teacher.table)]
+        logits = logits[:, : len(cannot_begin)].float() / self.sampling.temperature
+        if not float(logits.sum()) < torch.inf:
             raise ModelError("the model's logits are NaN or infinite, so that it cannot write")
-        if forbid:
-            logits[:, self._forbidden] = -torch.inf
+        if (ages < self.shortest).any():
+            young = send(ages < self.shortest, logits.device)[:, None]
+            logits.masked_fill_(young & send(cannot_begin, logits.device), -torch.inf)
         uniform = torch.from_numpy(draws.astype(np.float64) * 2.0**-32).to(logits.device)
-        return draw_tokens(logits, uniform, self._sampling.top_p).cpu().numpy().astype(np.int32)
+        found: NDArray[np.int64] = draw_tokens(logits, uniform, self.sampling.top_p).cpu().numpy()
+        return found
+
+
+def choose_labels(seeds: NDArray[np.uint64], labels: int) -> NDArray[np.int64]:
+    """Return the column of the label that each labelled text is asked to be of, shape (N,)."""
+    draws = random_integers_numpy(seeds, 1, stream=Purpose.LABEL).astype(np.uint64)[:, 0]
+    return (draws * np.uint64(labels) >> np.uint64(32)).astype(np.int64)
+
+
+def find_prompts(teacher: Teacher, labelled: bool) -> list[list[int]]:
+    """Return the tokens in front of texts, those for all or those of each label."""
+    task, tokenizer, chat = teacher.task, teacher.tokenizer, teacher.chat
+    if prompt := task.choose_write(labelled):
+        names = [label.spoken for label in task.labels] if PLACE in prompt else [""]
+        return [frame_writing(prompt.replace(PLACE, name), tokenizer, chat) for name in names]
+    if not labelled:
+        return [list(teacher.prefix_ids)]
+    marker, start = task.suffix.strip() or NO_SUFFIX, tokenizer.bos_token or ""
+    start = start if task.prompt.startswith(start) else ""
+    behind = task.prompt.removeprefix(start)
+    texts = [f"{start}{marker} {label.words[0]}\n{behind}" for label in task.labels]
+    named = (replace(task, prompt=text) for text in texts)
+    return [list(frame_task(each, tokenizer, chat).prefix_ids) for each in named]
 
 
 def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -220,10 +219,3 @@ def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> to
     target = torch.minimum(target, torch.nextafter(sums[:, -1], torch.zeros_like(target)))
     found = torch.searchsorted(sums, target[:, None], right=True)
     return (found if order is None else order.gather(1, found))[:, 0]
-
-
-def find_end_ids(model: Any) -> list[int]:
-    """Return the token ids by which a model ends a text."""
-    settings = (getattr(model, "generation_config", None), model.config.get_text_config())
-    known = (getattr(own, "eos_token_id", None) for own in settings)
-    return [int(end) for end in np.unique(next((x for x in known if x is not None), []))]

@@ -104,6 +104,9 @@ def prepare_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherPlan:
     lm.check_quantisation(config.quantise, device.value, dtype.value)
     config = replace(config, model=model.value)
     reporter.say(f"model: {model.value} ({model.reason})")
+    if model.value == "mini" and task.choose_write(False):
+        task = replace(task, write=None, write_labelled=None)
+        reporter.say("texts: mini continues the task's prompt, as it was trained to, not `write`")
     folder = lm.resolve_model(model.value)
     device = lm.place_model(folder, config.device, device, dtype.value, config.quantise)
     reporter.say(f"device: {device.value} ({device.reason}), {dtype.value} ({dtype.reason})")

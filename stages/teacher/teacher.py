@@ -90,6 +90,7 @@ class Teacher:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             what = f"a few rows of {task.max_length} tokens besides the model"
             refuse_out_of_memory(error, self.device, what)
+        self.rows_written: int | None = None  # most side by side, where memory was too short
         self.forward_pass = self.passes[0]
         self.use_pass(self.forward_pass)
 

@@ -13,7 +13,8 @@ from cache.draw.philox import Purpose, mix_seeds, random_integers_numpy
 from stages.errors import ModelError, SettingError
 from stages.inputs.preparation import SamplingSettings
 from stages.tasks.frame import frame_task
-from stages.teacher.generation import draw_tokens, find_end_ids, write_texts
+from stages.teacher.endings import find_end_ids
+from stages.teacher.generation import draw_tokens, write_texts
 from stages.teacher.teacher import Teacher
 
 # What they keep of a prompt is more than keys and values, or changes with the row's length.
@@ -36,7 +37,12 @@ def write(teacher: Teacher, seeds: np.ndarray = SEEDS, **own: Any) -> np.ndarray
 
 
 def forbid(teacher: Teacher, logits: torch.Tensor) -> torch.Tensor:
-    logits[0, [*find_end_ids(teacher.model), *teacher.suffix_ids[:1]]] = -torch.inf
+    """What cannot begin a text is impossible there."""
+    decoded = [teacher.tokenizer.decode([number]) for number in range(len(teacher.table))]
+    leads = {"\n", *teacher.tokenizer.decode(teacher.suffix_ids)[:1]}
+    first = [k for k, text in enumerate(decoded) if text[-1:] in [*" \t\r"] or leads & {*text}]
+    ends = [*find_end_ids(teacher.model), *teacher.tokenizer.all_special_ids]
+    logits[0, [*first, *ends]] = -torch.inf
     return logits
 
 
@@ -57,10 +63,11 @@ def test_every_token_is_drawn_from_what_the_model_expects_there(family: str) -> 
         with pytest.raises(ModelError, match="no keys and values"):
             write(teacher)
         return
-    texts = write(teacher, SEEDS[:6])
-    draws = random_integers_numpy(SEEDS[:6], LONGEST, stream=Purpose.WRITING) * 2.0**-32
+    teacher.rows_written = 3  # so that texts of all ages are side by side
+    texts = write(teacher, SEEDS[:10])
+    draws = random_integers_numpy(SEEDS[:10], LONGEST, stream=Purpose.WRITING) * 2.0**-32
     for ids, uniform in zip(texts, draws, strict=True):
-        ids = ids[ids >= 0]
+        ids = ids[ids >= 0][: None if ids[-1] >= 0 else -1]  # an end loses its white space
         logits = predict(teacher, ids)
         p = logits.softmax(dim=1).double()
         at = torch.arange(len(ids)), torch.from_numpy(ids).long()
@@ -125,10 +132,13 @@ def test_fewer_at_once_where_the_memory_is_short(monkeypatch: pytest.MonkeyPatch
         return forward(**inputs)
 
     monkeypatch.setattr(teacher.model, "forward", run_out)
-    monkeypatch.setattr("stages.teacher.generation.MOST_ROWS", 16)
-    got = write_texts(teacher, SEEDS, SamplingSettings(), LONGEST, listener.hear(teacher))
-    assert (got == wanted).all(axis=1).mean() > 0.9
-    assert len(listener.warnings) == 1 and "on with 8" in listener.warnings[0]
+    for known, steps in ((16, [8]), (None, [12, 6]), (6, [])):
+        teacher.rows_written, listener.warnings = known, []
+        got = write_texts(teacher, SEEDS, SamplingSettings(), LONGEST, listener.hear(teacher))
+        assert (got == wanted).all(axis=1).mean() > 0.9
+        assert teacher.rows_written <= 8
+        for size, line in zip(steps, listener.warnings, strict=True):
+            assert f"going on with {size} " in line
 
 
 def test_not_even_one_text_fits(monkeypatch: pytest.MonkeyPatch) -> None:
