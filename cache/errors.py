@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
 
 
 class Hint(Enum):
@@ -95,13 +94,8 @@ class CacheChoiceError(CacheError):
 
 
 class TaskChoiceError(CacheChoiceError):
-    """Nobody named a task, and one of ``tasks`` could be meant.
+    """Nobody named a task, and one of ``tasks`` could be meant, if there are any."""
 
-    Where there are none, ``unfinished`` holds the incomplete caches below the root.
-    """
-
-    def __init__(
-        self, message: str, root: object, tasks: Sequence[str], unfinished: Sequence[Any] = ()
-    ) -> None:
+    def __init__(self, message: str, root: object, tasks: Sequence[str]) -> None:
         super().__init__(message)
-        self.root, self.tasks, self.unfinished = str(root), tasks, unfinished
+        self.root, self.tasks = str(root), tasks

@@ -83,8 +83,8 @@ def find_only_task(root: str | Path, partial: bool) -> Cache:
         return next(iter(fitting.values()))
     several = f"{len(fitting)} tasks have" if fitting else "no task has"
     kind = "a cache" if partial else "a complete cache"
-    unfinished = [] if fitting else caches
-    raise TaskChoiceError(f"{several} {kind} below {root}", root, sorted(fitting), unfinished)
+    there = "" if fitting or not caches else f" ({len(caches)} incomplete)"
+    raise TaskChoiceError(f"{several} {kind} below {root}{there}", root, sorted(fitting))
 
 
 def list_usable(root: str | Path, task: str, partial: bool) -> list[Cache]:

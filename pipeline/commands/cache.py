@@ -190,8 +190,6 @@ def _verify(place: Place, repair: bool, console: Console) -> tuple[Report, list[
 
 
 def _advise(report: Report, removed: list[str] | None, console: Console) -> None:
-    from pipeline.hints import format_teacher_command
-
     if not report.faults:
         return
     if removed is None:
@@ -199,10 +197,6 @@ def _advise(report: Report, removed: list[str] | None, console: Console) -> None
             f"`pipeline cache verify {report.place} --repair` removes what is damaged and says how "
             "to make it again"
         )
-    elif report.cache is not None:
-        console.say(f"to make it again: {format_teacher_command(report.cache)}")
     else:
-        console.say(
-            "to make the manifest again: pipeline teacher with the settings that the cache was "
-            "made with; the rows stay, and can be verified after that"
-        )
+        known = f", which `pipeline cache show {report.place}` tells" if report.cache else ""
+        console.say(f"to make it again: pipeline teacher with the same settings{known}")
