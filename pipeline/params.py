@@ -5,10 +5,8 @@ command holds its options by name, dashes as underscores.  So ``dvc repro`` and 
 hand agree.
 """
 
-import difflib
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,44 +44,32 @@ def read_params(name: str, commands: Mapping[str, click.Command]) -> dict[str, A
             # Of any encoding: whether it is ours, and for whom, shows before it is parsed.
             text = file.read(2**24).replace(b"\0", b"").decode("utf-8", "replace")
     except OSError as error:
-        _warn(f"cannot read {FILE}: {error.strerror}; the defaults are those built in")
+        warning = click.style("warning:", fg="yellow")
+        fault = f"cannot read {FILE}: {error.strerror}; the defaults are those built in"
+        click.echo(f"{warning} {fault}", err=True)
         return {}
     is_named = re.search(rf"(?m)(^|[{{,])[ \t]*[\"']?{name}[\"']?[ \t]*:", text) is not None
     if name == "tag" and not is_named:
         return {}  # it runs anywhere, beside files that only the others need
+    from stages.yaml_files import read_yaml
+
     known = {key: _list_options(it) for key, it in commands.items() if isinstance(it, Command)}
     try:
-        sections = (_read(KEY) if KEY in text else None) or {}
+        sections = (read_yaml(FILE, "", SettingError, KEY) if KEY in text else None) or {}
     except SettingError:
         if is_named:
             raise
         return {}
     if not isinstance(sections, dict):
         raise SettingError(f"{FILE}: {KEY} must map commands to options")
-    for section in [each for each in sections if each not in known and each not in FOR_DVC]:
-        # What is meant for another command stops only that one.
-        near = difflib.get_close_matches(str(section), known, n=1, cutoff=0.5)
-        if name in sections or near in ([], [name]):
-            fault = f"unknown section {section!r:.80}{suggest(section, (*known, *FOR_DVC))}"
-            raise SettingError(f"{FILE}: {KEY}: {fault}")
+    if unknown := [section for section in sections if section not in (*known, *FOR_DVC)]:
+        fault = f"unknown section {unknown[0]!r:.80}{suggest(unknown[0], (*known, *FOR_DVC))}"
+        raise SettingError(f"{FILE}: {KEY}: {fault}")
     if name not in sections:
-        with suppress(SettingError):
-            outside = _read(name) if is_named else None
-            if outside and isinstance(outside, dict) and outside.keys() <= known[name].keys():
-                _warn(
-                    f"{FILE}: the section {name!r} is not read; if it is meant for this command, "
-                    f"move it below a top key '{KEY}'"
-                )
         return {}
     # All are checked, so that what is wrong with the student's shows before the teacher's hours.
     ours = sections.keys() & known.keys()
     return {key: _type_values(key, sections[key], known[key]) for key in sorted(ours)}[name]
-
-
-def _read(key: str) -> Any:
-    from stages.yaml_files import read_yaml
-
-    return read_yaml(FILE, "", SettingError, key)
 
 
 def _list_options(command: click.Command) -> dict[str, click.Option]:
@@ -112,7 +98,3 @@ def _type_values(section: str, values: Any, options: Mapping[str, click.Option])
             raise SettingError(f"{FILE}: {section}: {key} must be a single value")
         typed[option.name or ""] = given if option.multiple else value
     return typed
-
-
-def _warn(message: str) -> None:
-    click.echo(f"{click.style('warning:', fg='yellow')} {message}", err=True)

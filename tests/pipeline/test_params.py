@@ -150,18 +150,6 @@ def test_a_broken_file_stops_only_what_it_names(text: str, seen: Callable[[str],
         assert (run_here(*arguments).code, run_here(*arguments).err) == (0, "")
 
 
-@pytest.mark.parametrize("more", ["", f"{KEY}:\n  tasks: [imdb]\n  student: {{steps: 3}}\n"])
-def test_a_section_where_ours_once_stood_is_told_of(more: str, seen: Callable[[str], Seen]) -> None:
-    Path("params.yaml").write_text(f"teacher:\n  rows: 77\n  text_column: body\n{more}")
-    kept = seen("teacher")
-    found = run_here("teacher", "--task", "imdb")
-    assert (found.code, kept[0]["rows"]) == (0, 32768)
-    assert "the section 'teacher' is not read; if it is meant for this command, move it below" in (
-        found.err
-    )
-    assert f"a top key '{KEY}'\n" in found.err
-
-
 def test_values_are_read_as_they_are_written(seen: Callable[[str], Seen]) -> None:
     write("student:\n  from: 0123e5\n  seed: 024\n  partial: yes\n  steps: null\n")
     kept = seen("student")
