@@ -113,17 +113,17 @@ def read_manifest(place: Place, fingerprint: str | None = None) -> Manifest:
 
 
 def list_caches(root: str | Path | Place) -> list[dict[str, Any]]:
-    """Say of every directory below a root, by name, what manifest and commit records tell of it.
+    """Say of every directory below a root, by name, what its manifest tells, and how far it is.
 
-    Hidden ones are left out.  As JSON can hold it: ``committed`` are shards, the ``newest`` at that
-    time, ``bytes`` those of all files, and ``error`` is what is wrong, None if nothing is.  Where
-    the manifest cannot be read, what it would say is None or 0.
+    Hidden ones are left out.  As JSON can hold it: ``committed`` are shards, ``bytes`` those of all
+    files, and ``error`` is what is wrong with the manifest, None if nothing is.  Where that cannot
+    be read, what it would say is None or 0.
     """
     return [_summarise(place) for place in parse_place(root).list_places()]
 
 
 def _summarise(place: Place) -> dict[str, Any]:
-    found: dict[str, Any] = dict.fromkeys(("fingerprint", "label", "newest", "error"))
+    found: dict[str, Any] = dict.fromkeys(("fingerprint", "label", "error"))
     found |= {"path": str(place), "shards": 0, "committed": 0, "complete": False}
     found["bytes"] = sum(size for _, size in place.open_files().walk())
     try:
@@ -131,18 +131,9 @@ def _summarise(place: Place) -> dict[str, Any]:
     except CacheError as error:
         return found | {"error": str(error)}
     found |= {"fingerprint": cache.fingerprint, "label": cache.manifest.label}
-    moments, committed = [], cache.committed()
-    for shard in committed:
-        try:
-            moments.append(cache.record(shard).finished)
-        except CacheError as error:
-            found["error"] = found["error"] or str(error)
-    return found | {
-        "shards": cache.shards,
-        "committed": len(committed),
-        "complete": len(moments) == cache.shards,
-        "newest": max(moments).isoformat() if moments else None,
-    }
+    committed = len(cache.committed())
+    complete = committed == cache.shards
+    return found | {"shards": cache.shards, "committed": committed, "complete": complete}
 
 
 def _create(

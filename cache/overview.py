@@ -21,7 +21,7 @@ def describe_cache(
 
     None is what cannot be told.  ``committed`` counts the sound shards and ``rows`` theirs, of
     which each takes ``row_bytes`` in its shard's files; ``bytes`` are those of all files, ``rate``
-    is in rows a second while it was being filled, ``seconds_left`` what the live workers will need
+    is that of one worker in rows a second, ``seconds_left`` what the live workers will need
     for the rest, ``balance`` for each class the rows in which it is the most probable, and its mean
     probability, and ``damage`` what was found on the way.
     """
@@ -62,10 +62,10 @@ def describe_cache(
         workers = None
     rows = sum(len(cache.rows_of(record.shard)) for record in records)
     data = sum(info.size for record in records for info in record.files.values())
+    spent = sum(record.seconds for record in records)
     left, seconds_left = cache.layout.rows - rows, None
-    if workers and rows and left:
-        rest = left * sum(r.seconds for r in records) / rows / len(workers)
-        seconds_left = rest if math.isfinite(rest) else None
+    if workers and rows and left and math.isfinite(spent):
+        seconds_left = left * spent / rows / len(workers)
     voters = int(votes.sum())
     means = (sums / max(voters, 1)).tolist()
     shares = zip(_name_classes(cache, classes), votes.tolist(), means, strict=True)
@@ -81,7 +81,7 @@ def describe_cache(
         "complete": len(records) == cache.shards,
         "committed": len(records),
         "rows": rows,
-        "rate": _find_rate(records, rows),
+        "rate": rows / spent if spent else None,
         "seconds_left": seconds_left,
         "bytes": sum(size for _, size in cache.files.walk()),
         "row_bytes": data / rows if rows else None,
@@ -99,15 +99,3 @@ def _name_classes(cache: Cache, classes: int) -> list[str]:
     except (KeyError, TypeError):
         names = []
     return names if len(names) == classes else [f"class {index}" for index in range(classes)]
-
-
-def _find_rate(records: list[CommitRecord], rows: int) -> float | None:
-    # Over the time in which at least one shard was being computed: pauses between runs do not
-    # count, nor does time count twice that several workers spent side by side.
-    ends = [record.finished.timestamp() for record in records]
-    spans = sorted((end - r.seconds, end) for r, end in zip(records, ends, strict=True))
-    busy, until = 0.0, -math.inf
-    for begin, end in spans:
-        busy += max(end - max(begin, until), 0.0)
-        until = max(until, end)
-    return rows / busy if busy else None

@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from cache.directory import attempt
@@ -46,10 +47,7 @@ def remove_cache(place: str | Path | Place) -> None:
     # Who wants to create the cache anew must wait, or would lose the half of it.
     with claims.creating() as may_create, claims.removing() as may_remove:
         for name in _CONTENTS:
-            # Suspended for long, this may wake up while someone creates the cache anew.
-            if not (may_create() and may_remove()):
-                raise LostClaimError.lapsed(place, "removed in part only")
-            erase(place, files, name)
+            erase(place, files, name, lambda: may_create() and may_remove())
         # The locks held here go last: from then on others may create the cache anew.
         alone = set(files.names()) <= {CLAIMS}
         try:
@@ -88,28 +86,28 @@ def check_removable(place: Place) -> Manifest | None:
     raise ManifestError(f"{place} is not a cache, or not only one; nothing was removed")
 
 
-def erase(place: Place, files: Files, path: str) -> None:
-    """Remove a file, a link, or a directory with all that is in it, if it is in the cache."""
-    check_no_link(place, path)
+def erase(place: Place, files: Files, path: str, is_mine: Callable[[], bool]) -> None:
+    """Remove a file, a link, or a directory with all that is in it, if it is in the cache.
+
+    StorageError: it lies behind a link, or the storage refuses; LostClaimError: the right to do so
+    is not held any more.
+    """
+    if isinstance(place, LocalPlace):
+        for link in (place.path / parent for parent in PurePosixPath(path).parents):
+            if link != place.path and _is_link(link):
+                raise StorageError(
+                    f"cannot remove {path}: {link} is a link to {link.resolve()}, and what lies "
+                    "there may not be this cache's; remove it by hand"
+                )
+    # Suspended for long, this may wake up when someone else has made the thing anew.
+    if not is_mine():
+        raise LostClaimError.lapsed(place, "removed in part only")
     try:
         files.remove(path)
     except StorageError as error:
         if getattr(error.__cause__, "errno", None) not in _IS_DIRECTORY:
             raise
     files.clear(path)
-
-
-def check_no_link(place: Place, path: str) -> None:
-    """Raise StorageError unless what is removed lies in the cache itself, behind no link."""
-    if not isinstance(place, LocalPlace):
-        return
-    for parent in PurePosixPath(path).parents:
-        link = place.path / parent
-        if link != place.path and _is_link(link):
-            raise StorageError(
-                f"cannot remove {path}: {link} is a link to {link.resolve()}, and what lies there "
-                "may not be this cache's; remove it by hand"
-            )
 
 
 def _is_link(path: Path) -> bool:

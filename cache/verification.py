@@ -11,18 +11,16 @@ from functools import partial
 from pathlib import Path
 
 from cache.directory import MISSING, Cache, attempt, first_non_finite
-from cache.errors import ForeignError, LostClaimError, ManifestError, StorageError
+from cache.errors import ForeignError, ManifestError, StorageError
 from cache.format import (
-    ATTACHMENTS,
     DIRECTORY,
-    GROUP,
     MANIFEST,
     CommitRecord,
     committed_shards,
     record_path,
 )
 from cache.opening import read_manifest
-from cache.removal import check_no_link, erase
+from cache.removal import erase
 from cache.stores import CLAIMS, TEMPORARY, Place, parse_place
 
 
@@ -92,9 +90,8 @@ def verify_cache(
             faults += found
             count += 1
         advance(1)
-    obstacles, strays, size = _sort_files(cache)
-    # What is in the way of others first: repair goes in this order.
-    return Report(place, cache, count, (*obstacles, *faults), strays, size)
+    strays, size = _find_strays(cache)
+    return Report(place, cache, count, tuple(faults), strays, size)
 
 
 def repair_cache(report: Report) -> list[str]:
@@ -154,20 +151,16 @@ def _check_column(cache: Cache, shard: int, name: str, record: CommitRecord | st
     return None if bad is None else f"row {record.rows[0] + bad} is NaN or infinite"
 
 
-def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
-    # Files that stand where a directory must be, strays, and the size of all files.
+def _find_strays(cache: Cache) -> tuple[tuple[str, ...], int]:
+    # Besides them the size of all files.
     committed = set(cache.committed())
-    obstacles, loose, size = [], [], 0
+    loose, size = [], 0
     for path, file_size in cache.files.walk():
         size += file_size
         if path == MANIFEST or path in cache.manifest.files or path.startswith(f"{CLAIMS}/"):
             continue
         shard = _shard_of(path, cache)
-        if shard is not None and (shard in committed or path == record_path(shard)):
-            continue
-        if shard is None and _is_in_the_way(path, cache):
-            obstacles.append(Fault(path, "a file where a directory must be", None))
-        else:
+        if shard is None or not (shard in committed or path == record_path(shard)):
             loose.append((path, shard))
     try:
         live = {claim.shard for claim in cache.live_claims()} if loose else set()
@@ -180,25 +173,13 @@ def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
         mine = live if path.startswith(f"{TEMPORARY}/") else shard in busy
         if not mine and cache.files.size(path) is not None:
             strays.append(path)
-    return obstacles, tuple(sorted(strays)), size
+    return tuple(sorted(strays)), size
 
 
 def _shard_of(path: str, cache: Cache) -> int | None:
     # The shard whose record or column lies there, None where that is nobody's place.
-    return next((shard for shard in _numbers(path, cache) if path in cache.paths_of(shard)), None)
-
-
-def _is_in_the_way(path: str, cache: Cache) -> bool:
-    if path in (GROUP, DIRECTORY, CLAIMS, TEMPORARY, ATTACHMENTS.rstrip("/")):
-        return True
-    below = (each for shard in _numbers(path, cache) for each in cache.paths_of(shard))
-    return any(each.startswith(f"{path}/") for each in below)
-
-
-def _numbers(path: str, cache: Cache) -> list[int]:
-    # The shards that a path may be of, by the numbers in it; the first, if it is above them all.
-    found = [int(digits) for digits in re.findall(r"[0-9]{1,7}", path)]
-    return [0, *(shard for shard in found if shard < cache.shards)]
+    found = (int(digits) for digits in re.findall(r"[0-9]{1,7}", path))
+    return next((n for n in found if n < cache.shards and path in cache.paths_of(n)), None)
 
 
 def _repair_manifest(place: Place) -> list[str]:
@@ -212,22 +193,14 @@ def _repair_manifest(place: Place) -> list[str]:
             pass
         files = place.open_files()
         there = MANIFEST in files.names()
-        _check_right(place, is_mine)
-        erase(place, files, MANIFEST)
+        erase(place, files, MANIFEST, is_mine)
         return [MANIFEST] if there else []
 
 
 def _repair_file(cache: Cache, path: str, is_mine: Callable[[], bool]) -> list[str]:
-    if path not in cache.manifest.files:
-        # Not through erase: should a directory be there by now, it is what must be there.
-        check_no_link(cache.place, path)
-        _check_right(cache.place, is_mine)
-        cache.files.remove(path)
-        return [path]
     fault = _check_file(cache, path)
     if fault is not None:
-        _check_right(cache.place, is_mine)
-        erase(cache.place, cache.files, path)
+        erase(cache.place, cache.files, path, is_mine)
     return [path] if fault not in (None, MISSING) else []
 
 
@@ -244,13 +217,6 @@ def _repair_shard(cache: Cache, shard: int) -> list[str]:
         # The record last: until it has gone, the shard is seen to be damaged.
         faults.pop(record_path(shard), None)
         for path in (*faults, record_path(shard)):
-            _check_right(cache.place, partial(claim.is_held_in, claims))
-            erase(cache.place, cache.files, path)
+            erase(cache.place, cache.files, path, partial(claim.is_held_in, claims))
         removed = [path for path, fault in faults.items() if fault != MISSING]
         return [*removed, record_path(shard)]
-
-
-def _check_right(place: Place, is_mine: Callable[[], bool]) -> None:
-    # Suspended for long, this may wake up when someone else has made the thing anew.
-    if not is_mine():
-        raise LostClaimError.lapsed(place, "repaired in part only")

@@ -113,7 +113,7 @@ def format_overview(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{layout['rows']:,} rows{', complete' if found['complete'] else ''}",
     )
     if found["rate"] is not None:
-        yield "rate", f"{found['rate']:,.1f} rows a second while it was being filled"
+        yield "rate", f"{found['rate']:,.1f} rows a second by one worker"
     if found["seconds_left"] is not None:
         yield "time left", format_duration(found["seconds_left"])
     for one in found["workers"] or ():
