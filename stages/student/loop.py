@@ -275,9 +275,7 @@ def _continue_run(run: Training, checkpoint: Path, identity: str, reporter: Repo
         raise TrainingError(f"the checkpoint {checkpoint} is damaged; remove it") from error
     # One without the time it took is of an older version.
     if state["identity"] != identity or "seconds" not in state:
-        version = state.get("trainer", 0)
-        code = f"another version of the training code ({version}, this is {TRAINER})"
-        why = "other settings" if version == TRAINER else code
+        why = "other settings, or of another version of the training code"
         reporter.say(f"the checkpoint {checkpoint} is of {why}: starting anew")
         return
     run.restore(state)

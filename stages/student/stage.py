@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
         else:
             if record:
                 reporter.say(
-                    f"{out} {_describe_change(record)}: it is trained anew, and replaced then"
+                    f"{out} is of other settings, or of another version of the training code: it "
+                    "is trained anew, and replaced then"
                 )
             record = _train(config, data, identity, out, reporter)
     if config.curve is not None:
@@ -216,12 +217,6 @@ def _identify(config: StudentConfig, data: TrainingData) -> str:
         sorted(asdict(config.training).items()),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _describe_change(record: Mapping[str, Any]) -> str:
-    if (version := record.get("trainer", 0)) != TRAINER:
-        return f"is of another version of the training code ({version}, this is {TRAINER})"
-    return "was trained with other settings"
 
 
 def _choose_init(config: StudentConfig) -> tuple[str, str]:
