@@ -1,17 +1,11 @@
 """``pipeline report``: tables and figures of what there is, as one page."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pipeline import options
 from pipeline.params import Command
-
-if TYPE_CHECKING:
-    from stages.report import Findings
 
 FOLDER = options.PathType(path_type=Path, exists=True, file_okay=False)
 
@@ -65,26 +59,6 @@ def report(
         for fault in found.faults:
             console.say(f"missing: {fault}")
         with console.track("drawing figures", 1, 0, "figure"):
-            paths = write_report(found, title, _list_commands(found, cache), out)
+            paths = write_report(found, title, out)
     for path in paths:
         click.echo(str(path))
-
-
-def _list_commands(found: Findings, cache: str) -> list[str]:
-    """Return the commands that make the caches, the students and their evaluations."""
-    from pipeline.hints import format_command, format_student_command, format_teacher_command
-
-    evaluations = [
-        {"teacher": one.teacher_name, "task": task, "data": one.data, "metrics": one.file}
-        for task, one in found.teachers.items()
-        if one.accuracy is None and one.data
-    ] + [
-        {"model": run.path, "teacher": one.teacher_name, "data": one.data, "metrics": one.file}
-        for run in found.runs
-        if (one := run.evaluation) and one.data
-    ]
-    return [
-        *map(format_teacher_command, found.caches.values()),
-        *(format_student_command(run, cache) for run in found.runs),
-        *(format_command("evaluate", options) for options in evaluations),
-    ]

@@ -49,10 +49,8 @@ class Evaluation(Strict):
     agreement: Share | None = None
     teacher_accuracy: Share | None = _at("teacher", "accuracy")
     teacher_macro_f1: Share | None = _at("teacher", "macro_f1")
-    teacher_name: Name | None = None
     task: Name | None = None
     model: Name | None = None
-    data: Name | None = None
     identity: Name | None = None
 
 
@@ -74,18 +72,14 @@ class Run(Strict):
     arch: str | None = None
     init: str | None = None
     labels: str | None = None
-    texts: str | None = None
     sampler: str | None = None
     teacher: str | None = None
-    words_of: str | None = None
     rows: Count | None = None
-    partial: bool | None = None
     objective: str | None = _at("training", "objective")
     steps: Count | None = _at("training", "steps")
     batch_size: Count | None = _at("training", "batch_size")
     lengths_per_batch: Count | None = _at("training", "lengths_per_batch")
     learning_rate: float | None = _at("training", "learning_rate")
-    log_every: Count | None = _at("training", "log_every")
     seed: Count | None = _at("training", "seed")
     training: Seconds | None = _at("seconds", "training")
     preparation: Seconds | None = _at("preparation", "seconds")

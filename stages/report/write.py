@@ -3,7 +3,7 @@
 import importlib.util
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ OWN = (PAGE, "report.md", "tables", "figures")
 """What a report's directory holds."""
 
 
-def write_report(found: Findings, title: str, commands: Sequence[str], out: Path) -> list[Path]:
+def write_report(found: Findings, title: str, out: Path) -> list[Path]:
     """Write a report into a directory, in place of an earlier one, and return its files.
 
-    ``commands`` are the command lines that make all of it again.  ReportError: a package is
-    missing, or the directory holds something else than a report.
+    ReportError: a package is missing, or the directory holds something else than a report.
     """
     for package in ("matplotlib", "scipy"):
         if importlib.util.find_spec(package) is None:
@@ -39,7 +38,6 @@ def write_report(found: Findings, title: str, commands: Sequence[str], out: Path
     content = {
         "found": found,
         "title": title,
-        "commands": "\n".join(commands),
         "tables": tables,
         "figures": figures,
         "versions": Counter(", ".join(f"{key}: {v}" for key, v in each) for each in versions),
