@@ -144,20 +144,31 @@ def _choose_ranks_device(rank: str, count: int) -> Choice:
     return Choice(f"cuda:{int(rank)}", f"torchrun's local rank {int(rank)}")
 
 
+def list_groups(root: Path) -> list[Path]:
+    """Return the directories of the control groups (version 2) that this process is in.
+
+    ``root`` is where /proc and /sys lie.  In a container a group's place may be the host's, and
+    only the top of it is there.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    place = next((Path(line[3:]) for line in lines if line.startswith("0::")), Path("/"))
+    found = (root / "sys/fs/cgroup" / str(group)[1:] for group in (place, *place.parents))
+    return [folder for folder in found if folder.is_dir()]
+
+
 def count_cpus(root: Path = Path("/")) -> int:
     """Return how many CPUs this process may use, by its affinity and its control groups' quotas.
 
-    ``root`` is where /proc and /sys lie.
+    ``root`` is as for :func:`list_groups`.
     """
     able = getattr(os, "sched_getaffinity", None)
     count = len(able(0)) if able else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-        place = next((Path(line[3:]) for line in lines if line.startswith("0::")), Path("/"))
-        # Seen from inside a container the place may be the host's, and the root its own.
-        for group in (place, *place.parents):
-            file = root / "sys/fs/cgroup" / str(group)[1:] / "cpu.max"
-            quota, period = file.read_text().split() if file.exists() else ("max", "1")
+    for group in list_groups(root):
+        with suppress(OSError, ValueError):
+            quota, period = (group / "cpu.max").read_text().split()
             if quota != "max":
                 count = min(count, max(1, math.ceil(int(quota) / int(period))))
     return count

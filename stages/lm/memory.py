@@ -3,10 +3,10 @@
 import ctypes
 import os
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from stages.checkpoints import explained
-from stages.devices import ALL, Choice
+from stages.devices import ALL, Choice, list_groups
 from stages.errors import ModelError
 from stages.lm.gguf_file import count_weights
 from stages.lm.quantisation import divide_layers
@@ -22,16 +22,12 @@ LARGEST = 2**30
 
 GIB = 2**30
 
-V2 = ("sys/fs/cgroup", "max", "current", "inactive_file")
-V1 = ("sys/fs/cgroup/memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file")
-"""Where control groups are mounted; the names of their limit, use and reclaimable bytes."""
-
 
 def measure_free(device: str, root: Path = Path("/")) -> int:
     """Return the bytes that can still be allocated on a device, or on all CUDA devices together.
 
-    For ``cpu`` it is what the system says is available, or what a control group (version 1 or 2)
-    leaves of it; their files are found below ``root``.
+    For ``cpu`` it is what the system says is available, or what a control group leaves of
+    it; its files are found below ``root``.
     """
     import psutil
     import torch
@@ -161,28 +157,14 @@ def _count_devices() -> int:
 
 
 def _measure_groups(root: Path) -> list[int]:
-    """Return what each control group around this process leaves, of both versions."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except FileNotFoundError:
-        return []
+    """Return what each control group around this process leaves of its memory."""
     free = []
-    for line in lines:
-        _, controllers, inner = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        mount, *names = V1 if controllers else V2
-        # A limit on any group above holds too; in a container the path may be the host's, and
-        # only the top of it is there.
-        inside = PurePosixPath(inner.lstrip("/"))
-        for group in (root / mount / each for each in {inside, *inside.parents}):
-            try:
-                most, used = ((group / f"memory.{name}").read_text().strip() for name in names[:2])
-                stat = (group / "memory.stat").read_text().splitlines()
-            except FileNotFoundError:  # the root group of version 2 has none of them
-                continue
-            if most != "max":
+    for group in list_groups(root):
+        with suppress(FileNotFoundError):  # the root group has none of these files
+            most, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+            stat = (group / "memory.stat").read_text().splitlines()
+            if most.strip() != "max":
                 # Pages of files count as used, and are given back when memory is asked for.
-                cached = dict(map(str.split, stat)).get(names[2], "0")
+                cached = dict(map(str.split, stat)).get("inactive_file", "0")
                 free.append(max(int(most) - int(used) + int(cached), 0))
     return free

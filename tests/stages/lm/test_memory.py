@@ -16,7 +16,7 @@ from stages.lm import load_language_model, memory
 from stages.lm.memory import GIB, add_margin, check_fit, count_bytes, measure_free, place_model
 
 AUTO = Choice("cuda", "auto: Some GPU is there")
-V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
+V2 = "sys/fs/cgroup"
 
 
 def write_system(root: Path, groups: str, files: dict[str, str]) -> Path:
@@ -26,14 +26,9 @@ def write_system(root: Path, groups: str, files: dict[str, str]) -> Path:
     return root
 
 
-def write_group(version: int, folder: str, limit: str, used: int, cached: int) -> dict[str, str]:
-    names = ("memory.max", "memory.current", "inactive_file")
-    if version == 1:
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    stat = f"anon 5\n{names[2]} {cached}\n"
-    return {f"{folder}/{names[0]}": f"{limit}\n", f"{folder}/{names[1]}": f"{used}\n"} | {
-        f"{folder}/memory.stat": stat
-    }
+def write_group(folder: str, limit: str, used: int, cached: int) -> dict[str, str]:
+    texts = {"max": limit, "current": used, "stat": f"anon 5\ninactive_file {cached}"}
+    return {f"{folder}/memory.{name}": f"{text}\n" for name, text in texts.items()}
 
 
 def leave(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
@@ -50,16 +45,14 @@ class TestFree:
         ("groups", "files", "room"),
         [
             ("0::/\n", {}, 16000 * 1024),
-            ("0::/a/b\n", write_group(2, f"{V2}/a/b", "max", 500, 100), 16000 * 1024),
-            ("0::/a/b\n", write_group(2, f"{V2}/a/b", "9000", 500, 100), 8600),
-            ("0::/a/b\n", write_group(2, f"{V2}/a", "7000", 500, 100), 6600),
-            ("0::/\n", write_group(2, V2, "5000", 500, 100), 4600),
-            ("0::/\n", write_group(2, V2, "5000", 5500, 100), 0),
-            ("3:cpu:/x\n2:memory:/x\n", write_group(1, f"{V1}/x", "900", 50, 10), 860),
+            ("0::/a/b\n", write_group(f"{V2}/a/b", "max", 500, 100), 16000 * 1024),
+            ("0::/a/b\n", write_group(f"{V2}/a/b", "9000", 500, 100), 8600),
+            ("0::/a/b\n", write_group(f"{V2}/a", "7000", 500, 100), 6600),
+            ("0::/\n", write_group(V2, "5000", 500, 100), 4600),
+            ("0::/\n", write_group(V2, "5000", 5500, 100), 0),
             # The path is the host's, as a container sees it: only its top is mounted.
-            ("2:rdma,memory:/docker/5f\n", write_group(1, V1, "800", 50, 10), 760),
-            ("2:memory:/\n", write_group(1, V1, str(2**63 - 4096), 50, 10), 16000 * 1024),
-            ("2:memory:/\n0::/u\n", write_group(2, f"{V2}/u", "300", 50, 10), 260),
+            ("0::/docker/5f\n", write_group(V2, "800", 50, 10), 760),
+            ("2:memory:/\n0::/u\n", write_group(f"{V2}/u", "300", 50, 10), 260),
         ],
     )
     def test_limits_of_control_groups_hold(
