@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from stages.checkpoints import explained
-from stages.classify import INPUTS, INSTALL, OUTPUT, Classifier
+from stages.classify import INPUTS, INSTALL, OUTPUT
 from stages.errors import ExportError
 
 if TYPE_CHECKING:
@@ -121,33 +120,6 @@ def quantise_onnx(source: Path, file: Path) -> None:
             weight_type=QuantType.QInt8,
             use_external_data_format=large,
         )
-
-
-def check_onnx(
-    original: Classifier,
-    exported: Classifier,
-    ids: int,
-    check_stop: Callable[[], None] = lambda: None,
-) -> float:
-    """Return the largest difference in probability on random ids, or refuse it."""
-    generator = np.random.default_rng(0)
-    longest, worst = original.max_length, 0.0
-    short = min(7, longest)
-    for batch, length in ((1, 1), (1, short), (64, short), (3, longest), (1, longest)):
-        inputs = generator.integers(ids, size=(batch, length))
-        ends = generator.integers(1, length + 1, size=(batch, 1))
-        ends[0] = length
-        for mask in (np.ones_like(inputs), (np.arange(length) < ends).astype(np.int64)):
-            check_stop()
-            difference = original.answer(inputs, mask) - exported.answer(inputs, mask)
-            # Not Python's max(), which passes a NaN over.
-            worst = float(np.maximum(worst, np.abs(difference).max()))
-    if not worst <= TOLERANCE:
-        raise ExportError(
-            f"the ONNX file differs from the student by {worst:.2g} in probability, more than "
-            f"{TOLERANCE:g}; nothing was kept"
-        )
-    return worst
 
 
 def _quantise_tables(model: Any) -> None:

@@ -15,10 +15,9 @@ from processes import Result
 from tiny import ENCODER_NAMES, ENCODERS, make_encoder_config
 from torch import nn
 
-from stages.classify import Classifier
 from stages.errors import ExportError
 from stages.export import onnx as onnx_export
-from stages.export.onnx import check_onnx, check_packages, export_onnx, quantise_onnx
+from stages.export.onnx import check_packages, export_onnx, quantise_onnx
 from stages.student.architectures import ARCHITECTURES
 from stages.student.folding import fold_student
 from stages.student.model import Student, build_encoder
@@ -158,30 +157,3 @@ class TestWriting:
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ExportError, match=rf"the package {name}: pip install .*\[onnx\]"):
             check_packages()
-
-
-class TestChecking:
-    @pytest.mark.parametrize("longest", [1, 5, 40])
-    def test_the_difference_is_found_at_every_length_and_under_padding(self, longest: int) -> None:
-        def wrap(run: Any) -> Classifier:
-            return Classifier(lambda texts, limit: [], run, ("a", "b"), longest, 0, "")
-
-        def answer(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-            total = np.stack([mask.sum(axis=1), np.zeros(len(ids))], axis=1)
-            return (0.01 * total).astype(np.float32)
-
-        def spoil(where: Any, by: float) -> Classifier:
-            return wrap(
-                lambda ids, mask: answer(ids, mask) + np.where(where(ids, mask), [[by, 0]], 0)
-            )
-
-        whole = wrap(answer)
-        assert check_onnx(whole, whole, 50) == 0.0
-        longest_row = spoil(lambda ids, mask: mask.sum(axis=1, keepdims=True) == longest, 0.01)
-        batched = spoil(lambda ids, mask: len(ids) > 1, 0.01)
-        nothing = spoil(lambda ids, mask: len(ids) == 3, np.nan)
-        for other in (longest_row, batched, nothing):
-            with pytest.raises(ExportError, match="nothing was kept"):
-                check_onnx(whole, other, 50)
-        tiny = spoil(lambda ids, mask: len(ids) > 0, 1e-4)
-        assert 0 < check_onnx(whole, tiny, 50) < 1e-4
