@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import huggingface_hub
 from huggingface_hub import HfApi, ModelInfo, constants, errors
@@ -18,7 +17,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from stages.checkpoints import explained, one_line
-from stages.errors import ExportError, HubError, SettingError, StageError
+from stages.errors import HubError, SettingError, StageError
 from stages.records import RECORD, read_record
 from stages.reporter import Reporter
 
@@ -33,14 +32,10 @@ OURS = [RECORD, "README.md", "config.json", "tokenizer.json", "tokenizer_config.
 SECONDS = 60.0
 """Longest wait for the first answer."""
 
-MEANWHILE = "it was changed meanwhile; give the same command again"
 WHAT_TO_DO = {
     401: "it does not take the token; run 'hf auth login --force', or set another HF_TOKEN",
     403: "the token may not write there; give it the right to, or choose another owner",
-    404: "it is not there, or the token may not see it",
-    409: MEANWHILE,
-    412: MEANWHILE,
-    429: "it was asked too often; try again later",
+    **dict.fromkeys((409, 412), "it was changed meanwhile; give the same command again"),
 }
 """By the status that a hub answers with."""
 
@@ -96,7 +91,7 @@ def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> s
                 f"{name} is there and public; make it private at {address}/settings first, or "
                 "choose another name"
             )
-        _check_contents(api, info, address, reporter)
+        _check_contents(info, address, reporter)
         reporter.say(f"uploading {len(files)} files to {name}: {', '.join(files)}")
         if not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None:
             reporter.say(
@@ -119,24 +114,11 @@ def push_folder(folder: Path, repo: str, private: bool, reporter: Reporter) -> s
     return address
 
 
-def _check_contents(api: HfApi, info: ModelInfo, address: str, reporter: Reporter) -> None:
-    """Check that what a repository holds is an older student, or no model."""
+def _check_contents(info: ModelInfo, address: str, reporter: Reporter) -> None:
+    """Check that a repository holds nothing but an older export, or no model."""
     there = sorted(each.rfilename for each in info.siblings or ())
-    if RECORD in there:
-        with TemporaryDirectory() as folder:
-            api.hf_hub_download(info.id, RECORD, revision=info.sha, local_dir=folder)
-            try:
-                older = read_record(Path(folder))
-                task, cache = older["task"]["name"], one_line(older["fingerprint"])[:12]
-            except (ExportError, TypeError, KeyError):
-                pass  # a record, but of something else
-            else:
-                reporter.say(
-                    f"{info.id} holds a student of the task {one_line(task)} (cache {cache}), "
-                    "whose files this one replaces; they stay in the repository's history"
-                )
-                return
-    others = list(filter_repo_objects(there, ignore_patterns=NO_MODEL))
+    known = [*NO_MODEL, *OURS] if RECORD in there else NO_MODEL
+    others = list(filter_repo_objects(there, ignore_patterns=known))
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise HubError(
@@ -144,7 +126,12 @@ def _check_contents(api: HfApi, info: ModelInfo, address: str, reporter: Reporte
             f"({', '.join(others[:3])}{more}); choose another name, or remove these files at "
             f"{address}/tree/main"
         )
-    if "README.md" in there:
+    if RECORD in there:
+        reporter.say(
+            f"{info.id} holds a student, whose files this one replaces; they stay in the "
+            "repository's history"
+        )
+    elif "README.md" in there:
         reporter.warn(
             f"the README.md of {info.id} is replaced; the older one stays in the repository's "
             "history"
@@ -159,19 +146,14 @@ def _explain(repo: str, endpoint: str) -> Iterator[None]:
     except StageError:
         raise
     except Exception as error:  # huggingface_hub, its HTTP client and hf_xet raise dozens of types
-        # The upload of a file wraps what stopped it; the last cause says it, unless without words.
-        causes: list[BaseException] = [error]
-        while causes[-1].__cause__ is not None:
-            causes.append(causes[-1].__cause__)
-        reason = next((one_line(each) for each in reversed(causes) if str(each)), one_line(error))
-        answered = next((each for each in causes if isinstance(each, errors.HfHubHTTPError)), None)
-        if isinstance(error, ValueError):  # of the model card, or of what the hub answered
-            reason = one_line(error)
-        elif answered is not None:
+        # The upload of a file wraps what stopped it.
+        answered = error if isinstance(error, errors.HfHubHTTPError) else error.__cause__
+        reason = one_line(error)
+        if isinstance(answered, errors.HfHubHTTPError) and not isinstance(error, ValueError):
             status = answered.response.status_code
             said = f" ({one_line(answered.server_message)})" if answered.server_message else ""
             what = WHAT_TO_DO.get(status, "try again later")
             reason = f"the hub answered {status}{said}: {what}"
-        else:
+        elif not isinstance(error, ValueError):  # of the model card, or of what the hub answered
             reason += "; check the network, and HF_ENDPOINT where it is set, and try again"
         raise HubError(f"cannot upload to {repo} at {endpoint}: {reason}") from error
