@@ -24,6 +24,7 @@ from stages.inputs.preparation import (
     InputsConfig,
     SamplingSettings,
     build_samplers,
+    find_drawn,
     mix_parts,
     prepare_inputs,
 )

@@ -205,6 +205,17 @@ def build_samplers(
     }
 
 
+def find_drawn(name: str, seeds: np.ndarray) -> np.ndarray:
+    """Return which rows of these seeds a sampler draws, the model writing the others, shape (N,).
+
+    Where all of its rows are of one kind, as those of texts are, they all count.
+    """
+    mixture = parse_mixture(name if name != TEXTS else "unigram", (*SAMPLERS, *MODEL_SAMPLERS))
+    drawn = np.array([part not in MODEL_SAMPLERS for part in mixture.names])
+    chosen: np.ndarray = drawn[mixture.choose_parts(seeds)]
+    return chosen if chosen.any() else ~chosen
+
+
 def mix_parts(name: str, parts: Mapping[str, Sampler]) -> Sampler:
     """Return the sampler of a mixture of such samplers."""
     mixture = parse_mixture(name, SAMPLERS)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cache.reader import CacheReader
-from stages.inputs import read_self_generated
+from stages.inputs import find_drawn, read_self_generated
 from stages.metrics import Prior, average_answers, fit_prior
 from stages.reporter import Reporter
 from stages.tasks import AUTO, parse_shares
@@ -28,7 +28,8 @@ def find_prior(
     """Find what is to be taken off cached answers; None where nothing is.
 
     Args:
-        readers: The same rows answered under one prompt each; every row counts.
+        readers: The same rows answered under one prompt each.  Every row counts, but for those that
+            the model wrote, where others are drawn: what it writes is about something.
         asked: ``balanced``, ``none``, shares (``label=share,…``), or ``auto``: balanced where the
             rows are without content for the teacher, else none.
         labels: Names in column order.
@@ -43,15 +44,18 @@ def find_prior(
     if shares is None:
         reporter.say("prior: none is taken off the teacher's answers")
         return None
-    parts, shards = [], readers[0].shards
+    parts, seeds, shards = [], [], readers[0].shards
     caches = [reader.cache for reader in readers]
+    sampler = caches[0].manifest.inputs["sampler"]["name"]
     with reporter.track("prior", len(shards), 0, "shard") as advance:
         for shard in shards:
             reporter.check_stop()
             answers = [it.read_column(it.record(shard), "probabilities") for it in caches]
             parts.append(average_answers(answers))
+            seeds.append(caches[0].read_column(caches[0].record(shard), "seed"))
             advance(1)
-    prior = fit_prior(np.concatenate(parts), shares)
+    drawn = find_drawn(sampler, np.concatenate(seeds))
+    prior = fit_prior(np.concatenate(parts)[drawn], shares)
     if asked == AUTO and prior.content > CONTENT:
         given = ", ".join(f"{name} {x:.1%}" for name, x in zip(labels, prior.given, strict=True))
         reporter.say(

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import run_here
-from tiny import make_student_config
+from tiny import make_student_config, make_teacher_config
 
 from cache.reader import CacheReader
 from stages.errors import SettingError
 from stages.evaluate import EvaluationConfig, evaluate
+from stages.inputs import find_drawn
 from stages.metrics import fit_prior
 from stages.records import read_record
 from stages.reporter import SilentReporter
 from stages.student import prior, run_student
 from stages.tasks import parse_shares
+from stages.teacher import run_teacher
 
 Filled = tuple[Path, Any]
 LABELS = ("World", "Sports", "a=b")
@@ -144,3 +146,24 @@ def test_unasked_it_is_taken_off_where_rows_are_without_content(
     assert (found is None) == (content < 0)
     told = "none is taken off, as the teacher's answers" if found is None else "taken off"
     assert told in " ".join(reporter.lines)
+
+
+def test_rows_that_the_model_wrote_do_not_count_where_others_are_drawn(
+    llm: Path, mood: Path, tmp_path: Path
+) -> None:
+    mixed = make_teacher_config(mood, llm, tmp_path, sampler="self-labelled=0.7,unigram=0.3")
+    reader = CacheReader(run_teacher(mixed, SilentReporter()).cache)
+    parts = [reader.read_shard(k) for k in reader.shards]
+    answers = np.concatenate([part["probabilities"] for part in parts])
+    drawn = find_drawn(mixed.sampler, np.concatenate([part["seed"] for part in parts]))
+    assert 0.1 < drawn.mean() < 0.5
+    found = prior.find_prior([reader], "balanced", ("bad", "good"), SilentReporter())
+    assert found is not None
+    assert found.rows == drawn.sum()
+    assert found.biases == pytest.approx(fit_prior(answers[drawn]).biases)
+    assert found.biases != pytest.approx(fit_prior(answers).biases, abs=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["self", "texts", "unigram", "self=0.999,unigram=0.001"])
+def test_rows_of_one_kind_count_all(sampler: str) -> None:
+    assert find_drawn(sampler, np.arange(8, dtype=np.uint64)).all()
