@@ -4,13 +4,11 @@ import base64
 import csv
 import io
 import json
-import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count, islice, repeat
 from pathlib import Path
 from textwrap import shorten
@@ -70,7 +68,7 @@ def decode(raw: bytes) -> tuple[str, bool]:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON strictly, but for numbers; return TextDataError where it is not as it must be."""
+    """Parse JSON, but no name twice; return TextDataError where it is not as it must be."""
     try:
         return DECODER.decode(text)
     except (ValueError, TextDataError, RecursionError) as error:
@@ -190,7 +188,7 @@ def _find_text(data: Any, text_column: str) -> str:
     if text_column not in data:
         raise TextDataError(describe_missing("key", text_column, list(data)))
     text = data[text_column]
-    if not isinstance(text, str) or isinstance(text, Number):
+    if not isinstance(text, str):
         raise TextDataError(f"{text_column!r} is {type(text).__name__}, must be text")
     try:
         text.encode("utf-8")
@@ -217,10 +215,6 @@ def _parse_row(line: str, lines: Lines, dialect: Any) -> tuple[list[str], list[A
         return [], taken, "a quote is not closed" if "unexpected end" in fault else fault
 
 
-class Number(str):
-    """A number that Python or JSON cannot hold, such as 1e999 or NaN, as it was written."""
-
-
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -229,17 +223,4 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_number(kind: Callable[[str], Any], digits: str) -> Any:
-    try:
-        found = kind(digits)
-    except ValueError:  # Python reads no more than 4,300 digits
-        return Number(digits)
-    return Number(digits) if found in (math.inf, -math.inf) else found
-
-
-DECODER = json.JSONDecoder(
-    object_pairs_hook=_make_object,
-    parse_float=partial(_read_number, float),
-    parse_int=partial(_read_number, int),
-    parse_constant=Number,
-)
+DECODER = json.JSONDecoder(object_pairs_hook=_make_object)

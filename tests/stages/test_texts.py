@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -113,20 +112,6 @@ def test_the_first_line_that_is_not_utf_8_is_named(name: str, tmp_path: Path) ->
     path = tmp_path / name
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     with pytest.raises(TextDataError, match="line 2001: not UTF-8"):
-        read_texts(path)
-
-
-@pytest.mark.parametrize("keep", [5, 40])
-def test_a_broken_gzip_file_is_named(keep: int, tmp_path: Path) -> None:
-    path, noise = tmp_path / "rows.txt.gz", hashlib.sha512(b"")
-    path.write_bytes(gzip.compress(noise.hexdigest().encode())[:keep])
-    with pytest.raises(TextDataError, match=f"cannot read {path}"):
-        read_texts(path)
-    path.write_bytes(b"plain text after all\n")
-    with pytest.raises(TextDataError, match=f"cannot read {path}: Not a gzipped file"):
-        read_texts(path)
-    path.write_bytes(gzip.compress(b"a\n" + noise.digest())[:40])
-    with pytest.raises(TextDataError, match=f"cannot read {path}"):
         read_texts(path)
 
 
