@@ -27,7 +27,6 @@ class Fixtures:
     task: str
     rows: int  # of the cache
     device: str = "cpu"  # where the teacher answers
-    lengths: str = "log-uniform"
 
     @cached_property
     def cache(self) -> Cache:
@@ -36,7 +35,6 @@ class Fixtures:
             task=self.task,
             model="mini",
             sampler="vocabulary",
-            lengths=self.lengths,
             self_generated=0,
             rows=self.rows,
             chunk_rows=64 if self.rows >= 2048 else 8,

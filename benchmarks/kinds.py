@@ -120,7 +120,7 @@ class Kinds:
             drawn = VocabularySampler(self.table).draw_ids(mix_seeds(0, 0, self.rows), self.longest)
         else:
             drawn = self._topical(11) if kind == "topical" else self._chain("topical" in kind, 21)
-        rule, chunks = LengthRule("uniform", 1, self.longest), -(-self.rows // 64)
+        rule, chunks = LengthRule(1, self.longest), -(-self.rows // 64)
         lengths = rule.draw_lengths(0, 0, chunks).repeat(64)[: self.rows]
         tokens = drawn.astype(np.int32)
         tokens[np.arange(self.longest) >= lengths[:, None]] = -1

@@ -180,7 +180,7 @@ class Bench:
                 longest = min(task.max_length, LONGEST_WRITTEN)
                 tokens = write_texts(self.teach(first), seeds, SamplingSettings(), longest, _ignore)
                 return {"tokens": tokens, "lengths": (tokens >= 0).sum(axis=1).astype(np.int32)}
-            rule = LengthRule("uniform", 1, task.max_length)
+            rule = LengthRule(1, task.max_length)
             lengths = rule.draw_lengths(SEED, 0, rows)
             teacher = self.teach(first)
             if name == "unigram":

@@ -89,11 +89,12 @@ class Rows:
         return np.random.default_rng(SEED).permutation(chosen.ravel())
 
 
-def make_lengths(kind: str, longest: int) -> LengthRule:
-    """Return the rule of a kind of lengths; ``constant`` ones are the longest."""
-    if kind == "constant":
-        return LengthRule("uniform", longest, longest)
-    return LengthRule(kind, 1, longest)
+def draw_lengths(kind: str, longest: int, count: int) -> np.ndarray:
+    """Return lengths of a kind; ``constant`` ones are the longest, ``log-uniform`` mostly short."""
+    if kind == "log-uniform":
+        rng = np.random.default_rng(SEED)
+        return np.exp(rng.uniform(0, np.log(longest + 1), count)).astype(np.int64)
+    return LengthRule(longest if kind == "constant" else 1, longest).draw_lengths(SEED, 0, count)
 
 
 def draw_rows(shape: Shape, count: int, kind: str = "log-uniform") -> Rows:
@@ -103,7 +104,7 @@ def draw_rows(shape: Shape, count: int, kind: str = "log-uniform") -> Rows:
     many.
     """
     chunks = -(-count // CHUNK_ROWS)
-    many = np.sort(make_lengths(kind, shape.longest).draw_lengths(SEED, 0, CHUNKS_DRAWN))
+    many = np.sort(draw_lengths(kind, shape.longest, CHUNKS_DRAWN))
     few = many[((np.arange(chunks) + 0.5) * len(many) / chunks).astype(int)]
     lengths = np.random.default_rng(SEED).permutation(few).repeat(CHUNK_ROWS)[:count]
     seeds = mix_seeds(SEED, 0, count)

@@ -114,7 +114,7 @@ def _make_fixtures(setting: Setting) -> Fixtures:
 
     folder = tempfile.mkdtemp(prefix="gpu-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Fixtures(Path(folder), TASK, 256 if setting.quick else 8192, setting.device, "uniform")
+    return Fixtures(Path(folder), TASK, 256 if setting.quick else 8192, setting.device)
 
 
 def job(name: str, setting: Setting, seconds: float) -> Found:

@@ -23,8 +23,8 @@ from benchmarks.subjects import (
     TINY,
     Rows,
     Shape,
+    draw_lengths,
     draw_rows,
-    make_lengths,
     make_model,
     make_task,
     make_tokenizer,
@@ -137,8 +137,8 @@ class Bench:
             way, lambda: Teacher(self._make_model(), self._tokenizer, self._task)
         )
         if kind not in self._tuned:
-            rule = make_lengths(kind, self._load.shape.longest)
-            lengths = rule.draw_lengths(0, 0, 1000).repeat(max(1, self._load.whole // 1000))
+            few = draw_lengths(kind, self._load.shape.longest, 1000)
+            lengths = few.repeat(max(1, self._load.whole // 1000))
             start = time.perf_counter()
             # Layers that another kind of lengths had compiled are so already, for any lengths.
             compiling = "on" if way == COMPILED and not self._tuned else "off"

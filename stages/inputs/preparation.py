@@ -66,10 +66,8 @@ class InputsConfig:
     rows: int = 32768  # random inputs
     texts: Path | None = None  # a file to answer instead of random inputs
     text_column: str = "text"  # its column or key
-    # How long random inputs are, ``uniform`` or ``log-uniform``; texts that the model writes end
-    # where it ends them.
-    lengths: str = "uniform"
-    min_length: int = 1  # shortest random input, in tokens; the longest is the task's
+    # Shortest random input, in tokens; the longest is the task's.  Written texts end by themselves.
+    min_length: int = 1
     temperature: float = 1.0  # as in SamplingSettings, where the model writes inputs itself
     top_p: float = 1.0
     seed: int = 0
@@ -158,7 +156,7 @@ def prepare_inputs(
         )
     chunks = -(-config.rows // config.chunk_rows)
     try:
-        rule = LengthRule(config.lengths, config.min_length, task.max_length)
+        rule = LengthRule(config.min_length, task.max_length)
         mixture = parse_mixture(config.sampler, (*SAMPLERS, *MODEL_SAMPLERS))
     except SamplerError as error:
         raise SettingError(str(error)) from error
@@ -168,7 +166,7 @@ def prepare_inputs(
     _check_written(config, bool(parts))
     identity = {
         "name": mixture.text,
-        "lengths": {"kind": rule.kind, "minimum": rule.minimum, "maximum": rule.maximum},
+        "lengths": {"kind": "uniform", "minimum": rule.minimum, "maximum": rule.maximum},
         "seed": config.seed,
     }
     if "unigram" in mixture.names:
