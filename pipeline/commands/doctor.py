@@ -12,7 +12,6 @@ def doctor() -> None:
     import importlib.metadata
     import os
     import platform
-    import shutil
 
     import torch
 
@@ -28,9 +27,6 @@ def doctor() -> None:
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
         name = torch.cuda.get_device_name(index)
         found[f"cuda:{index}"] = f"{name}, {free:.1f} of {total:.1f} GiB"
-    compiler = next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
-    found["C++ compiler"] = compiler or "none: torch.compile is not available"
-    found["disk"] = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free here"
     device = choose_device("auto")
     for title, choice in (
         ("device", device),

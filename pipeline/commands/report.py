@@ -25,7 +25,6 @@ FOLDER = options.PathType(path_type=Path, exists=True, file_okay=False)
     show_default="reports/evaluations, if it is there",
     help="Directory with what `evaluate --metrics` wrote; can be repeated.",
 )
-@options.CACHE
 @click.option("--title", default="Functional projection: a report", help="Title of the page.")
 @options.path(
     "--out",
@@ -33,16 +32,11 @@ FOLDER = options.PathType(path_type=Path, exists=True, file_okay=False)
     default=Path("reports/report"),
 )
 def report(
-    students: tuple[Path, ...],
-    evaluations: tuple[Path, ...],
-    cache: str,
-    title: str,
-    out: Path,
+    students: tuple[Path, ...], evaluations: tuple[Path, ...], title: str, out: Path
 ) -> None:
     """Turn students and their evaluations into tables and figures.
 
-    Writes report.html, which needs nothing beside it, report.md, tables as CSV and figures as PNG
-    and SVG.
+    Writes report.html, which needs nothing beside it, report.md, tables as CSV and figures as SVG.
 
     Example: pipeline report --out reports/report
     """
@@ -54,8 +48,8 @@ def report(
         evaluations = (usual,)
     console = Console()
     with console.catch_signals():
-        with console.track("reading students and caches", 1, 0, "student"):
-            found = collect(students, evaluations, cache)
+        with console.track("reading students", 1, 0, "student"):
+            found = collect(students, evaluations)
         for fault in found.faults:
             console.say(f"missing: {fault}")
         with console.track("drawing figures", 1, 0, "figure"):

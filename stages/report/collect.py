@@ -7,9 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from cache.directory import Cache
-from cache.errors import CacheError
-from cache.lookup import open_named_cache
 from stages.classify import is_onnx
 from stages.errors import ReportError
 from stages.records import RECORD
@@ -24,7 +21,6 @@ class Findings:
 
     runs: Sequence[Run]
     teachers: Mapping[str, Evaluation]  # of the teacher itself, by task
-    caches: Mapping[str, Cache]  # those that are there, by fingerprint
     faults: Sequence[str]  # what is missing or unreadable, a sentence each
 
     @cached_property
@@ -43,7 +39,7 @@ class Findings:
         return max((len(runs) for group in self.groups for runs in group.runs.values()), default=0)
 
 
-def collect(students: Sequence[Path], evaluations: Sequence[Path], cache: str | Path) -> Findings:
+def collect(students: Sequence[Path], evaluations: Sequence[Path]) -> Findings:
     """Read students and evaluations below these directories; ReportError if there is nothing."""
     faults: list[str] = []
     runs = _drop_copies(_read(students, RECORD, Run, faults), faults)
@@ -55,12 +51,11 @@ def collect(students: Sequence[Path], evaluations: Sequence[Path], cache: str | 
         why = f"{faults[0]}{more}" if faults else "train a student first"
         raise ReportError(f"there is nothing to report below {where}: {why}")
     runs = _match(runs, scored, faults)
-    caches = _open_caches(runs, cache, faults)
     unmeasured = [run.path for run in runs if run.evaluation is None]
     faults += [f"{path} was not measured on labelled texts" for path in unmeasured]
     untaught = sorted({run.task for run in runs} - teachers.keys())
     faults += [f"{task}: the teacher itself was not measured" for task in untaught]
-    found = Findings(runs, teachers, caches, faults)
+    found = Findings(runs, teachers, faults)
     faults += [
         f"{task}: {number} of {found.usual_seeds} seeds of “{group.name}”"
         for group in found.groups
@@ -127,14 +122,3 @@ def _is_of(one: Evaluation, run: Run) -> bool:
     if one.identity and not is_onnx(Path(one.model)):
         return one.identity == run.identity
     return Path(one.model).resolve() == run.path.resolve()
-
-
-def _open_caches(runs: Sequence[Run], root: str | Path, faults: list[str]) -> dict[str, Cache]:
-    """Open the caches that students were trained on, by their fingerprints."""
-    caches = {}
-    for fingerprint, run in {run.fingerprint: run for run in runs if run.fingerprint}.items():
-        try:
-            caches[fingerprint] = open_named_cache(root, run.task, fingerprint)
-        except CacheError as error:
-            faults.append(f"the cache {run.cache} of {run.path} cannot be read: {error}")
-    return caches

@@ -4,7 +4,6 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,16 +27,16 @@ PANELS = {
 
 
 class Drawing(NamedTuple):
-    """A figure: its files' name, the task of its curves (empty: all tasks), and its files."""
+    """A figure: its file's name, the task of its curves (empty: all tasks), and the file."""
 
     name: str
     task: str
-    files: Sequence[tuple[str, bytes]]
+    svg: bytes
 
     @property
     def embedded(self) -> str:
         """The address of the SVG within a page that holds it."""
-        return f"data:image/svg+xml;base64,{base64.b64encode(dict(self.files)['svg']).decode()}"
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
 
 
 def draw_figures(found: Findings) -> list[Drawing]:
@@ -57,16 +56,10 @@ def draw_figures(found: Findings) -> list[Drawing]:
         return [Drawing(name, task, _save(figure)) for name, task, figure in drawn]
 
 
-def _save(figure: Figure) -> list[tuple[str, bytes]]:
-    """Return a figure as files, the same bytes for the same figure."""
-    # Laid out once, not each time that it is written.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    files = []
-    for kind, without in (("png", "Software"), ("svg", "Date")):
-        figure.savefig(out := io.BytesIO(), format=kind, dpi=144, metadata={without: None})
-        files.append((kind, out.getvalue()))
-    return files
+def _save(figure: Figure) -> bytes:
+    """Return a figure as SVG, the same bytes for the same figure."""
+    figure.savefig(out := io.BytesIO(), format="svg", metadata={"Date": None})
+    return out.getvalue()
 
 
 def _draw_curves(found: Findings, task: str) -> Figure | None:

@@ -42,8 +42,7 @@ class Table(NamedTuple):
 
 def tabulate(found: Findings) -> list[Table]:
     """Return the tables that have rows, in the order of the report."""
-    makers = (_tabulate_accuracy, _tabulate_cost, _tabulate_estimates, _tabulate_students,
-              _tabulate_caches)  # fmt: skip
+    makers = (_tabulate_accuracy, _tabulate_cost, _tabulate_estimates, _tabulate_students)
     return [table for make in makers if (table := make(found)).rows]
 
 
@@ -149,20 +148,6 @@ def _tabulate_students(found: Findings) -> Table:
         for run in found.runs
     ]
     return Table("students", heads, rows)
-
-
-def _tabulate_caches(found: Findings) -> Table:
-    heads = ["cache", "task", "inputs", "rows", "teacher", "spread", "seconds", "students", "where"]
-    rows = []
-    for fingerprint in dict.fromkeys(run.fingerprint for run in found.runs if run.fingerprint):
-        runs = [run for run in found.runs if run.fingerprint == fingerprint]
-        run, cache = runs[0], found.caches.get(fingerprint)
-        rows.append([run.cache, run.task, run.sampler or "unknown"])
-        rows[-1].append(_format(cache.layout.rows if cache else run.rows, ","))
-        rows[-1] += [run.teacher or UNKNOWN, _format(run.spread, ".3f")]
-        rows[-1] += [_format(run.preparation, ",.0f"), str(len(runs))]
-        rows[-1].append(str(cache.place) if cache else "not there")
-    return Table("caches", heads, rows)
 
 
 def _average(seconds: Sequence[float | None]) -> float | None:

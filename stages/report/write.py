@@ -46,7 +46,7 @@ def write_report(found: Findings, title: str, out: Path) -> list[Path]:
         PAGE: _render(PAGE, content),
         "report.md": _render("report.md", content, _escape_markdown),
         **{f"tables/{one.key}.csv": one.to_csv().encode("utf-8", "replace") for one in tables},
-        **{f"figures/{one.name}.{kind}": data for one in figures for kind, data in one.files},
+        **{f"figures/{one.name}.svg": one.svg for one in figures},
     }
     with publish_directory(out.resolve()) as folder:
         for name, data in files.items():

@@ -281,7 +281,7 @@ def test_doctor_says_what_auto_would_choose_and_why() -> None:
     assert "cpu (auto: no CUDA device is there)" in lines["device"]
     assert "mini (auto: meta-llama/Llama-2-7b-hf needs a CUDA device" in lines["model"]
     assert "(auto: the CPU" in lines["dtype"]
-    assert {"python", "torch", "transformers", "zarr", "cores", "disk"} <= set(lines)
+    assert {"python", "torch", "transformers", "zarr", "cores"} <= set(lines)
 
 
 def test_a_reader_who_has_had_enough_is_no_traceback(tmp_path: Path) -> None:
