@@ -42,7 +42,6 @@ def write(args: argparse.Namespace) -> None:
     """Have a model write texts for the labels of each task."""
     folder = lm.resolve_model(str(args.models / args.model))
     tokenizer = lm.load_language_tokenizer(folder)
-    model = lm.load_language_model(folder, args.device, "float32", "none")
     for name in args.tasks:
         path = args.out / f"{DATA[name]}.jsonl.gz"
         if path.is_file():
@@ -50,6 +49,8 @@ def write(args: argparse.Namespace) -> None:
         task, reporter = load_task(name), SilentReporter()
         short = replace(task, max_length=TRIED_LENGTH)
         chat = bool(tokenizer.chat_template)
+        # Anew, since a teacher leaves its task's words for its output layer.
+        model = lm.load_language_model(folder, args.device, "float32", "none")
         teacher = make_teacher(model, tokenizer, short, chat, None, reporter)
         seeds, longest = mix_seeds(SEED, 0, args.texts), min(LONGEST, task.max_length)
         labelled = SamplingSettings(labelled=True, top_p=0.95)
@@ -63,7 +64,6 @@ def write(args: argparse.Namespace) -> None:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path.with_suffix(".part").replace(path)
         print(f"{path}: {len(rows)} texts, such as {rows[0]}", file=sys.stderr, flush=True)
-        teacher.forward_pass.leave()
 
 
 def read_table(path: Path, model: str, task: str) -> Candidates:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 @options.count("--rows", 32768, "Number of random inputs.")
 @options.path("--texts", "File of texts to answer instead of random inputs.")
 @options.TEXT_COLUMN
-@options.choice("--lengths", ("uniform", "log-uniform"), "Distribution of the lengths of inputs.")
 @options.count("--min-length", 1, "Tokens in the shortest random input.")
 @click.option(
     "--temperature", type=float, default=1.0, help="Sampling temperature of the self samplers."
@@ -137,5 +136,6 @@ def _show_estimate(found: Estimate) -> None:
         ("disk", f"{format_size(found.bytes)} in {found.directory}"),
         ("answers", f"{found.verdict.shares}; spread {found.verdict.answers.spread:.4f}"),
         ("verdict", f"{found.verdict.level}: {found.verdict.reason}"),
+        *([("texts", f"{ability.level}: {ability.reason}")] if (ability := found.ability) else []),
     ):
         click.echo(f"{name + ':':<9}{value}")

@@ -45,6 +45,8 @@ class SelfGenerated:
     tokens: NDArray[np.int32]  # ids padded with -1, shape (N, T)
     lengths: NDArray[np.int32]  # tokens of each text, shape (N,)
     logits: NDArray[np.float32]  # the teacher's class logits, shape (N, K)
+    # The column of the label that each was written for, shape (N,); None: for none.
+    labels: NDArray[np.int64] | None = None
 
     @property
     def largest_class(self) -> float:
@@ -62,7 +64,8 @@ class SelfGenerated:
         """Return the attachment by its name."""
         from safetensors.numpy import save
 
-        arrays = {name: np.ascontiguousarray(array) for name, array in vars(self).items()}
+        known = {name: array for name, array in vars(self).items() if array is not None}
+        arrays = {name: np.ascontiguousarray(array) for name, array in known.items()}
         return {SELF_GENERATED_FILE: save(arrays)}
 
     def measure(self, answer: Callable[[NDArray[np.int64]], NDArray[np.floating]]) -> Share:

@@ -21,6 +21,13 @@ from stages.errors import SettingError, TrainingError
 RARE = 1e-3
 """Mean probability below which a class is hardly ever given: b would weigh noise."""
 
+CONTENT = 0.2
+"""Up to this content of the rows a prior is taken off unasked.
+
+A prior is found on inputs that ask nothing.  A teacher that was trained on a task knows even random
+tokens apart, and so it does its own texts: see benchmarks/real.md.
+"""
+
 TOLERANCE = 1e-4
 ROUNDS = 10_000
 SMALLEST = 1e-30
@@ -38,6 +45,11 @@ class Prior:
     # mutual information of row and class, as a share of the entropy of the mean answer: 0 where
     # all rows get the same answer, 1 where each gets one class for sure and all classes are given
     content: float = 0.0
+
+    @property
+    def is_leaning(self) -> bool:
+        """Whether the rows hardly tell anything apart, so that only a leaning shows in them."""
+        return self.content <= CONTENT
 
     def remove(self, probabilities: ArrayLike) -> NDArray[np.float32]:
         """Return probabilities, shape (N, K), without the prior."""

@@ -7,16 +7,9 @@ import torch
 
 from cache.reader import CacheReader
 from stages.inputs import find_drawn, read_self_generated
-from stages.metrics import Prior, average_answers, fit_prior
+from stages.metrics import CONTENT, Prior, average_answers, fit_prior
 from stages.reporter import Reporter
 from stages.tasks import AUTO, parse_shares
-
-CONTENT = 0.2
-"""Up to this content of the rows a prior is taken off unasked.
-
-A prior is found on inputs that ask nothing.  A teacher that was trained on a task knows even random
-tokens apart, and so it does its own texts: see benchmarks/real.md.
-"""
 
 DOUBTFUL_DISTANCE = 0.25
 """Half the sum of the differences of shares above which the prior of the rows is doubtful."""
@@ -56,7 +49,7 @@ def find_prior(
             advance(1)
     drawn = find_drawn(sampler, np.concatenate(seeds))
     prior = fit_prior(np.concatenate(parts)[drawn], shares)
-    if asked == AUTO and prior.content > CONTENT:
+    if asked == AUTO and not prior.is_leaning:
         given = ", ".join(f"{name} {x:.1%}" for name, x in zip(labels, prior.given, strict=True))
         reporter.say(
             f"prior: none is taken off, as the teacher's answers ({given}) tell the rows apart "

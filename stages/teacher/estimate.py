@@ -27,6 +27,7 @@ from cache.stores import parse_place
 from stages.inputs import build_samplers
 from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count_share
 from stages.reporter import Reporter, follow
+from stages.teacher.ability import Ability, judge_ability
 from stages.teacher.autotune import apply_pass, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.fill import (
@@ -107,11 +108,10 @@ def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Ver
 
 def answer_sample(
     plan: TeacherPlan, samplers: Mapping[str, Sampler], batch_positions: int
-) -> Projection:
-    """Answer a sample of a cache's rows before all of them are computed."""
+) -> dict[str, Any]:
+    """Answer a sample of a cache's rows before all of them are computed; returns columns."""
     rows = _spread_rows(plan, SAMPLE_CHUNKS, SAMPLE_ROWS)
-    g = answer_chosen(plan, rows, samplers, batch_positions, "sample")["probabilities"]
-    return compute_projection(g, g)
+    return answer_chosen(plan, rows, samplers, batch_positions, "sample")
 
 
 def answer_chosen(
@@ -128,15 +128,20 @@ def answer_chosen(
         return answer_inputs(inputs, samplers, plan.teacher, batch_positions, advance)
 
 
-def measure_answers(reader: CacheReader, reporter: Reporter) -> Projection:
-    """Return the teacher's class balance and spread over the shards of a cache."""
-    parts = []
+def read_answers(reader: CacheReader, reporter: Reporter) -> dict[str, Any]:
+    """Return the probabilities and seeds of the rows of a cache."""
+    names, parts = ("probabilities", "seed"), []
     with reporter.track("reading the answers", len(reader.shards), 0, "shard") as show:
         for shard in reader.shards:
-            parts.append(reader.read_shard(shard)["probabilities"])
+            columns = reader.read_shard(shard)
+            parts.append([columns[name] for name in names])
             follow(show, reporter)(1)
-    g = np.concatenate(parts)
-    return compute_projection(g, g)
+    return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+
+
+def project(columns: Mapping[str, Any]) -> Projection:
+    """Return the class balance and spread of a teacher's answers."""
+    return compute_projection(columns["probabilities"], columns["probabilities"])
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,7 @@ class Estimate:
     writing_seconds: float  # for those texts
     bytes: int  # of rows and embedding table on disk, before compression
     verdict: Verdict  # by a sample of the rows
+    ability: Ability | None  # by some texts that the model wrote for the labels
 
 
 def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
@@ -188,7 +194,7 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     rate, _ = _measure(plan, samplers, positions, 0)
     rate, rows = _measure(plan, samplers, positions, MEASURED_SECONDS * rate)
     sample = answer_sample(plan, samplers, positions)
-    text_seconds = _measure_writing(plan, texts)
+    text_seconds, ability = _measure_writing(plan, texts, sample)
     whole = float((lengths + teacher.positions_around).sum()) / rate
     row_bytes = sum(column.row_bytes for column in layout.columns.values())
     return Estimate(
@@ -202,7 +208,8 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
         texts=texts if text_seconds else 0,
         writing_seconds=texts * text_seconds,
         bytes=layout.rows * row_bytes + teacher.table.numel() * teacher.table.element_size(),
-        verdict=judge_answers(sample, plan.task.label_names, name),
+        verdict=judge_answers(project(sample), plan.task.label_names, name),
+        ability=ability,
     )
 
 
@@ -220,11 +227,15 @@ def _measure(
     return float(positions[rows].sum()) / (time.perf_counter() - began), len(rows)
 
 
-def _measure_writing(plan: TeacherPlan, texts: int) -> float:
+def _measure_writing(
+    plan: TeacherPlan, texts: int, sample: Mapping[str, Any]
+) -> tuple[float, Ability | None]:
     """Return the seconds of a self-generated text, by as many as stand side by side; 0: none."""
     few, began = min(texts, MOST_ROWS[plan.teacher.device.type]), time.perf_counter()
     made = make_self_generated(plan.teacher, plan.config.seed, few, plan.reporter)
-    return 0.0 if made is None else (time.perf_counter() - began) / few
+    seconds = 0.0 if made is None else (time.perf_counter() - began) / few
+    sampler = plan.inputs.identity["name"]
+    return seconds, judge_ability(made, sample, sampler, plan.task.label_names)
 
 
 def _spread_rows(plan: TeacherPlan, chunks: int, most: int) -> np.ndarray:

@@ -33,7 +33,7 @@ from stages.inputs import (
 )
 from stages.reporter import Reporter, follow
 from stages.tasks import frame_task
-from stages.teacher.generation import write_texts
+from stages.teacher.generation import choose_labels, write_texts
 from stages.teacher.plan import TeacherPlan
 from stages.teacher.teacher import Advance, Teacher
 
@@ -66,21 +66,26 @@ def make_attachments(plan: TeacherPlan, texts: int) -> tuple[dict[str, bytes], d
 def make_self_generated(
     teacher: Teacher, run_seed: int, rows: int, reporter: Reporter
 ) -> SelfGenerated | None:
-    """Have the teacher write so many texts and answer them; None: none, or it cannot write."""
+    """Have the teacher write so many texts and answer them; None: none, or it cannot write.
+
+    They are of a label each where the task's ``write`` names labels.
+    """
     if not rows:
         return None
     seeds, longest = mix_seeds(run_seed, TEXT_SEED, rows), teacher.task.max_length
     try:
         with reporter.track("self-generated texts", rows * longest, 0, "token") as show:
             tell = follow(show, reporter)
-            tokens = write_texts(teacher, seeds, SamplingSettings(), longest, tell)
+            labelled = SamplingSettings(labelled=teacher.task.write_labelled is not None)
+            tokens = write_texts(teacher, seeds, labelled, longest, tell)
         lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
         with reporter.track("answers to self-generated texts", rows, 0, "text") as show:
             logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, follow(show, reporter))
     except ModelError as error:
         reporter.warn(f"students of this cache are measured on no self-generated texts: {error}")
         return None
-    return SelfGenerated(tokens, lengths, logits)
+    labels = choose_labels(seeds, logits.shape[1]) if labelled.labelled else None
+    return SelfGenerated(tokens, lengths, logits, labels)
 
 
 def compute_thresholds(inputs: Inputs, teacher: Teacher, reporter: Reporter) -> np.ndarray | None:

@@ -16,12 +16,17 @@ from cache.opening import create_or_open, open_cache
 from cache.reader import CacheReader
 from cache.stores import Place, parse_place
 from stages.devices import find_main_device
-from stages.inputs import SELF_GENERATED, describe_difference, read_samplers
-from stages.metrics import Projection
+from stages.inputs import (
+    SELF_GENERATED,
+    describe_difference,
+    read_samplers,
+    read_self_generated,
+)
 from stages.reporter import Reporter
+from stages.teacher.ability import judge_ability
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
-from stages.teacher.estimate import Verdict, answer_sample, judge_answers, measure_answers
+from stages.teacher.estimate import Verdict, answer_sample, judge_answers, project, read_answers
 from stages.teacher.fill import fill_cache, make_attachments
 from stages.teacher.plan import TeacherPlan, prepare_teacher
 
@@ -83,19 +88,24 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         _judge(plan, answer_sample(plan, samplers, batch_positions()))
     elif len(there) < cache.shards:
         reporter.say("no sample is answered: the verdict is on the rows that are there")
-        _judge(plan, measure_answers(CacheReader(cache, shards=there), reporter))
+        _judge(plan, read_answers(CacheReader(cache, shards=there), reporter))
     began = time.monotonic()
     computed = fill_cache(cache, plan, batch_positions)
     seconds = max(time.monotonic() - began, 1e-9)
     speed = f"computed {computed:,} rows in {seconds:.1f} s: {computed / seconds:,.0f} a s"
     reporter.say(speed if computed else "every row was there already")
-    answers = measure_answers(CacheReader(cache), reporter)
-    return TeacherResult(cache, computed, _judge(plan, answers))
+    rows = read_answers(CacheReader(cache), reporter)
+    verdict, sampler = _judge(plan, rows), plan.inputs.identity["name"]
+    own, names = read_self_generated(cache), plan.task.label_names
+    if ability := judge_ability(own, rows, sampler, names):
+        tell = reporter.say if ability.level == "fine" else reporter.warn
+        tell(f"verdict on its own texts: {ability.level}: {ability.reason}")
+    return TeacherResult(cache, computed, verdict)
 
 
-def _judge(plan: TeacherPlan, answers: Projection) -> Verdict:
+def _judge(plan: TeacherPlan, rows: Mapping[str, Any]) -> Verdict:
     """Say what the answers are and what can be learned from them; louder where that is little."""
-    reporter = plan.reporter
+    reporter, answers = plan.reporter, project(rows)
     verdict = judge_answers(answers, plan.task.label_names, plan.inputs.identity["name"])
     reporter.say(
         f"teacher, {answers.rows:,} rows: {verdict.shares}; ‖g‖ {answers.norm_g:.4f}, "

@@ -24,7 +24,17 @@ def test_a_dry_run_prints_what_a_run_would_take(llm: Path, mood: Path, tmp_path:
     found = run_here(*command)
     assert found.code == 0, found.err
     names = [line.split(":")[0] for line in found.out.splitlines()]
-    assert names == ["rows", "batch", "speed", "time", "disk", "answers", "verdict", "dry run"]
+    assert names == [
+        "rows",
+        "batch",
+        "speed",
+        "time",
+        "writing",
+        "disk",
+        "answers",
+        "verdict",
+        "dry run",
+    ]
     for part in (
         "96",
         "rows a second, from",

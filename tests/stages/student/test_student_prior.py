@@ -140,7 +140,7 @@ def test_a_bare_teacher_is_told_with_the_prior_of_its_cache(
 def test_unasked_it_is_taken_off_where_rows_are_without_content(
     filled: Filled, content: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prior, "CONTENT", content)
+    monkeypatch.setattr("stages.metrics.prior.CONTENT", content)
     readers, reporter = [CacheReader(filled[1].cache)], SilentReporter()
     found = prior.find_prior(readers, "auto", ("bad", "good"), reporter)
     assert (found is None) == (content < 0)

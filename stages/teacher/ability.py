@@ -1,0 +1,64 @@
+"""Whether a model can do a task, told without a text from elsewhere.
+
+A model writes texts behind prompts that name a label each, and is asked about them as about any
+other.  How often it gives the label that it wrote for is compared with guessing: the skill is 0
+there, and 1 where it always does.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stages.errors import TrainingError
+from stages.inputs import SelfGenerated, find_drawn
+from stages.metrics import count_share, fit_prior
+
+DOUBTFUL_SKILL = 0.15
+"""Below it a model hardly knows the labels apart: see benchmarks/choosing.md."""
+
+
+class Ability(NamedTuple):
+    """What is to be expected of a model's answers to texts."""
+
+    level: str  # fine, doubtful or hopeless
+    reason: str  # a sentence, with what to do where it is not fine
+
+
+def judge_ability(
+    texts: SelfGenerated | None, rows: Mapping[str, Any], sampler: str, names: tuple[str, ...]
+) -> Ability | None:
+    """Judge a teacher by its own labelled texts; None: there are none.
+
+    ``rows`` are columns of rows of this sampler that it answered: their prior is taken off where a
+    student would take it off.
+    """
+    if texts is None or texts.labels is None:
+        return None
+    try:
+        prior = fit_prior(rows["probabilities"][find_drawn(sampler, rows["seed"])])
+    except TrainingError as error:
+        return Ability("hopeless", str(error))
+    used = texts.without(prior if prior.is_leaning else None)
+    given, raw = used.logits.argmax(axis=1), texts.logits.argmax(axis=1)
+    share = count_share(int((given == texts.labels).sum()), len(given))
+    chance = 1 / len(names)
+    skill = (share.value - chance) / (1 - chance)
+    reason = (
+        f"of {len(given):,} texts that it wrote for a label each, the teacher gives that label to "
+        f"{share}, where guessing would to {chance:.0%}"
+    )
+    if prior.is_leaning:
+        reason += f", and with its prior left in to {(raw == texts.labels).mean():.1%}"
+    counts = np.bincount(given, minlength=len(names))
+    never = [name for name, count in zip(names, counts, strict=True) if not count]
+    level, finding = "fine", "it knows the labels apart"
+    if share.low <= chance:
+        level, finding = "hopeless", "it does not know the labels apart"
+    elif skill < DOUBTFUL_SKILL or never:
+        level, finding = "doubtful", "it hardly knows the labels apart"
+    if never:
+        finding += f" and never gives {', '.join(map(repr, never))}"
+    if level != "fine":
+        finding += "; try another prompt, other label words, the chat template or a larger model"
+    return Ability(level, f"{reason}: {finding}")
