@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import write_language_model
 
-from benchmarks import inputs, kinds, priors, questions, real
+from benchmarks import choosing, inputs, kinds, priors, questions, real
 from stages.lm import resolve_model
 
 TEXTS = {
@@ -96,3 +96,27 @@ def test_students_of_written_and_drawn_inputs_are_compared(
         inputs.main([what, *command, "--kinds", "unigram", "labelled", "shuffled"])
     lines = [line.split(" | ")[0] for line in out.read_text().splitlines() if " (" in line]
     assert lines[-3:] == ["| unigram", "| labelled", "| shuffled"]
+
+
+def test_own_texts_rank_ways_of_asking(tmp_path: Path) -> None:
+    def write(name: str, accuracies: list[str]) -> Path:
+        ways = [("prompt 1", "first-token, max"), ("prompt 1", "whole, sum"), ("prompt 2", "x")]
+        model = questions.MODELS["qwen"]
+        lines = [
+            f"| {model} | reddit | {way} | {score} | {cell} (1.0; 9) | {cell} (2.0; 9) |"
+            for (way, score), cell in zip(ways, accuracies, strict=True)
+        ]
+        other = f"| {model} | reddit | 3 prompts | x | 99.0 (1.0; 9) | – |"
+        (tmp_path / name).write_text(
+            "\n".join([*lines, other, "| head | of | a | table | – | – |"])
+        )
+        return tmp_path / name
+
+    real, own = (
+        write("real.md", ["50.0", "60.0", "70.5"]),
+        write("own.md", ["20.0", "40.0", "30.0"]),
+    )
+    (row,) = list(choosing.rank(real, own))[1:]
+    cells = [cell.strip() for cell in row.strip("|\n").split("|")]
+    assert cells[1:4] == ["reddit", "6", "0.50"]
+    assert cells[4:] == ["prompt 1; whole, sum; none", "40.0", "60.0", "60.0", "70.5"]
