@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -105,10 +104,14 @@ def compare(
 @contextmanager
 def _one_core() -> Iterator[None]:
     """Keep torch and the tokenizers to one thread each."""
-    threads = torch.get_num_threads()
+    threads, name = torch.get_num_threads(), "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
     torch.set_num_threads(1)
+    os.environ[name] = "false"
     try:
-        with patch.dict(os.environ, TOKENIZERS_PARALLELISM="false"):
-            yield
+        yield
     finally:
         torch.set_num_threads(threads)
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
