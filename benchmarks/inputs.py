@@ -40,6 +40,8 @@ from stages.teacher import Teacher, TeacherConfig, TeacherPlan, prepare_teacher
 
 CHAT = ("qwen",)
 """Models that are better in chat."""
+BLOCK = 512
+"""Rows whose answers are kept together."""
 CHOSEN = 512
 """Labelled texts of the model's own that choices are made on."""
 
@@ -64,16 +66,25 @@ def answer(args: argparse.Namespace) -> None:
     place = args.work / f"{args.model}-{args.task}"
     kinds = Kinds(teacher, args.task, args.data, place, args.rows, args.wide)
 
-    def ask(name: str, tokens: np.ndarray) -> np.ndarray:
+    def ask_some(tokens: np.ndarray) -> dict[str, np.ndarray]:
         lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
-        return kinds.keep(
-            f"{name}-logits",
-            lambda: {
-                "logits": teacher.answer_texts(
-                    np.maximum(tokens, 0), lengths, args.positions, lambda _: None
+        logits = teacher.answer_texts(
+            np.maximum(tokens, 0), lengths, args.positions, lambda _: None
+        )
+        return {"logits": logits}
+
+    def ask(name: str, tokens: np.ndarray) -> np.ndarray:
+        def ask_all() -> dict[str, np.ndarray]:
+            # Kept block by block, since all of it may take an hour.
+            parts = [
+                kinds.keep(
+                    f"blocks/{name}-{begin}", lambda k=begin: ask_some(tokens[k : k + BLOCK])
                 )
-            },
-        )["logits"]
+                for begin in range(0, len(tokens), BLOCK)
+            ]
+            return {"logits": np.concatenate([part["logits"] for part in parts])}
+
+        return kinds.keep(f"{name}-logits", ask_all)["logits"]
 
     ask("test", kinds.keep("test", lambda: kinds.read("test", args.texts))["tokens"])
     ask("chosen", kinds.keep("chosen", lambda: kinds.write_labelled(CHOSEN, 900))["tokens"])
