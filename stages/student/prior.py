@@ -60,7 +60,7 @@ def find_prior(
     reporter.say(
         "prior taken off: "
         + ", ".join(f"{name} {had:.1%} -> {has:.1%} ({b:+.2f})" for name, had, has, b in told)
-        + " (mean probability, logit)"
+        + f" (mean probability, logit, on {prior.rows:,} rows)"
     )
     if rare := [labels[k] for k in prior.find_rare()]:
         reporter.warn(
