@@ -210,10 +210,11 @@ class TestTasks:
         assert "the prompt is not put through it" in plain.err
         found = run_here("task", "check", mood, "--model", "talker", "--chat")
         assert found.code == 0
-        shown, sizes, *words, last = found.out.splitlines()
+        shown, sizes, *words, written, last = found.out.splitlines()
         assert shown == (r"'<s>[user] Is this good or bad?\n' <input> '\nAnswer:\n[assistant]'")
         assert sizes.endswith("behind it")
         assert [word.split()[3:] for word in words] == [["ĠBad"], ["ĠPoor"], ["ĠGood"], ["ĠGreat"]]
+        assert written.split() == ["write:", "continues", "the", "prompt"]
         assert last == "task mood can be used with talker --chat"
 
     @pytest.mark.parametrize("name", ["imdb", "ag_news", "reddit"])
