@@ -1,6 +1,7 @@
 """What a directory holds, told from its files alone: a model, or something mistaken for one."""
 
 import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -129,9 +130,17 @@ def describe_adapter(folder: Path, repository: str = "") -> str:
     settings = read_json(folder / ADAPTER)
     base, kind = settings.get("base_model_name_or_path"), settings.get("peft_type") or "adapter"
     task = "SequenceClassification" if settings.get("task_type") == "SEQ_CLS" else "CausalLM"
+    # JSON's quotes are ones that Python reads and a shell's single quotes leave alone.
+    source = json.dumps(repository or str(folder))
+    out = json.dumps(f"{Path(repository).name if repository else folder.resolve()}-merged")
+    code = (
+        f"from peft import AutoPeftModelFor{task} as P; "
+        "from transformers import AutoTokenizer as T; "
+        f"P.from_pretrained({source}).merge_and_unload().save_pretrained({out}); "
+        f"T.from_pretrained({json.dumps(base) if base else source}).save_pretrained({out})"
+    )
     return (
         f"{repository or folder} holds an adapter ({kind}) of the model "
-        f"{base or 'that it does not name'}, not a model; merge them once with the package peft "
-        f"(AutoPeftModelFor{task}.from_pretrained, merge_and_unload, save_pretrained), save the "
-        "model's tokenizer beside the weights, and give that directory"
+        f"{base or 'that it does not name'}, not a model; merge them once "
+        f"(pip install peft; python -c {shlex.quote(code)}) and give {out}"
     )

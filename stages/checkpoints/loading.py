@@ -134,13 +134,19 @@ def _has_vocabulary(folder: Path, parts: Collection[str]) -> bool:
 
 
 def _explain_tokenizer(folder: Path, error: Exception) -> str:
+    from tokenizers import Tokenizer
+
     names = [folder / name for name in ("config.json", "tokenizer_config.json")]
     settings = [read_json(file) for file in names if file.is_file()]
     if code := _explain_code(error, *settings):
         return code
+    if (file := folder / "tokenizer.json").is_file():
+        try:
+            Tokenizer.from_file(str(file))
+        except Exception as damage:  # tokenizers raises bare ones
+            return f"its tokenizer.json is damaged or of a newer version ({one_line(damage)})"
     if _has_vocabulary(folder, ("vocab.json", "merges.txt")):
-        file = "its tokenizer.json" if (folder / "tokenizer.json").is_file() else "one of its files"
-        return f"{file} is damaged or of a newer version ({one_line(error)})"
+        return one_line(error)
     refuse_others(folder)
     return NO_TOKENIZER
 

@@ -71,7 +71,10 @@ def open_gguf(file: Path) -> Any:
     architecture = reader.known.get("general.architecture")
     kind, fault = reader.known.get("general.type", "model"), ""
     if kind == "adapter":
-        fault = "an adapter, not a model; merge it into its model once (llama-export-lora)"
+        fault = (
+            "an adapter, not a model; merge it into its model once (llama-export-lora --model "
+            f"MODEL.gguf --lora {file} --output MERGED.gguf) and give MERGED.gguf"
+        )
     elif kind == "mmproj" or architecture == "clip":
         fault = "the part of a model that sees or hears (mmproj); give the language model's file"
     elif reader.known.get("split.count", 0) > 1:

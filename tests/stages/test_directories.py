@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ REMOTE = {"AutoConfig": "configuration_glm.Config", "AutoModelForCausalLM": "mod
 CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "adapter": (
         alone("adapter_config.json", "adapter_model.safetensors", content=LORA),
-        "holds an adapter (LORA) of the model some/base, not a model; merge them once with",
+        "holds an adapter (LORA) of the model some/base, not a model; merge them once (pip install",
     ),
     "adapter beside its base": (write("adapter_config.json", "{}"), "that it does not name"),
     "pointer to weights": (
@@ -194,6 +195,22 @@ def test_what_is_mistaken_for_a_model_is_called_by_its_name(
     assert last.count(str(folder)) >= 1
     # A file's length is known when it is read.
     assert name == "cut off" or not (tmp_path / "cache").exists()
+
+
+def test_the_command_that_merges_an_adapter_is_one_that_runs(llm: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "it's an adapter"
+    shutil.copytree(llm, folder)
+    write("adapter_config.json", LORA)(folder)
+    (folder / "config.json").unlink()
+    done = run_here("task", "check", "imdb", "--model", folder)
+    assert done.code == 0, "its tokenizer is there"
+    done = run_here("teacher", "--task", "imdb", "--model", folder)
+    command = done.err.split("pip install peft; ")[1].rsplit(") and give", 1)[0]
+    python, option, code = shlex.split(command)
+    assert (python, option) == ("python", "-c")
+    compile(code, "command", "exec")
+    assert str(folder) in code
+    assert "some/base" in code
 
 
 @pytest.mark.parametrize(
