@@ -162,7 +162,9 @@ def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
         size += file_size
         if path == MANIFEST or path in cache.manifest.files or path.startswith(f"{CLAIMS}/"):
             continue
-        shard = _shard_of(path, cache)
+        # Whose record or column lies there, None where that is nobody's place.
+        owners = (each for each in _numbers(path, cache) if path in cache.paths_of(each))
+        shard = next(owners, None)
         if shard is not None and (shard in committed or path == record_path(shard)):
             continue
         if shard is None and _is_in_the_way(path, cache):
@@ -181,11 +183,6 @@ def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
         if not mine and cache.files.size(path) is not None:
             strays.append(path)
     return obstacles, tuple(sorted(strays)), size
-
-
-def _shard_of(path: str, cache: Cache) -> int | None:
-    # The shard whose record or column lies there, None where that is nobody's place.
-    return next((shard for shard in _numbers(path, cache) if path in cache.paths_of(shard)), None)
 
 
 def _is_in_the_way(path: str, cache: Cache) -> bool:

@@ -184,9 +184,9 @@ def parse_positions(value: str) -> int | None:
 
 def parse_samplers(value: str) -> str:
     """Return a sampler, or a mixture with shares, as given; shares are checked when it is used."""
-    for part in value.split(","):
+    for part in value.split(",") if value != "auto" else ():
         name = part.partition("=")[0].strip()
         if name not in SAMPLERS:
-            known = ", ".join(map(repr, SAMPLERS))
+            known = ", ".join(map(repr, ("auto", *SAMPLERS)))
             raise click.BadParameter(f"{name!r} is none of {known}")
     return value

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 @click.option(
     "--sampler",
     type=options.parse_samplers,
-    default="unigram",
+    default="auto",
     metavar="SAMPLER",
-    help="unigram, vocabulary, uniform, self or self-labelled, or a mixture of them with shares, "
-    "such as vocabulary=0.5,self=0.5.",
+    help="unigram, vocabulary, uniform, self or self-labelled, a mixture of them with shares, such "
+    "as vocabulary=0.5,self=0.5, or auto: half self-labelled, half unigram where the task's "
+    "`write` names labels, otherwise and with mini unigram.",
 )
 @options.count("--rows", 32768, "Number of random inputs.")
 @options.path("--texts", "File of texts to answer instead of random inputs.")

@@ -131,7 +131,10 @@ def _evaluate_texts(
     config: EvaluationConfig, path: Path, device: Choice, reporter: Reporter
 ) -> Evaluation:
     record = {} if config.model is None else find_record(model_directory(config.model))
-    task = _find_task(config)
+    if config.task is not None or config.model is None:
+        task = load_task(config.task or "")
+    else:
+        task = restore_task(read_record(model_directory(config.model))["task"], str(config.model))
     path = Path(str(path).replace("{task}", task.name))
     names = task.label_names
     rows, gold = read_labelled_texts(
@@ -260,10 +263,3 @@ def _ask_teacher(
             )
         answers.append(torch.from_numpy(logits).softmax(dim=1).numpy())
     return metrics.average_answers(answers)
-
-
-def _find_task(config: EvaluationConfig) -> Task:
-    """Return the task that was asked for, or that a student was trained for."""
-    if config.task is not None or config.model is None:
-        return load_task(config.task or "")
-    return restore_task(read_record(model_directory(config.model))["task"], str(config.model))

@@ -36,6 +36,8 @@ MODEL_SAMPLERS = ("self", "self-labelled")  # their inputs are written by the la
 WRITING = ("temperature", "top_p")  # settings that they are written by
 # Random contexts that the model's next-token distribution is averaged over for ``unigram``.
 UNIGRAM_CONTEXTS = {"rows": 256, "length": 32}
+# What ``auto`` is where a model can be asked for texts of a label: see benchmarks/real.md.
+MIXED = "self-labelled=0.5,unigram=0.5"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class SamplingSettings:
 class InputsConfig:
     """Which inputs the teacher answers."""
 
-    sampler: str = "unigram"  # or a mixture, such as ``vocabulary=0.5,self=0.5``
+    sampler: str = "auto"  # or one, or a mixture, such as ``vocabulary=0.5,self=0.5``
     rows: int = 32768  # random inputs
     texts: Path | None = None  # a file to answer instead of random inputs
     text_column: str = "text"  # its column or key
@@ -157,7 +159,9 @@ def prepare_inputs(
     chunks = -(-config.rows // config.chunk_rows)
     try:
         rule = LengthRule(config.min_length, task.max_length)
-        mixture = parse_mixture(config.sampler, (*SAMPLERS, *MODEL_SAMPLERS))
+        mixture = parse_mixture(
+            _choose_sampler(config.sampler, task, reporter), (*SAMPLERS, *MODEL_SAMPLERS)
+        )
     except SamplerError as error:
         raise SettingError(str(error)) from error
     lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
@@ -218,6 +222,15 @@ def mix_parts(name: str, parts: Mapping[str, Sampler]) -> Sampler:
     """Return the sampler of a mixture of such samplers."""
     mixture = parse_mixture(name, SAMPLERS)
     return mix_samplers(mixture, [parts[part] for part in mixture.names])
+
+
+def _choose_sampler(asked: str, task: Task, reporter: Reporter) -> str:
+    if asked != "auto":
+        return asked
+    labelled = task.write_labelled is not None
+    chosen, not_ = (MIXED, "") if labelled else ("unigram", "not ")
+    reporter.say(f"sampler: {chosen} (the model is {not_}asked for texts of a label)")
+    return chosen
 
 
 def _check_written(config: InputsConfig, written: bool) -> None:

@@ -88,7 +88,10 @@ def load_language_model(
     check_quantisation(quantise, device, dtype)
     attention = choose_attention(folder)
     check_fit(folder, device, dtype, quantise)
-    options = _choose_placement(device)
+    if device == ALL:
+        options: dict[str, Any] = {"device_map": "auto", "max_memory": share_memory()}
+    else:
+        options = {"device_map": {"": torch.device(device)}}
     if quantise != "none":
         options["quantization_config"] = make_quantisation(folder, quantise)
     load = partial(
@@ -222,10 +225,3 @@ def unpack_tokenizer(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
         return load_tokenizer(Path(folder))
-
-
-def _choose_placement(device: str) -> dict[str, Any]:
-    """Return what tells transformers where the weights go."""
-    if device == ALL:
-        return {"device_map": "auto", "max_memory": share_memory()}
-    return {"device_map": {"": torch.device(device)}}

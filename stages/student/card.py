@@ -44,7 +44,7 @@ def write_card(record: Mapping[str, Any], weights: bool = True) -> str:
         "agreement": count_share(round(held_out["agreement"] * rows), rows),
         "code": _quote,
         "data_name": _name_data,
-        "escape": _escape,
+        "escape": lambda text: "".join(f"\\{c}" if c in MARKED else c for c in _flatten(text)),
         "evaluations": evaluations,
         "gold": gold,
         "json": partial(json.dumps, ensure_ascii=False),
@@ -96,10 +96,6 @@ def _quote(text: object) -> str:
     fence = "`" * (longest + 1)
     space = " " if longest or not flat.strip() else ""
     return f"{fence}{space}{flat}{space}{fence}"
-
-
-def _escape(text: object) -> str:
-    return "".join(f"\\{c}" if c in MARKED else c for c in _flatten(text))
 
 
 def _flatten(text: object) -> str:

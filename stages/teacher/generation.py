@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cache.draw import Purpose, random_integers_numpy, send
 from stages.checkpoints import one_line
-from stages.errors import ModelError
+from stages.errors import ModelError, Settings
 from stages.inputs import SamplingSettings
 from stages.lm import measure_free
 from stages.tasks import NO_SUFFIX, PLACE, frame_task, frame_writing
@@ -108,7 +108,8 @@ class _Writer:
         if fault:
             raise ModelError(
                 f"{type(model).__name__} cannot write texts: it keeps no keys and values that "
-                f"several texts could be continued with ({fault})"
+                f"several texts could be continued with ({fault})",
+                Settings(("sampler",), "unigram"),
             )
 
     def choose_width(self) -> int:

@@ -23,7 +23,7 @@ from stages.inputs import (
     read_self_generated,
 )
 from stages.reporter import Reporter
-from stages.teacher.ability import judge_ability
+from stages.teacher.ability import Ability, judge_ability
 from stages.teacher.autotune import Tuning, apply_tuning, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
 from stages.teacher.estimate import Verdict, answer_sample, judge_answers, project, read_answers
@@ -85,34 +85,37 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         reporter.say(line)
     if not (there := cache.committed()):
         samplers = read_samplers(cache, plan.teacher.table)
-        _judge(plan, answer_sample(plan, samplers, batch_positions()))
+        _judge(plan, cache, answer_sample(plan, samplers, batch_positions()))
     elif len(there) < cache.shards:
         reporter.say("no sample is answered: the verdict is on the rows that are there")
-        _judge(plan, read_answers(CacheReader(cache, shards=there), reporter))
+        _judge(plan, cache, read_answers(CacheReader(cache, shards=there), reporter))
     began = time.monotonic()
     computed = fill_cache(cache, plan, batch_positions)
     seconds = max(time.monotonic() - began, 1e-9)
     speed = f"computed {computed:,} rows in {seconds:.1f} s: {computed / seconds:,.0f} a s"
     reporter.say(speed if computed else "every row was there already")
-    rows = read_answers(CacheReader(cache), reporter)
-    verdict, sampler = _judge(plan, rows), plan.inputs.identity["name"]
-    own, names = read_self_generated(cache), plan.task.label_names
-    if ability := judge_ability(own, rows, sampler, names):
-        tell = reporter.say if ability.level == "fine" else reporter.warn
-        tell(f"verdict on its own texts: {ability.level}: {ability.reason}")
+    verdict = _judge(plan, cache, read_answers(CacheReader(cache), reporter))
     return TeacherResult(cache, computed, verdict)
 
 
-def _judge(plan: TeacherPlan, rows: Mapping[str, Any]) -> Verdict:
+def _judge(plan: TeacherPlan, cache: Cache, rows: Mapping[str, Any]) -> Verdict:
     """Say what the answers are and what can be learned from them; louder where that is little."""
     reporter, answers = plan.reporter, project(rows)
-    verdict = judge_answers(answers, plan.task.label_names, plan.inputs.identity["name"])
+    names, sampler = plan.task.label_names, plan.inputs.identity["name"]
+    verdict = judge_answers(answers, names, sampler)
     reporter.say(
         f"teacher, {answers.rows:,} rows: {verdict.shares}; ‖g‖ {answers.norm_g:.4f}, "
         f"spread {answers.spread:.4f}"
     )
-    tell = reporter.say if verdict.level == "fine" else reporter.warn
-    tell(f"verdict on {answers.rows:,} rows: {verdict.level}: {verdict.reason}")
+    ability = judge_ability(read_self_generated(cache), rows, sampler, names)
+    told: dict[str, Verdict | Ability | None] = {
+        f"{answers.rows:,} rows": verdict,
+        "its own texts": ability,
+    }
+    for what, found in told.items():
+        if found is not None:
+            tell = reporter.say if found.level == "fine" else reporter.warn
+            tell(f"verdict on {what}: {found.level}: {found.reason}")
     return verdict
 
 

@@ -44,7 +44,7 @@ def write(text: str) -> None:
 def test_without_a_file_the_built_in_defaults_hold(seen: Callable[[str], Seen]) -> None:
     kept = seen("teacher")
     assert run_here("teacher", "--task", "imdb").code == 0
-    assert kept[0]["sampler"] == "unigram"
+    assert kept[0]["sampler"] == "auto"
     assert kept[0]["model"] == "auto"
     assert kept[0]["rows"] == 32768
     assert kept[0]["cache"] == "data/cache"
@@ -200,7 +200,7 @@ def test_the_project_s_own_file_is_understood(
     kept = seen("teacher")
     assert run_here("teacher", "--task", "imdb").code == 0
     # The first command on a machine with a GPU asks no hub for a gated model.
-    assert (kept[0]["model"], kept[0]["sampler"]) == ("mini", "unigram")
+    assert (kept[0]["model"], kept[0]["sampler"]) == ("mini", "auto")
 
 
 def test_dvc_yaml_gives_options_that_there_are() -> None:

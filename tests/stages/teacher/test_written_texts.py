@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import torch
 from processes import run_here
-from tiny import MOOD, Stopping, make_language_model, make_short_task, make_teacher_config
+from tiny import (
+    MOOD,
+    Stopping,
+    make_language_model,
+    make_short_task,
+    make_teacher_config,
+    make_tokenizer,
+    write_language_model,
+)
 from tokenizers import AddedToken
 
 from cache.draw import mix_seeds
-from stages.inputs import SamplingSettings
+from stages.inputs import SamplingSettings, find_drawn
 from stages.reporter import Interrupted, SilentReporter
 from stages.teacher import Teacher
 from stages.teacher.fill import make_self_generated
@@ -25,8 +33,6 @@ WRITE = 'write: {text: "A text:\\n", labelled: "A text that is called {label}:\\
 
 
 def make_writer(family: str = "llama", **own: Any) -> Teacher:
-    from tiny import make_tokenizer
-
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([AddedToken("<|turn|>", special=True)])
     prompts = {"write": "A text:\n", "write_labelled": "A text that is called {label}:\n"}
@@ -146,11 +152,37 @@ def test_the_prompt_for_texts_is_part_of_caches_of_such_texts_alone(
 
 def test_the_bundled_model_goes_on_behind_the_prompts_it_knows(tmp_path: Path) -> None:
     reporter = SilentReporter()
-    plan = prepare_teacher(make_teacher_config("imdb", "mini", tmp_path), reporter)
+    config = make_teacher_config("imdb", "mini", tmp_path, sampler="auto")
+    plan = prepare_teacher(config, reporter)
     assert plan.task.choose_write(False) is None
     assert any(
         line.startswith("texts: mini continues the task's prompt") for line in reporter.lines
     )
+    assert plan.inputs.identity["name"] == "unigram"
+
+
+@pytest.mark.parametrize("write", ["", 'write: "A text:\\n"\n', WRITE])
+def test_half_of_the_rows_are_written_where_a_task_says_how_for_a_label(
+    write: str, llm: Path, tmp_path: Path
+) -> None:
+    task, reporter = tmp_path / "mood.yaml", SilentReporter()
+    task.write_text(MOOD + write)
+    config = make_teacher_config(task, llm, tmp_path / "c", rows=400, sampler="auto")
+    plan, labelled = prepare_teacher(config, reporter), "{label}" in write
+    chosen = "self-labelled=0.5,unigram=0.5" if labelled else "unigram"
+    assert [line.split()[1] for line in reporter.lines if line.startswith("sampler:")] == [chosen]
+    named = prepare_teacher(replace(config, sampler=chosen), SilentReporter())
+    assert plan.manifest.fingerprint == named.manifest.fingerprint
+    assert 0.4 < find_drawn(chosen, plan.inputs.seeds).mean() < (0.6 if labelled else 1.1)
+
+
+def test_a_model_that_cannot_write_is_told_what_to_do_instead(tmp_path: Path) -> None:
+    write_language_model(tmp_path / "mamba", "mamba")
+    task = tmp_path / "mood.yaml"
+    task.write_text(MOOD + WRITE)
+    command = ["teacher", "--task", task, "--model", tmp_path / "mamba", "--rows", 64]
+    done = run_here(*command, "--batch-positions", 512, "--cache", tmp_path / "c")
+    assert done.code == 1 and "cannot write texts" in done.err and "(--sampler unigram)" in done.err
 
 
 def test_a_stop_is_heeded_at_every_token() -> None:
