@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import format_head, format_row, run_sections
+from benchmarks.differences import describe_differences
 from benchmarks.kinds import KINDS, Kinds
 from benchmarks.questions import DATA, MODELS, read_test
 from cache.directory import Cache
@@ -42,6 +43,8 @@ CHAT = ("qwen",)
 """Models that are better in chat."""
 BLOCK = 512
 """Rows whose answers are kept together."""
+MIXED = "labelled+unigram"
+"""What became the default."""
 CHOSEN = 512
 """Labelled texts of the model's own that choices are made on."""
 
@@ -218,6 +221,7 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
     measures = ("own labelled texts, prior of `unigram`, %",)
     measures += ("agreement with the teacher, held out, %", "centred α, rad", "s")
     yield format_head(["inputs", *priors, *measures])
+    given: dict[str, np.ndarray] = {}
     for kind in KINDS:
         for path in sorted(
             (args.work / "results").glob(f"{model}-{task}-{kind}-{args.arch}-*.npz")
@@ -229,6 +233,8 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
                 cells += [hit(chosen + moved), f"{100 * float(kept['agreement']):.1f}"]
                 cells += [f"{float(kept['angle']):.3f}", f"{float(kept['seconds']):.0f}"]
                 yield format_row([kind, *cells])
+                given[kind] = (logits + moved).argmax(axis=1)
+    yield from describe_differences(place, MIXED, given, teacher - common, labels)
 
 
 def main(arguments: list[str] | None = None) -> None:

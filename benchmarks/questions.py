@@ -29,7 +29,13 @@ from stages import lm
 from stages.inputs import SamplingSettings
 from stages.reporter import SilentReporter
 from stages.tasks import Task, fit_tokenizer, load_task
-from stages.teacher import Teacher, average_next_token, make_teacher, write_texts
+from stages.teacher import (
+    Teacher,
+    average_next_token,
+    find_prompts,
+    make_teacher,
+    write_texts,
+)
 from stages.texts import TextRow, encode_texts
 
 MODELS = {
@@ -43,7 +49,8 @@ BLOCK = 100
 """Test texts whose answers are kept together, so that more texts later are more blocks."""
 TRIED_LENGTH = 16
 SEED = 0
-SETS = ("test", "unigram", "vocabulary", "self")
+SETS = ("test", "unigram", "unigram-own", "vocabulary", "self")
+"""Inputs; the tokens of ``unigram-own`` are those that the model writes its own texts with."""
 
 # Two other ways to ask; the first is the bundled task's.
 PROMPTS = {
@@ -183,11 +190,16 @@ class Bench:
             rule = LengthRule(1, task.max_length)
             lengths = rule.draw_lengths(SEED, 0, rows)
             teacher = self.teach(first)
-            if name == "unigram":
-                own = VocabularySampler(teacher.table).draw_ids(
+            if name != "vocabulary":
+                drawn = VocabularySampler(teacher.table).draw_ids(
                     mix_seeds(SEED, 2**40, CONTEXTS), CONTEXT_LENGTH
                 )
-                average = average_next_token(teacher, torch.from_numpy(own))
+                contexts, behind = [*torch.from_numpy(drawn)], None
+                if name == "unigram-own":
+                    own = self.draw(setting, "self")["tokens"][:CONTEXTS]
+                    contexts = [torch.from_numpy(row[row >= 0]).long() for row in own]
+                    (behind,) = find_prompts(teacher, labelled=False)
+                average = average_next_token(teacher, contexts, prefix_ids=behind)
                 thresholds = quantise_distribution(average.numpy())
                 sampler = build_sampler("unigram", table=teacher.table, thresholds=thresholds)
                 tokens = sampler.draw_ids(seeds, task.max_length)

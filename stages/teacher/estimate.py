@@ -40,6 +40,7 @@ from stages.teacher.generation import MOST_ROWS
 from stages.teacher.plan import TeacherPlan, prepare_teacher
 
 MEASURED_SECONDS = 8.0
+FEW_CONTEXTS = 32  # of what `unigram` draws by: an eighth of a cache's, which take a core minutes
 SAMPLE_CHUNKS, SAMPLE_ROWS = 64, 8
 """Chunks, each of a length of its own, that a sample is taken of, and rows of each."""
 
@@ -189,7 +190,7 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
         apply_pass(teacher, tuning, reporter)
     name, positions = plan.inputs.identity["name"], tuning.batch_positions
     samplers = build_samplers(
-        name, teacher.table, compute_thresholds(plan.inputs, teacher, reporter)
+        name, teacher.table, compute_thresholds(plan.inputs, teacher, reporter, FEW_CONTEXTS)
     )
     rate, _ = _measure(plan, samplers, positions, 0)
     rate, rows = _measure(plan, samplers, positions, MEASURED_SECONDS * rate)

@@ -88,12 +88,14 @@ def make_self_generated(
     return SelfGenerated(tokens, lengths, logits, labels)
 
 
-def compute_thresholds(inputs: Inputs, teacher: Teacher, reporter: Reporter) -> np.ndarray | None:
-    """Compute what `unigram` draws by, shape (V,); None where it draws nothing."""
+def compute_thresholds(
+    inputs: Inputs, teacher: Teacher, reporter: Reporter, most: int | None = None
+) -> np.ndarray | None:
+    """Compute what `unigram` draws by, of so many contexts at most, (V,); None: it draws nothing."""
     if "contexts" not in inputs.identity:
         return None
     contexts = inputs.identity["contexts"]
-    seeds = mix_seeds(inputs.identity["seed"], CONTEXT_SEED, contexts["rows"])
+    seeds = mix_seeds(inputs.identity["seed"], CONTEXT_SEED, most or contexts["rows"])
     ids = torch.from_numpy(VocabularySampler(teacher.table).draw_ids(seeds, contexts["length"]))
     prefix_ids = teacher.prefix_ids
     if "prompt" in contexts:  # the first of a task's prompts, so that all have the same rows
@@ -107,11 +109,11 @@ def compute_thresholds(inputs: Inputs, teacher: Teacher, reporter: Reporter) -> 
 @torch.inference_mode()
 def average_next_token(
     teacher: Teacher,
-    ids: torch.Tensor,
+    ids: torch.Tensor | Sequence[torch.Tensor],
     advance: Advance = lambda count: None,
     prefix_ids: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Average the model's own next-token distribution over contexts (B, T) behind a prompt.
+    """Average the model's own next-token distribution over B contexts (T,) behind a prompt.
 
     The prompt is the task's, or given by its tokens.  ``advance`` is told of every context, and may
     raise to stop.  Returns probabilities, shape (V,), float64, on the CPU.
