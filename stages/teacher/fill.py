@@ -91,7 +91,7 @@ def make_self_generated(
 def compute_thresholds(
     inputs: Inputs, teacher: Teacher, reporter: Reporter, most: int | None = None
 ) -> np.ndarray | None:
-    """Compute what `unigram` draws by, of so many contexts at most, (V,); None: it draws nothing."""
+    """Compute what `unigram` draws by, of so many contexts at most, (V,); None: it is not used."""
     if "contexts" not in inputs.identity:
         return None
     contexts = inputs.identity["contexts"]
