@@ -42,6 +42,7 @@ def describe_differences(
         return np.bincount(tokens[tokens >= 0], minlength=int(tested.max()) + 1)
 
     tested = read("test", "tokens")
+    mixed = mixed if mixed in given else next(iter(given))
     here, which = tested >= 0, f"seen {OFTEN} times in {mixed}"
     yield "\nWhat the rows hold:\n"
     seen = ("test tokens seen, %", f"seen {OFTEN} times, %")

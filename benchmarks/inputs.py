@@ -45,8 +45,8 @@ BLOCK = 512
 """Rows whose answers are kept together."""
 MIXED = "labelled+unigram"
 """What became the default."""
-CHOSEN = 512
-"""Labelled texts of the model's own that choices are made on."""
+ROWS, CHOSEN = 8192, 512
+"""Rows of a kind; labelled texts of the model's own that choices are made on."""
 
 
 def answer(args: argparse.Namespace) -> None:
@@ -248,7 +248,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="qwen", choices=list(MODELS))
     parser.add_argument("--task", default="ag_news", choices=list(DATA))
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
-    parser.add_argument("--rows", type=int, default=8192, help="rows of a kind")
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, help="rows of a kind; each number has its own --work"
+    )
     parser.add_argument("--texts", type=int, default=2000, help="test texts")
     parser.add_argument("--wide", type=int, default=1024, help="texts written at once")
     parser.add_argument("--positions", type=int, default=16384, help="most in one forward pass")
@@ -263,8 +265,9 @@ def main(arguments: list[str] | None = None) -> None:
         (answer if args.what == "answer" else train)(args)
         return
     there = sorted({(each["model"], each["task"]) for each in map(_read, args.work.glob("jobs/*"))})
+    size = "" if args.rows == ROWS else f", {args.rows:,} rows"
     sections = {
-        f"Students: {MODELS[model]}, {task}": lambda model=model, task=task: describe(
+        f"Students: {MODELS[model]}, {task}{size}": lambda model=model, task=task: describe(
             args, model, task
         )
         for model, task in there

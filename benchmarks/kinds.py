@@ -127,9 +127,9 @@ class Kinds:
         return {"tokens": tokens}
 
     def join(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Return one half of the rows of the first and the other half of the second, (N, …)."""
+        """Return half of the rows from the first's begin and half from the second's end, (N, …)."""
         middle = self.rows // 2
-        return np.concatenate([first[:middle], second[middle : self.rows]])
+        return np.concatenate([first[:middle], second[middle - self.rows :]])
 
     def read(self, part: str, count: int) -> dict[str, np.ndarray]:
         """Return texts of a data set's file and their labels, (N,)."""
