@@ -209,12 +209,14 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
 
     gold, teacher, common = read("test"), read("test-logits"), find(read("unigram-logits"))
     own = read("chosen-logits")
+    mean = torch.from_numpy(read("unigram-logits")).log_softmax(1).mean(0).numpy()
     yield (
         f"{len(gold):,} test texts; {args.arch} students, {args.steps} steps. Accuracy in % "
         "(macro-F1): with the prior of their own rows, with that of the `unigram` rows, and with "
         f"their answers to the test texts balanced (not allowed). The teacher: {judge(teacher)} as "
-        f"it answers, {judge(teacher - common)} with the prior of the `unigram` rows; it names the "
-        f"label that it wrote a text for in {hit(own)} % as it answers, in {hit(own - common)} % "
+        f"it answers, {judge(teacher - common)} with the prior of the `unigram` rows, "
+        f"{judge(teacher - mean)} with their mean log-probability instead; it names the label that "
+        f" it wrote a text for in {hit(own)} % as it answers, in {hit(own - common)} % "
         "with that prior.\n"
     )
     priors = ("own prior", "prior of `unigram`", "balanced on the test texts")
