@@ -216,7 +216,7 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
         f"their answers to the test texts balanced (not allowed). The teacher: {judge(teacher)} as "
         f"it answers, {judge(teacher - common)} with the prior of the `unigram` rows, "
         f"{judge(teacher - mean)} with their mean log-probability instead; it names the label that "
-        f" it wrote a text for in {hit(own)} % as it answers, in {hit(own - common)} % "
+        f"it wrote a text for in {hit(own)} % as it answers, in {hit(own - common)} % "
         "with that prior.\n"
     )
     priors = ("own prior", "prior of `unigram`", "balanced on the test texts")
