@@ -14,10 +14,10 @@ import torch
 
 from benchmarks.questions import DATA, read_test
 from cache.draw import (
-    LengthRule,
     TokenSampler,
     VocabularySampler,
     build_sampler,
+    draw_lengths,
     mix_seeds,
     quantise_distribution,
 )
@@ -120,8 +120,7 @@ class Kinds:
             drawn = VocabularySampler(self.table).draw_ids(mix_seeds(0, 0, self.rows), self.longest)
         else:
             drawn = self._topical(11) if kind == "topical" else self._chain("topical" in kind, 21)
-        rule, chunks = LengthRule(1, self.longest), -(-self.rows // 64)
-        lengths = rule.draw_lengths(0, 0, chunks).repeat(64)[: self.rows]
+        lengths = draw_lengths(self.longest, 0, 0, -(-self.rows // 64)).repeat(64)[: self.rows]
         tokens = drawn.astype(np.int32)
         tokens[np.arange(self.longest) >= lengths[:, None]] = -1
         return {"tokens": tokens}

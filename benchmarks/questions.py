@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.word_scores import WordScores, make_word_scores
 from cache.draw import (
-    LengthRule,
     VocabularySampler,
     build_sampler,
+    draw_lengths,
     mix_seeds,
     quantise_distribution,
 )
@@ -187,8 +187,7 @@ class Bench:
                 longest = min(task.max_length, LONGEST_WRITTEN)
                 tokens = write_texts(self.teach(first), seeds, SamplingSettings(), longest, _ignore)
                 return {"tokens": tokens, "lengths": (tokens >= 0).sum(axis=1).astype(np.int32)}
-            rule = LengthRule(1, task.max_length)
-            lengths = rule.draw_lengths(SEED, 0, rows)
+            lengths = draw_lengths(task.max_length, SEED, 0, rows)
             teacher = self.teach(first)
             if name != "vocabulary":
                 drawn = VocabularySampler(teacher.table).draw_ids(

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from cache.draw import LengthRule, VocabularySampler, mix_seeds
+from cache import draw
+from cache.draw import VocabularySampler, mix_seeds
 from stages.checkpoints import load_tokenizer
 from stages.lm import resolve_model
 from stages.tasks import Label, Task
@@ -94,7 +95,9 @@ def draw_lengths(kind: str, longest: int, count: int) -> np.ndarray:
     if kind == "log-uniform":
         rng = np.random.default_rng(SEED)
         return np.exp(rng.uniform(0, np.log(longest + 1), count)).astype(np.int64)
-    return LengthRule(longest if kind == "constant" else 1, longest).draw_lengths(SEED, 0, count)
+    if kind == "constant":
+        return np.full(count, longest)
+    return draw.draw_lengths(longest, SEED, 0, count)
 
 
 def draw_rows(shape: Shape, count: int, kind: str = "log-uniform") -> Rows:

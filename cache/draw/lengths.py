@@ -1,9 +1,7 @@
 """How long the inputs are: one length for each chunk of rows, from the run's seed.
 
-All rows of a chunk share a length, so that none is ever padded.
+All drawn rows of a chunk share a length, so that none of them is ever padded.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,28 +13,13 @@ from cache.errors import SamplerError
 LONGEST = 1_000_000
 
 
-@dataclass(frozen=True)
-class LengthRule:
-    """Lengths, in positions, each in [minimum, maximum] equally often.
+def draw_lengths(longest: int, run_seed: int, first_chunk: int, chunks: int) -> NDArray[np.int64]:
+    """Return the lengths of consecutive chunks, in positions, shape (chunks,).
 
-    SamplerError: there are none in that range, or inputs of such a length.
+    Each from 1 to ``longest`` is drawn equally often, by the seed, in [0, 2**64), and its chunk's
+    index alone.  SamplerError: there are no such lengths, or no such seed.
     """
-
-    minimum: int
-    maximum: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.maximum <= LONGEST:
-            raise SamplerError(f"maximum length: got {self.maximum}, must be in [1, {LONGEST}]")
-        if not 1 <= self.minimum <= self.maximum:
-            raise SamplerError(
-                f"minimum length: got {self.minimum}, must be in [1, {self.maximum}]"
-            )
-
-    def draw_lengths(self, run_seed: int, first_chunk: int, chunks: int) -> NDArray[np.int64]:
-        """Return the lengths of consecutive chunks, shape (chunks,), from a seed in [0, 2**64).
-
-        Each depends on the seed and its chunk's index alone.  SamplerError: no such seed.
-        """
-        words = draw_blocks(run_seed, first_chunk, chunks, Purpose.CHUNK_LENGTH)[:, 0]
-        return self.minimum + (words.astype(np.int64) * (self.maximum - self.minimum + 1) >> 32)
+    if not 1 <= longest <= LONGEST:
+        raise SamplerError(f"maximum length: got {longest}, must be in [1, {LONGEST}]")
+    words = draw_blocks(run_seed, first_chunk, chunks, Purpose.CHUNK_LENGTH)[:, 0]
+    return 1 + (words.astype(np.int64) * longest >> 32)

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 @options.count("--rows", 32768, "Number of random inputs.")
 @options.path("--texts", "File of texts to answer instead of random inputs.")
 @options.TEXT_COLUMN
-@options.count("--min-length", 1, "Tokens in the shortest random input.")
 @click.option(
     "--temperature", type=float, default=1.0, help="Sampling temperature of the self samplers."
 )
@@ -93,19 +92,21 @@ def teacher(summary: Path | None, dry_run: bool, **settings: Any) -> None:
     with console.catch_signals():
         asked = load_task(settings.pop("task")).split()
         configs = [TeacherConfig(task=task, **settings) for task in asked]
-        results = []
+        results: list[TeacherResult] = []
         for number, config in enumerate(configs, 1):
             if len(configs) > 1:
                 console.say(f"prompt {number} of {len(configs)}: {asked[number - 1].prompt!r}")
             if dry_run:
                 _show_estimate(estimate_teacher(config, console))
             else:
-                results.append(_summarise(run_teacher(config, console)))
+                first = results[0].cache if results else None
+                results.append(run_teacher(config, console, first))
     if dry_run:
         click.echo("dry run: nothing was written")
     elif summary is not None:
-        further = {"prompts": results} if len(results) > 1 else {}
-        write_json(summary, results[0] | further)
+        found = [_summarise(result) for result in results]
+        further = {"prompts": found} if len(found) > 1 else {}
+        write_json(summary, found[0] | further)
 
 
 def _summarise(result: TeacherResult) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from stages.errors import SettingError, Settings
 from stages.inputs import read_sampler, read_self_generated, read_table
 from stages.records import read_record, read_temperature
 from stages.reporter import Reporter
-from stages.student import GOLD, TokenRemap, choose_held_out
+from stages.student import GOLD, TokenRemap, choose_held_out, join_answers
 
 
 def measure_held_out(
@@ -58,7 +58,7 @@ def measure_held_out(
     with reporter.track("student", len(held), 0, "chunk") as advance:
         for parts in zip(*(each.read_chunks(held) for each in readers), strict=True):
             part, lengths = parts[0], parts[0]["length"]
-            probabilities = metrics.average_answers([it["probabilities"] for it in parts])
+            probabilities = join_answers(parts)
             answers = np.empty_like(probabilities)
             for length in np.unique(lengths):
                 alike = lengths == length

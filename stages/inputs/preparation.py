@@ -14,10 +14,10 @@ import torch
 
 from cache.draw import (
     SAMPLERS,
-    LengthRule,
     Mixture,
     Sampler,
     build_sampler,
+    draw_lengths,
     mix_samplers,
     mix_seeds,
     parse_mixture,
@@ -68,8 +68,6 @@ class InputsConfig:
     rows: int = 32768  # random inputs
     texts: Path | None = None  # a file to answer instead of random inputs
     text_column: str = "text"  # its column or key
-    # Shortest random input, in tokens; the longest is the task's.  Written texts end by themselves.
-    min_length: int = 1
     temperature: float = 1.0  # as in SamplingSettings, where the model writes inputs itself
     top_p: float = 1.0
     seed: int = 0
@@ -77,7 +75,7 @@ class InputsConfig:
     shard_rows: int = 4096  # rows that are written at once
 
     def __post_init__(self) -> None:
-        for name in ("rows", "min_length", "chunk_rows", "shard_rows"):
+        for name in ("rows", "chunk_rows", "shard_rows"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name}: got {getattr(self, name)}, must be at least 1")
         if self.shard_rows % self.chunk_rows:
@@ -93,7 +91,6 @@ class WrittenInputs:
 
     mixture: Mixture  # which sampler draws or writes a row
     sampling: SamplingSettings
-    shortest: int
     longest: int
 
 
@@ -133,8 +130,7 @@ def prepare_inputs(
     """Draw seeds and lengths, or read texts.
 
     Raises:
-        SettingError: The shortest input would be longer than the longest, or a setting is given
-            that is for other samplers.
+        SettingError: A setting is given that is for other samplers.
         TextDataError: The file of texts cannot be read.
     """
     if config.texts is not None:
@@ -151,26 +147,21 @@ def prepare_inputs(
             "lines_sha256": hashlib.sha256(lines.astype("<u8").tobytes()).hexdigest(),
         }
         return Inputs(lines, texts.lengths[order], tokens, identity)
-    if config.min_length > task.max_length:
-        raise SettingError(
-            f"minimum length: got {config.min_length}, the task's longest input is "
-            f"{task.max_length} tokens"
-        )
     chunks = -(-config.rows // config.chunk_rows)
     try:
-        rule = LengthRule(config.min_length, task.max_length)
+        lengths = draw_lengths(task.max_length, config.seed, 0, chunks)
         mixture = parse_mixture(
             _choose_sampler(config.sampler, task, reporter), (*SAMPLERS, *MODEL_SAMPLERS)
         )
     except SamplerError as error:
         raise SettingError(str(error)) from error
-    lengths = rule.draw_lengths(config.seed, 0, chunks).repeat(config.chunk_rows)[: config.rows]
+    lengths = lengths.repeat(config.chunk_rows)[: config.rows]
     seeds = mix_seeds(config.seed, 0, config.rows)
     parts = [number for number, name in enumerate(mixture.names) if name in MODEL_SAMPLERS]
     _check_written(config, bool(parts))
     identity = {
         "name": mixture.text,
-        "lengths": {"kind": "uniform", "minimum": rule.minimum, "maximum": rule.maximum},
+        "lengths": {"kind": "uniform", "minimum": 1, "maximum": task.max_length},
         "seed": config.seed,
     }
     if "unigram" in mixture.names:
@@ -189,7 +180,7 @@ def prepare_inputs(
         for name in (mixture.names[part] for part in parts):  # behind what, if not the own prompt
             if prompt := task.choose_write(name == "self-labelled"):
                 identity["writing"][name] = prompt
-        written = WrittenInputs(mixture, sampling, config.min_length, task.max_length)
+        written = WrittenInputs(mixture, sampling, task.max_length)
         lengths[np.isin(mixture.choose_parts(seeds), parts)] = task.max_length
     return Inputs(seeds, lengths.astype(np.int32), None, identity, written)
 

@@ -4,7 +4,7 @@ Gives ``run_student`` and what a written student's record says.  Knows the cache
 vocabulary; never loads the teacher's model, except its embeddings for labelled texts.
 """
 
-from stages.student.answers import find_teacher_prior
+from stages.student.answers import find_teacher_prior, join_answers
 from stages.student.card import write_card
 from stages.student.config import GOLD, StudentConfig, TrainingConfig
 from stages.student.data import Rows, choose_held_out, join_slices, open_rows

@@ -4,13 +4,16 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache.directory import Cache
 from cache.errors import IncompleteError
 from cache.lookup import find_cache, list_usable
-from cache.reader import CacheReader
-from stages.errors import SettingError, Settings
+from cache.reader import CacheReader, Columns
+from stages.errors import SettingError, Settings, TrainingError
 from stages.inputs import MODEL_SAMPLERS, TEXTS, read_thresholds
-from stages.metrics import Prior
+from stages.metrics import Prior, average_answers
 from stages.reporter import Reporter
 from stages.student.prior import find_prior
 from stages.tasks import AUTO, BALANCED, Task, restore_task
@@ -85,6 +88,21 @@ def open_readers(caches: Sequence[Cache], partial: bool) -> list[CacheReader]:
         places = ", ".join(str(cache.place) for cache in caches)
         raise IncompleteError(f"the caches {places} have no complete shard in common")
     return [CacheReader(cache, shards=sorted(common)) for cache in caches]
+
+
+def join_answers(parts: Sequence[Columns]) -> NDArray[np.float32]:
+    """Average several caches' answers (N, K) to the same rows.
+
+    TrainingError: the rows are not the same, as where a model wrote them anew for another prompt.
+    """
+    for name in {"seed", "tokens"} & {*parts[0]}:
+        if not all(np.array_equal(parts[0][name], other[name]) for other in parts[1:]):
+            raise TrainingError(
+                "the caches that are averaged hold other texts in the same rows; remove all but "
+                "the first prompt's and have the teacher answer the task again, which takes its "
+                "texts over"
+            )
+    return average_answers([part["probabilities"] for part in parts])
 
 
 def _expand(source: str) -> list[str]:

@@ -13,9 +13,9 @@ from cache.reader import CacheReader, Columns
 from stages.errors import SettingError, Settings, TrainingError
 from stages.inputs import read_sampler, read_vocabulary
 from stages.lm import Vocabulary
-from stages.metrics import Prior, average_answers
+from stages.metrics import Prior
 from stages.reporter import Reporter
-from stages.student.answers import find_answers, open_readers
+from stages.student.answers import find_answers, join_answers, open_readers
 from stages.student.config import GOLD, TEACHER, StudentConfig, TrainingConfig
 from stages.student.prior import find_prior
 from stages.tasks import Task
@@ -155,7 +155,7 @@ def open_rows(
 
     def embed(parts: tuple[Columns, ...]) -> Rows:
         part = parts[0]
-        answers = average_answers([each["probabilities"] for each in parts])
+        answers = join_answers(parts)
         answers = answers.copy() if prior is None else prior.remove(answers)
         probabilities = torch.from_numpy(answers).to(device)
         lengths = part["length"]

@@ -128,12 +128,10 @@ def build_verbaliser(
 ) -> Verbaliser:
     """Look every label word of a task up in a tokenizer.
 
-    The words are tokenized where they will be read: after the task's suffix (or after a colon,
-    where it has none) and a space, since most tokenizers split a word at the start of a text
-    differently; or, if ``chat``, where the tokenizer's chat template puts an answer.
-
-    With a chat template no space marks where a word begins, and a first token may be a letter or
-    two of any word.  Such a word is left out where its label has whole ones.
+    The words are tokenized where they will be read: after the task's suffix (or a colon) and a
+    space, or, if ``chat``, where the tokenizer's chat template puts an answer.  No space marks
+    there where a word begins, and a first token may be a letter or two of any word: such a word is
+    left out where its label has whole ones.
 
     Raises:
         TaskError: Two labels share a first token, or a word that is scored whole, and so cannot be

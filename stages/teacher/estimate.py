@@ -1,14 +1,10 @@
 """What a run would take and what could be learned from it, before the money is spent.
 
 Whether anything can be learned from a teacher's answers is told by the method's own angle (paper,
-Eq. 15): that between the teacher and the best constant, ``arctan(spread / ‖mean g‖)``.  Students
-that learned the mini teacher from random inputs end at an α of 0.11 to 0.25, so where a constant is
-as near as that, a small α says nothing: below the range there is nothing to learn, within it
-little.
-
-Where nearly all rows get the same answer besides, twice that angle is no better: all that differs
-is how sure the teacher is.  The mini teacher has 0.09 to 0.11 on such inputs, by seed, and 0.37 and
-more on inputs that teach, so that 0.2 is about twice the one and half of the other.
+Eq. 15): that between the teacher and the best constant, ``arctan(spread / ‖mean g‖)``.  Students of
+the mini teacher end at an α of 0.11 to 0.25: below that there is nothing to learn, within it
+little.  Where nearly all rows get the same answer, all that differs is how sure the teacher is:
+mini has 0.09 to 0.11 on such inputs, and 0.37 and more on inputs that teach.
 """
 
 import math
@@ -24,7 +20,7 @@ from cache.errors import ManifestError
 from cache.opening import open_cache
 from cache.reader import CacheReader
 from cache.stores import parse_place
-from stages.inputs import build_samplers
+from stages.inputs import build_samplers, find_drawn
 from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count_share
 from stages.reporter import Reporter, follow
 from stages.teacher.ability import Ability, judge_ability
@@ -70,8 +66,8 @@ class Verdict:
         return ", ".join(f"{label} {share:.1%}" for label, share in pairs)
 
 
-def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Verdict:
-    """Judge a teacher's answers; where inputs come from decides on the advice.
+def judge_answers(found: Projection, labels: Sequence[str]) -> Verdict:
+    """Judge a teacher's answers.
 
     The labels are in column order.  The student's figures of the projection are not looked at.
     """
@@ -99,19 +95,20 @@ def judge_answers(found: Projection, labels: Sequence[str], sampler: str) -> Ver
         f"the teacher answers {labels[top]!r} to {found.balance[top]:.0%} of these inputs, with a "
         f"spread of {found.spread:.2f}: {finding}"
     )
-    if level != "fine" and sampler == "texts":
-        reason += "; look at the prompt and the label words"
-    elif level != "fine":
-        other = "unigram" if sampler != "unigram" else "unigram=0.5,self=0.5"
-        reason += f"; try the sampler {other}, or other label words"
+    if level != "fine":
+        reason += "; try another prompt, other label words, or another sampler"
     return Verdict(level, reason, found, labels)
 
 
 def answer_sample(
     plan: TeacherPlan, samplers: Mapping[str, Sampler], batch_positions: int
 ) -> dict[str, Any]:
-    """Answer a sample of a cache's rows before all of them are computed; returns columns."""
+    """Answer a sample of a cache's rows before all of them are computed; returns columns.
+
+    Where some rows are drawn and others written, which is slow, it is one of those drawn.
+    """
     rows = _spread_rows(plan, SAMPLE_CHUNKS, SAMPLE_ROWS)
+    rows = rows[find_drawn(plan.inputs.identity["name"], plan.inputs.seeds[rows])]
     return answer_chosen(plan, rows, samplers, batch_positions, "sample")
 
 
@@ -209,7 +206,7 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
         texts=texts if text_seconds else 0,
         writing_seconds=texts * text_seconds,
         bytes=layout.rows * row_bytes + teacher.table.numel() * teacher.table.element_size(),
-        verdict=judge_answers(project(sample), plan.task.label_names, name),
+        verdict=judge_answers(project(sample), plan.task.label_names),
         ability=ability,
     )
 

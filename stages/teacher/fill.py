@@ -19,6 +19,7 @@ import torch
 from cache.directory import Cache
 from cache.draw import Sampler, TokenSampler, VocabularySampler, mix_seeds, quantise_distribution
 from cache.errors import LostClaimError
+from cache.reader import CacheReader
 from cache.stores import Claim
 from stages.errors import ModelError, SettingError
 from stages.inputs import (
@@ -186,11 +187,14 @@ class ShardWriter:
         self.rows += len(columns["seed"])
 
 
-def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], int]) -> int:
+def fill_cache(
+    cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], int], texts: CacheReader | None
+) -> int:
     """Compute every shard that is free until the cache is complete.
 
-    Returns the rows that this process committed.  Where nothing is left to do the model is not
-    loaded, nor is ``batch_positions`` asked for the most positions in one forward pass.
+    Rows that were written for another prompt's cache, ``texts``, are taken over.  Returns the rows
+    that this process committed.  Where nothing is left to do the model is not loaded, nor is
+    ``batch_positions`` asked for the most positions in one forward pass.
     """
     reporter, total = plan.reporter, cache.layout.rows
     done = sum(len(cache.rows_of(shard)) for shard in cache.committed())
@@ -222,6 +226,9 @@ def fill_cache(cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], in
             try:
                 rows = cache.rows_of(claim.shard)
                 inputs = plan.inputs.select(slice(rows.start, rows.stop))
+                if texts is not None:
+                    there = texts.read_shard(claim.shard)
+                    inputs = Inputs(there["seed"], there["length"], there["tokens"], {})
                 inputs = write_inputs(inputs, samplers, teacher, reporter)
                 columns = answer_inputs(inputs, samplers, teacher, most, advance)
             except BaseException:
@@ -277,10 +284,10 @@ def write_inputs(
         seeds = inputs.seeds[rows]
         if name in MODEL_SAMPLERS:
             sampling = replace(written.sampling, labelled=name == "self-labelled")
-            longest, shortest = written.longest, written.shortest
+            longest = written.longest
             with reporter.track("texts", len(rows) * longest, 0, "token") as show:
                 advance = follow(show, reporter)
-                tokens[rows] = write_texts(teacher, seeds, sampling, longest, advance, shortest)
+                tokens[rows] = write_texts(teacher, seeds, sampling, longest, advance)
             continue
         sampler = samplers[name]
         if not isinstance(sampler, TokenSampler):

@@ -37,16 +37,15 @@ def write_texts(
     sampling: SamplingSettings,
     longest: int,
     advance: Advance,
-    shortest: int = 1,
 ) -> NDArray[np.int32]:
     """Have the model write a text for each seed; returns tokens padded with -1, (N, longest).
 
     A text is written behind what the task's ``write`` says, or continues the task's prompt.  It
     ends where the model ends it, in front of a blank line or the suffix of the prompt that it
-    continues, or at ``longest``, but not before ``shortest``; white space at its end is left out.
+    continues, or at ``longest``; white space at its end is left out.
     ``longest`` tokens a text are told of as progress.
     """
-    writer = _Writer(teacher, seeds, sampling, longest, advance, shortest)
+    writer = _Writer(teacher, seeds, sampling, longest, advance)
     single, size = f"a single written text of {longest} tokens", 1
     with torch.inference_mode(), teacher.suspend():
         while not writer.done.all():
@@ -74,7 +73,6 @@ class _Writer:
     sampling: SamplingSettings
     longest: int
     advance: Advance
-    shortest: int
 
     def __post_init__(self) -> None:
         teacher, labelled = self.teacher, self.sampling.labelled
@@ -170,8 +168,8 @@ class _Writer:
         logits = logits[:, : len(cannot_begin)].float() / self.sampling.temperature
         if not float(logits.sum()) < torch.inf:
             raise ModelError("the model's logits are NaN or infinite, so that it cannot write")
-        if (ages < self.shortest).any():
-            young = send(ages < self.shortest, logits.device)[:, None]
+        if not ages.all():
+            young = send(ages == 0, logits.device)[:, None]
             logits.masked_fill_(young & send(cannot_begin, logits.device), -torch.inf)
         uniform = torch.from_numpy(draws.astype(np.float64) * 2.0**-32).to(logits.device)
         found: NDArray[np.int64] = draw_tokens(logits, uniform, self.sampling.top_p).cpu().numpy()

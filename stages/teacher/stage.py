@@ -17,6 +17,7 @@ from cache.reader import CacheReader
 from cache.stores import Place, parse_place
 from stages.devices import find_main_device
 from stages.inputs import (
+    MODEL_SAMPLERS,
     SELF_GENERATED,
     describe_difference,
     read_samplers,
@@ -40,8 +41,12 @@ class TeacherResult:
     verdict: Verdict
 
 
-def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
+def run_teacher(
+    config: TeacherConfig, reporter: Reporter, first: Cache | None = None
+) -> TeacherResult:
     """Fill the cache of these settings, or find it filled.
+
+    ``first`` is that of a task's first prompt: what the model wrote for its rows is taken over.
 
     Raises:
         StageError: Task, model or texts are not usable.
@@ -90,7 +95,10 @@ def run_teacher(config: TeacherConfig, reporter: Reporter) -> TeacherResult:
         reporter.say("no sample is answered: the verdict is on the rows that are there")
         _judge(plan, cache, read_answers(CacheReader(cache, shards=there), reporter))
     began = time.monotonic()
-    computed = fill_cache(cache, plan, batch_positions)
+    # Texts that continue the prompt itself are others for each.
+    apart = not {*MODEL_SAMPLERS}.isdisjoint(plan.inputs.identity.get("writing", ()))
+    texts = CacheReader(first) if first is not None and apart else None
+    computed = fill_cache(cache, plan, batch_positions, texts)
     seconds = max(time.monotonic() - began, 1e-9)
     speed = f"computed {computed:,} rows in {seconds:.1f} s: {computed / seconds:,.0f} a s"
     reporter.say(speed if computed else "every row was there already")
@@ -102,7 +110,7 @@ def _judge(plan: TeacherPlan, cache: Cache, rows: Mapping[str, Any]) -> Verdict:
     """Say what the answers are and what can be learned from them; louder where that is little."""
     reporter, answers = plan.reporter, project(rows)
     names, sampler = plan.task.label_names, plan.inputs.identity["name"]
-    verdict = judge_answers(answers, names, sampler)
+    verdict = judge_answers(answers, names)
     reporter.say(
         f"teacher, {answers.rows:,} rows: {verdict.shares}; ‖g‖ {answers.norm_g:.4f}, "
         f"spread {answers.spread:.4f}"

@@ -160,9 +160,7 @@ def test_the_bundled_model_answers_real_texts(place: Path, shared: Path) -> None
 
 
 def test_auto_is_the_bundled_model_where_there_is_no_gpu(place: Path) -> None:
-    found = run_here(
-        "teacher", "--task", "imdb", "--rows", 8, "--min-length", 1, "--self-generated", 0
-    )
+    found = run_here("teacher", "--task", "imdb", "--rows", 8, "--self-generated", 0)
     assert found.code == 0
     assert found.err.startswith("model: mini (auto: meta-llama/Llama-2-7b-hf needs a CUDA device")
 

@@ -110,7 +110,6 @@ assert not heavy, heavy
         (["teacher", "--task", "imdb", "--device", "cuda"], ["'cuda' is not there"]),
         (["teacher", "--task", "imdb", "--dtype", "int4"], ["'int4'", "float32"]),
         (["teacher", "--task", "imdb", "--shard-rows", "100"], ["100", "64"]),
-        (["teacher", "--task", "imdb", "--min-length", "300"], ["minimum length", "300", "256"]),
         (["student", "--task", "imdb"], ["Missing option '--arch'"]),
         (["student", "--task", "imdb", "--arch", "mini"], ["no complete cache of task imdb"]),
         (["student", "--task", "imdb", "--arch", "mini", "--from", "ab"], ["no caches", "'ab'"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from stages.errors import TaskError
 from stages.metrics import average_answers, fit_prior
 from stages.records import read_record
 from stages.tasks import load_task
+from stages.teacher import fill
 
 TWO = MOOD.replace(
     'prompt: "Is this good or bad?\\n"\nsuffix: "\\nAnswer:"',
@@ -139,6 +141,35 @@ def test_caches_of_other_rows_are_not_averaged(
     code, said = train(tmp_path / "a", other, "--task", two)
     assert code == 2 and "prompt 2 of 2 of the task mood" in said and "has 0 complete" in said
     assert not (tmp_path / "a").exists()
+
+
+def test_texts_are_written_once_for_all_prompts(
+    llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many stood side by side: other rounding, other words."""
+    task, root = tmp_path / "mood.yaml", tmp_path / "cache"
+    task.write_text(f'{TWO}write: "A text that is called {{label}}:\\n"\n')
+    command = ("teacher", "--task", task, "--model", llm, "--batch-positions", 512, *FILL)
+    assert run_here(*command, "--cache", root, "--temperature", 4).code == 0
+    first, second = map(read_rows, list_caches(root))
+    assert (first["tokens"] == second["tokens"]).all() and (first["tokens"] < 0).any()
+    assert (first["seed"] == second["seed"]).all()
+    # Where they were written anew, with other words.
+    write = fill.write_texts
+
+    def write_other(*given: Any) -> Any:
+        texts = write(*given)
+        texts[:, 0] = (texts[:, 0] + 1) % 40
+        return texts
+
+    monkeypatch.setattr(fill, "write_texts", write_other)
+    other = tmp_path / "other"
+    assert run_here(*command, "--cache", other, "--temperature", 4).code == 0
+    places = [str(it.place) for it in (list_caches(root)[0], list_caches(other)[1])]
+    assert train(tmp_path / "a", root, "--task", task)[0] == 0
+    code, said = train(tmp_path / "b", root, "--from", places[0], "--from", places[1])
+    assert code == 1 and "hold other texts in the same rows" in said
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(

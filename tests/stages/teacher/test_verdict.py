@@ -13,9 +13,9 @@ ORDER = ("hopeless", "doubtful", "fine")
 NAMES = ("a", "b", "c")
 
 
-def judge(probabilities: np.ndarray, sampler: str = "uniform") -> Verdict:
+def judge(probabilities: np.ndarray) -> Verdict:
     labels = NAMES[: probabilities.shape[1]]
-    return judge_answers(compute_projection(probabilities, probabilities), labels, sampler)
+    return judge_answers(compute_projection(probabilities, probabilities), labels)
 
 
 def make_answers(share: float, sureness: float, rows: int = 1000) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_every_set_of_answers_has_a_verdict(logits: np.ndarray) -> None:
     assert found.level in ORDER and found.answers.rows == len(logits)
     top = NAMES[int(np.argmax(found.answers.balance))]
     assert repr(top) in found.reason or "hardly ever answers" in found.reason
-    assert ("try the sampler unigram" in found.reason) == (found.level != "fine")
+    assert ("try another prompt, other label words" in found.reason) == (found.level != "fine")
 
 
 @given(st.floats(0.3, 0.7), st.floats(0, 1), st.floats(0, 1))
@@ -78,16 +78,10 @@ def test_one_answer_that_varies_a_little_is_hopeless_whichever_rows_are_taken(
 
 def test_a_class_that_is_never_the_answer_is_named() -> None:
     g = np.tile([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], (300, 1))
-    found = judge(g, "unigram")
+    found = judge(g)
     assert found.level == "doubtful" and "hardly ever answers 'c'" in found.reason
-    assert "unigram=0.5,self=0.5" in found.reason
     # Of a few rows nobody knows.
     assert judge(g[:12]).level == "fine"
-
-
-def test_texts_are_not_a_sampler_to_change() -> None:
-    assert "the prompt and the label words" in judge(make_answers(1.0, 0.01), "texts").reason
-    assert "sampler" not in judge(make_answers(1.0, 0.01), "texts").reason
 
 
 def test_the_shares_of_all_classes_are_told() -> None:
