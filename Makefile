@@ -50,8 +50,8 @@ gpu:
 clean:
 	rm -rf .venv
 
-# The exact versions; constraints.txt also keeps torch's CUDA packages out.  Python compiles what is
-# imported when it is, which is a small part of what is installed.
+# The exact versions.  PyPI's torch for Linux brings CUDA: PIP_EXTRA_INDEX_URL says where there is one
+# for CPUs.  Python compiles what is imported when it is, a small part of what is installed.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 on the PATH; name one with make PYTHON=..." >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv

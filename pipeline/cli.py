@@ -29,8 +29,8 @@ from stages.reporter import Interrupted
 def cli() -> None:
     """Turn a language model, a prompt and label words into a small text classifier.
 
-    No text is needed: `pipeline teacher` records the model's answers to random embeddings,
-    `pipeline student` trains a classifier on them, `pipeline tag` uses it.
+    No text is needed: `pipeline teacher` records the model's answers to random tokens and to texts
+    of its own, `pipeline student` trains a classifier on them, `pipeline tag` uses it.
     """
 
 

@@ -63,7 +63,7 @@ FILES = ("out", "curve", "metrics")
 @click.option(
     "--prior",
     show_default="as the task says, or auto",
-    help="What is taken off the teacher's answers: balanced (every class as often on the cached "
+    help="What is taken off the teacher's answers: balanced (every class as often on the drawn "
     "rows), none, auto (balanced where these rows say little to the teacher), or shares, one for "
     "each label: bad=0.4,good=0.6.",
 )

@@ -1,4 +1,4 @@
-"""``pipeline teacher``: a language model's answers to random inputs, into a cache."""
+"""``pipeline teacher``: a language model's answers to inputs without text, into a cache."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     "as vocabulary=0.5,self=0.5, or auto: half self-labelled, half unigram where the task's "
     "`write` names labels, otherwise and with mini unigram.",
 )
-@options.count("--rows", 32768, "Number of random inputs.")
-@options.path("--texts", "File of texts to answer instead of random inputs.")
+@options.count("--rows", 32768, "Number of inputs.")
+@options.path("--texts", "File of texts to answer instead.")
 @options.TEXT_COLUMN
 @click.option(
     "--temperature", type=float, default=1.0, help="Sampling temperature of the self samplers."
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     default=1024,
     help="Texts that the model generates for students to be measured on.",
 )
-@options.seed("Seed of the random inputs.")
+@options.seed("Seed of the inputs.")
 @options.CACHE
 @click.option(
     "--device",
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     "GPUs.",
 )
 @options.DTYPE
-@options.count("--chunk-rows", 64, "Rows of one input length per chunk.")
+@options.count("--chunk-rows", 64, "Rows of a chunk; those drawn share a length.")
 @options.count("--shard-rows", 4096, "Rows written as one shard.")
 @click.option(
     "--batch-positions",
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what the run would take, and write nothing.")
 @options.path("--summary", "JSON file to write the fingerprint and the balance of the answers to.")
 def teacher(summary: Path | None, dry_run: bool, **settings: Any) -> None:
-    """Stage one: record a language model's answers to random inputs.
+    """Stage one: record a language model's answers to inputs that are drawn or that it writes.
 
     The same command again continues where it stopped, and several at once share the work.
 

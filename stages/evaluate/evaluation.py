@@ -41,9 +41,9 @@ class EvaluationConfig:
     text_column: str = "text"
     label_column: str = "label"
     label_map: str = ""  # which labels those of the texts stand for, such as `1=good,0=bad`
-    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or all
     dtype: str = "auto"  # the teacher's number format
-    cache: str | Path = "data/cache"  # root of the caches, for the held-out rows
+    cache: str | Path = "data/cache"  # root of the caches: held-out rows, the teacher's prior
     batch_positions: int | None = None  # the teacher's most in one forward pass; None: measured
     chat: bool = False  # whether the teacher's prompt goes through its chat template
     quantise: str = "none"  # the teacher's weights: none, int8 or fp8
@@ -71,7 +71,7 @@ class Evaluation:
     data: str | None = None  # the file of texts
     student: metrics.Scores | None = None
     teacher: metrics.Scores | None = None  # as it answers
-    teacher_without_prior: metrics.Scores | None = None  # the prior that the student's record has
+    teacher_without_prior: metrics.Scores | None = None  # the student's, or its newest cache's
     agreement: float | None = None  # share of rows that both answer alike
     held_out: metrics.Projection | None = None  # the written student against the cached answers
     calibration: metrics.Confidence | None = None

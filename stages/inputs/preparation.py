@@ -65,13 +65,13 @@ class InputsConfig:
     """Which inputs the teacher answers."""
 
     sampler: str = "auto"  # or one, or a mixture, such as ``vocabulary=0.5,self=0.5``
-    rows: int = 32768  # random inputs
-    texts: Path | None = None  # a file to answer instead of random inputs
+    rows: int = 32768
+    texts: Path | None = None  # a file to answer instead
     text_column: str = "text"  # its column or key
     temperature: float = 1.0  # as in SamplingSettings, where the model writes inputs itself
     top_p: float = 1.0
     seed: int = 0
-    chunk_rows: int = 64  # rows that share one length
+    chunk_rows: int = 64  # rows of a chunk; those drawn share a length
     shard_rows: int = 4096  # rows that are written at once
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ class Inputs:
     def describe(self) -> str:
         """Return how many inputs there are, of what kind and length."""
         name, lengths = self.identity["name"], self.lengths
-        kind = "texts" if name == TEXTS else f"random inputs ({name})"
+        kind = "texts" if name == TEXTS else f"inputs ({name})"
         span = "up to " if self.written is not None else f"{lengths.min()}-"
         return f"{len(lengths):,} {kind} of {span}{lengths.max()} tokens"
 

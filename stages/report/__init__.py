@@ -1,7 +1,7 @@
 """Tables and figures of what the stages wrote, as one page.
 
-Gives ``collect`` and ``write_report``.  Reads records, evaluations and caches; computes nothing
-anew.  The page, the Markdown, their texts and their looks are the files beside this one.
+Gives ``collect`` and ``write_report``.  Reads records and evaluations; computes nothing anew.
+The page, the Markdown, their texts and their looks are the files beside this one.
 """
 
 from stages.report.collect import Findings, collect

@@ -1,4 +1,4 @@
-"""What there is to report: students, evaluations, caches, and what is missing."""
+"""What there is to report: students, evaluations, and what is missing."""
 
 import json
 from collections.abc import Mapping, Sequence

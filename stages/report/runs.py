@@ -16,7 +16,7 @@ APPROACHES: Mapping[str, str] = {
     "self": "distilled on the teacher's self-generated texts",
     "self-labelled": "distilled on the teacher's self-generated texts, a label in its prompt",
     "algorithm-1": "projection, uniform inputs, Algorithm 1",
-    "projection": "projection, random inputs, no text",
+    "projection": "projection, no text",
 }
 """Ways to a student, in the order of the paper's Table 1, ours last."""
 
@@ -109,7 +109,7 @@ class Run(Strict):
 
     @property
     def recipe(self) -> str:
-        """Its approach in words, with its inputs where they are random."""
+        """Its approach in words, with its sampler where it is a projection."""
         if self.approach == "projection":
             return f"projection, {self.sampler or 'unknown'} inputs, no text"
         return APPROACHES[self.approach]

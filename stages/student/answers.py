@@ -52,7 +52,7 @@ def find_answers(
 def find_teacher_prior(
     root: str | Path, task: Task, model: str, chat: bool, reporter: Reporter
 ) -> Prior | None:
-    """Find the prior of a model on the newest random rows it has answered; None without such.
+    """Find the prior of a model on the newest cache it filled that is not of texts; None without.
 
     Raises:
         DamageError: A shard is damaged.

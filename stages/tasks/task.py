@@ -1,6 +1,6 @@
 """Tasks: what is asked of the language model, and which words count as which answer.
 
-A task is a YAML file with the keys of :class:`Task`; three come with the project, any other path
+A task is a YAML file with the keys of :class:`Task`; some come with the project, any other path
 works the same way.  Loading checks everything that can be checked without a tokenizer; what needs
 one is in :mod:`stages.tasks.verbaliser`.
 """

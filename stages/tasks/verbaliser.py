@@ -1,8 +1,8 @@
 """The verbaliser: label words to token ids, next-token logits to class logits and probabilities.
 
-As in the paper (section 4.1, "Setup"), a label's logit is the maximum over its words' first-token
-logits, and the class probabilities are the softmax over the labels' logits.  A task may have words
-scored whole and their probabilities summed instead.
+A word's score is the logarithm of the probability of all its tokens, a label's that of the sum over
+its words; or, where a task asks for the paper's way (section 4.1), the first token's logit and the
+maximum.  The class probabilities are the softmax over the labels' scores.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def test_a_card_says_what_the_record_says_and_no_more() -> None:
         "`bad` (`Bad`, `Poor`); `good` (`Good`)",
         "`some/model`",
         r'`"Good or bad?\n"`',
-        "65,536 random inputs of the sampler `vocabulary`; no text was used",
+        "65,536 inputs of the sampler `vocabulary`; no text from elsewhere was used",
         "learning rate 0.001, the encoder's 5e-05",
         "agreement with the teacher 96.6%",
         "measured on no text that people wrote",

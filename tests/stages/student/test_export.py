@@ -367,8 +367,8 @@ def test_the_card_says_what_the_student_is_and_came_from(student: Path) -> None:
         record["teacher"],
         "`vocabulary`",
         "`bad`, `good`",
-        "no text was used",
-        "200 random inputs",
+        "no text from elsewhere was used",
+        "200 inputs",
         f"agreement with the teacher {record['held_out']['agreement']:.1%}",
         r"Is this good or bad?\n",
     ):

@@ -51,7 +51,7 @@ def test_what_happens_is_said(llm: Path, mood: Path, tmp_path: Path) -> None:
         "device: cpu",
         "float32",
         "label bad: Bad → ĠBad, Poor → ĠPoor",
-        "rows: 200 random inputs (vocabulary) of 1-12 tokens",
+        "rows: 200 inputs (vocabulary) of 1-12 tokens",
         f"cache: {result.cache.place.path}",
         "computed 200 rows",
         "teacher, 200 rows: bad ",
