@@ -22,6 +22,8 @@ paper: $(STAMP)
 
 # A file's tests stay in one process, which makes what they share once.  In the order of their names
 # the long files come first, and the short ones fill up both processes at the end.
+# Threads of one process that spin while they wait would take the cores from the other one's.
+test: export OMP_WAIT_POLICY := PASSIVE
 test: $(STAMP)
 	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

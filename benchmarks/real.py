@@ -124,7 +124,7 @@ def describe_average(bench: Bench, task: str) -> Iterator[str]:
             names = load_task(task).label_names
             cells = [judge(np.mean(x, axis=0), gold, names) for x in (plain, calibrated)]
             yield format_row(
-                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *"–––––"]
+                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *"––––––"]
             )
 
 

@@ -77,8 +77,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what the run would take, and write nothing.")
 @options.path("--summary", "JSON file to write the fingerprint and the balance of the answers to.")
 def teacher(summary: Path | None, dry_run: bool, **settings: Any) -> None:
-    """Stage one: record a language model's answers to inputs that are drawn or that it writes.
+    """Stage one: record what a language model answers.
 
+    Its inputs are drawn from seeds, written by itself, or texts.
     The same command again continues where it stopped, and several at once share the work.
 
     Example: pipeline teacher --task imdb --rows 100000

@@ -244,10 +244,7 @@ def answer_inputs(
     batch_positions: int,
     advance: Advance,
 ) -> dict[str, Any]:
-    """Compute the columns of some rows of a cache by name, each of shape (rows, …).
-
-    The samplers draw the inputs; nothing draws texts, and what the model writes is written.
-    """
+    """Compute the columns of some rows of a cache by name, each of shape (rows, …)."""
     tokens = inputs.tokens
     if tokens is None:
         sampler = mix_parts(inputs.identity["name"], samplers)
