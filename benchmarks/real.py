@@ -31,6 +31,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 WAYS = ("chat", "prompts")
+TEXTS = 2000
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="Markdown file; its other sections stay")
     parser.add_argument("--only", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--tasks", nargs="*", default=list(DATA), choices=list(DATA))
-    parser.add_argument("--texts", type=int, default=2000, help="test texts a task")
+    parser.add_argument("--texts", type=int, default=TEXTS, help="test texts a task")
     parser.add_argument("--rows", type=int, default=512, help="random rows a set")
     parser.add_argument("--written", type=int, default=128, help="texts that the model writes")
     parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS, help="what else is asked")
@@ -174,8 +175,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     typed = ["benchmarks.real", *(sys.argv[1:] if arguments is None else arguments)]
     benches = {model: Bench(args, model) for model in args.only}
+    size = "" if args.texts == TEXTS else f", {args.texts:,} texts"
     sections: dict[str, Callable[[], Iterator[str]]] = {
-        f"Teachers: {MODELS[model]}, {task}": partial(measure, benches[model], task)
+        f"Teachers: {MODELS[model]}, {task}{size}": partial(measure, benches[model], task)
         for task in args.tasks
         for model in args.only
     }

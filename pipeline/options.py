@@ -187,6 +187,6 @@ def parse_samplers(value: str) -> str:
     for part in value.split(",") if value != "auto" else ():
         name = part.partition("=")[0].strip()
         if name not in SAMPLERS:
-            known = ", ".join(map(repr, ("auto", *SAMPLERS)))
-            raise click.BadParameter(f"{name!r} is none of {known}")
+            known = ", ".join(map(repr, SAMPLERS))
+            raise click.BadParameter(f"{name!r} is none of {known}; 'auto' stands alone")
     return value
