@@ -82,6 +82,7 @@ def rank(real: Path, own: Path) -> Iterator[str]:
     """Yield the table of rank correlations."""
     columns = ("candidates", "rank correlation", "chosen on own texts", "its accuracy on them")
     columns += ("its accuracy on test texts", "of the default", "of the best")
+    columns += ("agree on taking the prior off",)
     yield format_head(["model", "task", *columns])
     default = ("prompt 1", "whole, sum", "unigram")
     for model in MODELS:
@@ -92,7 +93,19 @@ def rank(real: Path, own: Path) -> Iterator[str]:
             x, y = [written[key] for key in both], [tested[key] for key in both]
             best = max(both, key=lambda key: written[key])
             cells = [len(both), f"{spearmanr(x, y).statistic:.2f}", "; ".join(best), written[best]]
-            yield format_row([MODELS[model], task, *cells, tested[best], tested[default], max(y)])
+            cells += [tested[best], tested[default], max(y), compare_priors(written, tested)]
+            yield format_row([MODELS[model], task, *cells])
+
+
+def compare_priors(written: Candidates, tested: Candidates) -> str:
+    """Return in how many ways of asking both find the prior taken off as good, or both do not."""
+    ways = {key[:2] for key in written if key in tested}
+
+    def gains(found: Candidates, way: tuple[str, str]) -> bool:
+        return found[*way, "unigram"] >= found[*way, "none"]
+
+    agreed = sum(gains(written, way) == gains(tested, way) for way in ways)
+    return f"{agreed} of {len(ways)}"
 
 
 def main(arguments: list[str] | None = None) -> None:

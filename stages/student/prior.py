@@ -24,7 +24,7 @@ def find_prior(
         readers: The same rows answered under one prompt each.  Every row counts, but for those that
             the model wrote, where others are drawn: what it writes is about something.
         asked: ``balanced``, ``none``, shares (``label=share,…``), or ``auto``: balanced where the
-            rows are without content for the teacher, else none.
+            rows are without content for the teacher and its own texts do not object, else none.
         labels: Names in column order.
         reporter: Told the prior, and where it is doubtful.
 
@@ -49,12 +49,13 @@ def find_prior(
             advance(1)
     drawn = find_drawn(sampler, np.concatenate(seeds))
     prior = fit_prior(np.concatenate(parts)[drawn], shares)
-    if asked == AUTO and not prior.is_leaning:
-        given = ", ".join(f"{name} {x:.1%}" for name, x in zip(labels, prior.given, strict=True))
-        reporter.say(
-            f"prior: none is taken off, as the teacher's answers ({given}) tell the rows apart "
-            f"by {prior.content:.0%}, must be at most {CONTENT:.0%}"
-        )
+    texts, why = read_self_generated(caches[0]) if len(caches) == 1 else None, ""
+    if not prior.is_leaning:
+        why = f"the answers tell rows apart by {prior.content:.0%}, must be at most {CONTENT:.0%}"
+    elif texts is not None and texts.speaks_against(prior):
+        why = "without it the teacher names the label of fewer texts that it wrote for one"
+    if asked == AUTO and why:
+        reporter.say(f"prior: none is taken off, as {why}")
         return None
     told = zip(labels, prior.given, prior.shares, prior.biases, strict=True)
     reporter.say(
@@ -67,7 +68,6 @@ def find_prior(
             f"the teacher hardly ever gives {', '.join(rare)} on these rows: what is left of its "
             "answers there is mostly noise, with the prior taken off or not"
         )
-    texts = read_self_generated(caches[0]) if len(caches) == 1 else None
     if texts is not None:
         own = torch.from_numpy(texts.without(prior).logits).softmax(1).mean(0).numpy()
         if (distance := np.abs(own - prior.shares).sum() / 2) > DOUBTFUL_DISTANCE:

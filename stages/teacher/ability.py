@@ -39,7 +39,8 @@ def judge_ability(
         prior = fit_prior(rows["probabilities"][find_drawn(sampler, rows["seed"])])
     except TrainingError as error:
         return Ability("hopeless", str(error))
-    used = texts.without(prior if prior.is_leaning else None)
+    off = prior.is_leaning and not texts.speaks_against(prior)
+    used = texts.without(prior if off else None)
     given, raw = used.logits.argmax(axis=1), texts.logits.argmax(axis=1)
     share = count_share(int((given == texts.labels).sum()), len(given))
     chance = 1 / len(names)
@@ -48,7 +49,7 @@ def judge_ability(
         f"of {len(given):,} texts that it wrote for a label each, the teacher gives that label to "
         f"{share}, where guessing would to {chance:.0%}"
     )
-    if prior.is_leaning:
+    if off:
         reason += f", and with its prior left in to {(raw == texts.labels).mean():.1%}"
     counts = np.bincount(given, minlength=len(names))
     never = [name for name, count in zip(names, counts, strict=True) if not count]

@@ -119,4 +119,4 @@ def test_own_texts_rank_ways_of_asking(tmp_path: Path) -> None:
     (row,) = list(choosing.rank(real, own))[1:]
     cells = [cell.strip() for cell in row.strip("|\n").split("|")]
     assert cells[1:4] == ["reddit", "6", "0.50"]
-    assert cells[4:] == ["prompt 1; whole, sum; none", "40.0", "60.0", "60.0", "70.5"]
+    assert cells[4:] == ["prompt 1; whole, sum; none", "40.0", "60.0", "60.0", "70.5", "3 of 3"]

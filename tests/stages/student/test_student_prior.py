@@ -14,7 +14,7 @@ from tiny import make_student_config, make_teacher_config
 from cache.reader import CacheReader
 from stages.errors import SettingError
 from stages.evaluate import EvaluationConfig, evaluate
-from stages.inputs import find_drawn
+from stages.inputs import SelfGenerated, find_drawn
 from stages.metrics import fit_prior
 from stages.records import read_record
 from stages.reporter import SilentReporter
@@ -144,8 +144,29 @@ def test_unasked_it_is_taken_off_where_rows_are_without_content(
     readers, reporter = [CacheReader(filled[1].cache)], SilentReporter()
     found = prior.find_prior(readers, "auto", ("bad", "good"), reporter)
     assert (found is None) == (content < 0)
-    told = "none is taken off, as the teacher's answers" if found is None else "taken off"
+    told = "none is taken off, as the answers tell" if found is None else "taken off"
     assert told in " ".join(reporter.lines)
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_unasked_it_stays_where_the_model_s_own_texts_speak_against_taking_it_off(
+    right: int, filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts that the leaning decides: it is towards their label, or away from it."""
+    monkeypatch.setattr("stages.metrics.prior.CONTENT", 1.0)
+    readers, names = [CacheReader(filled[1].cache)], ("bad", "good")
+    biases = np.array(fit_prior(read_answers(filled)).biases)
+    away = int(biases.argmin()), int(biases.argmax())
+    logits = np.tile(biases / 2, (50, 1)).astype(np.float32)
+    tokens = np.zeros((50, 1), dtype=np.int32)
+    own = SelfGenerated(tokens, tokens[:, 0] + 1, logits, np.full(50, away[right]))
+    monkeypatch.setattr(prior, "read_self_generated", lambda _: own)
+    reporter = SilentReporter()
+    found = prior.find_prior(readers, "auto", names, reporter)
+    assert (found is None) == (right == 1)
+    told = " ".join(reporter.lines)
+    assert ("names the label of fewer texts that it wrote for one" in told) == (right == 1)
+    assert prior.find_prior(readers, "balanced", names, SilentReporter()) is not None
 
 
 def test_rows_that_the_model_wrote_do_not_count_where_others_are_drawn(
