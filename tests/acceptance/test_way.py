@@ -151,6 +151,7 @@ def test_the_bundled_model_answers_real_texts(place: Path, shared: Path) -> None
         rows = list(itertools.islice(lines, 60))
     (place / "dev.jsonl").write_text("".join(rows))
     teacher = ("teacher", "--task", "reddit", "--model", "mini", "--texts", "dev.jsonl")
+    teacher += ("--batch-positions", 1024, "--self-generated", 16)
     found = run_here(*teacher)
     assert found.code == 0
     assert "computed 60 rows" in found.err

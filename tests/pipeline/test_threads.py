@@ -25,6 +25,7 @@ def test_what_is_said_is_what_torch_uses(
     llm: Path, mood: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     options = ("--rows", 64, "--sampler", "vocabulary", "--self-generated", 0, "--cache", tmp_path)
+    options += ("--batch-positions", 512)
     process = start(
         *("teacher", "--task", mood, "--model", llm, *options, *given),
         cwd=tmp_path,
