@@ -64,8 +64,8 @@ FILES = ("out", "curve", "metrics")
     "--prior",
     show_default="as the task says, or auto",
     help="What is taken off the teacher's answers: balanced (every class as often on the drawn "
-    "rows), none, auto (balanced where these rows say little to the teacher), or shares, one for "
-    "each label: bad=0.4,good=0.6.",
+    "rows), none, auto (balanced where these rows say little to the teacher and its own texts do "
+    "not object), or shares, one for each label: bad=0.4,good=0.6.",
 )
 @options.choice(
     "--objective", ("kl", "generalised-kl", "l2", "algorithm-1"), "What the training minimises."
