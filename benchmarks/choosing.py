@@ -74,7 +74,8 @@ def read_table(path: Path, model: str, task: str) -> Candidates:
         if cells[:2] == [MODELS[model], task] and "prompts" not in cells[2]:
             for prior, cell in (("none", cells[4]), ("unigram", cells[5])):
                 if number := re.match(r"\d+\.\d", cell):
-                    found[cells[2], cells[3], prior] = float(number[0])
+                    # A section of fewer texts stands behind that of all.
+                    found.setdefault((cells[2], cells[3], prior), float(number[0]))
     return found
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import format_head, format_row
+from stages.metrics import fit_prior
 
 OFTEN = 5
 """Rows that a token stands in before it counts as known."""
@@ -53,7 +55,8 @@ def describe_differences(
         shares = [f"{100 * (counts[tested[here]] >= least).mean():.1f}" for least in (1, OFTEN)]
         cells = [f"{(tokens >= 0).sum(axis=1).mean():.0f}", np.count_nonzero(counts)]
         cells += ["–", "–"] if kind == "test" else shares
-        yield format_row([kind, *cells, f"{measure_content(read(f'{kind}-logits', 'logits')):.2f}"])
+        logits = torch.from_numpy(read(f"{kind}-logits", "logits"))
+        yield format_row([kind, *cells, f"{fit_prior(logits.softmax(1).numpy()).content:.2f}"])
     known = ((count(mixed)[np.maximum(tested, 0)] >= OFTEN) & here).sum(axis=1) / here.sum(axis=1)
     top = np.sort(teacher, axis=1)
     yield "\nAccuracy in %, the prior of the `unigram` rows taken off:\n"
@@ -63,14 +66,6 @@ def describe_differences(
         {"the teacher's margin": top[:, -1] - top[:, -2], f"tokens {which}": known},
         names,
     )
-
-
-def measure_content(logits: NDArray[Any]) -> float:
-    """Return the mutual information of row and class by the entropy of the mean answer."""
-    answers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    answers /= answers.sum(axis=1, keepdims=True)
-    whole, each = (-(p * np.log(p + 1e-12)).sum(axis=-1) for p in (answers.mean(axis=0), answers))
-    return float(1 - each.mean() / whole)
 
 
 def describe_groups(

@@ -190,11 +190,12 @@ class Bench:
             lengths = draw_lengths(task.max_length, SEED, 0, rows)
             teacher = self.teach(first)
             if name != "vocabulary":
-                drawn = VocabularySampler(teacher.table).draw_ids(
-                    mix_seeds(SEED, 2**40, CONTEXTS), CONTEXT_LENGTH
-                )
-                contexts, behind = [*torch.from_numpy(drawn)], None
-                if name == "unigram-own":
+                if name == "unigram":
+                    drawn = VocabularySampler(teacher.table).draw_ids(
+                        mix_seeds(SEED, 2**40, CONTEXTS), CONTEXT_LENGTH
+                    )
+                    contexts, behind = [*torch.from_numpy(drawn)], None
+                else:
                     own = self.draw(setting, "self")["tokens"][:CONTEXTS]
                     contexts = [torch.from_numpy(row[row >= 0]).long() for row in own]
                     (behind,) = find_prompts(teacher, labelled=False)

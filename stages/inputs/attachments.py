@@ -61,8 +61,10 @@ class SelfGenerated:
 
     def speaks_against(self, prior: Prior) -> bool:
         """Whether with it taken off fewer texts are given the label that they were written for."""
+        if self.labels is None:
+            return False
         hits = [(x.logits.argmax(axis=1) == self.labels).sum() for x in (self, self.without(prior))]
-        return self.labels is not None and bool(hits[1] < hits[0])
+        return bool(hits[1] < hits[0])
 
     def to_files(self) -> dict[str, bytes]:
         """Return the attachment by its name."""

@@ -218,9 +218,8 @@ def mix_parts(name: str, parts: Mapping[str, Sampler]) -> Sampler:
 def _choose_sampler(asked: str, task: Task, reporter: Reporter) -> str:
     if asked != "auto":
         return asked
-    labelled = task.write_labelled is not None
-    chosen, not_ = (MIXED, "") if labelled else ("unigram", "not ")
-    reporter.say(f"sampler: {chosen} (the model is {not_}asked for texts of a label)")
+    chosen = "unigram" if task.write_labelled is None else MIXED
+    reporter.say(f"sampler: {chosen} (auto: by whether the model is asked for texts of a label)")
     return chosen
 
 

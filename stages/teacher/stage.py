@@ -116,11 +116,9 @@ def _judge(plan: TeacherPlan, cache: Cache, rows: Mapping[str, Any]) -> Verdict:
         f"spread {answers.spread:.4f}"
     )
     ability = judge_ability(read_self_generated(cache), rows, sampler, names)
-    told: dict[str, Verdict | Ability | None] = {
-        f"{answers.rows:,} rows": verdict,
-        "its own texts": ability,
-    }
-    for what, found in told.items():
+    told: list[tuple[str, Verdict | Ability | None]]
+    told = [(f"{answers.rows:,} rows", verdict), ("its own texts", ability)]
+    for what, found in told:
         if found is not None:
             tell = reporter.say if found.level == "fine" else reporter.warn
             tell(f"verdict on {what}: {found.level}: {found.reason}")
