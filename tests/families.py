@@ -123,7 +123,6 @@ ENCODERS = (
         | {"norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False},
     ),
     ("xlm-roberta", {"type_vocab_size": 1}),
-    ("mpnet", {}),
     # What is called static.
     ("eurobert", {"num_hidden_layers": 0, "classifier_pooling": "mean"}),
 )
@@ -162,6 +161,7 @@ REFUSED_ENCODERS: dict[str, tuple[dict[str, Any], str]] = {
     "ibert": ({}, "no table of word embeddings"),
     "longformer": ({"attention_window": 8}, "fails when it is tried"),
     "mistral4": ({}, "is a decoder"),
+    "mpnet": ({}, "token ids otherwise than the ids' embeddings"),
     "mobilebert": (
         {"embedding_size": 32, "intra_bottleneck_size": 32},
         "padding behind an input changes their answer",

@@ -13,7 +13,7 @@ from stages.errors import SettingError, Settings
 from stages.inputs import read_sampler, read_self_generated, read_table
 from stages.records import read_record, read_temperature
 from stages.reporter import Reporter
-from stages.student import GOLD, TokenRemap, choose_held_out, join_answers
+from stages.student import GOLD, choose_held_out, join_answers
 
 
 def measure_held_out(
@@ -46,12 +46,10 @@ def measure_held_out(
     readers = [CacheReader(each, shards=record.get("shards")) for each in caches]
     reader = readers[0]
     held = choose_held_out(reader.chunks, cache.layout.chunk_rows, record["held_out"]["rows"])
-    remap = TokenRemap(*record["remapped_id"]) if record.get("remapped_id") else None
 
     def answer(ids: np.ndarray) -> np.ndarray:
         reporter.check_stop()
-        inputs = np.insert(ids, 0, record["start_id"], axis=1)
-        return classifier.answer(remap.apply(inputs) if remap else inputs)
+        return classifier.answer(np.insert(ids, 0, record["start_id"], axis=1))
 
     prior = metrics.read_prior(record)
     student, teacher = [], []

@@ -11,4 +11,3 @@ from stages.student.data import Rows, choose_held_out, join_slices, open_rows
 from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder
 from stages.student.stage import StudentResult, check_students, run_student
-from stages.student.tokenizer import TokenRemap

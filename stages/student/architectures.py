@@ -63,9 +63,6 @@ ARCHITECTURES = {
         "google/electra-base-discriminator", "electra", {**BASE, "embedding_size": 768}
     ),
     "albert-base": Architecture("albert/albert-base-v2", "albert", BASE),
-    "mpnet": Architecture(
-        "microsoft/mpnet-base", "mpnet", {"max_position_embeddings": 514, "layer_norm_eps": 1e-5}
-    ),
     "deberta-v3-small": Architecture(
         "microsoft/deberta-v3-small", "deberta-v2", {**_size(768, 6, 12, 3072), **DEBERTA_V3}
     ),

@@ -20,8 +20,7 @@ from stages.checkpoints import explained
 from stages.classify.torch_classifier import list_position_layers
 from stages.errors import ExportError, ModelError, Settings
 from stages.records import RECORD, publish_directory
-from stages.student.model import Student, find_reserved_id
-from stages.student.tokenizer import TokenRemap
+from stages.student.model import Student
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -39,31 +38,18 @@ TOLERANCE = 1e-5
 """Largest difference in probability between a student and its export."""
 
 
-def find_remap(encoder: PreTrainedModel, rows: int) -> TokenRemap | None:
-    """Return which id an encoder has elsewhere than a language model of so many rows, or None."""
-    reserved = find_reserved_id(encoder.config)
-    return None if reserved is None else TokenRemap(reserved, rows)
-
-
 @torch.no_grad()
 def fold_student(student: Student, table: torch.Tensor, pad_id: int) -> PreTrainedModel:
     """Return a stock model over token ids that computes what the student does on embeddings.
 
     It is a copy of the encoder, in float32 on the CPU, whose word embeddings are the language
-    model's table, shape (V, d_T), under the adapter, with the row moved that :func:`find_remap`
-    says.
+    model's table, shape (V, d_T), under the adapter.
     """
     encoder = copy.deepcopy(student.encoder).cpu().float().eval()
     adapter = copy.deepcopy(student.adapter).cpu().float()
     folded = torch.cat([adapter(part.float()) for part in torch.split(table.cpu(), 4096)])
-    remap = find_remap(encoder, len(folded))
     encoder.config.pad_token_id = pad_id
-    if remap is None:
-        number_from_zero(encoder)
-    else:
-        folded = torch.cat([folded, folded[remap.source][None]])
-        folded[remap.source] = 0.0
-        encoder.config.pad_token_id = remap.source
+    number_from_zero(encoder)
     encoder.set_input_embeddings(nn.Embedding.from_pretrained(folded, freeze=False))
     encoder.config.vocab_size = len(folded)
     for name in SPECIALS:
@@ -104,15 +90,12 @@ def compare_with_stock(
     """
     student.eval()
     generator = torch.Generator().manual_seed(0)
-    remap = find_remap(student.encoder, len(table))
-    pad_id = len(table) - 1 if remap is None else remap.source
-    answers = []
+    pad_id, answers = len(table) - 1, []
     # The longest first: some choose their way by the first input's length, and keep to it.
     for length in sorted({0, 1, min(9, max_length), max_length}, reverse=True):
         ids = torch.randint(len(table), (2, length), generator=generator)
         logits = student(table[ids].to(student.start)).cpu()
         given = torch.cat([torch.full((2, 1), start_id), ids], dim=1)
-        given = remap.apply(given) if remap else given
         plain = stock(input_ids=given, attention_mask=torch.ones_like(given)).logits
         room = min(3, max_length - length)
         longer = torch.cat([given, torch.full((2, room), pad_id)], dim=1)

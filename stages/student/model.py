@@ -10,7 +10,6 @@ whose head reads the first position.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +17,12 @@ import torch
 from torch import nn
 
 from stages.checkpoints import explained, load_config, load_weights
-from stages.classify.torch_classifier import find_longest_input, list_position_layers
+from stages.classify.torch_classifier import find_longest_input
 from stages.errors import ModelError, SettingError, Settings
 from stages.student.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-OTHER_ID = 3
-"""A padding id that no encoder has by itself."""
 
 INITS = ("pretrained", "random")
 
@@ -172,14 +168,6 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
             )
         config.max_position_embeddings += max_length + 1 - room
     return config
-
-
-def find_reserved_id(config: PretrainedConfig) -> int | None:
-    """Return the id that encoders skip whatever their configuration's padding id is, or None."""
-    other = copy.deepcopy(config)
-    other.pad_token_id = OTHER_ID
-    layers = list_position_layers(_make_shape(other))
-    return next((int(x.padding_idx) for x in layers if x.padding_idx != OTHER_ID), None)
 
 
 def find_room(config: PretrainedConfig) -> int | None:

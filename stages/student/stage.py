@@ -20,7 +20,7 @@ from stages.student.architectures import ARCHITECTURES
 from stages.student.card import write_card
 from stages.student.config import TRAINER, StudentConfig
 from stages.student.data import TrainingData, open_cached_answers, open_rows
-from stages.student.folding import check_foldable, check_place, find_remap, write_student
+from stages.student.folding import check_foldable, check_place, write_student
 from stages.student.labelled_texts import open_labelled_texts
 from stages.student.loop import format_curve, train_student
 from stages.student.model import Student, build_encoder, configure_encoder
@@ -144,8 +144,7 @@ def _train(
     torch.manual_seed(config.training.seed)
     with reporter.track("loading the encoder", 1, 0, "encoder"):
         encoder = build_encoder(config.arch, init, labels, max_length)
-    remap = find_remap(encoder, len(table))
-    tokenizer = build_tokenizer(vocabulary.files, vocabulary.start_id, max_length, remap)
+    tokenizer = build_tokenizer(vocabulary.files, vocabulary.start_id, max_length)
     student = Student(encoder, table[vocabulary.start_id], float(table.float().std()))
     check_foldable(student, max_length)
     rate, share, said = choose_rates(config.learning_rate, init, student)
@@ -185,7 +184,6 @@ def _train(
         "trainer": TRAINER,
         "task": dict(vocabulary.task) | dict(data.prompts),
         "start_id": vocabulary.start_id,
-        "remapped_id": None if remap is None else (remap.source, remap.target),
         "arch": config.arch,
         "init": init,
         **data.record,

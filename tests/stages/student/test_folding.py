@@ -7,7 +7,7 @@ import torch
 from tiny import ENCODERS, FURTHER_ENCODERS, REFUSED_ENCODERS, make_encoder_config
 
 from stages.errors import ModelError
-from stages.student.folding import check_foldable, find_remap, fold_student
+from stages.student.folding import check_foldable, fold_student
 from stages.student.model import Student, build_encoder
 
 SETTINGS = {**dict(ENCODERS), **FURTHER_ENCODERS}
@@ -43,16 +43,3 @@ def test_special_ids_of_another_vocabulary_do_not_outlive_it(tmp_path: Path) -> 
     folded = fold_student(student, torch.randn(50, WIDTH), pad_id=7)
     assert (folded.config.pad_token_id, folded.config.cls_token_id) == (7, 7)
     assert folded.config.vocab_size == 50
-
-
-def test_a_reserved_id_gets_out_of_the_way(tmp_path: Path) -> None:
-    student = make_student("mpnet", tmp_path)
-    table = torch.randn(50, WIDTH)
-    remap = find_remap(student.encoder, 50)
-    assert remap is not None
-    assert (remap.source, remap.target) == (1, 50)
-    assert remap.apply(torch.tensor([0, 1, 2])).tolist() == [0, 50, 2]
-    folded = fold_student(student, table, pad_id=1)
-    rows = folded.get_input_embeddings().weight
-    assert not rows[1].any()
-    torch.testing.assert_close(rows[50], student.adapter(table[1]))

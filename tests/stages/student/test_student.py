@@ -128,7 +128,6 @@ MILLIONS = {
     "electra-small": 10,
     "electra-base": 86,
     "albert-base": 8,
-    "mpnet": 86,
     "deberta-v3-small": 43,
     "deberta-v3-base": 86,
     "modernbert-base": 111,
