@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 MOST_ROWS = {"cpu": 64, "cuda": 512}
 """Texts side by side; more are hardly faster, and a stop waits for longer steps."""
+LIKELIEST = 4096
+"""Tokens among which the likeliest are looked for first: to sort a large vocabulary takes longer
+than the model."""
 
 
 def write_texts(
@@ -207,7 +210,10 @@ def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> to
     probabilities = logits.softmax(dim=1)
     order = None
     if top_p < 1:
-        probabilities, order = probabilities.sort(dim=1, descending=True, stable=True)
+        kept, order = probabilities.topk(min(LIKELIEST, logits.shape[1]), dim=1)
+        if bool((kept.sum(dim=1) < top_p).any()):
+            kept, order = probabilities.sort(dim=1, descending=True, stable=True)
+        probabilities = kept
         before = probabilities.cumsum(dim=1) - probabilities
         probabilities = probabilities.masked_fill(before >= top_p, 0.0)
         probabilities[:, 0] = probabilities[:, 0].clamp(min=torch.finfo(torch.float32).tiny)
