@@ -28,7 +28,7 @@ from cache.draw import (
 from stages import lm
 from stages.inputs import SamplingSettings
 from stages.reporter import SilentReporter
-from stages.tasks import Task, fit_tokenizer, load_task
+from stages.tasks import Task, fit_tokenizer, load_task, load_variants
 from stages.teacher import (
     Teacher,
     average_next_token,
@@ -52,43 +52,6 @@ SEED = 0
 SETS = ("test", "unigram", "unigram-own", "vocabulary", "self")
 """Inputs; the tokens of ``unigram-own`` are those that the model writes its own texts with."""
 
-# Two other ways to ask; the first is the bundled task's.
-PROMPTS = {
-    "ag_news": (
-        (
-            "Classify the topic of the news article as World, Sports, Business or Technology.\n\n"
-            "Article: ",
-            "\nTopic:",
-        ),
-        (
-            "News article:\n",
-            "\n\nQuestion: Is it about world politics, sports, business or technology?\nAnswer:",
-        ),
-    ),
-    "reddit": (
-        (
-            "Classify the emotion of the comment as Positive or Negative.\n\nComment: ",
-            "\nEmotion:",
-        ),
-        (
-            "Reddit comment:\n",
-            "\n\nQuestion: Does it express a positive or a negative emotion?\nAnswer:",
-        ),
-    ),
-    "emotions": (
-        (
-            "Classify the emotion of the comment as Anger, Disgust, Fear, Joy, Sadness or "
-            "Surprise.\n\nComment: ",
-            "\nEmotion:",
-        ),
-        (
-            "Reddit comment:\n",
-            "\n\nQuestion: Does it express anger, disgust, fear, joy, sadness or surprise?"
-            "\nAnswer:",
-        ),
-    ),
-}
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -105,8 +68,7 @@ class Setting:
         task = load_task(self.task)
         if self.prompt == 0:
             return task
-        prompt, suffix = PROMPTS[self.task][self.prompt - 1]
-        return replace(task, prompt=prompt, suffix=suffix)
+        return load_variants(task)[self.prompt - 1]
 
 
 class Bench:
@@ -137,8 +99,7 @@ class Bench:
         """Return the teacher of one way of asking; the model has one at a time."""
         if setting not in self._teachers:
             for teacher in self._teachers.values():
-                teacher.forward_pass.leave()
-                self.model.set_output_embeddings(teacher._full_head)
+                teacher.release()
             verbaliser = make_word_scores(setting.asked, self.tokenizer, setting.chat)
             self._teachers = {
                 setting: make_teacher(

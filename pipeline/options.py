@@ -139,6 +139,13 @@ _TASK = "Name of a bundled task, or path of a task's YAML file."
 _ONLY = "the only one with a complete cache"
 TASK = click.option("--task", type=NAMED, metavar="TASK", callback=require_task, help=_TASK)
 CACHED_TASK = click.option("--task", type=NAMED, metavar="TASK", show_default=_ONLY, help=_TASK)
+MODEL = click.option(
+    "--model",
+    type=NAMED,
+    default="auto",
+    help="Language model: mini, a hub id, a directory, a GGUF file, or auto, which takes "
+    "Llama-2-7b where a CUDA device has room for it and mini otherwise.",
+)
 TEXT_COLUMN = click.option(
     "--text-column", default="text", help="Column, or key in JSON, that holds the text."
 )

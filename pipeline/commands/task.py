@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -94,6 +95,58 @@ def check_task(name: str, model: str, chat: bool) -> None:
     if note := describe_chat(tokenizer, chat):
         click.echo(note if chat else f"{note}; --chat turns it on", err=True)
     click.echo(f"task {entry.name} can be used with {model}{' --chat' if chat else ''}")
+
+
+@task.command("tune")
+@options.TASK
+@options.MODEL
+@options.path(
+    "--variants",
+    "YAML list of mappings with what each asks otherwise: prompt, suffix, labels, word_score, "
+    "label_score.",
+    show_default="those bundled for the task, or for any",
+)
+@options.count("--texts", 256, "Texts that the model writes for the labels.")
+@options.count("--rows", 256, "Random rows that a prior is found on.")
+@options.seed("Seed of texts and rows.")
+@options.DEVICE
+@options.DTYPE
+@options.THREADS
+@options.JSON
+def tune(task: str, variants: Path | None, texts: int, as_json: bool, **settings: Any) -> None:
+    """Rank ways of asking a model, by texts that it writes for the labels itself.
+
+    Ways are the prompts of the task and its variants, with the model's chat template and without,
+    with the prior taken off and without.  A text counts where the label is named that it was
+    written for.  The best is printed as what belongs into the task's file.
+
+    Example: pipeline task tune --task ag_news --model Qwen/Qwen2.5-0.5B-Instruct
+    """
+    from pipeline.console import Console, quieten_libraries
+    from stages.tasks import load_task, load_variants
+    from stages.teacher import TeacherConfig, rank_candidates
+
+    quieten_libraries()
+    console, asked = Console(), load_task(task)
+    others = load_variants(asked, variants)
+    config = TeacherConfig(task=asked, self_generated=texts, compile="off", **settings)
+    with console.catch_signals():
+        found = rank_candidates(config, others, console)
+    rows = [
+        _describe(each.task)
+        | {"prior": each.task.prior, "chat": each.chat}
+        | {"accuracy": each.share.value, "interval": each.share.interval}
+        for each in found
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for each in found:
+        way = f"{'chat' if each.chat else '':<4} {each.task.prior:<8}"
+        click.echo(f"{each.share!s:<19} {way} {each.task.prompt!r} … {each.task.suffix!r}")
+    console.say("the best, for the task's file" + " and with --chat" * found[0].chat)
+    for key in ("prompt", "suffix", "prior", "labels"):
+        click.echo(f"{key}: {json.dumps(rows[0][key], ensure_ascii=False)}")
 
 
 def _show_check(entry: Task, tokenizer: Any, chat: bool) -> None:

@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @options.TASK
-@click.option(
-    "--model",
-    type=options.NAMED,
-    default="auto",
-    help="Language model: mini, a hub id, a directory, a GGUF file, or auto, which takes "
-    "Llama-2-7b where a CUDA device has room for it and mini otherwise.",
-)
+@options.MODEL
 @click.option(
     "--sampler",
     type=options.parse_samplers,

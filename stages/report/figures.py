@@ -12,8 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from stages.report.collect import Findings
-from stages.report.runs import APPROACHES
-from stages.report.tables import ESTIMATES, correlate
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b08800", "#7f6ee0")
 """Told apart with any kind of colour vision (Okabe and Ito), yellow darkened."""
@@ -27,7 +25,7 @@ PANELS = {
 
 
 class Drawing(NamedTuple):
-    """A figure: its file's name, the task of its curves (empty: all tasks), and the file."""
+    """A figure: its file's name, the task of its curves, and the file."""
 
     name: str
     task: str
@@ -40,20 +38,19 @@ class Drawing(NamedTuple):
 
 
 def draw_figures(found: Findings) -> list[Drawing]:
-    """Draw the curves of each task and estimates against accuracy, where there are any."""
-    figures: dict[str, tuple[str, Figure | None]] = {}
+    """Draw the curves of each task, where there are any."""
+    drawn: dict[str, Drawing] = {}
     style = Path(__file__).with_name("report.mplstyle")
     with matplotlib.style.context(style), warnings.catch_warnings():
         # Of a task's name in another script: SVG keeps it as text, PNG shows a box for a letter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for task in found.tasks:
             name = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:80] or "task"
-            while f"curves-{name}" in figures:
+            while f"curves-{name}" in drawn:
                 name += "-2"
-            figures[f"curves-{name}"] = task, _draw_curves(found, task)
-        figures["estimates"] = "", _draw_estimates(found)
-        drawn = ((name, task, figure) for name, (task, figure) in figures.items() if figure)
-        return [Drawing(name, task, _save(figure)) for name, task, figure in drawn]
+            if (figure := _draw_curves(found, task)) is not None:
+                drawn[f"curves-{name}"] = Drawing(f"curves-{name}", task, _save(figure))
+    return list(drawn.values())
 
 
 def _save(figure: Figure) -> bytes:
@@ -91,31 +88,4 @@ def _draw_curves(found: Findings, task: str) -> Figure | None:
                     panel.plot(*points.T, color=colour, alpha=0.85, label=name)
                     panel.legend(loc="best")
     figure.align_ylabels()
-    return figure
-
-
-def _draw_estimates(found: Findings) -> Figure | None:
-    """Draw what is known without labels against accuracy on the test texts, a row for each task."""
-    known = [run for run in found.runs if run.approach != "direct"]
-    known = [run for run in known if run.score("accuracy") is not None]
-    tasks = sorted({run.task for run in known})
-    if len(known) < 2:
-        return None
-    figure = Figure((7.4, 2.6 * len(tasks) + 0.8), layout="constrained")
-    axes = figure.subplots(len(tasks), len(ESTIMATES), squeeze=False, sharey="row")
-    for row, task in zip(axes, tasks, strict=True):
-        row[0].set_ylabel("accuracy on test texts, %")
-        runs = [run for run in known if run.task == task]
-        for panel, (estimate, name) in zip(row, ESTIMATES.items(), strict=True):
-            for approach, colour, marker in zip(APPROACHES, SERIES, "osD^vP", strict=True):
-                points = [(getattr(run, estimate), run.score("accuracy"))
-                          for run in runs if run.approach == approach]  # fmt: skip
-                x, y = 100 * np.array(points, dtype=float).reshape(-1, 2).T
-                there = any(run.approach == approach for run in known)
-                label = APPROACHES[approach] if there else None
-                panel.scatter(x, y, s=26, color=colour, marker=marker, label=label)
-            rank = correlate(runs, estimate, "accuracy")
-            panel.set_title(f"{task}, ρ = {rank[0]:.2f}" if rank else task)
-            panel.set_xlabel(f"agreement on {name}, %")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

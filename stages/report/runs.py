@@ -63,7 +63,6 @@ class Run(Strict):
     fingerprint: str
     held_out_rows: Rows = Field(validation_alias=AliasPath("held_out", "rows"))
     held_out: Share = Field(validation_alias=AliasPath("held_out", "agreement"))
-    spread: float | None = _at("held_out", "spread")
     centred_angle: float | None = _at("held_out", "centred_angle")
     prior: Any = None  # what was taken off the teacher's answers
     self_generated_rows: Rows | None = _at("self_generated", "rows")

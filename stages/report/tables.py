@@ -9,12 +9,9 @@ from typing import NamedTuple
 
 from stages.metrics import count_share
 from stages.report.collect import Findings
-from stages.report.runs import Run
 
 UNKNOWN = "–"
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
-ESTIMATES = {"self_generated": "self-generated texts", "held_out": "held-out rows"}
-"""What is known of a student without labelled texts."""
 
 
 class Table(NamedTuple):
@@ -42,7 +39,7 @@ class Table(NamedTuple):
 
 def tabulate(found: Findings) -> list[Table]:
     """Return the tables that have rows, in the order of the report."""
-    makers = (_tabulate_accuracy, _tabulate_cost, _tabulate_estimates, _tabulate_students)
+    makers = (_tabulate_accuracy, _tabulate_cost, _tabulate_students)
     return [table for make in makers if (table := make(found)).rows]
 
 
@@ -54,20 +51,6 @@ def format_mean(values: Iterable[float | None], usual: int | None = None) -> str
     spread = f"{PLUS_MINUS}{statistics.stdev(known):.1f}" if len(known) > 1 else ""
     count = "" if usual in (None, len(known)) else f" (n = {len(known)})"
     return f"{statistics.mean(known):.1f}{spread}{count}"
-
-
-def correlate(runs: Sequence[Run], estimate: str, truth: str) -> tuple[float, int] | None:
-    """Return Spearman's rank correlation of an estimate with a score, and of how many students.
-
-    None where both are known of fewer than three, or one is the same for all.
-    """
-    from scipy.stats import spearmanr
-
-    pairs = [(getattr(run, estimate), run.score(truth)) for run in runs]
-    known = [pair for pair in pairs if None not in pair]
-    if len(known) < 3 or any(len(set(values)) == 1 for values in zip(*known, strict=True)):
-        return None
-    return float(spearmanr(known).statistic), len(known)
 
 
 def _tabulate_accuracy(found: Findings) -> Table:
@@ -107,21 +90,6 @@ def _tabulate_cost(found: Findings) -> Table:
             row += [f"{together / direct:.2f} ×" if together and direct else UNKNOWN]
             rows.append(row)
     return Table("cost", heads, rows)
-
-
-def _tabulate_estimates(found: Findings) -> Table:
-    truths = ["accuracy"]
-    if any(run.score("agreement") is not None for run in found.runs):
-        truths.append("agreement")
-    heads = ["task", *(f"{name} with {truth}" for truth in truths for name in ESTIMATES.values())]
-    rows = []
-    for task in found.tasks:
-        runs = [run for run in found.runs if run.task == task and run.approach != "direct"]
-        ranks = [correlate(runs, estimate, truth) for truth in truths for estimate in ESTIMATES]
-        if any(ranks):
-            cells = ("{:.2f} (n = {})".format(*rank) if rank else UNKNOWN for rank in ranks)
-            rows.append([task, *cells])
-    return Table("estimates", heads, rows)
 
 
 def _tabulate_students(found: Findings) -> Table:

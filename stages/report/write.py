@@ -27,9 +27,8 @@ def write_report(found: Findings, title: str, out: Path) -> list[Path]:
 
     ReportError: a package is missing, or the directory holds something else than a report.
     """
-    for package in ("matplotlib", "scipy"):
-        if importlib.util.find_spec(package) is None:
-            raise ReportError(f"a report needs the package {package}: {INSTALL}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ReportError(f"a report needs the package matplotlib: {INSTALL}")
     from stages.report.figures import draw_figures
 
     _check_place(out)

@@ -59,13 +59,7 @@ ARCHITECTURES = {
     "distilbert": Architecture("distilbert/distilbert-base-uncased", "distilbert", {}),
     "bert-base": Architecture("google-bert/bert-base-uncased", "bert", {}),
     "electra-small": Architecture("google/electra-small-discriminator", "electra", {}),
-    "electra-base": Architecture(
-        "google/electra-base-discriminator", "electra", {**BASE, "embedding_size": 768}
-    ),
     "albert-base": Architecture("albert/albert-base-v2", "albert", BASE),
-    "deberta-v3-small": Architecture(
-        "microsoft/deberta-v3-small", "deberta-v2", {**_size(768, 6, 12, 3072), **DEBERTA_V3}
-    ),
     "deberta-v3-base": Architecture(
         "microsoft/deberta-v3-base", "deberta-v2", {**BASE, **DEBERTA_V3}
     ),

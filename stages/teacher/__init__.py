@@ -5,6 +5,7 @@ sized and compiled; knows nothing of students.
 """
 
 from stages.teacher.autotune import find_tuning
+from stages.teacher.candidates import Candidate, rank_candidates
 from stages.teacher.config import TeacherConfig
 from stages.teacher.endings import BLANK_LINE, Endings, find_end_ids
 from stages.teacher.estimate import Estimate, estimate_teacher

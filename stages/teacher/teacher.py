@@ -171,12 +171,16 @@ class Teacher:
         """Return the embeddings of token ids (B, T), shape (B, T, d_T)."""
         return self.table[send(tokens.astype(np.int64), self.device)]
 
+    def release(self) -> None:
+        """Have the model as it was loaded, for another teacher."""
+        self.forward_pass.leave()
+        self.model.set_output_embeddings(self._full_head)
+
     @contextmanager
     def suspend(self) -> Iterator[None]:
         """Have the model as it was loaded for a while, its whole output layer included."""
         small = self.model.get_output_embeddings()
-        self.model.set_output_embeddings(self._full_head)
-        self.forward_pass.leave()
+        self.release()
         try:
             yield
         finally:
