@@ -128,10 +128,10 @@ def tune(task: str, variants: Path | None, texts: int, as_json: bool, **settings
 
     quieten_libraries()
     console, asked = Console(), load_task(task)
-    others = load_variants(asked, variants)
-    config = TeacherConfig(task=asked, self_generated=texts, compile="off", **settings)
+    # Rows of a chunk share a length, and here few rows are to have many.
+    config = TeacherConfig(task=asked, self_generated=texts, chunk_rows=1, **settings)
     with console.catch_signals():
-        found = rank_candidates(config, others, console)
+        found = rank_candidates(config, load_variants(asked, variants), console)
     rows = [
         _describe(each.task)
         | {"prior": each.task.prior, "chat": each.chat}
