@@ -151,11 +151,8 @@ def _format_inputs(
         yield "self-generated texts", f"{notes['own_texts']}, written by the model itself"
     tuning = notes.get("tuning", {})
     positions = tuning.get("batch_positions", compute["batch_positions"])
-    is_found = tuning and compute["batch_positions"] == "auto"
     yield (
         "computed",
         f"{compute['device']}, {compute['dtype']}, attention {compute['attention']}, "
-        f"{positions} positions a batch"
-        + (f" (found on {tuning['found_on']})" if is_found else "")
-        + (", compiled" if tuning.get("compiled") else ""),
+        f"{positions} positions a batch{', compiled' if tuning.get('compiled') else ''}",
     )

@@ -15,6 +15,7 @@ from stages.inputs import SamplingSettings, build_samplers
 from stages.metrics import Share, count_share, fit_prior
 from stages.reporter import Reporter, follow
 from stages.tasks import BALANCED, NONE, Task, load_task
+from stages.teacher.ability import DOUBTFUL_SKILL
 from stages.teacher.config import TeacherConfig
 from stages.teacher.estimate import FEW_CONTEXTS
 from stages.teacher.fill import BATCH_POSITIONS, TEXT_SEED, answer_inputs, compute_thresholds
@@ -80,4 +81,12 @@ def rank_candidates(
                 hits = int((answers.argmax(axis=1) == wanted).sum())
                 share = count_share(hits, len(wanted))
                 found.append(Candidate(replace(each, prior=prior), chat, share))
-    return sorted(found, key=lambda each: -each.share.value)
+    found.sort(key=lambda each: -each.share.value)
+    chance = 1 / len(task.labels)
+    if found[0].share.value - chance < DOUBTFUL_SKILL * (1 - chance):
+        reporter.warn(
+            f"this order says little: the best names the label of {found[0].share} of the texts, "
+            f"guessing {chance:.0%}; the model does not write texts of its labels (see the "
+            "task's `write`), or does not know them apart"
+        )
+    return found

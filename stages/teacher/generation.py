@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 MOST_ROWS = {"cpu": 64, "cuda": 512}
 """Texts side by side; more are hardly faster, and a stop waits for longer steps."""
 LIKELIEST = 4096
-"""Tokens among which the likeliest are looked for first: to sort a large vocabulary takes longer
-than the model."""
+"""Tokens among which the likeliest are looked for first: sorting a vocabulary is slow."""
 
 
 def write_texts(

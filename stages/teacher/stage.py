@@ -8,14 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from cache.directory import Cache
 from cache.format import MANIFEST
 from cache.opening import create_or_open, open_cache
 from cache.reader import CacheReader
 from cache.stores import Place, parse_place
-from stages.devices import find_main_device
 from stages.inputs import (
     MODEL_SAMPLERS,
     SELF_GENERATED,
@@ -71,7 +68,7 @@ def run_teacher(
     def note() -> Mapping[str, Any]:
         nonlocal tuning
         tuning = tune()
-        return notes | {"tuning": asdict(tuning) | {"found_on": _describe_device(plan.device)}}
+        return notes | {"tuning": asdict(tuning)}
 
     cache = create_or_open(place, plan.manifest, attach, note)
 
@@ -131,10 +128,3 @@ def _count_self_generated(plan: TeacherPlan, place: Place) -> int:
         return plan.config.self_generated
     notes = open_cache(place, plan.manifest.fingerprint).manifest.notes
     return int(notes.get(SELF_GENERATED, plan.config.self_generated))
-
-
-def _describe_device(device: str) -> str:
-    main = torch.device(find_main_device(device))
-    if main.type == "cuda":
-        return f"{torch.cuda.get_device_name(main)} ({device})"
-    return f"{device}, {torch.get_num_threads()} threads"

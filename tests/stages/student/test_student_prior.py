@@ -46,9 +46,8 @@ def test_it_is_found_on_all_cached_rows_and_taken_off(
     assert 0 <= record["prior_included"]["agreement"] <= 1
     assert "prior taken off the teacher" in (tmp_path / "out/README.md").read_text()
     # The cached answers stay; who reads them later takes the same off.
-    again = evaluate(
-        EvaluationConfig(model=tmp_path / "out", cache=filled[0]), SilentReporter()
-    ).held_out
+    asked = EvaluationConfig(model=tmp_path / "out", cache=filled[0])
+    again = evaluate(asked, SilentReporter()).held_out
     assert again is not None
     assert again.centred_angle == pytest.approx(found.centred_angle, abs=1e-3)
     # Of a teacher that leans, nothing is left of the leaning.
@@ -58,7 +57,7 @@ def test_it_is_found_on_all_cached_rows_and_taken_off(
 def test_another_prior_is_another_student(filled: Filled, mood: Path, tmp_path: Path) -> None:
     identities = set()
     for asked in ("balanced", "none", "bad=0.3,good=0.7"):
-        config = make_student_config(mood, filled[0], tmp_path / "out", prior=asked)
+        config = make_student_config(mood, filled[0], tmp_path / "out", prior=asked, steps=2)
         run_student(config, SilentReporter())
         record = read_record(tmp_path / "out")
         identities.add(record["identity"])
@@ -71,23 +70,26 @@ def test_another_prior_is_another_student(filled: Filled, mood: Path, tmp_path: 
 
 
 def test_a_teacher_is_told_with_and_without_it(
-    filled: Filled, mood: Path, llm: Path, tmp_path: Path
+    filled: Filled, student: Path, mood: Path, llm: Path, tmp_path: Path
 ) -> None:
-    config = make_student_config(mood, filled[0], tmp_path / "out", prior="balanced")
-    run_student(config, SilentReporter())
-    rows = tmp_path / "rows.jsonl"
-    texts = ("good film", "a b c", "bad", "x")
-    lines = [json.dumps({"text": text, "label": "good"}) for text in texts]
-    rows.write_text("\n".join(lines))
-    command = ("evaluate", "--data", rows, "--model", tmp_path / "out", "--teacher", llm)
-    done = run_here(*command, "--json")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\ngood film,good\na b c,good\nbad,bad\nx,good\n")
+    command = ("evaluate", "--data", rows, "--teacher", llm)
+    done = run_here(*command, "--model", student, "--json")
     assert done.code == 0, done.err
     data = json.loads(done.out)
     assert data["teacher"]["classes"].keys() == data["teacher_without_prior"]["classes"].keys()
-    table = run_here(*command).out
+    table = run_here(*command, "--model", student).out
     for name in ("teacher", "teacher_without_prior"):
-        title = {"teacher": "teacher", "teacher_without_prior": "teacher without its prior"}[name]
-        assert f"{title}: accuracy {data[name]['accuracy']:.2%}" in table
+        title = name.replace("_without", " without its")
+        assert f"{title.replace('_', ' ')}: accuracy {data[name]['accuracy']:.2%}" in table
+    # Alone, with that of its cache.
+    command += ("--task", mood, "--json", "--cache")
+    alone = json.loads(run_here(*command, filled[0]).out)
+    assert "accuracy" in alone["teacher_without_prior"]
+    none = run_here(*command, tmp_path / "none")
+    assert "teacher_without_prior" not in json.loads(none.out)
+    assert "measured as it answers" in none.err
 
 
 @pytest.mark.parametrize(
@@ -99,18 +101,15 @@ def test_a_teacher_is_told_with_and_without_it(
         ("World=0.5,World=0.2,Sports=0.3,a=b=0.1", "got 'World=0.2'"),
         ("World=0.5,Sports=0.2,a=b=0.1", "sum to 0.8, must sum to 1"),
         ("World=x,Sports=0.2,a=b=0.1", "got 'x' for World, must be in (0, 1]"),
-        ("World=0,Sports=0.2,a=b=0.8", "got '0' for World"),
         ("World=nan,Sports=0.2,a=b=0.8", "got 'nan' for World"),
-        ("", "got ''"),
     ],
 )
-def test_shares_that_are_none_are_named(asked: str, says: str) -> None:
+def test_shares_are_read_in_any_order_and_those_that_are_none_are_named(
+    asked: str, says: str
+) -> None:
     with pytest.raises(SettingError) as caught:
         parse_shares(asked, LABELS)
     assert says in str(caught.value)
-
-
-def test_shares_are_read_in_any_order() -> None:
     assert parse_shares("a=b=0.2, Sports = 0.3,World=0.5", LABELS) == (0.5, 0.3, 0.2)
     assert parse_shares("none", LABELS) is None
     assert parse_shares("balanced", LABELS) == (1 / 3,) * 3 == parse_shares("auto", LABELS)
@@ -120,20 +119,6 @@ def test_labels_that_people_gave_have_none(mood: Path, tmp_path: Path) -> None:
     texts = {"labels": "gold", "texts": tmp_path / "x.jsonl"}
     with pytest.raises(SettingError, match="labels gold are no teacher's answers"):
         make_student_config(mood, tmp_path, tmp_path / "out", prior="balanced", **texts)
-
-
-def test_a_bare_teacher_is_told_with_the_prior_of_its_cache(
-    filled: Filled, mood: Path, llm: Path, tmp_path: Path
-) -> None:
-    texts = tmp_path / "texts.jsonl"
-    texts.write_text('{"text": "a good one", "label": "good"}\n{"text": "b", "label": "bad"}\n')
-    command = ("evaluate", "--teacher", llm, "--task", mood, "--data", texts, "--json", "--cache")
-    found = run_here(*command, filled[0])
-    assert found.code == 0, found.err
-    assert "accuracy" in json.loads(found.out)["teacher_without_prior"]
-    none = run_here(*command, tmp_path / "none")
-    assert "teacher_without_prior" not in json.loads(none.out)
-    assert "measured as it answers" in none.err
 
 
 @pytest.mark.parametrize("content", [-1.0, 1.0])
@@ -148,18 +133,19 @@ def test_unasked_it_is_taken_off_where_rows_are_without_content(
     assert told in " ".join(reporter.lines)
 
 
-@pytest.mark.parametrize("right", [0, 1])
+@pytest.mark.parametrize("right", [0.0, 0.52, 1.0])
 def test_unasked_it_stays_where_the_model_s_own_texts_speak_against_taking_it_off(
-    right: int, filled: Filled, monkeypatch: pytest.MonkeyPatch
+    right: float, filled: Filled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Texts that the leaning decides: it is towards their label, or away from it."""
+    """Texts that the leaning decides: towards the label of all, of none, or of half, by chance."""
     monkeypatch.setattr("stages.metrics.prior.CONTENT", 1.0)
     readers, names = [CacheReader(filled[1].cache)], ("bad", "good")
     biases = np.array(fit_prior(read_answers(filled)).biases)
     away = int(biases.argmin()), int(biases.argmax())
     logits = np.tile(biases / 2, (50, 1)).astype(np.float32)
     tokens = np.zeros((50, 1), dtype=np.int32)
-    own = SelfGenerated(tokens, tokens[:, 0] + 1, logits, np.full(50, away[right]))
+    labels = np.where(np.arange(50) < 50 * right, away[1], away[0])
+    own = SelfGenerated(tokens, tokens[:, 0] + 1, logits, labels)
     monkeypatch.setattr(prior, "read_self_generated", lambda _: own)
     reporter = SilentReporter()
     found = prior.find_prior(readers, "auto", names, reporter)
@@ -183,8 +169,5 @@ def test_rows_that_the_model_wrote_do_not_count_where_others_are_drawn(
     assert found.rows == drawn.sum()
     assert found.biases == pytest.approx(fit_prior(answers[drawn]).biases)
     assert found.biases != pytest.approx(fit_prior(answers).biases, abs=1e-4)
-
-
-@pytest.mark.parametrize("sampler", ["self", "texts", "unigram", "self=0.999,unigram=0.001"])
-def test_rows_of_one_kind_count_all(sampler: str) -> None:
-    assert find_drawn(sampler, np.arange(8, dtype=np.uint64)).all()
+    for sampler in ("self", "texts", "unigram", "self=0.999,unigram=0.001"):
+        assert find_drawn(sampler, np.arange(8, dtype=np.uint64)).all(), "all are of one kind"

@@ -98,3 +98,8 @@ def test_texts_need_a_place_for_the_label(mood: Path, llm: Path, tmp_path: Path)
     done = tune(path, llm, "[]")
     assert done.code == 2
     assert "names no label" in done.err
+
+
+def test_an_order_by_texts_that_say_nothing_is_warned_of(asked: Path, llm: Path) -> None:
+    """A random model writes texts of no label."""
+    assert "this order says little" in tune(asked, llm, "[]").err

@@ -14,14 +14,7 @@ import torch
 from tiny import LONGEST, Stopping, begin_cache, fake_rates, make_teacher, make_teacher_config
 
 from stages.reporter import Interrupted, SilentReporter
-from stages.teacher import autotune
-from stages.teacher.autotune import (
-    Tuning,
-    apply_tuning,
-    choose_pass,
-    choose_rows,
-    find_tuning,
-)
+from stages.teacher.autotune import Tuning, apply_tuning, choose_pass, find_tuning
 from stages.teacher.forward import PackedPass, PrefixPass
 from stages.teacher.stage import run_teacher
 
@@ -58,55 +51,37 @@ def test_the_faster_pass_is_used_and_its_rates_are_said() -> None:
     torch.testing.assert_close(answers, wanted, atol=1e-4, rtol=0)
 
 
-def test_a_size_that_is_asked_for_leaves_nothing_to_the_clock() -> None:
+def test_what_is_asked_for_or_alone_leaves_nothing_to_the_clock_and_timing_can_be_stopped() -> None:
     teacher, reporter = make_teacher("llama"), SilentReporter()
     assert find_tuning(teacher, LENGTHS, 512, "off", reporter).way == "trimmed"
     assert not any(TOLD.fullmatch(line) for line in reporter.lines)
-
-
-def test_a_stop_is_heeded_while_passes_are_timed() -> None:
     with pytest.raises(Interrupted):
-        choose_pass(make_teacher("llama"), LENGTHS, 512, 1e4, Stopping())
-
-
-def test_a_single_pass_is_not_timed() -> None:
-    teacher, reporter = make_teacher("mamba"), SilentReporter()
-    assert not choose_pass(teacher, LENGTHS, 512, 1e4, reporter)
+        choose_pass(teacher, LENGTHS, 512, 1e4, Stopping())
+    reporter = SilentReporter()
+    assert not choose_pass(make_teacher("mamba"), LENGTHS, 512, 1e4, reporter)
     assert reporter.lines == []
 
 
 @pytest.mark.usefixtures("slow_packing")
-def test_a_continued_run_keeps_the_pass_that_it_began_with(
-    llm: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_continued_run_does_as_the_first_found(llm: Path, mood: Path, tmp_path: Path) -> None:
+    """What was found is a note of the manifest, which is all that another worker has."""
     config = make_teacher_config(mood, llm, tmp_path / "a", batch_positions=None)
-    assert begin_cache(config)[1].manifest.notes["tuning"]["way"] == "copied"
+    first, cache = begin_cache(config)
+    notes = cache.manifest.notes["tuning"]
+    assert (notes["way"], notes["compiled"]) == ("copied", False)
+    assert notes["positions_per_second"] > 0
+    size = f"{notes['batch_positions']:,}"
+    *_, said = [line for line in first.lines if "measured to be fastest" in line]
+    assert said.startswith(f"batch: {size} positions, ")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    reporter = SilentReporter()
-    monkeypatch.setattr(PackedPass, "run", lambda *_: pytest.fail("it is packed"))
-    monkeypatch.setattr(autotune, "choose_pass", lambda *_: pytest.fail("it is timed"))
-    monkeypatch.setattr("stages.teacher.teacher.find_passes", find_passes_unseen(monkeypatch))
-    own = make_teacher_config(mood, llm, tmp_path / "b", batch_positions=None)
-    assert 0 < run_teacher(own, reporter).computed < 200
-    assert any(line.endswith("as found when the cache was created") for line in reporter.lines)
-
-
-def find_passes_unseen(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Find passes with the packed one's real way of running, which may be used for that alone."""
-    from stages.teacher import capabilities
-
-    forbidden, real = PackedPass.run, capabilities.find_passes
-
-    def find(*given: Any) -> Any:
-        with monkeypatch.context() as patch:
-            patch.setattr(PackedPass, "run", RUN)
-            return real(*given)
-
-    assert forbidden is not RUN
-    return find
-
-
-RUN = PackedPass.run
+    for root in ("a", "b"):
+        reporter = SilentReporter()
+        own = make_teacher_config(mood, llm, tmp_path / root, batch_positions=None)
+        assert 0 < run_teacher(own, reporter).computed < 200
+        way = "forward pass: the prompt is run once, its keys and values are copied for every row"
+        for line in (way, f"batch: {size} positions, not compiled"):
+            assert f"{line}, as found when the cache was created" in reporter.lines
+        assert not any("fastest" in line or TOLD.fullmatch(line) for line in reporter.lines)
 
 
 def test_a_pass_that_cannot_be_had_here_is_warned_of() -> None:
@@ -119,17 +94,6 @@ def test_a_pass_that_cannot_be_had_here_is_warned_of() -> None:
     before = SilentReporter()  # a manifest that an earlier version wrote
     apply_tuning(make_teacher("llama"), Tuning(512), before)
     assert before.warnings == []
-
-
-def test_rows_are_chosen_from_all_lengths_and_fill_batches_as_a_run_does() -> None:
-    lengths = np.repeat(np.arange(1, 65), 640)
-    for most, several in ((10**6, autotune.LENGTHS), (10_000, 4), (100, 1)):
-        rows = choose_rows(lengths, 2048, most)
-        found, count = np.unique(rows, return_counts=True)
-        assert len(found) == several
-        assert found[0] < 48 <= found[-1] or several == 1
-        assert (count == np.minimum(640, 2048 // (found + 1))).all()
-    assert choose_rows(np.full(3, 500), 512, 10).tolist() == [500]
 
 
 def test_the_size_that_is_fastest_is_taken_though_by_little(
