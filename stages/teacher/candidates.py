@@ -82,10 +82,10 @@ def rank_candidates(
                 share = count_share(hits, len(wanted))
                 found.append(Candidate(replace(each, prior=prior), chat, share))
     found.sort(key=lambda each: -each.share.value)
-    chance = 1 / len(task.labels)
-    if found[0].share.value - chance < DOUBTFUL_SKILL * (1 - chance):
+    best, chance = found[0].share, 1 / len(task.labels)
+    if best.low <= chance or best.value - chance < DOUBTFUL_SKILL * (1 - chance):
         reporter.warn(
-            f"this order says little: the best names the label of {found[0].share} of the texts, "
+            f"this order says little: the best names the label of {best} of the texts, "
             f"guessing {chance:.0%}; the model does not write texts of its labels (see the "
             "task's `write`), or does not know them apart"
         )
