@@ -114,7 +114,7 @@ def check_task(name: str, model: str, chat: bool) -> None:
 @options.THREADS
 @options.JSON
 def tune(task: str, variants: Path | None, texts: int, as_json: bool, **settings: Any) -> None:
-    """Rank ways of asking a model, by texts that it writes for the labels itself.
+    """Rank ways of asking by the model's own texts.
 
     Ways are the prompts of the task and its variants, with the model's chat template and without,
     with the prior taken off and without.  A text counts where the label is named that it was

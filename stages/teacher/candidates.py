@@ -22,9 +22,8 @@ from stages.teacher.fill import BATCH_POSITIONS, TEXT_SEED, answer_inputs, compu
 from stages.teacher.generation import choose_labels, write_texts
 from stages.teacher.plan import make_teacher, prepare_teacher
 
-LONGEST = 96
+LONGEST, TOP_P = 96, 0.95
 """Tokens of a written text at most, and of a row that the prior is found on."""
-TOP_P = 0.95
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ def rank_candidates(
                 found.append(Candidate(replace(each, prior=prior), chat, share))
     found.sort(key=lambda each: -each.share.value)
     best, chance = found[0].share, 1 / len(task.labels)
-    if best.low <= chance or best.value - chance < DOUBTFUL_SKILL * (1 - chance):
+    # Twice the skill that is doubtful of one way, since the best of several is a lucky one.
+    if best.low <= chance or best.value - chance < 2 * DOUBTFUL_SKILL * (1 - chance):
         reporter.warn(
             f"this order says little: the best names the label of {best} of the texts, "
             f"guessing {chance:.0%}; the model does not write texts of its labels (see the "
