@@ -44,11 +44,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def list_caches(root: object) -> list[dict[str, Any]]:
+def find_cache(root: object) -> dict[str, Any]:
     found = run_here("cache", "list", "--cache", root, "--json")
     assert found.code == 0, found.err
-    entries: list[dict[str, Any]] = json.loads(found.out)
-    return entries
+    (entry,) = json.loads(found.out)
+    return dict(entry)
 
 
 def test_from_a_killed_teacher_to_an_evaluated_student(
@@ -58,7 +58,7 @@ def test_from_a_killed_teacher_to_an_evaluated_student(
     command = [sys.executable, "-c", DIES_IN_ITS_THIRD_COMMIT, *map(str, teacher), s3]
     killed = subprocess.run(command, cwd=place, capture_output=True, check=False, timeout=300)
     assert killed.returncode == -9, killed.stderr.decode()
-    (entry,) = list_caches(s3)
+    entry = find_cache(s3)
     assert (entry["committed"], entry["shards"], entry["complete"]) == (2, 7, False)
     assert entry["path"].startswith(s3)
 
@@ -70,7 +70,7 @@ def test_from_a_killed_teacher_to_an_evaluated_student(
     assert found.code == 0, found.err
     assert "continuing: 64 of 200 rows are there" in found.err
     assert "computed 136 rows" in found.err
-    assert list_caches(s3)[0]["complete"]
+    assert find_cache(s3)["complete"]
 
     local = Path(str(filled[1].cache.place))
     assert entry["path"].endswith(f"/mood/{local.name}")
@@ -88,36 +88,25 @@ def test_from_a_killed_teacher_to_an_evaluated_student(
     assert "every row was there already" in run_here(*teacher, s3).err
 
 
-@pytest.mark.parametrize(
-    ("bucket", "setting", "told"),
-    [
-        ("nowhere", ("AWS_REGION", "us-east-1"), "there is no bucket 'nowhere'"),
-        ("caches", ("AWS_ACCESS_KEY_ID", "wrong"), "the store refuses it (SignatureDoesNotMatch)"),
-        ("caches", ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), "http://127.0.0.1:9 cannot be"),
-    ],
-)
 def test_what_is_wrong_is_said_in_one_sentence(
-    bucket: str,
-    setting: tuple[str, str],
-    told: str,
-    place: Path,
-    s3: str,
-    mood: Path,
-    llm: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    place: Path, s3: str, mood: Path, llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache.stores.bucket, "RETRIES", 1)
-    monkeypatch.setenv(*setting)
-    root = s3.replace("caches", bucket)
-    for command in (
+    commands: tuple[tuple[object, ...], ...] = (
         ("teacher", "--task", mood, "--model", llm, *FILL),
         ("student", "--task", mood, "--arch", "mini", "--out", "out"),
         ("cache", "list"),
+    )
+    for bucket, name, value, told in (
+        ("nowhere", "AWS_REGION", "us-east-1", "there is no bucket 'nowhere'"),
+        ("caches", "AWS_ACCESS_KEY_ID", "wrong", "the store refuses it (SignatureDoesNotMatch)"),
+        ("caches", "AWS_ENDPOINT_URL", "http://127.0.0.1:9", "http://127.0.0.1:9 cannot be"),
     ):
-        found = run_here(*command, "--cache", root)
-        assert found.code == 1
-        assert found.out == ""
-        (line,) = [line for line in found.err.splitlines() if line.startswith("error: ")]
-        assert found.err.endswith(line + "\n")
-        assert told in line or (command[0] == "teacher" and "refuses it (403)" in line)
-        assert "secret" not in found.err
+        monkeypatch.setenv(name, value)
+        for command in commands:
+            found = run_here(*command, "--cache", s3.replace("caches", bucket))
+            assert (found.code, found.out) == (1, "")
+            (line,) = [line for line in found.err.splitlines() if line.startswith("error: ")]
+            assert found.err.endswith(line + "\n")
+            assert told in line or (command[0] == "teacher" and "refuses it (403)" in line)
+            assert "secret" not in found.err

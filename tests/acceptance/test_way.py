@@ -20,7 +20,7 @@ from tiny import write_language_model
 from stages.lm import load_language_model
 
 FILL = ("--rows", 200, "--chunk-rows", 8, "--shard-rows", 32, "--batch-positions", 512)
-FILL += ("--dtype", "float32", "--self-generated", 64)
+FILL += ("--dtype", "float32", "--self-generated", 16)
 TRAIN = ("--steps", 8, "--batch-size", 16, "--log-every", 4, "--held-out-rows", 16)
 
 
@@ -46,8 +46,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_a_language_model_to_tagged_text(place: Path, llm: Path, mood: Path) -> None:
     teacher = ("teacher", "--task", mood, "--model", llm, *FILL, "--summary", "t/mood.json")
     found = run_fresh(place, *teacher)
-    assert found.code == 0, found.err
-    assert found.out == ""
+    assert (found.code, found.out) == (0, ""), found.err
     summary = read_json(place / "t" / "mood.json")
     assert summary["rows"] == 200
     assert set(summary["balance"]) == {"bad", "good"}
@@ -78,17 +77,8 @@ def test_from_a_language_model_to_tagged_text(place: Path, llm: Path, mood: Path
     assert (place / "t" / "mood.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("family", "kind", "begin"),
-    [
-        ("gpt2", "bytes", None),
-        ("gemma2", "metaspace", "<s>"),
-    ],
-)
-def test_any_family_goes_the_same_way(
-    family: str, kind: str, begin: str | None, place: Path, mood: Path
-) -> None:
-    model = write_language_model(place / "model", family, kind, begin)
+def test_another_family_goes_the_same_way(place: Path, mood: Path) -> None:
+    model = write_language_model(place / "model", "gemma2", "metaspace")
     assert run_here("teacher", "--task", mood, "--model", model, *FILL).code == 0
     found = run_here("student", "--task", mood, "--arch", "mini", *TRAIN, "--out", "out")
     assert found.code == 0
@@ -96,34 +86,6 @@ def test_any_family_goes_the_same_way(
     assert [json.loads(line)["label"] is None for line in found.out.splitlines()] == [False]
     (entry,) = json.loads(run_here("cache", "list", "--json").out)
     assert entry["complete"]
-
-
-def test_several_caches_are_listed_and_one_is_chosen(place: Path, llm: Path, mood: Path) -> None:
-    for seed in (0, 1):
-        command = ("teacher", "--task", mood, "--model", llm, *FILL, "--seed", seed)
-        assert run_here(*command).code == 0
-    student = ("student", "--task", mood, "--arch", "mini", *TRAIN)
-    found = run_here(*student)
-    assert found.code == 2
-    entries = json.loads(run_here("cache", "list", "--json").out)
-    for entry in entries:
-        assert entry["fingerprint"][:12] in found.err
-    assert not (place / "data" / "students").exists()
-    found = run_here(*student, "--from", entries[1]["fingerprint"][:8])
-    assert found.code == 0
-    assert entries[1]["path"] in found.err
-
-
-def test_an_incomplete_cache_is_used_only_when_asked_to(place: Path, llm: Path, mood: Path) -> None:
-    assert run_here("teacher", "--task", mood, "--model", llm, *FILL).code == 0
-    for record in sorted(place.glob("data/cache/mood/*/commits/*"))[:4]:
-        record.unlink()
-    student = ("student", "--task", mood, "--arch", "mini", *TRAIN)
-    found = run_here(*student)
-    assert found.code == 1
-    for part in ("3 of 7 shards", "--partial", "pipeline teacher"):
-        assert part in found.err
-    assert run_here(*student, "--partial").code == 0
 
 
 def test_answers_that_are_nan_end_with_the_row(place: Path, mood: Path) -> None:
@@ -135,11 +97,10 @@ def test_answers_that_are_nan_end_with_the_row(place: Path, mood: Path) -> None:
     command = ("teacher", "--task", mood, "--model", folder, *FILL, "--sampler")
     found = run_here(*command, "vocabulary")
     assert found.code == 1
-    assert found.err.splitlines()[-1].startswith("error: ")
     assert "no self-generated texts: LlamaForCausalLM cannot write" in found.err
-    assert "the teacher's answers are NaN or infinite" in found.err
-    assert "shard 0" in found.err
-    assert "row 0" in found.err
+    last = found.err.splitlines()[-1]
+    assert last.startswith("error: ") and "shard 0" in last and "row 0" in last
+    assert "NaN or infinite; nothing of this shard was written" in last
     # Who asks the model what it expects finds out before that.
     found = run_here(*command, "unigram")
     assert found.code == 1
@@ -148,20 +109,21 @@ def test_answers_that_are_nan_end_with_the_row(place: Path, mood: Path) -> None:
 
 def test_the_bundled_model_answers_real_texts(place: Path, shared: Path) -> None:
     with gzip.open(shared / "data" / "reddit" / "dev.jsonl.gz", "rt") as lines:
-        rows = list(itertools.islice(lines, 60))
+        rows = list(itertools.islice(lines, 40))
     (place / "dev.jsonl").write_text("".join(rows))
     teacher = ("teacher", "--task", "reddit", "--model", "mini", "--texts", "dev.jsonl")
-    teacher += ("--batch-positions", 1024, "--self-generated", 16)
+    teacher += ("--batch-positions", 1024, "--self-generated", 4)
     found = run_here(*teacher)
     assert found.code == 0
-    assert "computed 60 rows" in found.err
+    assert "computed 40 rows" in found.err
     command = ("evaluate", "--teacher", "mini", "--task", "reddit", "--data", "dev.jsonl")
     found = run_here(*command, "--json")
     assert json.loads(found.out)["teacher"]["accuracy"] > 0.6
 
 
 def test_auto_is_the_bundled_model_where_there_is_no_gpu(place: Path) -> None:
-    found = run_here("teacher", "--task", "imdb", "--rows", 8, "--self-generated", 0)
+    small = ("--rows", 8, "--self-generated", 0, "--batch-positions", 512)
+    found = run_here("teacher", "--task", "imdb", *small)
     assert found.code == 0
     assert found.err.startswith("model: mini (auto: meta-llama/Llama-2-7b-hf needs a CUDA device")
 
@@ -170,11 +132,8 @@ def test_it_is_installed_as_a_command(place: Path) -> None:
     command = Path(sys.executable).parent / "pipeline"
     if not command.exists():
         pytest.skip("the project is not installed here")
-    done = subprocess.run(
-        [command, "--version"], cwd=place, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0
-    assert done.stdout.startswith("pipeline, version ")
+    said = subprocess.run([command, "--version"], cwd=place, capture_output=True, check=True)
+    assert said.stdout.startswith(b"pipeline, version ")
 
 
 @pytest.mark.slow

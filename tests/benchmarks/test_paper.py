@@ -19,7 +19,7 @@ APPROACHES = ("direct", "texts", "texts-small", "self", "self-labelled", "projec
 APPROACHES += ("algorithm-1",)
 SMALL = {"seeds": [3], "tasks": [{"name": "reddit", "steps": 4, "rows": 256}], "student": "static"}
 SMALL |= {"batch": 16, "log_every": 2, "held_out_rows": 64, "uniform_rows": 256}
-SMALL |= {"self_generated": 128}
+SMALL["self_generated"] = 128
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated - use:DeprecationWarning")
 

@@ -17,19 +17,19 @@ TEXTS = {
 }
 
 
+def write_lines(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for task, rows in TEXTS.items():
-        lines = "".join(json.dumps({"text": x, "label": y}) + "\n" for x, y in rows)
-        (folder / task).mkdir()
-        (folder / task / "test.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    rows = [{"text": "wow", "ekman": ["surprise"]}, {"text": "eh", "ekman": ["neutral"]}]
-    rows += [{"text": "sad and cross", "ekman": ["sadness", "anger"]}]
-    (folder / "goemotions").mkdir()
-    (folder / "goemotions/test.jsonl.gz").write_bytes(
-        gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
-    )
+        write_lines(folder / task / "test.jsonl.gz", [{"text": x, "label": y} for x, y in rows])
+    emotions = {"wow": ["surprise"], "eh": ["neutral"], "sad and cross": ["sadness", "anger"]}
+    rows = [{"text": text, "ekman": labels} for text, labels in emotions.items()]
+    write_lines(folder / "goemotions/test.jsonl.gz", rows)
     return folder
 
 
@@ -64,18 +64,8 @@ def test_a_text_of_several_labels_or_of_another_is_left_out(data: Path) -> None:
 def test_students_are_trained_with_the_prior_and_without(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "real.md"
     command = ["--data", str(data), "--work", str(tmp_path / "work"), "--out", str(out)]
-    command += [
-        "--rows",
-        "128",
-        "--steps",
-        "2",
-        "--seeds",
-        "1",
-        "--texts",
-        "4",
-        "--tasks",
-        "reddit",
-    ]
+    command += ["--rows", "128", "--steps", "2", "--seeds", "1", "--texts", "4"]
+    command += ["--tasks", "reddit"]
     priors.main(command)
     lines = [line.split(" | ")[:2] for line in out.read_text().splitlines() if " (" in line]
     assert lines[-3:] == [["| reddit", way] for way in priors.WAYS]
@@ -106,16 +96,12 @@ def test_own_texts_rank_ways_of_asking(tmp_path: Path) -> None:
             f"| {model} | reddit | {way} | {score} | {cell} (1.0; 9) | {cell} (2.0; 9) |"
             for (way, score), cell in zip(ways, accuracies, strict=True)
         ]
-        other = f"| {model} | reddit | 3 prompts | x | 99.0 (1.0; 9) | – |"
-        (tmp_path / name).write_text(
-            "\n".join([*lines, other, "| head | of | a | table | – | – |"])
-        )
+        lines += [f"| {model} | reddit | 3 prompts | x | 99.0 (1.0; 9) | – |"]
+        (tmp_path / name).write_text("\n".join([*lines, "| head | of | a | table | – | – |"]))
         return tmp_path / name
 
-    real, own = (
-        write("real.md", ["50.0", "60.0", "70.5"]),
-        write("own.md", ["20.0", "40.0", "30.0"]),
-    )
+    real = write("real.md", ["50.0", "60.0", "70.5"])
+    own = write("own.md", ["20.0", "40.0", "30.0"])
     (row,) = list(choosing.rank(real, own))[1:]
     cells = [cell.strip() for cell in row.strip("|\n").split("|")]
     assert cells[1:4] == ["reddit", "6", "0.50"]

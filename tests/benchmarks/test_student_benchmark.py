@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from benchmarks import student as benchmark
-from benchmarks.fixtures import Fixtures
 from benchmarks.serving import (
     OBVIOUS,
     PADDED,
@@ -73,26 +72,14 @@ def test_ratios_are_to_the_obvious_teacher() -> None:
 def test_steps_and_speed_give_their_tables(tmp_path: Path) -> None:
     out = tmp_path / "student.md"
     benchmark.main(["--quick", "--out", str(out)])
-    steps, speed = read_tables(out.read_text())
+    tables = re.findall(r"^\|---.*\n((?:\|.*\n)*)", out.read_text(), flags=re.MULTILINE)
+    steps, speed = (
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        for table in tables
+    )
     assert [row[0] for row in steps] == ["static"]
     ratio, low, high = map(float, re.findall(r"[\d.]+", steps[0][4]))
     assert 0 < low <= ratio <= high
     forms = ("static, torch", "static, ONNX", "static, ONNX int8")
     assert [row[0] for row in speed] == [PADDED, OBVIOUS, *forms]
     assert all(float(row[1].replace(",", "")) > 0 for row in speed)
-
-
-def test_the_cache_is_made_once(tmp_path: Path) -> None:
-    fixtures = Fixtures(tmp_path, "reddit", 256)
-    assert fixtures.cache is fixtures.cache
-    first, second = (fixtures.build_student("static").state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def read_tables(text: str) -> list[list[list[str]]]:
-    """Return the cells of the rows of each table."""
-    tables = re.findall(r"^\|---.*\n((?:\|.*\n)*)", text, flags=re.MULTILINE)
-    return [
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-        for table in tables
-    ]

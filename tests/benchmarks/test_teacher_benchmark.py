@@ -61,18 +61,15 @@ def test_the_floor_does_the_products_of_the_same_batches(
     assert done == TINY.count_operations(int(rows.lengths.sum()), QUICK.rows)
 
 
-@pytest.mark.parametrize("shape", [SMALL, TINY])
-def test_weights_are_counted_as_the_model_has_them(shape: object) -> None:
-    model = make_model(shape, "meta")
-    layers = sum(p.numel() for p in model.model.layers.parameters() if p.ndim == 2)
-    assert shape.count_operations(1) == 2.0 * layers
-    assert shape.count_operations(7, 7) == 14.0 * layers
-
-
-def test_the_large_model_is_llama_2_7b() -> None:
+def test_weights_are_counted_as_the_model_has_them() -> None:
+    for shape in (SMALL, TINY):
+        model = make_model(shape, "meta")
+        layers = sum(p.numel() for p in model.model.layers.parameters() if p.ndim == 2)
+        assert shape.count_operations(1) == 2.0 * layers
+        assert shape.count_operations(7, 7) == 14.0 * layers
+    # The large one is Llama-2-7B.
     weights = LLAMA_7B.count_operations(1) / 2 + 2 * LLAMA_7B.vocabulary * LLAMA_7B.width
-    norms = (2 * LLAMA_7B.layers + 1) * LLAMA_7B.width
-    assert weights + norms == 6_738_415_616
+    assert weights + (2 * LLAMA_7B.layers + 1) * LLAMA_7B.width == 6_738_415_616
 
 
 def test_rows_are_chunks_of_one_length_and_chosen_evenly() -> None:

@@ -1,4 +1,4 @@
-"""Places whose files fail, or whose user is killed, at a chosen call."""
+"""Object stores whose objects fail, or whose user is killed, at a chosen call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cache.errors import StorageError
 from cache.stores.bucket import Bucket
 from cache.stores.interface import Claims, Files
 from cache.stores.leases import LeasedClaims
-from cache.stores.places import CLAIMS, LocalPlace, ObjectPlace
+from cache.stores.places import CLAIMS, LocalPlace, ObjectPlace, Place
 
 _CHANGING = ("write", "put_if_absent", "remove", "clear", "discard")
 FAULTS = {
@@ -44,10 +44,6 @@ class Fuse:
     fault: str = ""
     calls: list[str] = field(default_factory=list)
     dead: bool = False
-
-    @property
-    def is_blown(self) -> bool:
-        return 0 <= self.at < len(self.calls)
 
     def arm(self, at: int = -1, fault: str = "") -> None:
         """Start counting anew, by default towards nothing."""
@@ -97,19 +93,6 @@ class FaultyFiles:
 
 
 @dataclass(frozen=True)
-class FaultyPlace(LocalPlace):
-    """A directory behind a fuse."""
-
-    fuse: Fuse = field(default_factory=Fuse)
-
-    def __truediv__(self, name: str) -> FaultyPlace:
-        return FaultyPlace(self.path / name, self.fuse)
-
-    def open_files(self) -> Files:
-        return FaultyFiles(super().open_files(), self.fuse)  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
 class MemoryPlace(ObjectPlace):
     """An object store in memory, one for every prefix, behind a fuse."""
 
@@ -134,13 +117,11 @@ class MemoryPlace(ObjectPlace):
         return Bucket(url, lambda seconds: self.stores.setdefault(url, MemoryStore()))
 
 
-def behind(root: FaultyPlace | MemoryPlace, fuse: Fuse) -> FaultyPlace | MemoryPlace:
+def behind(root: MemoryPlace, fuse: Fuse) -> MemoryPlace:
     """Return the same place as another process sees it, behind another fuse."""
-    if isinstance(root, MemoryPlace):
-        return MemoryPlace(root.url, fuse, root.stores)
-    return FaultyPlace(root.path, fuse)
+    return MemoryPlace(root.url, fuse, root.stores)
 
 
-def new_place(kind: str, path: Path) -> FaultyPlace | MemoryPlace:
+def new_place(kind: str, path: Path) -> Place:
     """Return an empty place: a directory, or an object store in memory."""
-    return FaultyPlace(path) if kind == "directory" else MemoryPlace(f"s3://bucket/{path.name}")
+    return LocalPlace(path) if kind == "directory" else MemoryPlace(f"s3://bucket/{path.name}")

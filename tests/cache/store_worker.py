@@ -1,12 +1,5 @@
-"""A writer of small caches: run as a process by tests that kill it, imported for its rows.
+"""Small caches, the rows that belong into them, and what tests do to their files."""
 
-Arguments: ROOT PAUSE [SHARD].  Prints "ready" once the cache is open, waits for a line on standard
-input, then fills the cache, pausing inside every claim; prints each shard committed.  With SHARD it
-stops dead inside that claim, as an orphan does that hangs.
-"""
-
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -94,26 +87,3 @@ def flip(path: Path) -> None:
 
 def inside(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
-
-
-def main() -> None:
-    cache = make_cache(sys.argv[1])
-    stop = int(sys.argv[3]) if len(sys.argv) > 3 else -1
-    print("ready", flush=True)  # noqa: T201
-    sys.stdin.readline()
-    while not cache.is_complete:
-        claim = cache.claim_next()
-        if claim is None:
-            time.sleep(0.01)
-            continue
-        with claim:
-            if claim.shard == stop:
-                print("hanging", flush=True)  # noqa: T201
-                time.sleep(600)
-            time.sleep(float(sys.argv[2]))
-            cache.commit(claim, make_columns(cache, claim.shard), 0.5)
-            print(claim.shard, flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

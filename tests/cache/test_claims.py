@@ -6,14 +6,31 @@ import time
 from pathlib import Path
 
 import pytest
-from lease_worker import go, read_until, worker
-from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
+from lease_worker import read_until, worker
+from store_worker import ATTACHMENTS, fill, make_cache, make_columns
 
 from cache.directory import Cache
 from cache.errors import ClaimError, LostClaimError
-from cache.opening import create_or_open, open_cache
+from cache.opening import open_cache
 
-STORE_WORKER = Path(__file__).with_name("store_worker.py")
+HANGS = """
+import sys, time
+from store_worker import fill, make_cache
+cache = make_cache(sys.argv[1])
+fill(cache, 2)
+claim = cache.claim_next()
+print("hanging", flush=True)
+time.sleep(600)
+"""
+CREATES = """
+import sys, time, cache.stores.leases
+from store_worker import *
+cache.stores.leases.LEASE_SECONDS = 0.5
+def attachments():
+    print("ready", flush=True)
+    time.sleep(600)
+create_or_open(sys.argv[1], make_manifest(), attachments)
+"""
 
 
 @pytest.fixture(params=["directory", "store"])
@@ -24,29 +41,8 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     return found
 
 
-def test_two_processes_at_once_write_each_shard_once(tmp_path: Path) -> None:
-    arguments = (STORE_WORKER, tmp_path, 0.05)
-    with worker(*arguments) as one, worker(*arguments) as other:
-        for process in (one, other):
-            read_until(process, "ready")
-        go(one), go(other)
-        written = [
-            [int(line) for line in process.communicate(timeout=60)[0].split()]
-            for process in (one, other)
-        ]
-    assert sorted(written[0] + written[1]) == list(range(10))
-    assert written[0] and written[1]
-    alone = make_cache(tmp_path / "alone")
-    fill(alone)
-    found = open_cache(tmp_path / alone.place.path.name)
-    assert tree(found.place.path) == tree(alone.place.path)
-    assert inside(found.place.path / "claims") == ["creator.lock", "guard.lock"]
-    assert inside(found.place.path / "tmp") == []
-
-
 def test_an_orphan_keeps_its_claim_and_its_successor_works_around_it(tmp_path: Path) -> None:
-    with worker(STORE_WORKER, tmp_path, 0, 2) as orphan:
-        go(orphan)
+    with worker(HANGS, tmp_path) as orphan:
         read_until(orphan, "hanging")
         cache = make_cache(tmp_path)
         fill(cache)
@@ -62,14 +58,8 @@ def test_an_orphan_keeps_its_claim_and_its_successor_works_around_it(tmp_path: P
 
 
 def test_a_creator_killed_while_creating_is_replaced(root: Path | str) -> None:
-    script = (
-        "import sys, time; from store_worker import *; import cache.stores.leases\n"
-        "cache.stores.leases.LEASE_SECONDS = 0.5\n"
-        "def attachments():\n    print('ready', flush=True); time.sleep(600)\n"
-        "create_or_open(sys.argv[1], make_manifest(), attachments)"
-    )
     opened: list[Cache] = []
-    with worker("-c", script, root) as creator:
+    with worker(CREATES, root) as creator:
         read_until(creator, "ready")
         waiting = threading.Thread(target=lambda: opened.append(make_cache(root)))
         waiting.start()
@@ -80,7 +70,9 @@ def test_a_creator_killed_while_creating_is_replaced(root: Path | str) -> None:
     assert opened[0].read_attachment("table.bin") == ATTACHMENTS["table.bin"]
 
 
-def test_claims_go_from_the_lowest_and_come_back(root: Path | str) -> None:
+def test_claims_go_from_the_lowest_and_come_back(
+    root: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, other = make_cache(root), make_cache(root)
     fill(one, 1)
     first, second = one.claim_next(), other.claim_next()
@@ -102,24 +94,15 @@ def test_claims_go_from_the_lowest_and_come_back(root: Path | str) -> None:
         raise RuntimeError
     assert [claim.shard for claim in one.live_claims()] == [2]
     second.release()
-
-
-def test_a_shard_finished_between_listing_and_claim_is_not_claimed(
-    root: Path | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = make_cache(root)
-    stale = cache.committed()
-    fill(cache, 1)
-    monkeypatch.setattr(cache, "committed", lambda: stale)
-    with cache.claim_next() or pytest.fail("nothing to claim") as claim:
-        assert claim.shard == 1
-        assert [live.shard for live in cache.live_claims()] == [1]
+    # Nor is a shard claimed that was finished since the committed ones were listed.
+    monkeypatch.setattr(one, "committed", list)
+    with one.claim_next() or pytest.fail("nothing to claim") as again:
+        assert [again.shard] == [claim.shard for claim in one.live_claims()] == [1]
 
 
 def test_asking_who_is_live_never_hides_a_free_shard(tmp_path: Path) -> None:
-    """Eight threads ask all the time; a lone worker must still never be told that none is free."""
-    cache = make_cache(tmp_path)
-    stop = threading.Event()
+    """Four threads ask all the time; a lone worker must still never be told that none is free."""
+    cache, stop = make_cache(tmp_path), threading.Event()
 
     def ask() -> None:
         mine = open_cache(cache.place.path)
@@ -131,9 +114,8 @@ def test_asking_who_is_live_never_hides_a_free_shard(tmp_path: Path) -> None:
         thread.start()
     try:
         for _ in range(40):
-            claim = cache.claim_next()
-            assert claim is not None and claim.shard == 0
-            claim.release()
+            with cache.claim_next() or pytest.fail("nothing to claim") as claim:
+                assert claim.shard == 0
     finally:
         stop.set()
         for thread in threads:
@@ -142,26 +124,23 @@ def test_asking_who_is_live_never_hides_a_free_shard(tmp_path: Path) -> None:
 
 def test_a_lock_on_a_removed_file_shuts_nobody_out(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
-    claim = cache.claim_next()
-    assert claim is not None
-    (cache.place.path / "claims" / "000000.lock").unlink()
-    with pytest.raises(LostClaimError, match="no claim on it"):
-        cache.commit(claim, make_columns(cache, 0), 1.0)
-    with cache.claim_next() or pytest.fail("nothing to claim") as other:
-        assert other.shard == 0
-        claim.release()
-        assert [live.shard for live in cache.live_claims()] == [0]
-        cache.commit(other, make_columns(cache, 0), 1.0)
+    with cache.claim_next() or pytest.fail("nothing to claim") as claim:
+        (cache.place.path / "claims" / "000000.lock").unlink()
+        with pytest.raises(LostClaimError, match="no claim on it"):
+            cache.commit(claim, make_columns(cache, 0), 1.0)
+        with cache.claim_next() or pytest.fail("nothing to claim") as other:
+            assert other.shard == 0
+            claim.release()
+            assert [live.shard for live in cache.live_claims()] == [0]
+            cache.commit(other, make_columns(cache, 0), 1.0)
 
 
 def test_a_removed_cache_is_not_brought_back_by_a_release(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
-    claim = cache.claim_next()
-    assert claim is not None
-    shutil.rmtree(cache.place.path)
-    with pytest.raises(ClaimError):
-        cache.commit(claim, make_columns(cache, 0), 1.0)
-    claim.release()
+    with cache.claim_next() or pytest.fail("nothing to claim") as claim:
+        shutil.rmtree(cache.place.path)
+        with pytest.raises(ClaimError):
+            cache.commit(claim, make_columns(cache, 0), 1.0)
     assert not cache.place.path.exists()
 
 
@@ -180,35 +159,24 @@ def test_nobody_waits_for_ever_for_a_stopped_process(
 
 def test_a_forked_child_can_neither_use_nor_give_back_a_claim(root: Path | str) -> None:
     cache = make_cache(root)
-    claim = cache.claim_next()
-    assert claim is not None
-    child = os.fork()
-    if child == 0:
-        try:
-            claim.release()
-            os._exit(0 if not claim.is_held_in(cache._claims) else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-    assert [live.shard for live in cache.live_claims()] == [0]
-    cache.commit(claim, make_columns(cache, 0), 1.0)
-    claim.release()
+    with cache.claim_next() or pytest.fail("nothing to claim") as claim:
+        child = os.fork()
+        if child == 0:
+            try:
+                claim.release()
+                os._exit(0 if not claim.is_held_in(cache._claims) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert [live.shard for live in cache.live_claims()] == [0]
+        cache.commit(claim, make_columns(cache, 0), 1.0)
     assert cache.committed() == [0]
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"host": 1, "pid": "x"}', b"x" * 10**5])
-def test_a_lock_file_with_anything_in_it_is_only_a_lock_file(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_a_lock_file_with_anything_in_it_is_only_a_lock_file(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     with cache.claim_next() or pytest.fail("nothing to claim"):
-        (cache.place.path / "claims" / "000000.lock").write_bytes(content)
-        (live,) = cache.live_claims()
-        assert (live.shard, live.host, live.pid) == (0, "", 0)
-
-
-def test_create_or_open_waits_for_no_dead_lock_file(tmp_path: Path) -> None:
-    directory = tmp_path / make_manifest().directory / "claims"
-    directory.mkdir(parents=True)
-    (directory / "creator.lock").write_bytes(b"")
-    assert create_or_open(tmp_path, make_manifest(), lambda: ATTACHMENTS).committed() == []
+        for content in (b"", b"\xff", b"[]", b'{"host": 1, "pid": "x"}', b"x" * 10**5):
+            (cache.place.path / "claims" / "000000.lock").write_bytes(content)
+            (live,) = cache.live_claims()
+            assert (live.shard, live.host, live.pid) == (0, "", 0)

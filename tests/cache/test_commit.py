@@ -29,9 +29,7 @@ def test_at_most_40_bytes_a_row_for_two_classes(tmp_path: Path) -> None:
         ({"logits": np.zeros((32, 3), np.float32)}, r"\(32, 3\)"),
         ({"logits": np.zeros(64, np.float32)}, r"\(64,\)"),
         ({"logits": np.zeros((32, 2), ">f4")}, ">f4"),
-        ({"seconds": -1.0}, "seconds"),
-        ({"seconds": np.nan}, "seconds"),
-        ({"seconds": np.inf}, "seconds"),
+        *(({"seconds": seconds}, "seconds") for seconds in (-1.0, np.nan, np.inf)),
     ],
 )
 def test_columns_of_another_shape_or_dtype_and_odd_seconds_are_refused(
@@ -40,28 +38,26 @@ def test_columns_of_another_shape_or_dtype_and_odd_seconds_are_refused(
     cache = make_cache(tmp_path)
     before = tree(cache.place.path)
     with cache.claim_next() or pytest.fail("nothing to claim") as claim:
-        columns = {**make_columns(cache, 0), **changes}
-        seconds = columns.pop("seconds", 1.0)
+        columns = {"seconds": 1.0, **make_columns(cache, 0), **changes}
+        seconds = columns.pop("seconds")
         there = {name: values for name, values in columns.items() if values is not None}
         with pytest.raises(ColumnsError, match=named):
             cache.commit(claim, there, seconds)
     assert (cache.committed(), tree(cache.place.path)) == ([], before)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_commits_and_leaves_nothing(
-    tmp_path: Path, value: float
-) -> None:
+def test_a_value_that_is_not_finite_commits_and_leaves_nothing(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     fill(cache, 2)
     before = tree(cache.place.path)
-    with cache.claim_next() or pytest.fail("nothing to claim") as claim:
-        columns = make_columns(cache, 2)
-        columns["logits"][5:, 1] = value
-        with pytest.raises(NonFiniteError, match="shard 2: column 'logits' of row 69"):
-            cache.commit(claim, columns, 1.0)
-    assert (cache.committed(), tree(cache.place.path)) == ([0, 1], before)
-    assert cache.live_claims() == []
+    for value in (np.nan, np.inf, -np.inf):
+        with cache.claim_next() or pytest.fail("nothing to claim") as claim:
+            columns = make_columns(cache, 2)
+            columns["logits"][5:, 1] = value
+            with pytest.raises(NonFiniteError, match="shard 2: column 'logits' of row 69"):
+                cache.commit(claim, columns, 1.0)
+        assert (cache.committed(), tree(cache.place.path)) == ([0, 1], before)
+        assert cache.live_claims() == []
 
 
 def test_a_shard_is_committed_once(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +11,9 @@ import pytest
 from contract import contents, damage, expect_recovery, expect_whole, mend, run, small
 from faulty_disk import FAULTS, Death, Disk
 from faulty_files import FAULTS as CALL_FAULTS
-from faulty_files import FaultyPlace, Fuse, MemoryPlace, behind, new_place
+from faulty_files import Fuse, behind, new_place
 from store_worker import fill, make_cache, make_manifest
 
-import cache.opening
 from cache.errors import CacheError, StorageError
 from cache.format.manifest import Manifest
 from cache.reader import CacheReader
@@ -112,14 +109,13 @@ def test_where_the_disk_lies_no_wrong_row_is_ever_read(
 
 @pytest.mark.parametrize(("shards", "step"), SIZES)
 @pytest.mark.parametrize("operation", [run, mend, remove])
-@pytest.mark.parametrize("kind", ["directory", "store"])
-def test_after_any_call_of_the_storage_that_fails_the_contract_holds(
-    tmp_path: Path, kind: str, operation: Operation, shards: int, step: int
+def test_after_any_call_of_an_object_store_that_fails_the_contract_holds(
+    tmp_path: Path, operation: Operation, shards: int, step: int
 ) -> None:
     manifest = small(shards)
 
-    def attempt(fuse: Fuse) -> FaultyPlace | MemoryPlace:
-        root = new_place(kind, tmp_path / f"{fuse.at} {fuse.fault}")
+    def attempt(fuse: Fuse) -> Place:
+        root = new_place("store", tmp_path / f"{fuse.at} {fuse.fault}")
         if operation is not run:
             damage(root, manifest)
         with suppress(CacheError, Death):
@@ -156,45 +152,3 @@ def test_a_file_too_large_is_named_and_leaves_nothing(tmp_path: Path, limit: int
     cache = make_cache(tmp_path, **sizes)
     fill(cache)
     assert CacheReader(cache).rows == 4096 and verify_cache(cache.place).faults == ()
-
-
-SMALL_DISKS = """
-import subprocess, sys
-from pathlib import Path
-from contract import expect_recovery, run, small
-from cache.errors import StorageError
-from cache.stores.places import LocalPlace
-
-disk, refused = Path(sys.argv[1]), 0
-def mount(*options): subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", disk], check=True)
-sizes = [f"size={4 * n}k" for n in range(1, 25, 2)]
-for limit in [*sizes, *(f"nr_inodes={n}" for n in range(3, 45, 2))]:
-    mount("-o", limit)
-    try:
-        run(LocalPlace(disk / "root"), small(3))
-    except StorageError as error:
-        assert "No space left on device" in str(error), error
-        refused += 1
-    mount("-o", f"remount,size=1m,nr_inodes=1000")
-    expect_recovery(LocalPlace(disk / "root"), small(3))
-    subprocess.run(["umount", disk], check=True)
-print(refused)
-"""
-
-
-def test_a_full_disk_is_named_and_survived(tmp_path: Path) -> None:
-    alone = ["unshare", "--user", "--map-root-user", "--mount"]
-    try:
-        probe = [*alone, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)]
-        subprocess.run(probe, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no file system can be mounted here: {error}")
-    folders = [Path(cache.opening.__file__).parents[1], Path(__file__).parent]
-    result = subprocess.run(
-        [*alone, sys.executable, "-c", SMALL_DISKS, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    assert int(result.stdout) > 20

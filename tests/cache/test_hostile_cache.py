@@ -3,19 +3,16 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lease_worker import worker
 from store_worker import SMALL, fill, make_cache, read_everything
 
-import cache
 from cache.directory import Cache
 from cache.errors import CacheError, DamageError
 from cache.format.documents import seal
@@ -47,33 +44,29 @@ WRONG: dict[str, list[Any]] = {
     "extra": [1],
     "size": [-1, 2**62, 1.5],
     "sha256": ["x"],
-    "path": ["rows/../../secret"],
 }
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key in WRONG for value in WRONG[key]])
-def test_a_hostile_record_with_a_fitting_checksum_is_refused(
-    mine: Cache, key: str, value: Any
-) -> None:
-    record = mine.record(1)
-    document: dict[str, Any] = {
-        "format_version": 1,
-        "fingerprint": mine.fingerprint,
-        "shard": 1,
-        "rows": [8, 12],
-        "files": {path: asdict(info) for path, info in record.files.items()},
-        "seconds": 0.5,
-        "finished": record.finished.isoformat(),
-    }
+def test_a_hostile_record_with_a_fitting_checksum_is_refused(mine: Cache) -> None:
     path = mine.place.path / "commits" / "000001.json"
-    assert seal(document) == path.read_bytes()
-    if key == "path":
-        document["files"][value] = document["files"].pop(COLUMN)
-    else:
-        (document["files"][COLUMN] if key in ("size", "sha256") else document)[key] = value
-    path.write_bytes(seal(document))
-    with pytest.raises(DamageError, match=r"000001\.json"):
-        CacheReader(mine).read_shard(1)
+    sealed = path.read_bytes()
+
+    def refuse(change: Callable[[dict[str, Any]], object]) -> None:
+        document = json.loads(sealed)
+        del document["checksum"]
+        assert seal(document) == sealed
+        change(document)
+        path.write_bytes(seal(document))
+        with pytest.raises(DamageError, match=r"000001\.json"):
+            CacheReader(mine).read_shard(1)
+
+    for key, values in WRONG.items():
+        for value in values:
+            if key in ("size", "sha256"):
+                refuse(lambda d, key=key, value=value: d["files"][COLUMN].update({key: value}))
+            else:
+                refuse(lambda d, key=key, value=value: d.update({key: value}))
+    refuse(lambda d: d["files"].update({"rows/../../secret": d["files"].pop(COLUMN)}))
 
 
 def grow(path: Path, size: int) -> None:
@@ -128,24 +121,19 @@ def test_an_attachment_beyond_all_memory_is_an_error(mine: Cache) -> None:
     document["files"]["attachments/table.bin"]["size"] = 2**40
     manifest.write_bytes(seal(document))
     # Where the kernel promises any memory, only a limit makes it refuse.
-    command = [sys.executable, "-c", READ_IN_LITTLE_MEMORY, str(mine.place)]
-    package = Path(cache.__file__).parent.parent
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(package)}, capture_output=True, check=False
-    )
-    last = done.stderr.decode().splitlines()[-1]
+    with worker(READ_IN_LITTLE_MEMORY, mine.place) as process:
+        last = process.communicate()[1].splitlines()[-1]
     assert "StorageError: cannot read attachments/table.bin: there is not memory enough" in last
 
 
-def test_rows_behind_a_link_are_read_as_any_others(mine: Cache) -> None:
+def test_rows_behind_a_link_are_read_and_records_of_another_cache_refused(
+    mine: Cache, tmp_path: Path
+) -> None:
     path = mine.place.path / COLUMN
     path.rename(path.with_suffix(".elsewhere"))
     path.symlink_to(path.with_suffix(".elsewhere"))
     read_everything(mine.place.path)
     assert verify_cache(mine.place).faults == ()
-
-
-def test_records_behind_a_link_are_of_this_cache_or_refused(mine: Cache, tmp_path: Path) -> None:
     stranger = make_cache(tmp_path / "stranger", seed=1, **SMALL)
     fill(stranger)
     commits = mine.place.path / "commits"

@@ -50,16 +50,11 @@ def reverse(value: Any) -> Any:
     return [reverse(item) for item in value] if isinstance(value, list) else value
 
 
-@given(mappings)
-def test_the_order_of_keys_does_not_change_the_fingerprint(inputs: dict[str, Any]) -> None:
-    assert made(inputs=reverse(inputs)).fingerprint == made(inputs=inputs).fingerprint
-
-
 @given(mappings, mappings)
-def test_different_inputs_have_different_fingerprints(
+def test_a_fingerprint_is_of_the_inputs_whatever_the_order_of_their_keys(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    prints = {made(inputs=inputs).fingerprint for inputs in (one, other)}
+    prints = {made(inputs=inputs).fingerprint for inputs in (one, reverse(one), other)}
     # As JSON, since True is not 1.
     assert len(prints) == len({json.dumps(inputs, sort_keys=True) for inputs in (one, other)})
 
@@ -73,25 +68,15 @@ def test_what_is_written_is_read_back(inputs: dict[str, Any]) -> None:
     assert again.to_bytes() == data
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        replace(LAYOUT, rows=1001),
-        replace(LAYOUT, chunk_rows=16),
-        replace(LAYOUT, shard_rows=128),
-        replace(LAYOUT, columns=answer_columns(3)),
-        replace(LAYOUT, columns=answer_columns(2, tokens=9)),
-        replace(LAYOUT, columns={**LAYOUT.columns, "seed": Column("int64")}),
-        replace(LAYOUT, columns={**LAYOUT.columns, "seed": Column("uint64", fill=1)}),
-        replace(LAYOUT, columns={**LAYOUT.columns, "seed": Column("uint64", compressed=True)}),
-    ],
-)
-def test_the_layout_is_part_of_the_fingerprint_and_what_is_for_people_is_not(
-    layout: Layout,
-) -> None:
-    assert made(layout=layout).fingerprint != made().fingerprint
-    other = made(label="x", notes={}, files={}, created="2020-01-01")
-    assert other.fingerprint == made().fingerprint
+def test_the_layout_is_part_of_the_fingerprint_and_what_is_for_people_is_not() -> None:
+    plain = made().fingerprint
+    changes: list[dict[str, Any]] = [{"rows": 1001}, {"chunk_rows": 16}, {"shard_rows": 128}]
+    changes += [{"columns": answer_columns(3)}, {"columns": answer_columns(2, tokens=9)}]
+    for seed in (Column("int64"), Column("uint64", fill=1), Column("uint64", compressed=True)):
+        changes.append({"columns": {**LAYOUT.columns, "seed": seed}})
+    for change in changes:
+        assert made(layout=replace(LAYOUT, **change)).fingerprint != plain
+    assert made(label="x", notes={}, files={}, created="2020-01-01").fingerprint == plain
 
 
 def test_the_fingerprint_is_the_same_in_every_release_and_a_person_can_read_the_file() -> None:
@@ -138,9 +123,7 @@ def test_infinite_notes_and_too_large_ones_are_refused() -> None:
         made(notes={"a": float("inf")})
     with pytest.raises(ManifestError, match="attachments"):
         made(notes={"a": "x" * LARGEST_MANIFEST}).to_bytes()
-
-
-def test_later_changes_of_the_callers_mapping_change_nothing() -> None:
+    # Nor do later changes of the caller's mapping change anything.
     inputs = {"a": [1]}
     manifest = made(inputs=inputs)
     inputs["a"].append(2)
@@ -169,73 +152,64 @@ def test_every_flipped_byte_and_every_cut_is_refused() -> None:
             Manifest.from_bytes(data[:place], "m")
 
 
-def resealed(change: Any) -> bytes:
-    """A manifest that someone edited and gave a fitting checksum."""
-    document = json.loads(made().to_bytes())
+def refuse(keys: str, value: Any, error: type[Exception], match: str) -> None:
+    """Expect an error of a manifest in which someone put a value and gave it a fitting checksum."""
+    document = inside = json.loads(made().to_bytes())
     del document["checksum"]
-    change(document)
-    return seal(document)
+    *steps, last = keys.split("|")
+    for step in steps:
+        inside = inside[step]
+    inside[last] = value
+    if value is GONE:
+        del inside[last]
+    with pytest.raises(error, match=match):
+        Manifest.from_bytes(seal(document), "m")
 
 
-def test_an_edited_manifest_is_refused_though_its_checksum_fits() -> None:
-    with pytest.raises(ManifestError, match="fingerprint"):
-        Manifest.from_bytes(resealed(lambda d: d["inputs"].update(seed=3)), "m")
-
-
-@pytest.mark.parametrize("version", [0, 2, 99])
-def test_another_version_is_refused_by_name(version: int) -> None:
-    with pytest.raises(VersionError, match=f"version {version} .*reads version 1"):
-        Manifest.from_bytes(resealed(lambda d: d.update(format_version=version)), "m")
+def test_an_edited_manifest_and_one_of_another_version_are_refused_by_name() -> None:
+    refuse("inputs|seed", 3, ManifestError, "fingerprint")
+    for version in (0, 2, 99):
+        found = f"version {version} .*reads version 1"
+        refuse("format_version", version, VersionError, found)
 
 
 GONE = object()
 SEED = {"dtype": "uint64", "shape": [], "fill": 0, "compressed": False}
 ANY_FILE = {"size": 1, "sha256": "0" * 64}
-WRONG: dict[tuple[str, ...], list[Any]] = {
-    ("extra",): [1],
-    ("notes",): [GONE],
-    ("format_version",): ["1", True],
-    ("label",): [3, "x" * 10**6],
-    ("inputs",): [[]],
-    ("created",): ["yesterday"],
-    ("fingerprint",): [None],
-    ("layout", "rows"): [-1, 10**30, "1000", 2**40],
-    ("layout", "chunk_rows"): [0],
-    ("layout", "shard_rows"): [63, 2**39],
-    ("layout", "columns"): [{}, [], {f"c{i}": SEED for i in range(1000)}],
-    ("layout", "columns", "../x"): [SEED],
-    ("layout", "columns", "seed", "dtype"): ["object", ["int8"]],
-    ("layout", "columns", "seed", "shape"): [[2**31, 2**31], [-1], [1] * 40, "2"],
-    ("layout", "columns", "seed", "fill"): [-1, GONE],
-    ("layout", "columns", "seed", "compressed"): [1],
-    ("layout", "columns", "logits", "fill"): [1],
-    ("files",): [3],
-    ("files", "rows/seed/zarr.json"): [GONE],
-    ("files", "attachments/../../x"): [ANY_FILE],
-    ("files", "attachments//x"): [ANY_FILE],
-    ("files", "/etc/passwd"): [ANY_FILE],
-    ("files", "rows/../zarr.json"): [ANY_FILE],
-    ("files", "rows/no/zarr.json"): [ANY_FILE],
-    ("files", "rows/zarr.json", "size"): [-1, 2**60],
-    ("files", "rows/zarr.json", "sha256"): ["z" * 64],
+WRONG: dict[str, list[Any]] = {
+    "extra": [1],
+    "notes": [GONE],
+    "format_version": ["1", True],
+    "label": [3, "x" * 10**6],
+    "inputs": [[]],
+    "created": ["yesterday"],
+    "fingerprint": [None],
+    "layout|rows": [-1, 10**30, "1000", 2**40],
+    "layout|chunk_rows": [0],
+    "layout|shard_rows": [63, 2**39],
+    "layout|columns": [{}, [], {f"c{i}": SEED for i in range(1000)}],
+    "layout|columns|../x": [SEED],
+    "layout|columns|seed|dtype": ["object", ["int8"]],
+    "layout|columns|seed|shape": [[2**31, 2**31], [-1], [1] * 40, "2"],
+    "layout|columns|seed|fill": [-1, GONE],
+    "layout|columns|seed|compressed": [1],
+    "layout|columns|logits|fill": [1],
+    "files": [3],
+    "files|rows/seed/zarr.json": [GONE],
+    "files|attachments/../../x": [ANY_FILE],
+    "files|attachments//x": [ANY_FILE],
+    "files|/etc/passwd": [ANY_FILE],
+    "files|rows/../zarr.json": [ANY_FILE],
+    "files|rows/no/zarr.json": [ANY_FILE],
+    "files|rows/zarr.json|size": [-1, 2**60],
+    "files|rows/zarr.json|sha256": ["z" * 64],
 }
 
 
-def put(document: Any, keys: tuple[str, ...], value: Any) -> None:
-    *steps, last = keys
-    for step in steps:
-        document = document[step]
-    if value is GONE:
-        del document[last]
-    else:
-        document[last] = value
-
-
-@pytest.mark.parametrize("keys", WRONG, ids="/".join)
-def test_a_hostile_manifest_ends_in_the_error(keys: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("keys", WRONG)
+def test_a_hostile_manifest_ends_in_the_error(keys: str) -> None:
     for value in WRONG[keys]:
-        with pytest.raises((ManifestError, VersionError)):
-            Manifest.from_bytes(resealed(lambda d, value=value: put(d, keys, value)), "m")
+        refuse(keys, value, ManifestError, "m is not a sound manifest: ")
 
 
 @pytest.mark.parametrize(
@@ -261,9 +235,7 @@ def test_what_is_not_a_manifest_at_all_ends_in_the_error(data: bytes) -> None:
         Manifest.from_bytes(data, "m")
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "/a", "a\\b", ".hidden", "a..b", "a\0", "é"]
-)
-def test_attachment_names_stay_in_their_directory(name: str) -> None:
-    with pytest.raises(ManifestError, match="attachment name"):
-        check_attachment_name(name)
+def test_attachment_names_stay_in_their_directory() -> None:
+    for name in ("", ".", "..", "a/b", "/a", "a\\b", ".hidden", "a..b", "a\0", "é"):
+        with pytest.raises(ManifestError, match="attachment name"):
+            check_attachment_name(name)

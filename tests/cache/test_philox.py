@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cache.draw import philox as generator
@@ -22,7 +18,7 @@ from cache.draw.philox import (
     random_integers_numpy,
     random_uniform,
 )
-from cache.errors import CacheError, SamplerError
+from cache.errors import SamplerError
 
 # Random123's kat_vectors for philox4x32-10: counter, key, words.
 KNOWN = [
@@ -34,7 +30,6 @@ KNOWN = [
         "d16cfe09 94fdcceb 5001e420 24126ea1",
     ),
 ]
-uint64s = st.integers(0, 2**64 - 1)
 
 
 def words(text: str) -> list[int]:
@@ -65,59 +60,29 @@ def reference(seed: int, first: int, count: int, stream: int) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
-def test_the_reference_gives_the_known_answers(counter: str, key: str, answer: str) -> None:
-    assert philox(words(counter), words(key)) == words(answer)
-
-
-def test_a_draw_is_the_known_answer_for_seed_zero() -> None:
-    assert random_integers_numpy(as_seeds(0), 4)[0].tolist() == words(KNOWN[0][2])
-    assert random_integers(as_seeds(0), 4)[0].tolist() == words(KNOWN[0][2])
+def test_the_reference_gives_the_known_answers() -> None:
+    for counter, key, answer in KNOWN:
+        assert philox(words(counter), words(key)) == words(answer)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    seed=uint64s,
+    seeds=st.lists(st.integers(0, 2**64 - 1), max_size=4),
     first=st.one_of(st.integers(0, 100), st.integers(2**34 - 20, 2**34), st.integers(0, 2**65)),
     count=st.integers(0, 13),
     stream=st.integers(0, 2**32 - 1),
 )
-def test_numpy_and_torch_give_the_reference(seed: int, first: int, count: int, stream: int) -> None:
-    expected = [reference(seed, first, count, stream)]
-    made = random_integers_numpy(as_seeds(seed), count, first=first, stream=stream)
-    assert made.dtype == np.uint32
-    assert made.tolist() == expected
-    tensor = random_integers(as_seeds(seed), count)
-    assert tensor.dtype == torch.int64
-    assert tensor.tolist() == [reference(seed, 0, count, 0)]
-
-
-@pytest.mark.parametrize("first", [2**34 - 8, 2**34, 2**64 - 8, 2**66 - 20])
-def test_counters_beyond_32_and_63_bits(first: int) -> None:
-    seeds = as_seeds(3, 2**64 - 1)
-    expected = [reference(int(seed), first, 20, 7) for seed in seeds]
-    assert random_integers_numpy(seeds, 20, first=first, stream=7).tolist() == expected
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    seeds=st.lists(uint64s, min_size=1, max_size=6),
-    count=st.integers(1, 40),
-    data=st.data(),
-)
-def test_any_split_of_rows_and_columns_and_any_order_give_the_same(
-    seeds: list[int], count: int, data: st.DataObject
+@example(seeds=[3, 2**64 - 1], first=2**64 - 8, count=20, stream=7)
+@example(seeds=[3, 2**64 - 1], first=2**66 - 20, count=20, stream=7)
+def test_numpy_and_torch_give_the_reference(
+    seeds: list[int], first: int, count: int, stream: int
 ) -> None:
-    whole = random_integers_numpy(as_seeds(*seeds), count)
-    row = data.draw(st.integers(0, len(seeds)))
-    column = data.draw(st.integers(0, count))
-    for low, high in ((0, row), (row, len(seeds))):
-        left = random_integers_numpy(as_seeds(*seeds[low:high]), column)
-        right = random_integers_numpy(as_seeds(*seeds[low:high]), count - column, first=column)
-        assert np.array_equal(np.hstack([left, right]), whole[low:high])
-    order = data.draw(st.permutations(range(len(seeds))))
-    shuffled = random_integers_numpy(as_seeds(*(seeds[index] for index in order)), count)
-    assert np.array_equal(shuffled, whole[list(order)])
+    made = random_integers_numpy(as_seeds(*seeds), count, first=first, stream=stream)
+    assert (made.dtype, made.shape) == (np.uint32, (len(seeds), count))
+    assert made.tolist() == [reference(seed, first, count, stream) for seed in seeds]
+    tensor = random_integers(as_seeds(*seeds), count)
+    assert (tensor.dtype, tensor.shape) == (torch.int64, made.shape)
+    assert tensor.tolist() == [reference(seed, 0, count, 0) for seed in seeds]
 
 
 SHAPES = [(3, TILE + 5), (2, TILE // 2 + 1), (5, TILE // 4), (TILE + 3, 1)]
@@ -136,11 +101,11 @@ def test_tiles_meet_without_a_seam(
         assert made[row, :4].tolist() == reference(int(seeds[row]), 0, 4, 0)
         assert made[row, -4:].tolist() == reference(int(seeds[row]), 4 * blocks - 4, 4, 0)
     # Against draws that fit one tile, so a wrong column or row in the middle shows as well.
-    row, step = rows - 1, TILE // 4
+    step = TILE // 4
     for start in range(0, 4 * blocks, step):
         count = min(step, 4 * blocks - start)
-        part = random_integers_numpy(seeds[row : row + 1], count, first=start)
-        assert np.array_equal(made[row, start : start + step], part[0])
+        part = random_integers_numpy(seeds[-1:], count, first=start)
+        assert np.array_equal(made[-1, start : start + step], part[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -150,12 +115,6 @@ def test_a_gpu_s_numbers_are_the_processor_s(dtype: torch.dtype) -> None:
     assert torch.equal(made, random_uniform(seeds, 43, dtype=dtype))
 
 
-def test_an_empty_draw_has_its_shape() -> None:
-    for draw in (random_integers, random_integers_numpy):
-        assert draw(as_seeds(1, 2), 0).shape == (2, 0)
-        assert draw(as_seeds(), 5).shape == (0, 5)
-
-
 def test_row_seeds_depend_on_the_run_and_the_index_alone() -> None:
     seeds = mix_seeds(7, 0, 100)
     assert seeds.dtype == np.uint64
@@ -163,49 +122,19 @@ def test_row_seeds_depend_on_the_run_and_the_index_alone() -> None:
     assert len(set(seeds.tolist()) | set(mix_seeds(8, 0, 100).tolist())) == 200
     low, high = reference(7, 4 * 41, 2, Purpose.ROW_SEED)
     assert int(seeds[41]) == low | high << 32
-
-
-def test_purposes_never_share_a_block() -> None:
+    # Nor do purposes ever share a block.
     drawn = [draw_blocks(7, 0, 50, purpose).tobytes() for purpose in Purpose]
     assert len(set(drawn)) == len(Purpose)
 
 
-def test_another_process_draws_the_same() -> None:
-    code = (
-        "from cache.draw.philox import mix_seeds, random_integers_numpy as draw;"
-        "import sys; sys.stdout.write(draw(mix_seeds(5, 9, 4), 300).tobytes().hex())"
-    )
-    root = Path(__file__).parents[2]
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True
-    )
-    assert result.stdout == random_integers_numpy(mix_seeds(5, 9, 4), 300).tobytes().hex()
-
-
-def test_bits_and_words_are_as_frequent_as_they_should_be() -> None:
-    made = random_integers_numpy(mix_seeds(0, 0, 64), 4096)
-    ones = np.unpackbits(made.view(np.uint8)).mean()
-    assert abs(ones - 0.5) < 0.001
-    counts = np.bincount((made >> 24).ravel(), minlength=256)
-    expected = made.size / 256
-    chi_square = float(((counts - expected) ** 2 / expected).sum())
-    assert 170 < chi_square < 350  # 255 degrees of freedom: beyond 5 sigma
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((np.array([1, 2]), 4), r"seeds: got int64 \(2,\), must be a vector of uint64"),
-        (([1, 2], 4), "seeds: got list, must be a vector of uint64"),
-        ((as_seeds(1)[None], 4), r"seeds: got uint64 \(1, 1\)"),
-    ],
-)
-def test_wrong_arguments_are_named(arguments: tuple[np.ndarray, int], message: str) -> None:
-    for draw in (random_integers_numpy, random_integers):
-        with pytest.raises(SamplerError, match=message):
-            draw(*arguments)
-
-
-def test_a_wrong_run_seed_is_named() -> None:
-    with pytest.raises(CacheError, match=r"run seed: got -1, must be in \[0, 18446744073709551615"):
+def test_wrong_arguments_are_named() -> None:
+    for seeds, message in [
+        (np.array([1, 2]), r"seeds: got int64 \(2,\), must be a vector of uint64"),
+        ([1, 2], r"seeds: got list, must be a vector of uint64"),
+        (as_seeds(1)[None], r"seeds: got uint64 \(1, 1\)"),
+    ]:
+        for draw in (random_integers_numpy, random_integers):
+            with pytest.raises(SamplerError, match=message):
+                draw(seeds, 4)
+    with pytest.raises(SamplerError, match=r"run seed: got -1, must be in \[0, 1844674407370955"):
         mix_seeds(-1, 0, 1)

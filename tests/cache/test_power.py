@@ -15,10 +15,8 @@ from contract import damage, expect_recovery, expect_whole, mend, run, small
 from faulty_disk import FAULTS, Disk
 from power_cut import Directory, File, Image, Platter, restore
 
-import cache.stores.places
 from cache.format.manifest import Manifest
 from cache.removal import remove_cache
-from cache.stores.files import LocalFiles
 from cache.stores.places import LocalPlace
 
 ROOT = "data/cache"
@@ -32,8 +30,10 @@ def all_of(node: object) -> bool:
 class Cuts:
     """An operation on a disk whose power may fail after every single call.
 
-    ``images`` are what may be found then, each once; ``broken`` is what of it breaks the contract;
-    of the shards in ``committed`` the user was told so.
+    Attributes:
+        images: What may be found then, each once.
+        broken: What of it breaks the contract.
+        committed: The shards that the user was told are committed.
     """
 
     def __init__(self, folder: Path, hears: Hears = all_of) -> None:
@@ -199,32 +199,3 @@ def test_without_syncs_of_files_or_of_directories_the_contract_breaks(
 ) -> None:
     cuts = carry_out(tmp_path, fill, small(2), lambda node: not isinstance(node, deaf))
     assert cuts.broken
-
-
-def unlink(files: LocalFiles, path: str) -> None:
-    (files.root / path).unlink(missing_ok=True)
-
-
-def clear(files: LocalFiles, path: str) -> None:
-    shutil.rmtree(files.root / path, ignore_errors=True)
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "stand_in", "operation"),
-    [
-        (LocalFiles, "_durable_name", lambda files, directory: None, fill),
-        (cache.stores.places, "make_directory", lambda path: path.mkdir(parents=True), fill),
-        (LocalFiles, "remove", unlink, repair),
-        (LocalFiles, "clear", clear, remove),
-    ],
-)
-def test_without_any_one_of_the_other_syncs_the_contract_breaks(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    owner: object,
-    name: str,
-    stand_in: Callable[..., None],
-    operation: Operation,
-) -> None:
-    monkeypatch.setattr(owner, name, stand_in)
-    assert carry_out(tmp_path, operation, small(2)).broken

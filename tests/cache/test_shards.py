@@ -63,20 +63,15 @@ def test_the_bytes_are_those_that_zarr_itself_writes(layout: Layout, name: str) 
 
 @pytest.mark.parametrize("dtype", get_args(DType))
 @pytest.mark.parametrize("compressed", [False, True])
-def test_every_dtype_comes_back(dtype: str, compressed: bool) -> None:
+def test_every_dtype_comes_back_of_any_stride_and_byte_order(dtype: str, compressed: bool) -> None:
     column = Column(dtype, (3,), compressed=compressed)
     layout = Layout(40, 4, 32, {"x": column})
     values = some_values(column, 8)
-    found = decode(layout, column, encode(layout, column, values), 8)
-    np.testing.assert_array_equal(found, values)
-
-
-def test_values_of_any_stride_and_byte_order_are_taken() -> None:
-    column = Column("float32", (2,))
-    layout = Layout(64, 8, 64, {"x": column})
-    values = some_values(column, 64)
-    for other in (np.asfortranarray(values), values[::-1][::-1], values.astype(">f4")):
-        assert encode(layout, column, other) == encode(layout, column, values)
+    data = encode(layout, column, values)
+    np.testing.assert_array_equal(decode(layout, column, data, 8), values)
+    swapped = values.astype(values.dtype.newbyteorder())
+    for other in (np.asfortranarray(values), values[::-1].copy()[::-1], swapped):
+        assert encode(layout, column, other) == data
 
 
 def test_metadata_is_what_the_contract_says() -> None:
@@ -107,22 +102,22 @@ def test_zarr_finds_a_flipped_byte_by_itself() -> None:
 
 
 @pytest.mark.parametrize("name", ["logits", "tokens"])
-@pytest.mark.parametrize("value", [0, 3, 2**31, 2**63, 2**64 - 1, 2**64 - 100])
 @pytest.mark.parametrize("entry", [2, 3, 14, 15])
-def test_an_index_that_lies_is_refused(name: str, value: int, entry: int) -> None:
+def test_an_index_that_lies_is_refused(name: str, entry: int) -> None:
     """Chunks 1 and 7 of a shard whose last two chunks are not there."""
     column = COLUMNS[name]
     layout = Layout(100, 8, 64, {name: column})
     data = encode(layout, column, some_values(column, 36))
     end = len(data) - 16 * layout.chunks_per_shard - 4
-    index = np.frombuffer(data, "<u8", offset=end, count=2 * layout.chunks_per_shard).copy()
-    index[entry] = value
-    # With a sum that fits.
-    changed = data[:end] + bytes(CRC32C(location="end").encode(index.tobytes()))
-    if changed == data or (name, entry, value) in [("tokens", 2, 0), ("tokens", 2, 3)]:
-        return  # as it was; or chunk 1 found where chunk 0 is or in it, which a hash must catch
-    with pytest.raises(ValueError, match=r"chunk|index"):
-        decode(layout, column, changed, 36)
+    for value in (0, 3, 2**31, 2**63, 2**64 - 1, 2**64 - 100):
+        index = np.frombuffer(data, "<u8", offset=end, count=2 * layout.chunks_per_shard).copy()
+        index[entry] = value
+        # With a sum that fits.
+        changed = data[:end] + bytes(CRC32C(location="end").encode(index.tobytes()))
+        if changed == data or (name, entry, value) in [("tokens", 2, 0), ("tokens", 2, 3)]:
+            continue  # as it was; or chunk 1 found in chunk 0, which a hash must catch
+        with pytest.raises(ValueError, match=r"chunk|index"):
+            decode(layout, column, changed, 36)
 
 
 @pytest.mark.parametrize("name", ["seed", "tokens"])
@@ -131,10 +126,9 @@ def test_bytes_of_any_length_end_in_the_error(name: str) -> None:
     layout = Layout(64, 8, 64, {name: column})
     data = encode(layout, column, some_values(column, 64))
     for length in range(len(data)):
-        with pytest.raises(ValueError, match=r"index|chunk"):
-            decode(layout, column, data[:length], 64)
-        with pytest.raises(ValueError, match=r"index|chunk"):
-            decode(layout, column, bytes(length), 64)
+        for wrong in (data[:length], bytes(length)):
+            with pytest.raises(ValueError, match=r"index|chunk"):
+                decode(layout, column, wrong, 64)
 
 
 def test_a_compression_bomb_finds_no_room() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import pytest
 from contract import commit, open_small, small
 from faulty_disk import Death
 from faulty_files import Fuse, behind, new_place
+from lease_worker import in_memory, take
 from store_worker import make_columns
 
 import cache.stores.bucket
 from cache.errors import ClaimError, StorageError
 from cache.reader import CacheReader
 from cache.removal import remove_cache
-from cache.stores.leases import LEASE_SECONDS, RELEASED
+from cache.stores.leases import LEASE_SECONDS, RELEASED, LeasedClaims
 from cache.verification import repair_cache, verify_cache
 
 
@@ -39,23 +40,18 @@ class Interruption:
     """The store's library, with something happening before or after the ``at``-th request."""
 
     def __init__(self, at: int, when: str, event: Callable[[], None]) -> None:
-        self._left = itertools.chain([False] * at, [True], itertools.repeat(False))
-        self._when, self._event = when, event
-        self.has_happened = False
+        self.left, self._when, self._event = at, when, event
 
     def __getattr__(self, name: str) -> Any:
-        real = getattr(obstore, name)
-
         def request(*arguments: Any, **options: Any) -> Any:
-            if not next(self._left):
-                return real(*arguments, **options)
-            self.has_happened = True
-            if self._when == "before":
+            self.left -= 1
+            is_now = self.left == -1
+            if is_now and self._when == "before":
                 self._event()
             try:
-                return real(*arguments, **options)
+                return getattr(obstore, name)(*arguments, **options)
             finally:
-                if self._when == "after":
+                if is_now and self._when == "after":
                     self._event()
 
         return request
@@ -90,7 +86,7 @@ def test_who_was_suspended_at_any_request_and_replaced_does_no_harm(
                 commit(sleeper, claim)
                 told.append(claim.shard)
         monkeypatch.undo()
-        if not interruption.has_happened:
+        if interruption.left >= 0:
             break
         assert len(told) == len(set(told))
         found = open_small(root, small(2))
@@ -110,4 +106,35 @@ def test_who_was_suspended_at_any_request_and_replaced_does_no_harm(
             rows, plain = CacheReader(found).read_shard(shard), make_columns(found, shard)
             changes = {name: np.unique(rows[name] - plain[name]).tolist() for name in rows}
             assert changes["seed"] == changes["tokens"] and len(changes["seed"]) == 1
+    assert at > 3
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_a_worker_and_a_remover_at_once_at_most_one_has_its_way(
+    monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """One of them does all that it wants to before any one of the other's requests."""
+    for at in itertools.count():
+        one, other = in_memory(2)
+        having = []
+
+        def work(one: LeasedClaims = one, having: list[str] = having) -> None:
+            with suppress(ClaimError):
+                held.enter_context(take(one) or pytest.fail("nothing to claim"))
+                having.append("a shard")
+
+        def remove(other: LeasedClaims = other, having: list[str] = having) -> None:
+            with suppress(ClaimError):
+                held.enter_context(other.removing())
+                having.append("the cache")
+
+        tasks = [work, remove]
+        interruption = Interruption(at, "before", tasks[1 - first])
+        # Nobody gives back what he has before both have tried.
+        with ExitStack() as held, monkeypatch.context() as patch:
+            patch.setattr(cache.stores.bucket, "obstore", interruption)
+            tasks[first]()
+            assert len(having) == 1
+        if interruption.left >= 0:
+            break
     assert at > 3

@@ -38,6 +38,13 @@ def test_lines_and_warnings_go_to_standard_error(capsys: pytest.CaptureFixture[s
 def test_where_there_is_no_terminal_progress_is_a_line_at_intervals(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
+    with Console().track("teacher", 1000, 100, "row") as advance:
+        advance(0)
+        # Before the first one is done no rate is made up.
+        assert capsys.readouterr().err == "teacher: 100 of 1,000 rows, 0 s so far\n"
+        advance(1)
+    assert capsys.readouterr().err.startswith("teacher: 101 of 1,000 rows, ")
     monkeypatch.setattr(module, "PLAIN_SECONDS", 0.05)
     with Console().track("teacher", 1000, 100, "row") as advance:
         advance(1)
@@ -51,22 +58,8 @@ def test_where_there_is_no_terminal_progress_is_a_line_at_intervals(
     rate, left = (float(part.split()[0].replace(",", "")) for part in line.split(", ")[1:])
     assert 300 / rate >= 0.05
     assert left == pytest.approx(600 / rate, abs=1)
-
-
-def test_before_the_first_one_is_done_no_rate_is_made_up(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
-    with Console().track("teacher", 1000, 100, "row") as advance:
-        advance(0)
-        assert capsys.readouterr().err == "teacher: 100 of 1,000 rows, 0 s so far\n"
-        advance(1)
-    assert capsys.readouterr().err.startswith("teacher: 101 of 1,000 rows, ")
-
-
-def test_what_is_silent_is_named_all_the_same(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # What is silent is named all the same.
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 15.0)
     monkeypatch.setattr(module, "FIRST_SECONDS", 0.1)
     monkeypatch.setattr(module, "TICK_SECONDS", 0.05)
     with Console().track("loading the model", 1, 0, "model"):
@@ -89,10 +82,7 @@ def test_on_a_terminal_progress_is_a_bar_with_rate_and_time_left(
             advance(2)
         monkeypatch.undo()
     found = read_to_the_end(leader)
-    assert "teacher:" in found
-    assert "8/10" in found
-    assert "rows/s" in found
-    assert "a line above it\r\n" in found
+    assert all(part in found for part in ("teacher:", "8/10", "rows/s", "a line above it\r\n"))
 
 
 def test_ranks_that_share_a_terminal_have_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,16 +109,3 @@ def test_a_first_signal_asks_to_stop_and_handlers_are_put_back(
             console.check_stop()
     assert signal.getsignal(number) == before
     assert "once more to stop at once" in capfd.readouterr().err
-
-
-def test_a_second_signal_ends_at_once() -> None:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(2)  # nor does it matter that there is nobody to tell
-            with Console().catch_signals():
-                for _ in range(2):
-                    os.kill(os.getpid(), signal.SIGINT)
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130

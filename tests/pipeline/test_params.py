@@ -41,16 +41,11 @@ def write(text: str) -> None:
     Path("params.yaml").write_text(f"{KEY}:\n{textwrap.indent(text, '  ')}")
 
 
-def test_without_a_file_the_built_in_defaults_hold(seen: Callable[[str], Seen]) -> None:
+def test_the_file_gives_other_defaults_and_a_flag_wins(seen: Callable[[str], Seen]) -> None:
     kept = seen("teacher")
     assert run_here("teacher", "--task", "imdb").code == 0
-    assert kept[0]["sampler"] == "auto"
-    assert kept[0]["model"] == "auto"
-    assert kept[0]["rows"] == 32768
-    assert kept[0]["cache"] == "data/cache"
-
-
-def test_the_file_gives_defaults_and_a_flag_wins(seen: Callable[[str], Seen]) -> None:
+    names = ("model", "rows", "sampler", "cache")
+    assert [kept[0][name] for name in names] == ["auto", 32768, "auto", "data/cache"]
     write("teacher:\n  task: reddit\n  rows: 77\n  sampler: uniform\n  text_column: body\n")
     kept = seen("teacher")
     assert run_here("teacher").code == 0
@@ -60,52 +55,35 @@ def test_the_file_gives_defaults_and_a_flag_wins(seen: Callable[[str], Seen]) ->
     assert [tuple(given[name] for name in names) for given in kept] == wanted
 
 
-def test_null_leaves_the_built_in_default(seen: Callable[[str], Seen]) -> None:
-    write("student:\n  init: null\n  steps: null\n  learning_rate: 1e-4\n")
-    kept = seen("student")
-    assert run_here("student", "--task", "imdb", "--arch", "mini").code == 0
-    assert kept[0]["init"] is None
-    assert kept[0]["steps"] > 1
-    assert kept[0]["learning_rate"] == 1e-4
-
-
-def test_options_go_by_the_names_they_are_typed_with(seen: Callable[[str], Seen]) -> None:
-    write("student:\n  from: abc\n  held_out_rows: 3\n  partial: true\ntag:\n  all: true\n")
-    kept = seen("student")
-    assert run_here("student", "--task", "imdb", "--arch", "mini").code == 0
-    assert (kept[0]["source"], kept[0]["held_out_rows"], kept[0]["partial"]) == (("abc",), 3, True)
+def test_options_go_by_the_names_they_are_typed_with_and_values_are_read_as_written(
+    seen: Callable[[str], Seen],
+) -> None:
+    start = "student:\n  from: 0123e5\n  held_out_rows: 3\n  partial: yes\n  seed: 024\n"
+    start += "  steps: null\n  init: null\n  learning_rate: 1e-4\n  arch: "
+    names = ("source", "held_out_rows", "partial", "seed", "steps", "init", "learning_rate")
+    for arch, wanted in (("mini", ("mini",)), ("[mini, bert]", ("mini", "bert"))):
+        write(f"{start}{arch}\ntag:\n  all: true\n")
+        kept = seen("student")
+        assert run_here("student", "--task", "imdb").code == 0
+        assert [kept[0][name] for name in names] == [("0123e5",), 3, True, 24, 500, None, 1e-4]
+        assert kept[0]["archs"] == wanted
     kept = seen("tag")
     assert run_here("tag", "--model", "there").code == 0
     assert kept[0]["all_scores"] is True
 
 
-@pytest.mark.parametrize(
-    ("given", "wanted"), [("mini", ("mini",)), ("[mini, bert]", ("mini", "bert"))]
-)
-def test_an_option_that_may_be_repeated_takes_a_list(
-    given: str, wanted: tuple[str, ...], seen: Callable[[str], Seen]
-) -> None:
-    write(f"student:\n  arch: {given}\n")
-    kept = seen("student")
-    assert run_here("student", "--task", "imdb").code == 0
-    assert kept[0]["archs"] == wanted
-
-
-BROKEN = "a: [\n"
-FOREIGN = (
-    "",
-    "# nothing\n",
-    BROKEN,
-    "- a list\n",
-    "train: {lr: 1e-3}\nteacher: {hidden: 768, model: mini}\ntags: 3\n",
-    "teacher: 5\nstudent: [a, b]\nevaluate: null\n",
-    "pipeline: {steps: [a, b]}\npipeline: 3\nteacher: !include x.yaml\nday: 2024-02-30\n",
+FOREIGN = {  # and whether ours can stand below it
+    "# nothing\n": True,
+    "a: [\n": False,
+    "- a list\n": False,
+    "train: {lr: 1e-3}\nteacher: {hidden: 768, model: mini}\ntags: 3\n": True,
+    "pipeline: {steps: [a, b]}\npipeline: 3\nteacher: !include x.yaml\nday: 2024-02-30\n": True,
     "a: &a [x]\n" + "".join(f"{n}: &{n} [{', '.join(['*' + m] * 9)}]\n" for m, n in
-                            ("ab", "bc", "cd", "de", "ef", "fg", "gh", "hi")),
-    "{{ cookiecutter.teacher }}: {% if x %}\n",
-    "teacher: " + "[" * 3000 + "\n",
-    "x" * 2**20,
-)  # fmt: skip
+                            ("ab", "bc", "cd", "de", "ef", "fg", "gh", "hi")): True,
+    "{{ cookiecutter.teacher }}: {% if x %}\n": False,
+    "teacher: " + "[" * 3000 + "\n": False,
+    "x" * 2**20: False,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", FOREIGN, ids=range(len(FOREIGN)))
@@ -115,21 +93,16 @@ def test_what_is_for_others_is_left_alone(text: str, seen: Callable[[str], Seen]
         kept = seen(name)
         found = run_here(name, *given)
         assert (found.code, found.err, len(kept)) == (0, "", 1)
-    if text not in (BROKEN, FOREIGN[-3], FOREIGN[-2], FOREIGN[-1]) and "- a" not in text:
-        # Beside ours, too.
+    if FOREIGN[text]:
         Path("params.yaml").write_text(f"{text}{KEY}:\n  teacher:\n    rows: 7\n")
         kept = seen("teacher")
         assert run_here("teacher", "--task", "imdb").code == 0
         assert kept[0]["rows"] == 7
-
-
-def test_a_directory_and_a_pipe_of_that_name_are_left_alone(seen: Callable[[str], Seen]) -> None:
-    for make in (Path.mkdir, os.mkfifo):
+    for make in (Path.mkdir, os.mkfifo):  # as little does what is no file
+        Path("params.yaml").rename(f"{make.__name__}.yaml")
         make(Path("params.yaml"))
         kept = seen("tag")
-        assert run_here("tag", "--model", "there").code == 0
-        assert len(kept) == 1
-        Path("params.yaml").rename(f"{make.__name__}.yaml")
+        assert (run_here("tag", "--model", "there").code, len(kept)) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -150,32 +123,19 @@ def test_a_broken_file_stops_only_what_it_names(text: str, seen: Callable[[str],
         assert (run_here(*arguments).code, run_here(*arguments).err) == (0, "")
 
 
-def test_values_are_read_as_they_are_written(seen: Callable[[str], Seen]) -> None:
-    write("student:\n  from: 0123e5\n  seed: 024\n  partial: yes\n  steps: null\n")
-    kept = seen("student")
-    assert run_here("student", "--task", "imdb", "--arch", "mini").code == 0
-    names = ("source", "seed", "partial", "steps")
-    assert [kept[0][name] for name in names] == [("0123e5",), 24, True, 500]
-
-
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("techer:\n  rows: 1\n", ["unknown section 'techer'", "'teacher'"]),
-        ("xyzzy:\n  rows: 1\n", ["unknown section 'xyzzy'"]),
         ("1:\n  rows: 1\n", ["unknown section '1'"]),
         ("teacher:\n  row: 1\n", ["teacher", "unknown option 'row'", "'rows'"]),
-        ("teacher:\n  text-colum: a\n", ["unknown option 'text-colum'", "'text_column'"]),
         ("teacher:\n  rows: 1\nstudent:\n  3: a\n", ["student", "unknown option '3'"]),
-        ("teacher:\n  rows: 1\nstudnet:\n  steps: 3\n", ["unknown section 'studnet'"]),
         ("cache:\n  x: 1\n", ["unknown section 'cache'"]),
         ("teacher: 5\n", ["teacher must map options to values"]),
         ("- teacher\n", ["must map commands to options"]),
         ("teacher: [\n", ["not YAML"]),
         ("teacher:\n  rows: 1\n  rows: 2\n", ["line 4", "'rows' is given twice"]),
-        ("teacher:\n  rows: 1\nteacher:\n  seed: 2\n", ["line 4", "'teacher' is given twice"]),
         ("teacher:\n  rows: !x 1\n", ["line 3", "the tag '!x'"]),
-        ("teacher:\n  rows: many\n", ["--rows", "many"]),
         ("teacher:\n  rows: 0\n", ["--rows", "0"]),
         ("teacher:\n  rows: 1.5\n", ["rows", "1.5"]),
         ("teacher:\n  rows: [1]\n", ["rows"]),

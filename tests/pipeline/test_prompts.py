@@ -19,12 +19,13 @@ from stages.records import read_record
 from stages.tasks import load_task
 from stages.teacher import fill
 
+PROMPTS = '["Is this good or bad?\\n", "Say how a text is.\\n"]'
+SUFFIXES = 'suffix: ["\\nAnswer:", "\\nIt is"]'
 TWO = MOOD.replace(
-    'prompt: "Is this good or bad?\\n"\nsuffix: "\\nAnswer:"',
-    'prompt: ["Is this good or bad?\\n", "Say how a text is.\\n"]\n'
-    'suffix: ["\\nAnswer:", "\\nIt is"]',
+    'prompt: "Is this good or bad?\\n"\nsuffix: "\\nAnswer:"', f"prompt: {PROMPTS}\n{SUFFIXES}"
 )
-FILL = ("--rows", 192, "--chunk-rows", 16, "--shard-rows", 96, "--self-generated", 4)
+FILL = ("--rows", 96, "--chunk-rows", 16, "--shard-rows", 48, "--self-generated", 4)
+FILL += ("--batch-positions", 512)
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,16 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def root(two: Path, llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both prompts answered, by one command."""
+def root(two: Path, mood: Path, llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both prompts answered, the second one added later, which leaves the first one's cache."""
     root = tmp_path_factory.mktemp("prompts")
-    done = run_here(
-        *("teacher", "--task", two, "--model", llm, "--cache", root, *FILL),
-        *("--summary", root / "summary.json"),
-    )
+    command = ("teacher", "--model", llm, "--cache", root, *FILL, "--task")
+    assert run_here(*command, mood).code == 0
+    (before,) = list_caches(root)
+    done = run_here(*command, two, "--summary", root / "summary.json")
     assert done.code == 0, done.err
+    assert "every row was there already" in done.err
+    assert before.fingerprint in [it.fingerprint for it in list_caches(root)]
     return root
 
 
@@ -75,19 +78,9 @@ def test_each_prompt_has_a_cache_of_the_same_rows(root: Path) -> None:
     assert [it["fingerprint"] for it in summary["prompts"]] == [it.fingerprint for it in caches]
 
 
-def test_a_prompt_added_later_leaves_the_first_one_s_cache(
-    mood: Path, two: Path, llm: Path, tmp_path: Path
+def test_a_student_has_the_average_without_the_prior(
+    two: Path, root: Path, llm: Path, tmp_path: Path
 ) -> None:
-    command = ("teacher", "--model", llm, "--cache", tmp_path, *FILL, "--task")
-    assert run_here(*command, mood).code == 0
-    (before,) = list_caches(tmp_path)
-    done = run_here(*command, two)
-    assert done.code == 0
-    assert "every row was there already" in done.err
-    assert before.fingerprint in [it.fingerprint for it in list_caches(tmp_path)]
-
-
-def test_a_student_has_the_average_without_the_prior(two: Path, root: Path, tmp_path: Path) -> None:
     code, said = train(tmp_path / "a", root, "--task", two)
     assert code == 0, said
     caches = list_caches(root)
@@ -109,20 +102,15 @@ def test_a_student_has_the_average_without_the_prior(two: Path, root: Path, tmp_
     assert code == 0, said
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
     assert weights[0] == weights[1] == weights[2]
-    texts = tmp_path / "texts.jsonl"
-    texts.write_text('{"text": "a good one", "label": "good"}\n' * 3)
     held = run_here("evaluate", "--model", tmp_path / "a", "--cache", root, "--json")
     assert held.code == 0, held.err
     found = json.loads(held.out)["held_out"]["centred_angle"]
     assert found == pytest.approx(record["held_out"]["centred_angle"], abs=1e-3)
-
-
-def test_a_teacher_is_measured_with_all_prompts(two: Path, llm: Path, tmp_path: Path) -> None:
+    # A teacher is measured with all prompts.
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "a good one", "label": "good"}\n' * 3)
     measured = run_here("evaluate", "--teacher", llm, "--task", two, "--data", texts, "--json")
-    assert measured.code == 0, measured.err
-    assert measured.err.count("score of a word") == 2
+    assert (measured.code, measured.err.count("score of a word")) == (0, 2), measured.err
 
 
 def test_caches_of_other_rows_are_not_averaged(
@@ -149,8 +137,8 @@ def test_texts_are_written_once_for_all_prompts(
     """However many stood side by side: other rounding, other words."""
     task, root = tmp_path / "mood.yaml", tmp_path / "cache"
     task.write_text(f'{TWO}write: "A text that is called {{label}}:\\n"\n')
-    command = ("teacher", "--task", task, "--model", llm, "--batch-positions", 512, *FILL)
-    assert run_here(*command, "--cache", root, "--temperature", 4).code == 0
+    command = ("teacher", "--task", task, "--model", llm, *FILL, "--temperature", 4, "--cache")
+    assert run_here(*command, root).code == 0
     first, second = map(read_rows, list_caches(root))
     assert (first["tokens"] == second["tokens"]).all() and (first["tokens"] < 0).any()
     assert (first["seed"] == second["seed"]).all()
@@ -164,7 +152,7 @@ def test_texts_are_written_once_for_all_prompts(
 
     monkeypatch.setattr(fill, "write_texts", write_other)
     other = tmp_path / "other"
-    assert run_here(*command, "--cache", other, "--temperature", 4).code == 0
+    assert run_here(*command, other).code == 0
     places = [str(it.place) for it in (list_caches(root)[0], list_caches(other)[1])]
     assert train(tmp_path / "a", root, "--task", task)[0] == 0
     code, said = train(tmp_path / "b", root, "--from", places[0], "--from", places[1])
@@ -175,18 +163,13 @@ def test_texts_are_written_once_for_all_prompts(
 @pytest.mark.parametrize(
     ("before", "after", "fault"),
     [
-        ('suffix: ["\\nAnswer:", "\\nIt is"]', 'suffix: ["a"]', "got 1 for 2 prompt(s)"),
+        (SUFFIXES, 'suffix: ["a"]', "got 1 for 2 prompt(s)"),
         ('"Say how a text is.\\n"]', '""]', "the prompt is empty"),
         ('"Say how a text is.\\n"]', "[]]", "must be text"),
         ("max_length", "prior: bad=0.2\nmax_length", "has no share for good"),
         ("max_length", "prior: {bad: 0.2, good: 0.9}\nmax_length", "sum to 1.1, must sum to 1"),
-        (
-            'prompt: ["Is this good or bad?\\n", "Say how a text is.\\n"]\n'
-            'suffix: ["\\nAnswer:", "\\nIt is"]',
-            "prompt: [a, a]",
-            "one is given twice",
-        ),
-        ('["Is this good or bad?\\n", "Say how a text is.\\n"]', "[]", "got an empty list"),
+        (f"{PROMPTS}\n{SUFFIXES}", "[a, a]", "one is given twice"),
+        (PROMPTS, "[]", "got an empty list"),
     ],
 )
 def test_what_is_wrong_with_prompts_is_said(
@@ -202,15 +185,9 @@ def test_what_is_wrong_with_prompts_is_said(
 
 def test_one_suffix_is_for_all_prompts_and_shares_are_the_task_s(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(
-        TWO.replace(
-            'suffix: ["\\nAnswer:", "\\nIt is"]', 'suffix: "\\nSo:"\nprior: {bad: 0.2, good: 0.8}'
-        )
-    )
+    path.write_text(TWO.replace(SUFFIXES, 'suffix: "\\nSo:"\nprior: {bad: 0.2, good: 0.8}'))
     task = load_task(str(path))
     assert [each.suffix for each in task.split()] == ["\nSo:", "\nSo:"]
     assert task.prior == "bad=0.2,good=0.8"
-    shown = run_here("task", "show", path)
-    assert shown.out.count("prompt:") == 2
-    checked = run_here("task", "check", path)
-    assert checked.code == 0 and checked.out.count("<input>") == 2
+    assert run_here("task", "show", path).out.count("prompt:") == 2
+    assert run_here("task", "check", path).out.count("<input>") == 2

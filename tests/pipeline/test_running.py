@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from processes import run_here
 from tiny import make_tokenizer, write_language_model
 
@@ -11,7 +10,8 @@ from cache.draw.samplers import SAMPLERS
 from pipeline import options
 from stages.inputs.preparation import MODEL_SAMPLERS
 
-SMALL = ("--rows", 96, "--chunk-rows", 8, "--shard-rows", 32)
+SMALL = ("--rows", 96, "--chunk-rows", 8, "--shard-rows", 32, "--sampler", "vocabulary")
+
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -24,25 +24,9 @@ def test_a_dry_run_prints_what_a_run_would_take(llm: Path, mood: Path, tmp_path:
     found = run_here(*command)
     assert found.code == 0, found.err
     names = [line.split(":")[0] for line in found.out.splitlines()]
-    assert names == [
-        "rows",
-        "batch",
-        "speed",
-        "time",
-        "writing",
-        "disk",
-        "answers",
-        "verdict",
-        "dry run",
-    ]
-    for part in (
-        "96",
-        "rows a second, from",
-        "one worker",
-        f"in {root}/mood/",
-        "nothing was",
-        "verdict: ",
-    ):
+    wanted = "rows, batch, speed, time, writing, disk, answers, verdict, dry run"
+    assert names == wanted.split(", ")
+    for part in ("96", "rows a second, from", "one worker", f"in {root}/mood/", "nothing was"):
         assert part in found.out
     assert "measured to be fastest" in found.err
     assert not root.exists()
@@ -70,21 +54,6 @@ def test_what_is_found_by_trial_is_kept_with_the_cache(
     assert again.code == 0
     assert f"batch: {tuning['batch_positions']:,} positions, not compiled, as found" in again.err
     assert "computed 32 rows" in again.err
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (("--batch-positions", "0"), "0 is not in the range x>=1"),
-        (("--batch-positions", "many"), "'many' is not a valid integer"),
-        (("--compile", "maybe"), "'maybe' is not one of"),
-        (("--quantise", "int3"), "'int3' is not one of"),
-    ],
-)
-def test_what_cannot_be_a_setting_is_named(options: tuple[str, str], named: str) -> None:
-    found = run_here("teacher", "--task", "imdb", *options)
-    assert found.code == 2
-    assert named in found.err
 
 
 def test_a_prompt_goes_through_the_chat_template_when_asked(mood: Path, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from processes import run_here
+from tiny import make_teacher_config
 
-from stages.teacher.stage import TeacherResult
+from stages.reporter import SilentReporter
+from stages.teacher.stage import TeacherResult, run_teacher
 
 Filled = tuple[Path, TeacherResult]
 TRAIN = ("--steps", 2, "--batch-size", 4, "--held-out-rows", 8, "--arch", "mini")
@@ -34,11 +36,16 @@ def commands(said: str) -> list[list[str]]:
     return [shlex.split(line) for line in said.splitlines() if line.startswith("  pipeline ")]
 
 
-def test_the_only_task_with_a_complete_cache_is_taken(root: Path, filled: Filled) -> None:
+def test_the_only_task_with_a_complete_cache_is_taken(
+    root: Path, filled: Filled, llm: Path
+) -> None:
     found = run_here("student", *TRAIN)
     assert found.code == 0, found.err
     assert "task: mood (the only one with a complete cache below data/cache)\n" in found.err
     assert (Path("data/students/mood-mini") / "training.json").is_file()
+    measured = run_here(*TEACHER, llm, "--json")
+    assert measured.code == 0, measured.err
+    assert "task: mood (the only one" in measured.err and '"task": "mood"' in measured.out
     # An incomplete one of another task is no candidate, a partial one is asked for.
     other = root / "other" / filled[1].cache.place.path.name
     shutil.copytree(next(root.glob("mood/*")), other)
@@ -78,6 +85,31 @@ def test_of_several_tasks_each_command_is_listed(root: Path) -> None:
         ]
 
 
+def test_several_caches_are_listed_and_an_incomplete_one_is_used_only_when_asked_to(
+    root: Path, filled: Filled, llm: Path, mood: Path
+) -> None:
+    config = make_teacher_config(mood, llm, root, rows=64, seed=1)
+    other = run_teacher(config, SilentReporter()).cache
+    student = ("student", "--task", mood, *TRAIN)
+    found = run_here(*student)
+    assert (found.code, "2 caches of task mood" in found.err) == (2, True)
+    for cache, sampled in ((other, "64 vocabulary, seed 1"), (filled[1].cache, "seed 0")):
+        (line,) = (x for x in found.err.splitlines() if cache.fingerprint[:12] in x)
+        assert sampled in line
+    assert not Path("data/students").exists()
+    found = run_here(*student, "--from", other.fingerprint[:8])
+    assert found.code == 0, found.err
+    assert other.fingerprint[:32] in found.err
+    next(root.glob(f"mood/{other.fingerprint[:32]}/commits/*")).unlink()
+    student += ("--from", other.fingerprint[:8])
+    found = run_here(*student)
+    assert found.code == 1
+    assert all(part in found.err for part in ("1 of 2 shards", "--partial", "pipeline teacher"))
+    found = run_here(*student, "--partial")
+    assert found.code == 0, found.err
+    assert "training on 32 of 64 rows: the cache is partial" in found.err
+
+
 def test_without_a_complete_cache_the_commands_that_make_one_are_listed(
     root: Path, llm: Path
 ) -> None:
@@ -89,31 +121,18 @@ def test_without_a_complete_cache_the_commands_that_make_one_are_listed(
             ["pipeline", "teacher", "--task", task, "--cache", "none"]
             for task in ("ag_news", "emotions", "imdb", "reddit")
         ]
+    found = run_here("student", *TRAIN, "--labels", "gold", "--texts", "x.jsonl")
+    assert (found.code, "no cache says which; name one:\n" in found.err) == (2, True)
+    assert commands(found.err)[0][-4:] == ["--texts", "x.jsonl", "--task", "ag_news"]
     next(root.glob("mood/*/commits/*")).unlink()
     found = run_here("student", *TRAIN)
     assert found.code == 2
     assert "no task has a complete cache below data/cache (1 incomplete); make one" in found.err
 
 
-def test_labels_of_texts_are_of_a_task_that_is_named(root: Path) -> None:
-    found = run_here("student", *TRAIN, "--labels", "gold", "--texts", "x.jsonl")
-    assert found.code == 2
-    assert "no cache says which; name one:\n" in found.err
-    assert commands(found.err)[0][-4:] == ["--texts", "x.jsonl", "--task", "ag_news"]
-
-
-def test_a_teacher_is_measured_on_the_only_task(root: Path, llm: Path) -> None:
-    found = run_here(*TEACHER, llm, "--json")
-    assert found.code == 0, found.err
-    assert "task: mood (the only one with a complete cache below data/cache)\n" in found.err
-    assert '"task": "mood"' in found.out
-
-
 def test_tasks_are_listed_where_one_must_be_named() -> None:
     for arguments, named in (
-        (["teacher"], "Missing option '--task'"),
         (["teacher", "--rows", "5"], "Missing option '--task'"),
-        (["task", "show"], "Missing argument 'NAME'"),
         (["task", "check", "--chat"], "Missing argument 'NAME'"),
     ):
         found = run_here(*arguments)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from processes import run_here, start
+from processes import start
 
 from stages import devices
 
@@ -14,14 +14,14 @@ PLAIN = {name: value for name, value in os.environ.items() if not name.startswit
 
 
 @pytest.mark.parametrize(
-    ("given", "environment", "said"),
+    ("given", "environment", "said", "policy"),
     [
-        (("--threads", 2), {"OMP_NUM_THREADS": "1"}, "2"),
-        ((), {}, "1"),
+        (("--threads", 2), {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "ACTIVE"}, "2", "ACTIVE"),
+        ((), {}, "1", "PASSIVE"),
     ],
 )
-def test_what_is_said_is_what_torch_uses(
-    given: tuple[object, ...], environment: dict[str, str], said: str,
+def test_what_is_said_is_what_torch_uses_and_who_waits_sleeps_unless_asked_to_spin(
+    given: tuple[object, ...], environment: dict[str, str], said: str, policy: str,
     llm: Path, mood: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     options = ("--rows", 64, "--sampler", "vocabulary", "--self-generated", 0, "--cache", tmp_path)
@@ -29,34 +29,20 @@ def test_what_is_said_is_what_torch_uses(
     process = start(
         *("teacher", "--task", mood, "--model", llm, *options, *given),
         cwd=tmp_path,
-        env=PLAIN | environment,
+        env=PLAIN | {"OMP_DISPLAY_ENV": "TRUE"} | environment,
         preexec_fn=lambda: os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1]),
     )
     err = process.communicate()[1].decode()
     assert process.returncode == 0, err
     assert f"threads: {said}, of 1 CPUs that this process may use" in err.splitlines()
+    assert f"OMP_WAIT_POLICY = '{policy}'" in err
     (manifest,) = tmp_path.glob("*/*/manifest.json")
     assert f"cpu, {said} threads" in manifest.read_text()
-
-
-@pytest.mark.parametrize("own", [None, "ACTIVE"])
-def test_threads_that_wait_sleep_unless_somebody_wants_them_to_spin(
-    own: str | None, tmp_path: Path
-) -> None:
-    environment = PLAIN | {"OMP_DISPLAY_ENV": "TRUE"} | ({"OMP_WAIT_POLICY": own} if own else {})
-    _, err = start("doctor", cwd=tmp_path, env=environment).communicate()
-    assert f"OMP_WAIT_POLICY = '{own or 'PASSIVE'}'" in err.decode()
-
-
-def test_a_number_of_threads_that_cannot_be() -> None:
-    found = run_here("tag", "--model", "nothing", "--threads", 0)
-    assert found.code == 2 and "'--threads': 0 is not in the range x>=1" in found.err
 
 
 @pytest.mark.parametrize(
     ("place", "files", "count"),
     [
-        ("0::/", {}, 8),
         ("0::/", {"cpu.max": "max 100000"}, 8),
         ("0::/", {"cpu.max": "250000 100000"}, 3),
         ("0::/a/b", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "max 100000"}, 1),

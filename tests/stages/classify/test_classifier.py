@@ -12,25 +12,21 @@ from hypothesis import strategies as st
 from processes import Result
 from tiny import make_tokenizer
 
-from stages.classify.classifier import Classifier, is_onnx, model_directory
+from stages.classify.classifier import Classifier
 from stages.classify.loading import load_classifier
-from stages.errors import ModelError, SettingError
+from stages.errors import SettingError
 from stages.student.tokenizer import build_tokenizer
 
 LABELS = ("even", "odd")
 STRANGE = (
     "",
-    " ",
     "\n\n",
     "Good film",
-    "😀 great 👩‍👩‍👧‍👦!",
-    "סרט טוב — فيلم جيد",
+    "😀 great 👩‍👩‍👧‍👦! סרט טוב — فيلم جيد",
     "a\x00b\x01\x07\x1b[31m\u200b\u202e\ufeff",
-    "</s> <s> <unk> [PAD] <0x41>",
-    "<s></s><s>Good</s>",
+    "</s> <s> <unk> [PAD] <0x41><s></s><s>Good</s>",
     "e\u0301 é ﬁ 漢字 \U0001f9ff \U0010ffff \ufffd",
     "Bad film. Great film! " * 40,
-    "x" * 5000,
     "Good " * 10_000,
 )
 
@@ -79,13 +75,6 @@ class TestBatches:
         found = classifier.answer(np.zeros((3, 1), np.int64))
         np.testing.assert_allclose(found, [[1, 0], [0.5, 0.5], [0.75, 0.25]], atol=1e-6)
 
-    def test_without_a_mask_everything_is_seen(self) -> None:
-        ids = np.array([[5, 6, 7]])
-        classifier = make_classifier()
-        np.testing.assert_array_equal(
-            classifier.answer(ids), classifier.answer(ids, np.ones_like(ids))
-        )
-
 
 @pytest.fixture(scope="module", params=("bytes", "metaspace"))
 def both_ways(
@@ -104,14 +93,17 @@ def both_ways(
 
 
 class TestBothWays:
-    @pytest.mark.parametrize("limit", [1, 2, 13, 100_000])
     def test_strange_texts_have_the_same_ids(
-        self, limit: int, both_ways: tuple[Classifier, Classifier]
+        self, both_ways: tuple[Classifier, Classifier]
     ) -> None:
         texts = make_strange_texts(200)
-        in_torch, in_onnx = ([list(ids) for ids in way.encode(texts, limit)] for way in both_ways)
-        assert in_torch == in_onnx
-        assert max(map(len, in_torch)) == limit or limit == 100_000
+        for limit in (1, 2, 13, 100_000):
+            found, other = ([list(ids) for ids in way.encode(texts, limit)] for way in both_ways)
+            assert found == other
+            assert max(map(len, found)) == limit or limit == 100_000
+        for way in both_ways:
+            with pytest.raises(TypeError):  # half a surrogate pair
+                way.encode(["a\ud83d"], 13)
 
     @given(st.lists(st.text(), min_size=1, max_size=5))
     def test_any_texts_have_the_same_ids(
@@ -119,13 +111,6 @@ class TestBothWays:
     ) -> None:
         in_torch, in_onnx = ([list(ids) for ids in way.encode(texts, 13)] for way in both_ways)
         assert in_torch == in_onnx
-
-    def test_half_a_surrogate_pair_is_refused_by_both(
-        self, both_ways: tuple[Classifier, Classifier]
-    ) -> None:
-        for way in both_ways:
-            with pytest.raises(TypeError):
-                way.encode(["a\ud83d"], 13)
 
     def test_they_say_the_same(self, exported: tuple[Path, Result]) -> None:
         in_torch = load_classifier(exported[0], "cpu")
@@ -139,25 +124,6 @@ class TestBothWays:
 
 
 class TestLoading:
-    def test_a_file_s_home_is_beside_it_or_one_folder_up(self, tmp_path: Path) -> None:
-        file = tmp_path / "a" / "onnx" / "model.ONNX"
-        file.parent.mkdir(parents=True)
-        assert is_onnx(file)
-        assert not is_onnx(tmp_path)
-        assert model_directory(tmp_path) == tmp_path
-        assert model_directory(file) == tmp_path / "a"
-        (file.parent / "config.json").touch()
-        assert model_directory(file) == file.parent
-
-    def test_what_is_no_model_directory_says_so(
-        self, exported: tuple[Path, Result], tmp_path: Path
-    ) -> None:
-        folder = tmp_path / "export"
-        shutil.copytree(exported[0], folder)
-        (folder / "config.json").unlink()
-        with pytest.raises(ModelError, match=r"has no config\.json"):
-            load_classifier(folder, "cpu")
-
     def test_the_labels_are_in_the_order_of_the_columns(
         self, exported: tuple[Path, Result], tmp_path: Path
     ) -> None:
@@ -168,10 +134,8 @@ class TestLoading:
         (folder / "config.json").write_text(json.dumps(config))
         assert load_classifier(folder / "onnx/model.onnx", "auto").labels == ("a", "b")
 
-    @pytest.mark.parametrize("device", ["cuda:99", "tpu", "all"])
     @pytest.mark.parametrize("file", ["", "onnx/model.onnx"])
-    def test_a_device_that_is_not_there(
-        self, device: str, file: str, exported: tuple[Path, Result]
-    ) -> None:
-        with pytest.raises(SettingError, match=device):
-            load_classifier(exported[0] / file, device)
+    def test_a_device_that_is_not_there(self, file: str, exported: tuple[Path, Result]) -> None:
+        for device in ("cuda:99", "tpu", "all"):
+            with pytest.raises(SettingError, match=device):
+                load_classifier(exported[0] / file, device)

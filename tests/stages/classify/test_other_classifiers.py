@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ import transformers as hf
 from processes import Result, run_here
 from tiny import make_tokenizer
 from tokenizers import processors
-
-from stages.classify.onnx_classifier import load_onnx_classifier
 
 TEXTS = ("Good film", "Bad", "a film answer: " * 30)
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -102,8 +99,7 @@ def test_a_problem_type_that_is_none_is_named(
     for model in (folder, folder / "onnx/model.onnx"):
         done, _ = tag(model)
         assert done.code == 1
-        assert "problem_type" in done.err
-        assert "ranking" in done.err
+        assert "problem_type" in done.err and "ranking" in done.err
 
 
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
@@ -119,20 +115,6 @@ def test_onnx_files_follow_it_too(
     assert sum(both[0][0]["scores"].values()) != pytest.approx(1, abs=1e-4)
 
 
-def test_without_a_limit_an_onnx_file_reads_what_its_table_does(
-    exported: tuple[Path, Result], tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(exported[0], tmp_path / "export"))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    del settings["model_max_length"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "roberta", "max_position_embeddings": 40}
-    for pad, longest in ((-1, 40), (1, 38)):
-        (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": pad}))
-        assert load_onnx_classifier(folder / "onnx/model.onnx", "cpu").max_length == longest
-
-
 class TestOnnxDirectory:
     @pytest.fixture
     def folder(self, exported: tuple[Path, Result], tmp_path: Path) -> Path:
@@ -141,11 +123,33 @@ class TestOnnxDirectory:
         (folder / "model.safetensors").unlink()
         return folder
 
-    def test_it_is_a_model_and_the_first_line_says_which_file(self, folder: Path) -> None:
+    def test_it_is_a_model_and_the_first_line_says_which_file(
+        self, folder: Path, filled: tuple[Path, object]
+    ) -> None:
         done, found = tag(folder, "--all")
         assert done.code == 0, done.err
         assert done.err.splitlines()[0] == f"model: {folder}/onnx/model.onnx"
         assert found == tag(folder / "onnx/model.onnx", "--all")[1]
+        done = run_here("evaluate", "--model", folder, "--cache", filled[0], "--device", "cpu")
+        assert done.code == 0, done.err
+        assert f"student: {folder}/onnx/model.onnx" in done.err
+        done = run_here("export", "--model", folder)
+        assert done.code == 1
+        assert "holds onnx/model.onnx: an ONNX file, not weights for torch" in done.err
+
+    def test_where_none_can_be_chosen_they_are_listed_and_the_only_one_needs_no_name(
+        self, folder: Path
+    ) -> None:
+        done, _ = tag(folder, "--file", "x.onnx")
+        assert (done.code, "has no ONNX file 'x.onnx'; there are: " in done.err) == (2, True)
+        there = (folder / "onnx/model.onnx").rename(folder / "onnx/a.onnx")
+        done, _ = tag(folder)
+        listed = "no model.onnx; there are: onnx/a.onnx, onnx/model_int8.onnx (--file)"
+        assert (done.code, f"has several ONNX files and {listed}" in done.err) == (2, True)
+        there.unlink()
+        done, found = tag(folder)
+        assert done.err.splitlines()[0] == f"model: {folder}/onnx/model_int8.onnx"
+        assert len(found) == len(TEXTS)
 
     @pytest.mark.parametrize("file", ["model_int8.onnx", "onnx/model_int8.onnx"])
     def test_another_file_can_be_chosen(
@@ -156,39 +160,3 @@ class TestOnnxDirectory:
             done, found = tag(model, "--file", file)
             assert done.err.splitlines()[0] == f"model: {model}/onnx/model_int8.onnx"
             assert found == wanted
-
-    @pytest.mark.parametrize(
-        ("change", "options", "said"),
-        [
-            (lambda folder: None, ("--file", "x.onnx"), "has no ONNX file 'x.onnx'; there are: "),
-            (
-                lambda folder: (folder / "onnx/model.onnx").rename(folder / "onnx/a.onnx"),
-                (),
-                "has several ONNX files and no model.onnx; there are: onnx/a.onnx, "
-                "onnx/model_int8.onnx (--file)",
-            ),
-        ],
-    )
-    def test_what_cannot_be_chosen_is_said(
-        self, change: Callable[[Path], Any], options: tuple[str, ...], said: str, folder: Path
-    ) -> None:
-        change(folder)
-        done, _ = tag(folder, *options)
-        assert done.code == 2
-        assert said in done.err
-
-    def test_the_only_one_needs_no_name(self, folder: Path) -> None:
-        (folder / "onnx/model.onnx").unlink()
-        done, found = tag(folder)
-        assert done.err.splitlines()[0] == f"model: {folder}/onnx/model_int8.onnx"
-        assert len(found) == len(TEXTS)
-
-    def test_evaluate_takes_it_too(self, folder: Path, filled: tuple[Path, object]) -> None:
-        done = run_here("evaluate", "--model", folder, "--cache", filled[0], "--device", "cpu")
-        assert done.code == 0, done.err
-        assert f"student: {folder}/onnx/model.onnx" in done.err
-
-    def test_export_says_what_it_is(self, folder: Path) -> None:
-        done = run_here("export", "--model", folder)
-        assert done.code == 1
-        assert "holds onnx/model.onnx: an ONNX file, not weights for torch" in done.err

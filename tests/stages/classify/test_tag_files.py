@@ -127,6 +127,12 @@ class TestJson:
             own = {key: value for key, value in answer.items() if key not in ("label", "score")}
             assert sorted(map(str, own.values())) == sorted(map(str, row.values()))
             assert own.items() >= {k: v for k, v in row.items() if k != "label"}.items()
+        raw = {"text": "Good", "label": [1, {"a": None}], "score": 1, "scores": [], "cut": 0}
+        (answer,) = tag(student, json.dumps(raw | {"below_threshold": 2}))[1]
+        assert answer.pop("label") in ("bad", "good") and 0.5 <= answer.pop("score") <= 1
+        moved = {"input_label": [1, {"a": None}], "input_score": 1, "input_scores": []}
+        moved |= {"input_cut": 0, "input_below_threshold": 2}
+        assert answer == {"text": "Good"} | moved
 
     @pytest.mark.parametrize(
         "data", ['{"text": "a", "id": 1, "id": 2}', '{"text": "a", "m": {"k": 1, "k": 1}}']
@@ -136,10 +142,6 @@ class TestJson:
         assert found.code == 1
         assert "is there twice" in answers[0]["error"]
         assert answers[1]["text"] == "Good"
-
-    def test_a_label_of_any_type_is_none_of_its_business(self, student: Path) -> None:
-        found, answers = tag(student, '{"text": "Good", "label": [1, {"a": null}]}\n')
-        assert (found.code, answers[0]["input_label"]) == (0, [1, {"a": None}])
 
     def test_a_score_that_is_no_number_is_still_json(self) -> None:
         answer = json.loads(

@@ -18,12 +18,7 @@ from stages.records import RECORD
 from stages.reporter import Interrupted, SilentReporter
 
 HEAD = "---\nlibrary_name: transformers\n---\n"
-MADE = {
-    "task": {"name": "mood"},
-    "start_id": 0,
-    "fingerprint": "0123456789abcdef",
-    "held_out": {},
-}
+MADE = {"task": {"name": "mood"}, "start_id": 0, "fingerprint": "0123456789", "held_out": {}}
 
 
 @pytest.fixture
@@ -78,8 +73,7 @@ def push(folder: Path, repo: str, private: bool = False) -> SilentReporter:
     return reporter
 
 
-@pytest.mark.parametrize("private", [False, True])
-@pytest.mark.parametrize("repo", ["mood", "me/mood"])
+@pytest.mark.parametrize(("repo", "private"), [("mood", False), ("me/mood", True)])
 def test_a_new_repository_holds_the_folder_after_one_commit(
     repo: str, private: bool, hub: Hub, folder: Path
 ) -> None:
@@ -108,16 +102,14 @@ def test_an_older_student_is_replaced_and_what_else_is_there_stays(
     reporter = push(newer, "mood")
     stays = {".gitattributes": b"", "LICENSE": b"mine"}
     assert made.files == read_all(newer) | stays
-    assert len(made.commits) == 2
     said = "me/mood holds a student, whose files this one replaces; they stay in the repository's"
     assert reporter.lines[1].startswith(said)
-
-
-def test_the_same_files_again_are_no_commit(hub: Hub, folder: Path) -> None:
-    push(folder, "mood")
-    reporter = push(folder, "mood")
-    assert len(hub.repositories["me/mood"].commits) == 1
+    # The same files again are no commit, and hidden ones stay here.
+    (newer / ".cache").write_text("mine")
+    reporter = push(newer, "mood")
+    assert reporter.warnings == ["hidden files are not uploaded: .cache"]
     assert reporter.lines[-1] == "me/mood holds these very files already; nothing was changed"
+    assert len(made.commits) == 2 and ".cache" not in made.files
 
 
 def test_a_repository_made_by_hand_is_filled_and_its_card_s_loss_is_said(
@@ -170,7 +162,6 @@ def test_a_change_made_meanwhile_is_not_overwritten(hub: Hub, folder: Path) -> N
     ("token", "repo", "refuse", "said"),
     [
         ("bad", "mood", {}, r"answered 401.*: it does not take the token; run 'hf auth login"),
-        ("bad", "me/mood", {}, r"answered 401.*: it does not take the token; run 'hf auth login"),
         ("weak", "me/mood", {}, r"answered 403 .*the token may not write there"),
         ("good", "other/mood", {}, r"answered 403 .*the token may not write there"),
         ("good", "mood", {"GET /api/models": 500}, r"answered 500 \(as told\): try again later"),
@@ -191,27 +182,19 @@ def test_refusals_say_what_to_do(
     hub.refuse = refuse
     with pytest.raises(HubError, match=rf"^cannot upload to {repo} at http://\S+: .*{said}"):
         push(folder, repo)
-    assert all(not made.commits for made in hub.repositories.values())
     for made in hub.repositories.values():
-        assert set(made.files) == {".gitattributes"}
+        assert (made.commits, set(made.files)) == ([], {".gitattributes"})
 
 
-def test_a_hub_that_is_not_there(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubError, match=r"at http://127\.0\.0\.1:9: .*refused; check the network"):
-        push(folder, "me/mood")
-
-
-def test_a_card_that_the_hub_refuses(hub: Hub, folder: Path) -> None:
+def test_a_hub_that_is_not_there_or_refuses_the_card(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "README.md").write_text("---\nmodel-index: wrong\n---\n")
     with pytest.raises(HubError, match=r'Invalid metadata in README\.md\. - "model-index" must be'):
         push(folder, "mood")
-
-
-def test_hidden_files_stay_here(hub: Hub, folder: Path) -> None:
-    (folder / ".cache").write_text("mine")
-    assert push(folder, "mood").warnings == ["hidden files are not uploaded: .cache"]
-    assert ".cache" not in hub.repositories["me/mood"].files
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(HubError, match=r"at http://127\.0\.0\.1:9: .*refused; check the network"):
+        push(folder, "me/mood")
 
 
 def test_a_stop_before_the_commit_leaves_nothing(hub: Hub, folder: Path) -> None:
@@ -268,8 +251,8 @@ def test_the_command_uploads_what_it_wrote(
     assert "error: cannot upload to me/new at " in weak.err.splitlines()[-1]
 
 
-def push_afresh(hub: Hub, folder: Path, **own: str) -> subprocess.CompletedProcess[str]:
-    """Upload from a process of its own, which says on stderr what it is told."""
+def test_without_xet_s_server_the_failure_is_one_sentence(hub: Hub, folder: Path) -> None:
+    # Not in this process, which tests fork: xet's threads and signal handler stay.
     code = (
         "import sys; from pathlib import Path; from stages.export import push_folder\n"
         "from stages.errors import HubError; from stages.reporter import SilentReporter\n"
@@ -278,25 +261,11 @@ def push_afresh(hub: Hub, folder: Path, **own: str) -> subprocess.CompletedProce
         "except HubError as error: reporter.say(f'error: {error}')\n"
         "print(*reporter.lines, sep=chr(10), file=sys.stderr)\n"
     )
-    own |= {
-        "HF_ENDPOINT": hub.address,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(folder.parent / "home"),
-    }
-    return subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | own,
-    )
-
-
-def test_without_xet_s_server_the_failure_is_one_sentence(hub: Hub, folder: Path) -> None:
-    # Not in this process, which tests fork: xet's threads and signal handler stay.
-    done = push_afresh(hub, folder)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    said = done.stderr.splitlines()
+    own = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": f"{folder.parent}/home"}
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, check=False, env=os.environ | own)
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr.decode()
+    said = done.stderr.decode().splitlines()
     assert said[-1].startswith(f"error: cannot upload to mood at {hub.address}: ")
     assert any("HF_HUB_DISABLE_XET=1 sends them without it" in line for line in said)
     assert any("xet-write-token" in each for each in hub.asked)

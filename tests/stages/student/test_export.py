@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
 from tiny import (
     ENCODER_NAMES,
@@ -36,18 +35,15 @@ from stages.student.loop import train_student
 from stages.student.model import Student, build_encoder
 from stages.student.tokenizer import build_tokenizer
 
-CASES = (
-    *((arch, "pretrained") for arch in ENCODER_NAMES),
-    *((arch, "random") for arch in ("roberta", "modernbert", "eurobert")),
-)
+CASES = (*((arch, "pretrained") for arch in ENCODER_NAMES), ("roberta", "random"))
 LABELS = ("bad", "good", "neither")
-BLOCKS = (0x21, 0x300, 0x400, 0x590, 0x620, 0x900, 0xE01, 0x1100, 0x3041, 0x4E00, 0xAC00, 0xE000)
-BLOCKS += (0xFB1D, 0xFE00, 0xFE70, 0xFFF0, 0x10330, 0x1D400, 0x1F1E6, 0x1F300, 0x1F900, 0xE0020)
+BLOCKS = (0x21, 0x300, 0x590, 0x900, 0xE01, 0x1100, 0x4E00, 0xE000, 0xFB1D, 0xFE00, 0xFFF0)
+BLOCKS += (0x1D400, 0x1F1E6, 0x1F300, 0xE0020)
 """Where scripts, combining marks, private characters, presentation forms, emoji and tags begin."""
 
 
 def make_texts() -> tuple[str, ...]:
-    """Two hundred texts that nobody writes on purpose, the same ones each time."""
+    """Texts that nobody writes on purpose, the same ones each time."""
     spaces = "\t\n\v\f\r\x1c\x85\xa0\u1680\u2000\u2009\u200b\u2028\u2029\u202f\u3000\ufeff"
     specials = "<s> </s> <unk> <pad> [PAD] [CLS] [SEP] [MASK] <0x0A> <|endoftext|> ▁ Ġ Ċ ##s"
     texts = [
@@ -55,24 +51,20 @@ def make_texts() -> tuple[str, ...]:
         "",
         "Bad film. Great film! " * 40,
         "x" * 5000,
-        " ".join(f"word{k}" for k in range(10_000)),
         "so good " * 10_000,
-        "😀 great 👩‍👩‍👧‍👦!",
-        "👍🏽👍🏿 1️⃣ 🇩🇪🇫🇷🇦 🏴\U000e0067\U000e007f",
+        "👍🏽👍🏿 👩‍👩‍👧‍👦! 1️⃣ 🇩🇪🇫🇷🇦 🏴\U000e0067\U000e007f",
         "סרט טוב — فيلم جيد",
         "a\x00b\x01\x07\x1b[31m\u200b\u202e\ufeff",
         "\u202eמ\u2066abc\u2069\u200f!",
-        "e\u0301 é ﬁ 漢字 \U0001f9ff",
-        "\ufdd0\uffff\U0010ffff<pad\ufdd1>",
+        "e\u0301 é ﬁ 漢字 \U0001f9ff\ufdd0\uffff\U0010ffff<pad\ufdd1>",
         "\u0301",
         "a" + "\u0300\u0323" * 200,
-        "\n\n",
     ]
     texts += [one * 3 for one in spaces] + [f"Good{one}film{one}" for one in spaces]
     texts += [form for one in specials.split() for form in (one, f"Good{one}Bad {one}")]
     texts += [f"Good{chr(code)}Bad" for code in (*range(0x20), *range(0x7F, 0xA0, 4))]
     chance = random.Random(0)  # noqa: S311
-    while len(texts) < 200:
+    while len(texts) < 160:
         places = [chance.choice(BLOCKS) + chance.randrange(64) for _ in range(chance.randrange(40))]
         words = [chr(place) for place in places] + chance.choices(["Good", " ", "a"], k=4)
         texts.append("".join(chance.sample(words, len(words))))
@@ -80,7 +72,7 @@ def make_texts() -> tuple[str, ...]:
 
 
 TEXTS = make_texts()
-FEW = tuple(text for text in TEXTS[:22] if len(text) < 1000)
+FEW = tuple(text for text in TEXTS[:20] if len(text) < 1000)
 """Texts try tokenizers, of which there are two; a few try an architecture."""
 PLAIN = {"add_special_tokens": False, "split_special_tokens": True}
 STOCK = """
@@ -137,12 +129,11 @@ class Exported:
         return torch.stack(answers).numpy()
 
 
-def make_record(**changes: Any) -> dict[str, Any]:
-    needed = {"task": {}, "start_id": 0, "fingerprint": "f" * 64, "held_out": {}}
-    return needed | changes
+def make_record(start_id: int, **more: Any) -> dict[str, Any]:
+    return {"task": {}, "start_id": start_id, "fingerprint": "f" * 64, "held_out": {}} | more
 
 
-def train(student: Student, table: torch.Tensor, checkpoint: Path, steps: int = 8) -> None:
+def train(student: Student, table: torch.Tensor, checkpoint: Path) -> None:
     """A few steps towards answers that depend on nothing but the first token."""
     generator = torch.Generator().manual_seed(5)
 
@@ -152,20 +143,16 @@ def train(student: Student, table: torch.Tensor, checkpoint: Path, steps: int = 
         return Rows(table[ids], 0.8 * wanted + 0.2 / len(LABELS))
 
     source = RowSource(lambda done: iter(draw, None), lambda: [draw()])
-    config = TrainingConfig(
-        steps=steps, batch_size=32, lengths_per_batch=2, learning_rate=5e-4, log_every=steps
-    )
-    train_student(
-        student, source, config, Accelerator(cpu=True), checkpoint, "test", SilentReporter()
-    )
+    config = TrainingConfig(steps=4, batch_size=32, lengths_per_batch=2, learning_rate=5e-4)
+    accelerator, reporter = Accelerator(cpu=True), SilentReporter()
+    train_student(student, source, config, accelerator, checkpoint, "test", reporter)
 
 
 def export(folder: Path, arch: str, init: str, source: Path | None = None) -> Exported:
     """A student that was trained for a few steps, written."""
     # Of either kind of tokenizer; longer inputs than the encoder's table is made for, if random.
-    kind, start, max_length = (
-        ("bytes", None, 30) if init == "pretrained" else ("metaspace", "<s>", 60)
-    )
+    of_bytes = init == "pretrained"
+    kind, start, max_length = ("bytes", None, 30) if of_bytes else ("metaspace", "<s>", 60)
     tokenizer = make_tokenizer(kind, start)
     tokenizer.save_pretrained(folder / "tokenizer")
     files = {path.name: path.read_bytes() for path in (folder / "tokenizer").iterdir()}
@@ -184,8 +171,7 @@ def export(folder: Path, arch: str, init: str, source: Path | None = None) -> Ex
     (folder / "checkpoint").unlink()
     student.eval()
     served = build_tokenizer(files, start_id, max_length)
-    record = make_record(start_id=start_id)
-    write_student(student, table, served, record, "# card\n", folder / "out")
+    write_student(student, table, served, make_record(start_id), "# card\n", folder / "out")
     texts = TEXTS if arch == "roberta" else FEW
     return Exported(student, folder / "out", table, tokenizer, start_id, max_length, texts)
 
@@ -204,13 +190,9 @@ def stock(exported: Callable[[str, str], Exported]) -> dict[str, Any]:
         with contextlib.suppress(Exception):  # raised again where that one is tested
             made = exported(arch, init)
             folders[str(made.folder)] = made.texts
+    command = [sys.executable, "-c", STOCK, " ".join(LABELS)]
     done = subprocess.run(
-        [sys.executable, "-c", STOCK, " ".join(LABELS)],
-        input=json.dumps(folders),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
+        command, input=json.dumps(folders), capture_output=True, text=True, check=False, cwd="/"
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -231,7 +213,7 @@ def test_stock_transformers_says_what_the_student_said_in_training(
 
 
 @pytest.mark.parametrize("arch", ENCODER_NAMES)
-def test_this_project_s_own_loader_agrees(
+def test_this_project_s_own_loader_agrees_and_nothing_in_the_directory_runs(
     arch: str, exported: Callable[[str, str], Exported]
 ) -> None:
     made = exported(arch, "pretrained")
@@ -240,13 +222,6 @@ def test_this_project_s_own_loader_agrees(
     np.testing.assert_allclose(found.probabilities, made.wanted, atol=1e-5, rtol=0)
     assert found.cut.tolist() == [len(tokens) > made.max_length for tokens in made.tokens]
     assert classifier.labels == LABELS
-
-
-@pytest.mark.parametrize("arch", ENCODER_NAMES)
-def test_the_directory_holds_labels_and_safetensors_and_nothing_that_runs(
-    arch: str, exported: Callable[[str, str], Exported]
-) -> None:
-    made = exported(arch, "pretrained")
     config = json.loads((made.folder / "config.json").read_text())
     assert config["id2label"] == {str(k): label for k, label in enumerate(LABELS)}
     assert config["label2id"] == {label: k for k, label in enumerate(LABELS)}
@@ -277,44 +252,27 @@ def write_again(made: Exported, out: Path, table: torch.Tensor | None = None) ->
     files = {"tokenizer.json": (made.folder / "tokenizer.json").read_bytes()}
     tokenizer = build_tokenizer(files, made.start_id, made.max_length)
     table = made.table if table is None else table
-    write_student(
-        made.student,
-        table,
-        tokenizer,
-        make_record(start_id=made.start_id, again=1),
-        "# card\n",
-        out,
-    )
+    record = make_record(made.start_id, again=1)
+    write_student(made.student, table, tokenizer, record, "# card\n", out)
 
 
-def test_an_older_student_is_replaced(small: Exported) -> None:
+def test_an_older_student_is_replaced_and_what_is_none_is_not(
+    small: Exported, tmp_path: Path
+) -> None:
+    names = {path.name for path in tmp_path.iterdir()}
     write_again(small, small.folder)
     assert read_record(small.folder)["again"] == 1
-    assert sorted(path.name for path in small.folder.parent.iterdir()) == [
-        "encoder",
-        "out",
-        "tokenizer",
-    ]
-
-
-def test_an_empty_directory_is_filled(small: Exported, tmp_path: Path) -> None:
+    assert {path.name for path in tmp_path.iterdir()} == names
     (tmp_path / "empty").mkdir()
     write_again(small, tmp_path / "empty")
     assert (tmp_path / "empty" / RECORD).is_file()
-
-
-@pytest.mark.parametrize("kind", ["directory", "file"])
-def test_what_is_no_student_is_not_replaced(small: Exported, kind: str, tmp_path: Path) -> None:
-    there = tmp_path / "there"
-    if kind == "directory":
-        there.mkdir()
-        (there / "thesis.tex").write_text("years of work")
-    else:
-        there.write_text("years of work")
-    with pytest.raises(ExportError, match=f"{there} is there and is no student"):
-        write_again(small, there)
-    kept = there / "thesis.tex" if kind == "directory" else there
-    assert kept.read_text() == "years of work"
+    thesis = tmp_path / "there" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    for there in (thesis.parent, thesis):
+        with pytest.raises(ExportError, match=f"{there} is there and is no student"):
+            write_again(small, there)
+        assert thesis.read_text() == "years of work"
 
 
 def test_a_written_student_that_is_not_the_trained_one_is_not_kept(small: Exported) -> None:
@@ -322,7 +280,7 @@ def test_a_written_student_that_is_not_the_trained_one_is_not_kept(small: Export
     with pytest.raises(ExportError, match="differs from the trained one by"):
         write_again(small, small.folder, table=small.table + 0.3)
     assert (small.folder / "model.safetensors").read_bytes() == before
-    assert read_record(small.folder) == make_record(start_id=small.start_id)
+    assert read_record(small.folder) == make_record(small.start_id)
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused() -> None:
@@ -348,28 +306,6 @@ def test_a_student_that_lacks_a_file_is_named(name: str, small: Exported) -> Non
     (small.folder / name).unlink()
     with pytest.raises(ModelError, match=str(small.folder)):
         load_classifier(small.folder, "cpu")
-
-
-def test_weights_are_never_made_up(small: Exported) -> None:
+    # Nor are weights made up.
     with pytest.raises(ModelError, match=r"the weight classifier\.bias and 1 more is missing"):
         load_classifier(small.folder.parent / "encoder", "cpu")
-
-
-def test_the_card_says_what_the_student_is_and_came_from(student: Path) -> None:
-    record = read_record(student)
-    text = (student / "README.md").read_text()
-    _, head, body = text.split("---\n", 2)
-    metadata = yaml.safe_load(head)
-    assert metadata["pipeline_tag"] == "text-classification"
-    assert metadata["library_name"] == "transformers"
-    for part in (
-        record["fingerprint"],
-        record["teacher"],
-        "`vocabulary`",
-        "`bad`, `good`",
-        "no text from elsewhere was used",
-        "200 inputs",
-        f"agreement with the teacher {record['held_out']['agreement']:.1%}",
-        r"Is this good or bad?\n",
-    ):
-        assert part in body

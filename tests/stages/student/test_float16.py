@@ -59,7 +59,9 @@ def test_the_first_overflows_of_the_scaler_are_allowed_and_said(tmp_path: Path) 
     assert found[-1]["loss"] == pytest.approx(wanted[-1]["loss"], abs=0.2)
 
 
-def test_a_gradient_that_overflows_at_any_scale_is_an_error(tmp_path: Path) -> None:
+def test_a_gradient_that_overflows_at_any_scale_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Spoilt(torch.autograd.Function):
         @staticmethod
         def forward(ctx: object, rows: torch.Tensor) -> torch.Tensor:
@@ -69,15 +71,10 @@ def test_a_gradient_that_overflows_at_any_scale_is_an_error(tmp_path: Path) -> N
         def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
             return gradient * torch.inf
 
+    forward = Student.forward
+    monkeypatch.setattr(Student, "forward", lambda *given: Spoilt.apply(forward(*given)))
     with pytest.raises(TrainingError, match=r"step 27: .* in float16 however small the loss"):
-        _train_spoilt(tmp_path, Spoilt)
-
-
-def _train_spoilt(folder: Path, kind: type[torch.autograd.Function]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        forward = Student.forward
-        patch.setattr(Student, "forward", lambda *given: kind.apply(forward(*given)))
-        train(folder, 2.0**16)
+        train(tmp_path, 2.0**16)
 
 
 def test_a_loss_that_is_not_finite_is_an_error_at_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from stages.export import ExportConfig, export_student
 from stages.inputs.attachments import read_table
 from stages.lm import load_vocabulary
 from stages.records import read_record
-from stages.reporter import Interrupted, SilentReporter
+from stages.reporter import SilentReporter
 from stages.student.config import StudentConfig
 from stages.student.data import open_rows
 from stages.student.labelled_texts import open_labelled_texts
@@ -42,10 +42,8 @@ def write_labelled(path: Path, count: int = 200) -> Path:
 
 def configure(mood: Path, llm: Path, file: Path, out: Path, **changes: Any) -> StudentConfig:
     asked: dict[str, Any] = {"labels": "gold", "texts": file, "model": str(llm), "arch": "static"}
-    config: StudentConfig = make_student_config(
-        mood, out.parent / "no-cache", out, **asked | changes
-    )
-    return config
+    found: StudentConfig = make_student_config(mood, out.parent / "none", out, **asked | changes)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -67,32 +65,19 @@ class TestDirectTraining:
         record = read_record(direct)
         assert record["held_out"]["agreement"] > 0.9
         assert record["held_out"]["norm_g"] == pytest.approx(1.0)
-        for key, value in (
-            ("labels", "gold"),
-            ("texts", str(texts)),
-            ("fingerprint", ""),
-            ("teacher", ""),
-            ("rows", 200),
-            ("preparation", {"seconds": 0.0, "rows": 200}),
-        ):
-            assert record[key] == value
+        wanted = {"labels": "gold", "texts": str(texts), "fingerprint": "", "teacher": ""}
+        wanted |= {"rows": 200, "preparation": {"seconds": 0.0, "rows": 200}}
+        assert record.items() >= wanted.items()
         assert record["seconds"]["training"] > 0
-        assert record["versions"]["torch"] == torch.__version__
         card = (direct / "README.md").read_text()
-        for part in (
-            "trained on labelled texts",
-            "200 texts with their labels",
-            record["words_of"],
-        ):
+        for part in ("trained on labelled texts", "200 texts with their labels"):
             assert part in card
+        assert record["words_of"] in card
         for part in ("projected from", "the teacher", "its teacher", "prompt"):
             assert part not in card
         config = ExportConfig(direct, ("transformers",), out=direct.parent / "export")
-        out = export_student(config, SilentReporter()).out
-        assert {k: read_record(out)[k] for k in ("teacher", "texts")} == {
-            "teacher": "",
-            "texts": texts.name,
-        }
+        exported = read_record(export_student(config, SilentReporter()).out)
+        assert (exported["teacher"], exported["texts"]) == ("", texts.name)
 
     def test_it_is_measured_on_texts_and_says_that_there_is_no_cache(
         self, direct: Path, texts: Path
@@ -109,10 +94,8 @@ class TestDirectTraining:
     def test_its_rows_come_as_those_of_a_cache_of_the_same_texts(
         self, mood: Path, llm: Path, texts: Path, tmp_path: Path
     ) -> None:
-        usual = {"chunk_rows": 64, "shard_rows": 4096}
-        run_teacher(
-            make_teacher_config(mood, llm, tmp_path / "c", texts=texts, **usual), SilentReporter()
-        )
+        usual = {"chunk_rows": 64, "shard_rows": 4096, "texts": texts}
+        run_teacher(make_teacher_config(mood, llm, tmp_path / "c", **usual), SilentReporter())
         cache, cpu = find_cache(tmp_path / "c", "mood", None, partial=False), torch.device("cpu")
         config = configure(mood, llm, texts, tmp_path / "out")
         data = open_labelled_texts(config, texts, load_task(str(mood)), SilentReporter())
@@ -133,9 +116,8 @@ class TestDirectTraining:
     def test_the_vocabulary_of_a_cache_serves_as_well_as_the_model_s(
         self, mood: Path, llm: Path, texts: Path, tmp_path: Path
     ) -> None:
-        result = run_teacher(
-            make_teacher_config(mood, llm, tmp_path / "c", rows=16), SilentReporter()
-        )
+        asked = make_teacher_config(mood, llm, tmp_path / "c", rows=16)
+        result = run_teacher(asked, SilentReporter())
         weights = []
         for name, changes in (
             ("model", {}),
@@ -151,35 +133,11 @@ class TestDirectTraining:
     ) -> None:
         # This family multiplies inside its embedding layer.
         folder = write_language_model(tmp_path / "gemma3", "gemma3")
-        result = run_teacher(
-            make_teacher_config(mood, folder, tmp_path / "c", rows=16), SilentReporter()
-        )
+        asked = make_teacher_config(mood, folder, tmp_path / "c", rows=16)
+        result = run_teacher(asked, SilentReporter())
         vocabulary = load_vocabulary(folder, "cpu", "float32", load_task(str(mood)).describe())
         assert torch.equal(vocabulary.table, read_table(result.cache))
         assert vocabulary.start_id == result.cache.manifest.inputs["start_id"]
-
-    def test_an_interrupted_run_continues_and_its_time_adds_up(
-        self, mood: Path, llm: Path, texts: Path, tmp_path: Path
-    ) -> None:
-        class Impatient(SilentReporter):
-            left = 30
-
-            def check_stop(self) -> None:
-                self.left -= 1
-                if not self.left:
-                    raise Interrupted
-
-        broken, unbroken = (configure(mood, llm, texts, tmp_path / name) for name in "ab")
-        with pytest.raises(Interrupted):
-            run_student(broken, Impatient())
-        before = torch.load(tmp_path / ".a.checkpoint", weights_only=True)
-        assert 0 < before["step"] < 12
-        assert before["seconds"] > 0
-        for config in (broken, unbroken):
-            run_student(config, SilentReporter())
-        one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
-        assert one == other
-        assert read_record(tmp_path / "a")["seconds"]["training"] > before["seconds"]
 
     def test_the_texts_and_their_labels_are_what_it_depends_on(
         self, mood: Path, llm: Path, texts: Path, tmp_path: Path
@@ -194,10 +152,8 @@ class TestDirectTraining:
         content = texts.read_text()
         assert "step 2:" in said("first.jsonl", content)
         assert "an earlier run has trained" in said("second.jsonl", content)
-        assert "step 2:" in said(
-            "second.jsonl", content.replace('"label": "good"', '"label": "bad"', 1)
-        )
-        assert "step 2:" in said("second.jsonl", content.replace("Great", "Good", 1))
+        for old, new in (('"label": "good"', '"label": "bad"'), ("Great", "Good")):
+            assert "step 2:" in said("second.jsonl", content.replace(old, new, 1))
 
 
 class TestRefusals:
@@ -208,8 +164,6 @@ class TestRefusals:
             ({"texts": None}, "name the file of labelled texts"),
             ({"partial": True}, "leave partial out"),
             ({"source": ("abc",)}, "give one of them"),
-            ({"labels": "teacher"}, "let the teacher answer the texts first"),
-            ({"labels": "teacher", "texts": None}, "it is for labels gold"),
         ],
     )
     def test_settings_that_do_not_go_together(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +37,15 @@ def make_source(student: Student, temperature: float, parts: int = 3) -> RowSour
     return RowSource(lambda consumed: iter(rows), lambda: rows)
 
 
-class Bent(nn.Module):
-    """A head whose logits are no linear layer's output."""
+class Head(nn.Module):
+    """One that makes its logits of a linear layer, or of something else that has its weight."""
 
-    def __init__(self, head: nn.Linear) -> None:
+    def __init__(self, head: nn.Module, make: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.head = head
+        self.head, self.make = head, make
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.head(inputs))
-
-
-class Bare(nn.Module):
-    """A head without any linear layer."""
-
-    def __init__(self, head: nn.Linear) -> None:
-        super().__init__()
-        self.weight = head.weight
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return inputs @ self.weight.T
-
-
-class Dropped(nn.Module):
-    """A head with something behind its linear layer that leaves the logits as they are."""
-
-    def __init__(self, head: nn.Linear) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.head(inputs).clone()
+        return self.make(self.head, inputs)
 
 
 @pytest.mark.parametrize("arch", ENCODER_NAMES)
@@ -82,15 +61,24 @@ def test_the_last_layer_is_found_whatever_its_name(arch: str, tmp_path: Path) ->
     assert torch.equal(after.argmax(dim=1), before.argmax(dim=1))
 
 
-@pytest.mark.parametrize(("head", "found"), [(Dropped, True), (Bent, False), (Bare, False)])
+@pytest.mark.parametrize(
+    ("layer", "make", "found"),
+    [
+        (None, lambda head, inputs: head(inputs).clone(), True),
+        (None, lambda head, inputs: torch.tanh(head(inputs)), False),
+        (nn.ParameterList, lambda head, inputs: inputs @ head[0].T, False),
+    ],
+    ids=("as they are", "bent", "without the layer"),
+)
 def test_where_it_is_not_found_nothing_is_changed_and_that_is_said(
-    head: Any, found: bool, tmp_path: Path
+    layer: Any, make: Any, found: bool, tmp_path: Path
 ) -> None:
     student = make_student(tmp_path, "bert")
     # Wide enough logits for tanh to bend them.
     nn.init.normal_(student.encoder.classifier.weight, std=2.0)
     nn.init.normal_(student.encoder.classifier.bias)
-    student.encoder.classifier = head(student.encoder.classifier)
+    head = student.encoder.classifier
+    student.encoder.classifier = Head(layer([head.weight]) if layer else head, make)
     source, reporter = make_source(student, 2.0), SilentReporter()
     before = {name: value.clone() for name, value in student.state_dict().items()}
     calibration, projection, _ = calibrate_student(student, source, reporter)
