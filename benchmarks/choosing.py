@@ -32,7 +32,8 @@ from stages.reporter import SilentReporter, follow
 from stages.tasks import load_task
 from stages.teacher import choose_labels, make_teacher, write_texts
 
-Candidates = dict[tuple[str, str, str], float]
+Candidates = dict[tuple[str, str, str], tuple[float, float]]
+"""Accuracy and macro-F1, in %, by how it was asked and scored and which prior was taken off."""
 LONGEST = 96
 """Tokens of a written text at most."""
 SEED = 1
@@ -67,22 +68,24 @@ def write(args: argparse.Namespace) -> None:
 
 
 def read_table(path: Path, model: str, task: str) -> Candidates:
-    """Return the accuracy, in %, of each way to ask, to score and to take a prior off."""
+    """Return how good each way is to ask, to score and to take a prior off."""
     found: Candidates = {}
     for line in path.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[:2] == [MODELS[model], task] and "prompts" not in cells[2]:
             for prior, cell in (("none", cells[4]), ("unigram", cells[5])):
-                if number := re.match(r"\d+\.\d", cell):
+                if numbers := re.match(r"(\d+\.\d) \((\d+\.\d)", cell):
                     # A section of fewer texts stands behind that of all.
-                    found.setdefault((cells[2], cells[3], prior), float(number[0]))
+                    pair = float(numbers[1]), float(numbers[2])
+                    found.setdefault((cells[2], cells[3], prior), pair)
     return found
 
 
 def rank(real: Path, own: Path) -> Iterator[str]:
     """Yield the table of rank correlations."""
-    columns = ("candidates", "rank correlation", "chosen on own texts", "its accuracy on them")
-    columns += ("its accuracy on test texts", "of the default", "of the best")
+    columns = ("candidates", "rank correlation with macro-F1", "with accuracy")
+    columns += ("chosen on own texts", "its accuracy on them", "on test texts (macro-F1)")
+    columns += ("the default's", "the best's")
     columns += ("agree on taking the prior off",)
     yield format_head(["model", "task", *columns])
     default = ("prompt 1", "whole, sum", "unigram")
@@ -91,19 +94,24 @@ def rank(real: Path, own: Path) -> Iterator[str]:
             tested, written = read_table(real, model, task), read_table(own, model, task)
             if not (both := [key for key in written if key in tested]):
                 continue
-            x, y = [written[key] for key in both], [tested[key] for key in both]
-            best = max(both, key=lambda key: written[key])
-            cells = [len(both), f"{spearmanr(x, y).statistic:.2f}", "; ".join(best), written[best]]
-            cells += [tested[best], tested[default], max(y), compare_priors(written, tested)]
-            yield format_row([MODELS[model], task, *cells])
+            best = max(both, key=lambda key: written[key][0])
+            cells: list[object] = [len(both)]
+            for measure in (1, 0):
+                pairs = [(written[key][0], tested[key][measure]) for key in both]
+                cells.append(f"{spearmanr(pairs).statistic:.2f}")
+            cells += ["; ".join(best), written[best][0]]
+            highest = tuple(max(tested[key][measure] for key in both) for measure in (0, 1))
+            told = (tested[best], tested[default], highest)
+            cells += [f"{accuracy} ({macro_f1})" for accuracy, macro_f1 in told]
+            yield format_row([MODELS[model], task, *cells, compare_priors(written, tested)])
 
 
 def compare_priors(written: Candidates, tested: Candidates) -> str:
-    """Return in how many ways of asking both find the prior taken off as good, or both do not."""
+    """Return in how many ways both find accuracy as good with the prior taken off, or both not."""
     ways = {key[:2] for key in written if key in tested}
 
     def gains(found: Candidates, way: tuple[str, str]) -> bool:
-        return found[*way, "unigram"] >= found[*way, "none"]
+        return found[*way, "unigram"][0] >= found[*way, "none"][0]
 
     agreed = sum(gains(written, way) == gains(tested, way) for way in ways)
     return f"{agreed} of {len(ways)}"

@@ -82,8 +82,7 @@ def rank_candidates(
                 found.append(Candidate(replace(each, prior=prior), chat, share))
     found.sort(key=lambda each: -each.share.value)
     best, chance = found[0].share, 1 / len(task.labels)
-    # Twice the skill that is doubtful of one way, since the best of several is a lucky one.
-    if best.low <= chance or best.value - chance < 2 * DOUBTFUL_SKILL * (1 - chance):
+    if best.low <= chance or best.value - chance < DOUBTFUL_SKILL * (1 - chance):
         reporter.warn(
             f"this order says little: the best names the label of {best} of the texts, "
             f"guessing {chance:.0%}; the model does not write texts of its labels (see the "

@@ -93,7 +93,7 @@ def test_own_texts_rank_ways_of_asking(tmp_path: Path) -> None:
         ways = [("prompt 1", "first-token, max"), ("prompt 1", "whole, sum"), ("prompt 2", "x")]
         model = questions.MODELS["qwen"]
         lines = [
-            f"| {model} | reddit | {way} | {score} | {cell} (1.0; 9) | {cell} (2.0; 9) |"
+            f"| {model} | reddit | {way} | {score} | {cell} ({cell}; 9) | {cell} (2.0; 9) |"
             for (way, score), cell in zip(ways, accuracies, strict=True)
         ]
         lines += [f"| {model} | reddit | 3 prompts | x | 99.0 (1.0; 9) | – |"]
@@ -104,5 +104,6 @@ def test_own_texts_rank_ways_of_asking(tmp_path: Path) -> None:
     own = write("own.md", ["20.0", "40.0", "30.0"])
     (row,) = list(choosing.rank(real, own))[1:]
     cells = [cell.strip() for cell in row.strip("|\n").split("|")]
-    assert cells[1:4] == ["reddit", "6", "0.50"]
-    assert cells[4:] == ["prompt 1; whole, sum; none", "40.0", "60.0", "60.0", "70.5", "3 of 3"]
+    assert cells[1:3] == ["reddit", "6"] and cells[4] == "0.50" and 0 < float(cells[3]) < 0.5
+    assert cells[5:8] == ["prompt 1; whole, sum; none", "40.0", "60.0 (60.0)"]
+    assert cells[8:] == ["60.0 (2.0)", "70.5 (70.5)", "3 of 3"]
