@@ -9,13 +9,12 @@ from stages.errors import SettingError
 
 
 class TestDevice:
-    def test_auto_takes_what_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_auto_takes_what_is_there_and_else_what_is_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         assert choose_device("auto") == Choice("cpu", "auto: no CUDA device is there")
-        pretend_gpus(monkeypatch)
-        assert choose_device("auto") == Choice("cuda", "auto: Some GPU is there")
-
-    def test_what_is_asked_for_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pretend_gpus(monkeypatch, free=(1, 1))
+        assert choose_device("auto") == Choice("cuda", "auto: Some GPU is there")
         assert choose_device("cuda:1") == Choice("cuda:1", "as asked")
         with pytest.raises(SettingError, match=r"torch sees 2 CUDA device\(s\)"):
             choose_device("cuda:2")
@@ -39,11 +38,8 @@ class TestDevice:
         monkeypatch.setenv("LOCAL_RANK", "0")
         with pytest.raises(SettingError, match=r"torchrun starts a worker .* one or the other"):
             choose_device(ALL, several=True)
-
-    def test_torch_is_told_a_device_that_it_knows(self) -> None:
-        for device in (ALL, "cuda", "cuda:1"):
-            assert torch.device(find_main_device(device)).type == "cuda"
-        assert find_main_device("cpu") == "cpu"
+        kinds = {device: torch.device(find_main_device(device)).type for device in (ALL, "cpu")}
+        assert kinds == {ALL: "cuda", "cpu": "cpu"}, "torch is told a device that it knows"
 
     @pytest.mark.parametrize("device", ["auto", "cuda"])
     def test_every_rank_of_torchrun_has_a_gpu_of_its_own(
@@ -70,45 +66,35 @@ class TestDevice:
             choose_device("cuda")
 
 
-class TestModel:
-    def test_it_goes_by_what_the_device_has_not_by_what_is_free(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        pretend_gpus(monkeypatch, free=(1,), total=80)
-        found = choose_model("auto", "cuda")
-        assert found == Choice("meta-llama/Llama-2-7b-hf", "auto: cuda has 80 GiB")
-        assert choose_model("auto", "cpu").value == "mini"
-        assert choose_model("gpt2", "cuda") == Choice("gpt2", "as asked")
-
-    def test_small_gpus_count_together_where_all_are_used(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        pretend_gpus(monkeypatch, free=(1, 1), total=8)
-        found = choose_model("auto", "cuda:0")
-        assert found.value == "mini"
-        assert "needs 16 GiB, cuda:0 has 8.0 GiB" in found.reason
-        assert choose_model("auto", ALL).value == "meta-llama/Llama-2-7b-hf"
+def test_a_model_goes_by_what_the_device_has_not_by_what_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    llama = "meta-llama/Llama-2-7b-hf"
+    pretend_gpus(monkeypatch, free=(1,), total=80)
+    assert choose_model("auto", "cuda") == Choice(llama, "auto: cuda has 80 GiB")
+    assert choose_model("auto", "cpu").value == "mini"
+    assert choose_model("gpt2", "cuda") == Choice("gpt2", "as asked")
+    # Small GPUs count together where all are used.
+    pretend_gpus(monkeypatch, free=(1, 1), total=8)
+    found = choose_model("auto", "cuda:0")
+    assert found.value == "mini" and "needs 16 GiB, cuda:0 has 8.0 GiB" in found.reason
+    assert choose_model("auto", ALL).value == llama
 
 
 class TestDtype:
-    @pytest.mark.parametrize("device", ["cuda", "cuda:0", ALL])
-    def test_gpus_compute_in_what_they_have(
-        self, device: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        pretend_gpus(monkeypatch)
-        assert choose_dtype("auto", device).value == "bfloat16"
-        pretend_gpus(monkeypatch, bf16=False)
-        assert choose_dtype("auto", device).value == "float16"
+    def test_gpus_compute_in_what_they_have(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for has, wanted in ((True, "bfloat16"), (False, "float16")):
+            pretend_gpus(monkeypatch, bf16=has)
+            found = {choose_dtype("auto", device).value for device in ("cuda", "cuda:0", ALL)}
+            assert found == {wanted}
 
     @pytest.mark.parametrize(
         ("able", "built", "dtype", "reason"),
         [
             ({"avx2": True, "avx512_bf16": False}, True, "float32", "no instructions"),
-            ({"avx512_f": True, "avx512_bf16": True}, True, "bfloat16", "avx512_bf16"),
             ({"amx_bf16": True, "avx512_bf16": True}, True, "bfloat16", "amx_bf16"),
             ({"neon": True, "bf16": True}, True, "bfloat16", "its own instructions, bf16"),
             ({"neon": True, "bf16": True}, False, "float32", "this build of torch does not"),
-            ({}, True, "float32", "no instructions"),
         ],
     )
     def test_a_processor_by_what_it_can_do(

@@ -84,11 +84,13 @@ def test_any_named_token_may_have_no_embedding(kind: str, lost: str) -> None:
     assert restrict_tokenizer(found, rows) is found
 
 
-def test_a_table_that_is_larger_than_the_tokenizer_changes_nothing() -> None:
+def test_a_table_that_is_larger_and_a_tokenizer_alone_change_nothing(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
-    assert restrict_tokenizer(tokenizer, len(tokenizer) + 128) is tokenizer
-    assert restrict_tokenizer(tokenizer, len(tokenizer)) is tokenizer
+    for rows in (len(tokenizer), len(tokenizer) + 128):
+        assert restrict_tokenizer(tokenizer, rows) is tokenizer
     assert describe_lost(tokenizer) is None
+    tokenizer.save_pretrained(tmp_path)
+    assert len(load_language_tokenizer(tmp_path)) == len(tokenizer)
 
 
 @pytest.mark.parametrize("rows", [60, 300, 500])
@@ -168,8 +170,3 @@ def test_a_student_reads_control_tokens_as_text_wherever_it_is_loaded(
     assert served.eos_token_id not in found[0]
     assert "`split_special_tokens`" in (folder / "README.md").read_text()
     assert "encode_special_tokens = True" in (folder / "README.md").read_text()
-
-
-def test_a_tokenizer_alone_is_loaded_as_it_is(tmp_path: Path) -> None:
-    make_tokenizer().save_pretrained(tmp_path)
-    assert len(load_language_tokenizer(tmp_path)) == len(make_tokenizer())

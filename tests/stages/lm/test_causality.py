@@ -32,35 +32,30 @@ def write(folder: Path, model: hf.PreTrainedModel) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    # XLNet cannot be run in the others at all.
-    ("name", "dtype"),
-    [(name, dtype) for name in SEEN for dtype in DTYPES if name != "xlnet" or dtype == "float32"],
-)
-def test_a_model_that_sees_what_comes_is_refused(name: str, dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SEEN)
+def test_a_model_that_sees_what_comes_is_refused(name: str, tmp_path: Path) -> None:
     # As they come: in a model without training what comes weighs the least.
     torch.manual_seed(0)
     folder = write(tmp_path, SEEN[name](len(make_tokenizer())))
-    with pytest.raises(ModelError, match=r"is no causal LM: .* later tokens change the logits"):
-        load_language_model(folder, "cpu", dtype)
+    for dtype in DTYPES[:1] if name == "xlnet" else DTYPES:  # XLNet cannot be run in the others
+        with pytest.raises(ModelError, match=r"is no causal LM: .* later tokens change the logits"):
+            load_language_model(folder, "cpu", dtype)
 
 
-def test_the_command_says_it_before_any_row(mood: Path, tmp_path: Path) -> None:
-    folder = write(tmp_path / "m", SEEN["bert"](len(make_tokenizer())))
-    given = ("--task", mood, "--model", folder, "--rows", 64, "--cache", tmp_path / "cache")
-    done = run_here("teacher", *given)
+def test_the_command_says_it_before_any_row_and_takes_what_is_told_to_be_a_decoder(
+    mood: Path, tmp_path: Path
+) -> None:
+    folder, cache = write(tmp_path / "m", SEEN["bert"](len(make_tokenizer()))), tmp_path / "cache"
+    given = ("--task", mood, "--rows", 64, "--cache", cache, "--self-generated", 0)
+    done = run_here("teacher", *given, "--model", folder)
     assert done.code == 1
     assert done.err.splitlines()[-1].endswith("as in masked language models; give a decoder")
     assert "does not say is_decoder" in done.err
-    assert not list((tmp_path / "cache").rglob("*.zarr*"))
-
-
-def test_one_that_is_told_to_be_a_decoder_is_taken(mood: Path, tmp_path: Path) -> None:
+    assert not list(cache.rglob("*.zarr*"))
     torch.manual_seed(0)
     config = hf.BertConfig(vocab_size=len(make_tokenizer()), is_decoder=True, **SMALL)
-    folder = write(tmp_path / "m", hf.BertLMHeadModel(config))
-    given = ("--task", mood, "--model", folder, "--rows", 64, "--cache", tmp_path / "cache")
-    done = run_here("teacher", *given, "--self-generated", 0)
+    folder = write(tmp_path / "decoder", hf.BertLMHeadModel(config))
+    done = run_here("teacher", *given, "--model", folder)
     assert done.code == 0, done.err
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tiny import Stopping
 
 from stages.errors import ModelError
 from stages.lm import describe_identity, identity
@@ -27,11 +28,9 @@ def identify(folder: Path) -> dict[str, str]:
 
 
 class Watcher(SilentReporter):
-    """Counts progress, and stops where told to."""
+    """Counts progress."""
 
-    def __init__(self, stop: bool = False) -> None:
-        super().__init__()
-        self.shown, self.stop = 0, stop
+    shown = 0
 
     @contextmanager
     def track(
@@ -42,10 +41,6 @@ class Watcher(SilentReporter):
 
         yield advance
 
-    def check_stop(self) -> None:
-        if self.stop:
-            raise Interrupted("stopped")
-
 
 def test_hashing_gigabytes_is_shown_and_can_be_stopped(
     weights: Path, monkeypatch: pytest.MonkeyPatch
@@ -53,7 +48,7 @@ def test_hashing_gigabytes_is_shown_and_can_be_stopped(
     monkeypatch.setattr(identity, "LARGE", 10**6)
     monkeypatch.setattr(identity, "MEBIBYTE", 1000)
     with pytest.raises(Interrupted):
-        hash_files([weights], Watcher(stop=True))
+        hash_files([weights], Stopping())
     reporter = Watcher()
     assert hash_files([weights], reporter) == [hashlib.sha256(weights.read_bytes()).hexdigest()]
     assert reporter.shown == 1280
@@ -66,48 +61,38 @@ def test_weights_that_cannot_be_read_or_are_being_written_are_an_error(
         with pytest.raises(ModelError, match=f"cannot read {path}: "):
             hash_files([path], SilentReporter())
 
-    class Meddler(SilentReporter):
-        def check_stop(self) -> None:
-            os.truncate(weights, 100)
-
+    meddler = Stopping(lambda: os.truncate(weights, 100))
     with pytest.raises(ModelError, match="written while it was hashed"):
-        hash_files([weights], Meddler())
+        hash_files([weights], meddler)
 
 
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
+def test_it_changes_with_what_answers_depend_on(llm: Path, tmp_path: Path) -> None:
+    for name, part in (
         ("model.safetensors", "weights"),
         ("config.json", "config"),
         ("tokenizer.json", "tokenizer"),
         ("tokenizer_config.json", "tokenizer"),
-    ],
-)
-def test_it_changes_with_what_answers_depend_on(
-    name: str, part: str, llm: Path, tmp_path: Path
+    ):
+        copy = Path(shutil.copytree(llm, tmp_path / name))
+        (copy / "README.md").write_text("a card")
+        (copy / "generation_config.json").unlink()
+        before = identify(copy)
+        assert before == identify(llm)
+        (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+        after = identify(copy)
+        assert {key for key in before if before[key] != after[key]} == {part}
+
+
+def test_weights_in_shards_count_with_their_names_and_no_second_copy(
+    llm: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(llm, tmp_path / "copy"))
-    (copy / "README.md").write_text("a card")
-    (copy / "generation_config.json").unlink()
-    before = identify(copy)
-    assert before == identify(llm)
-    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
-    after = identify(copy)
-    assert {key for key in before if before[key] != after[key]} == {part}
-
-
-def test_weights_in_shards_count_with_their_names(llm: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(llm, tmp_path / "copy"))
+    (copy / "consolidated.safetensors").write_bytes(b"the same in its makers' own form")
+    assert identify(copy) == identify(llm)
     shutil.copy(copy / "model.safetensors", copy / "model-2.safetensors")
     one = identify(copy)["weights"]
     (copy / "model-2.safetensors").rename(copy / "model-3.safetensors")
     assert identify(copy)["weights"] != one
-
-
-def test_the_makers_own_copy_does_not_make_it_another_model(llm: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(llm, tmp_path / "copy"))
-    (copy / "consolidated.safetensors").write_bytes(b"the same in another form")
-    assert identify(copy) == identify(llm)
 
 
 def test_it_is_a_hash_of_names_and_hashes(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from stages.errors import ModelError
 from stages.lm import load_language_model, memory
 from stages.lm.memory import GIB, add_margin, check_fit, count_bytes, measure_free, place_model
 
+BIG = Path("big")
 AUTO = Choice("cuda", "auto: Some GPU is there")
 V2 = "sys/fs/cgroup"
 
@@ -38,16 +39,12 @@ def leave(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
 
 
 class TestFree:
-    def test_here_it_is_some_of_what_is_built_in(self) -> None:
-        assert 0 < measure_free("cpu") < 2**50
-
     @pytest.mark.parametrize(
         ("groups", "files", "room"),
         [
             ("0::/\n", {}, 16000 * 1024),
             ("0::/a/b\n", write_group(f"{V2}/a/b", "max", 500, 100), 16000 * 1024),
             ("0::/a/b\n", write_group(f"{V2}/a/b", "9000", 500, 100), 8600),
-            ("0::/a/b\n", write_group(f"{V2}/a", "7000", 500, 100), 6600),
             ("0::/\n", write_group(V2, "5000", 500, 100), 4600),
             ("0::/\n", write_group(V2, "5000", 5500, 100), 0),
             # The path is the host's, as a container sees it: only its top is mounted.
@@ -66,7 +63,8 @@ class TestFree:
         leave(monkeypatch, 16000 * 1024)
         assert measure_free("cpu", write_system(tmp_path, groups, files)) == room
 
-    def test_on_gpus_it_is_what_is_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_here_and_on_gpus_it_is_what_is_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert 0 < measure_free("cpu") < 2**50
         pretend_gpus(monkeypatch, free=(3, 5))
         found = [measure_free(device) / GIB for device in ("cuda", "cuda:0", "cuda:1", ALL)]
         assert found == [3, 3, 5, 8]
@@ -87,17 +85,11 @@ class TestCount:
     def test_shards_count_once_beside_a_second_copy(self, llm: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(llm, tmp_path / "copy"))
         whole = count_bytes(copy, "float32")
-        shutil.copy(copy / "model.safetensors", copy / "consolidated.safetensors")
-        assert count_bytes(copy, "float32") == whole
-        names: dict[str, str] = {}
-        for number, (name, weight) in enumerate(load_file(copy / "model.safetensors").items()):
-            names[name] = f"model-{number % 2}.safetensors"
-            save_file({name: weight}, copy / f"part-{number}.safetensors")
+        (copy / "model.safetensors").rename(copy / "consolidated.safetensors")
+        weights = load_file(copy / "consolidated.safetensors")
+        names = {name: f"model-{k % 2}.safetensors" for k, name in enumerate(weights)}
         for shard in set(names.values()):
-            mine = {name for name in names if names[name] == shard}
-            weights = load_file(copy / "model.safetensors")
-            save_file({name: weights[name] for name in mine}, copy / shard)
-        (copy / "model.safetensors").unlink()
+            save_file({k: weights[k] for k in names if names[k] == shard}, copy / shard)
         index = copy / "model.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": names}))
         assert count_bytes(copy, "float32") == whole
@@ -120,26 +112,19 @@ class TestCount:
             count_bytes(tmp_path, "float32")
 
 
-@pytest.fixture
-def weigh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes every model one of 7.2 G weights, of which 7 G can be quantised."""
-
-    def count(folder: Path, dtype: str, quantise: str = "none") -> int:
-        size = memory.BYTES[dtype]
-        return (int(0.2 * size + 7 * (size if quantise == "none" else 1))) * GIB
-
-    monkeypatch.setattr(memory, "count_bytes", count)
-
-
-@pytest.fixture
-def ram(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves 40 GiB to the processor."""
-    leave(monkeypatch, 40 * GIB)
-    monkeypatch.setattr(memory, "_measure_groups", lambda _: [])
-
-
-@pytest.mark.usefixtures("weigh", "ram")
 class TestFit:
+    @pytest.fixture(autouse=True)
+    def big(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every model has 7.2 G weights, 7 G of them for int8; the processor has 40 GiB."""
+
+        def count(folder: Path, dtype: str, quantise: str = "none") -> int:
+            size = memory.BYTES[dtype]
+            return (int(0.2 * size + 7 * (size if quantise == "none" else 1))) * GIB
+
+        monkeypatch.setattr(memory, "count_bytes", count)
+        leave(monkeypatch, 40 * GIB)
+        monkeypatch.setattr(memory, "_measure_groups", lambda _: [])
+
     @pytest.mark.parametrize(
         ("free", "device", "dtype", "offers"),
         [
@@ -160,69 +145,54 @@ class TestFit:
     ) -> None:
         pretend_gpus(monkeypatch, free=free)
         with pytest.raises(ModelError) as caught:
-            check_fit(Path("big"), device, dtype)
+            check_fit(BIG, device, dtype)
         said = str(caught.value)
         room = sum(free) if device == ALL else free[0]
-        needed = add_margin(memory.count_bytes(Path("big"), dtype)) / GIB
+        needed = add_margin(memory.count_bytes(BIG, dtype)) / GIB
         assert f"needs {needed:.2f} GiB in {dtype}" in said
         assert f"{room:.2f} GiB are free, {needed - room:.2f} GiB are missing" in said
         assert offers in said
         assert "\n" not in said
 
-    def test_what_fits_is_not_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_fits_is_not_refused_and_where_nothing_fits_it_says_so(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         pretend_gpus(monkeypatch, free=(17,))
-        check_fit(Path("big"), "cuda", "bfloat16")
-        check_fit(Path("big"), "cuda", "float32", "int8")
-        check_fit(Path("big"), "cpu", "float32")
-
-    def test_where_nothing_fits_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        check_fit(BIG, "cuda", "bfloat16")
+        check_fit(BIG, "cuda", "float32", "int8")
+        check_fit(BIG, "cpu", "float32")
         leave(monkeypatch, GIB)
         with pytest.raises(ModelError, match=r"does not fit on cpu: .*; use a smaller model$"):
-            check_fit(Path("big"), "cpu", "float32")
+            check_fit(BIG, "cpu", "float32")
+        # A rank of torchrun is not offered the devices of others.
+        pretend_gpus(monkeypatch, free=(12, 12))
+        for rank, offered in ((None, True), ("0", False)):
+            if rank is not None:
+                monkeypatch.setenv("LOCAL_RANK", rank)
+            with pytest.raises(ModelError) as caught:
+                check_fit(BIG, "cuda:0", "bfloat16")
+            assert ("device all" in str(caught.value)) == offered
 
     def test_auto_splits_what_only_all_devices_have_room_for(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pretend_gpus(monkeypatch, free=(12, 12))
-        found = place_model(Path("big"), "auto", AUTO, "bfloat16", "none")
-        assert found == Choice(
-            ALL,
-            "auto: the model needs 15.8 GiB, cuda has 12.0 GiB free, 2 CUDA devices have 24.0 GiB "
-            "together",
-        )
+        found = place_model(BIG, "auto", AUTO, "bfloat16", "none")
+        free = "cuda has 12.0 GiB free, 2 CUDA devices have 24.0 GiB together"
+        assert found == Choice(ALL, f"auto: the model needs 15.8 GiB, {free}")
 
-    @pytest.mark.parametrize(
-        ("free", "asked", "quantise", "rank"),
-        [
-            ((80, 80), "auto", "none", None),
-            ((12, 12), "cuda", "none", None),
-            ((12, 12), "auto", "int8", None),
-            ((12, 12), "auto", "none", "0"),
-            ((12,), "auto", "none", None),
-            ((3, 3), "auto", "none", None),
-        ],
-        ids=["fits", "asked for", "fits quantised", "torchrun", "only one", "fits nowhere"],
-    )
-    def test_otherwise_the_device_stays(
-        self,
-        free: tuple[float, ...],
-        asked: str,
-        quantise: str,
-        rank: str | None,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        pretend_gpus(monkeypatch, free=free)
-        if rank is not None:
-            monkeypatch.setenv("LOCAL_RANK", rank)
-        assert place_model(Path("big"), asked, AUTO, "bfloat16", quantise) == AUTO
+    def test_otherwise_the_device_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
         cpu = Choice("cpu", "auto: no CUDA device is there")
-        assert place_model(Path("big"), "auto", cpu, "bfloat16", quantise) == cpu
-
-    def test_a_rank_of_torchrun_is_not_offered_the_devices_of_others(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        pretend_gpus(monkeypatch, free=(12, 12))
-        monkeypatch.setenv("LOCAL_RANK", "0")
-        with pytest.raises(ModelError) as caught:
-            check_fit(Path("big"), "cuda:0", "bfloat16")
-        assert "device all" not in str(caught.value)
+        for free, asked, quantise, rank in (
+            ((80, 80), "auto", "none", None),  # it fits
+            ((12, 12), "cuda", "none", None),  # asked for
+            ((12, 12), "auto", "int8", None),  # it fits quantised
+            ((12,), "auto", "none", None),  # only one is there
+            ((3, 3), "auto", "none", None),  # it fits nowhere
+            ((12, 12), "auto", "none", "0"),  # torchrun
+        ):
+            pretend_gpus(monkeypatch, free=free)
+            if rank is not None:
+                monkeypatch.setenv("LOCAL_RANK", rank)
+            assert place_model(BIG, asked, AUTO, "bfloat16", quantise) == AUTO
+            assert place_model(BIG, "auto", cpu, "bfloat16", quantise) == cpu

@@ -27,23 +27,21 @@ def test_a_family_without_fused_attention_is_loaded_all_the_same(
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_model_is_loaded_in_the_format_asked_for(llm: Path) -> None:
+def test_a_model_is_loaded_in_the_format_asked_for_on_one_device_without_hooks(llm: Path) -> None:
     assert choose_attention(llm) == "sdpa"
     for name in DTYPES:
-        assert load_language_model(llm, "cpu", name).dtype == getattr(torch, name)
+        model = load_language_model(llm, "cpu", name)
+        assert model.dtype == getattr(torch, name)
+        assert not any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
-def test_a_model_larger_than_its_device_is_refused_before_it_is_loaded(
+def test_memory_that_runs_out_before_or_while_a_model_is_loaded_is_said(
     llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_gpus(monkeypatch, free=(0.05,))
     with pytest.raises(ModelError, match=r"does not fit on cuda: it needs 0\.06 GiB in float32"):
         load_language_model(llm, "cuda", "float32")
 
-
-def test_memory_that_runs_out_while_loading_is_said(
-    llm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -56,15 +54,9 @@ def test_memory_that_runs_out_while_loading_is_said(
 class TestSplit:
     """A model in parts, which accelerate runs one after another."""
 
-    PARTS: ClassVar[dict[str, str]] = {
-        "model.embed_tokens": "cpu",
-        "model.layers.0": "cpu",
-        "model.layers.1": "disk",
-        "model.layers.2": "cpu",
-        "model.norm": "cpu",
-        "model.rotary_emb": "cpu",
-        "lm_head": "cpu",
-    }
+    NAMES = ("embed_tokens", "layers.0", "layers.1", "layers.2", "norm", "rotary_emb")
+    PARTS: ClassVar[dict[str, str]] = {f"model.{name}": "cpu" for name in NAMES}
+    PARTS |= {"model.layers.1": "disk", "lm_head": "cpu"}
 
     def test_it_answers_as_the_whole_does(
         self, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -106,25 +98,17 @@ class TestSplit:
         with pytest.raises(ModelError, match=r"on the CUDA devices together: .* memory ran out"):
             load_language_model(llm, "all", "bfloat16")
 
-    def test_on_one_device_nothing_stands_between_the_layers(self, llm: Path) -> None:
-        model = load_language_model(llm, "cpu", "float32")
-        assert not any(hasattr(module, "_hf_hook") for module in model.modules())
 
-
-class TestKernels:
-    def test_a_model_cannot_name_one(self, llm: Path, tmp_path: Path) -> None:
-        copy = Path(shutil.copytree(llm, tmp_path / "copy"))
-        config = json.loads((copy / "config.json").read_text())
-        named = {"attn_implementation": "some/kernel", "_attn_implementation": "some/kernel"}
-        named |= {"_attn_implementation_internal": "some/kernel", "use_kernels": "yes"}
-        (copy / "config.json").write_text(json.dumps(config | named))
-        model = load_language_model(copy, "cpu", "float32")
-        assert model.config._attn_implementation == "sdpa"
-        assert model.use_kernels is False
-
-    def test_the_package_that_fetches_them_is_refused(
-        self, llm: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("transformers.utils.is_kernels_available", lambda: True)
-        with pytest.raises(ModelError, match="pip uninstall kernels"):
-            load_language_model(llm, "cpu", "float32")
+def test_no_kernel_is_fetched(llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for what a model names nor by the package that does so."""
+    copy = Path(shutil.copytree(llm, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    named = {"attn_implementation": "some/kernel", "_attn_implementation": "some/kernel"}
+    named |= {"_attn_implementation_internal": "some/kernel", "use_kernels": "yes"}
+    (copy / "config.json").write_text(json.dumps(config | named))
+    model = load_language_model(copy, "cpu", "float32")
+    assert model.config._attn_implementation == "sdpa"
+    assert model.use_kernels is False
+    monkeypatch.setattr("transformers.utils.is_kernels_available", lambda: True)
+    with pytest.raises(ModelError, match="pip uninstall kernels"):
+        load_language_model(llm, "cpu", "float32")

@@ -17,7 +17,7 @@ from stages.lm.quantisation import divide_layers, make_quantisation
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_int8_weights_answer_nearly_as_the_bundled_model_does(dtype: str) -> None:
-    folder = resolve_model("mini")
+    folder, before = resolve_model("mini"), torch.get_float32_matmul_precision()
     plain = load_language_model(folder, "cpu", "float32")
     small = load_language_model(folder, "cpu", dtype, "int8")
     layers = divide_layers(folder, "int8")[0]
@@ -34,52 +34,38 @@ def test_int8_weights_answer_nearly_as_the_bundled_model_does(dtype: str) -> Non
     assert 0 < apart < 0.05
     assert not small.training
     assert not any(parameter.requires_grad for parameter in small.parameters())
+    assert torch.get_float32_matmul_precision() == before, "global settings are left alone"
 
 
-def test_global_settings_are_left_alone(llm: Path) -> None:
-    before = torch.get_float32_matmul_precision()
-    load_language_model(llm, "cpu", "float32", "int8")
-    assert torch.get_float32_matmul_precision() == before
-
-
-@pytest.mark.parametrize(
-    ("family", "named"),
-    [
+def test_a_family_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
+    for family, named in (
         ("gpt2", "GPT2LMHeadModel has 0% of its weights in linear layers that int8 can quantise"),
         ("mamba", "MambaForCausalLM cannot be run with int8 weights"),
-    ],
-)
-def test_a_family_that_cannot_be_quantised_is_refused(
-    family: str, named: str, tmp_path: Path
-) -> None:
-    folder = write_language_model(tmp_path, family)
-    with pytest.raises(ModelError, match=f"{named}.*leave quantise out"):
-        load_language_model(folder, "cpu", "float32", "int8")
+    ):
+        folder = write_language_model(tmp_path / family, family)
+        with pytest.raises(ModelError, match=f"{named}.*leave quantise out"):
+            load_language_model(folder, "cpu", "float32", "int8")
 
 
-def test_what_is_quantised_already_is_not_quantised_again(llm: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(llm, tmp_path / "copy"))
-    config = json.loads((copy / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="quantised already"):
-        divide_layers(copy, "int8")[0]
-
-
-def test_what_is_no_language_model_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "distilbert"}')
-    with pytest.raises(ModelError, match="is no causal LM"):
-        divide_layers(tmp_path, "int8")[0]
+def test_what_is_quantised_already_or_no_language_model_is_named(tmp_path: Path) -> None:
+    quantised = (
+        '{"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}'
+    )
+    for config, named in (
+        (quantised, "quantised already"),
+        ('{"model_type": "distilbert"}', "is no causal LM"),
+    ):
+        (tmp_path / "config.json").write_text(config)
+        with pytest.raises(ModelError, match=named):
+            divide_layers(tmp_path, "int8")
 
 
 class TestChecks:
-    def test_unknown_ones_are_refused(self) -> None:
-        with pytest.raises(SettingError, match="got 'int4', must be one of none, int8, fp8"):
-            check_quantisation("int4", "cpu", "float32")
-
-    def test_a_missing_library_is_named_with_the_command(
+    def test_an_unknown_one_and_a_missing_library_are_named(
         self, monkeypatch: pytest.MonkeyPatch, llm: Path
     ) -> None:
+        with pytest.raises(SettingError, match="got 'int4', must be one of none, int8, fp8"):
+            check_quantisation("int4", "cpu", "float32")
         monkeypatch.setattr(quantisation, "find_spec", lambda name: None)
         check_quantisation("none", "cpu", "float32")
         with pytest.raises(SettingError, match=r"install .* -e '.\[quantised\]'"):

@@ -77,29 +77,19 @@ class TestFit:
 
 
 class TestError:
-    @given(logits=LOGITS)
-    def test_what_is_as_sure_as_it_may_be_has_none(self, logits: np.ndarray) -> None:
-        g = softmax(logits)
-        assert expected_calibration_error(g, g) == 0
-
     @given(
         logits=LOGITS,
         others=LOGITS,
         gold=arrays(np.int64, 6, elements=st.integers(0, 2)),
         temperature=st.floats(0.1, 10),
     )
-    def test_it_is_a_share(
+    def test_it_is_a_share_and_0_where_all_is_as_sure_as_it_may_be(
         self, logits: np.ndarray, others: np.ndarray, gold: np.ndarray, temperature: float
     ) -> None:
+        given = softmax(logits / temperature)
         for truth in (gold, softmax(others)):
-            assert 0 <= expected_calibration_error(softmax(logits / temperature), truth) <= 1
-
-    def test_labels_drawn_from_the_probabilities_give_almost_none(self) -> None:
-        generator = np.random.default_rng(1)
-        g = softmax(2 * generator.normal(size=(20_000, 3)))
-        drawn = (g.cumsum(axis=1) < generator.random((20_000, 1))).sum(axis=1)
-        assert expected_calibration_error(g, drawn) < 0.015
-        assert expected_calibration_error(softmax(3 * np.log(g)), drawn) > 0.05
+            assert 0 <= expected_calibration_error(given, truth) <= 1
+        assert expected_calibration_error(given, given) == 0
 
     def test_it_is_what_a_hand_computes(self) -> None:
         constant = np.array([[0.8, 0.2]] * 4)
@@ -113,18 +103,15 @@ class TestError:
         wanted = (0.45 + abs(0.95 + 0.98 + 1.0 - 2)) / 4
         assert expected_calibration_error(two, given) == pytest.approx(wanted)
 
-    @pytest.mark.parametrize("rows", [0, 3])
-    def test_rows_must_be_as_many(self, rows: int) -> None:
-        with pytest.raises(TrainingError, match=f"{rows} answers and 0 true"):
-            expected_calibration_error(np.full((rows, 2), 0.5), np.zeros(0, np.int64))
+    def test_rows_must_be_as_many(self) -> None:
+        for rows in (0, 3):
+            with pytest.raises(TrainingError, match=f"{rows} answers and 0 true"):
+                expected_calibration_error(np.full((rows, 2), 0.5), np.zeros(0, np.int64))
 
 
 @given(logits=LOGITS, temperature=st.floats(0.1, 10))
 def test_a_temperature_can_be_undone(logits: np.ndarray, temperature: float) -> None:
     given_out = softmax(logits / temperature)
     np.testing.assert_allclose(undo_temperature(given_out, temperature), softmax(logits), atol=1e-9)
-
-
-def test_undone_a_probability_of_0_stays_0() -> None:
-    found = undo_temperature(np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32), 3.0)
-    assert found.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    sure = np.eye(2, dtype=np.float32)
+    assert undo_temperature(sure, 3.0).tolist() == sure.tolist(), "a probability of 0 stays 0"

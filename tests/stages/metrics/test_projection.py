@@ -76,48 +76,29 @@ def test_angles_are_those_between_the_functions(pair: tuple[Values, Values]) -> 
     if min(map(np.linalg.norm, around)) > 1e-2:
         assert 0.0 <= found.centred_angle <= math.pi
         assert found.centred_angle == pytest.approx(angle(*around), abs=1e-4)
-
-
-@given(pairs(), st.floats(-2, 2))
-def test_no_other_multiple_of_h_is_nearer_to_g(pair: tuple[Values, Values], step: float) -> None:
-    g, h = pair
-    c = compute_projection(g, h).c
-    assert np.linalg.norm(g - c * h) <= np.linalg.norm(g - (c + step) * h) + 1e-12
-    assert ((g - c * h) * h).sum() == pytest.approx(0.0, abs=1e-9)
-
-
-@given(pairs())
-def test_a_function_has_no_angle_with_itself(pair: tuple[Values, Values]) -> None:
-    found = compute_projection(pair[0], pair[0])
-    assert found.angle == pytest.approx(0.0, abs=1e-6)
-    assert (found.c, found.agreement) == (pytest.approx(1.0), 1.0)
+    same = compute_projection(g, g)
+    assert same.angle == pytest.approx(0.0, abs=1e-6)
+    assert (same.c, same.agreement) == (pytest.approx(1.0), 1.0)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1000])
-@pytest.mark.parametrize("other", ["constant", "varying"])
-def test_a_constant_function_has_no_centred_angle(rows: int, other: str) -> None:
+def test_a_constant_function_has_no_centred_angle(rows: int) -> None:
     g = np.full((rows, 3), [0.1, 0.2, 0.7])
-    h = np.full((rows, 3), [0.3, 0.3, 0.4])
-    if other == "varying":
-        h = softmax(np.random.default_rng(0).normal(size=(rows, 3)))
-    for found in (compute_projection(g, h), compute_projection(h, g)):
-        assert math.isnan(found.centred_angle)
-        assert 0.0 < found.angle < 1.0
-    assert compute_projection(g, h).spread == 0.0
-    assert compute_projection(g, h).constant_angle == 0.0
+    varying = softmax(np.random.default_rng(0).normal(size=(rows, 3)))
+    for h in (np.full((rows, 3), [0.3, 0.3, 0.4]), varying):
+        for found in (compute_projection(g, h), compute_projection(h, g)):
+            assert math.isnan(found.centred_angle)
+            assert 0.0 < found.angle < 1.0
+        found = compute_projection(g, h)
+        assert found.spread == found.constant_angle == 0.0
 
 
 def test_the_angle_of_a_constant_is_what_the_mean_has() -> None:
     g = softmax(np.random.default_rng(3).normal(size=(50, 3)))
     found = compute_projection(g, np.broadcast_to(g.mean(axis=0), g.shape).copy())
     assert found.constant_angle == pytest.approx(found.angle)
-    found = compute_projection(
-        np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.5, 0.5], [0.5, 0.5]])
-    )
+    found = compute_projection(np.eye(2), np.full((2, 2), 0.5))
     assert found.constant_angle == found.angle == pytest.approx(math.pi / 4)
-
-
-def test_nothing_to_compare_is_an_error() -> None:
     with pytest.raises(TrainingError, match="no rows"):
         compute_projection(np.empty((0, 2)), np.empty((0, 2)))
 
@@ -150,14 +131,6 @@ def test_generalised_kl_is_least_at_the_ratio_of_the_sums(
     assert evaluate("generalised-kl", g, h, c)[0] >= value - 1e-9
 
 
-@given(pairs(), st.floats(0.1, 5))
-def test_algorithm_1_falls_without_end_as_c_grows(pair: tuple[Values, Values], c: float) -> None:
-    g, h = pair
-    value, slope = evaluate("algorithm-1", g, h, c)
-    assert slope == pytest.approx(-g.sum() / c / len(g), rel=1e-5)
-    assert evaluate("algorithm-1", g, h, 2 * c)[0] < value
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -170,27 +143,13 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
         return objective(g, values.log_softmax(dim=1))
 
     assert torch.autograd.gradcheck(loss, parameters)
-    assert len(parameters) == (2 if name in ("generalised-kl", "algorithm-1") else 1)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_c_begins_at_a_half_where_it_is_learned(name: str) -> None:
-    c = Objective(name).c
-    if name in ("generalised-kl", "algorithm-1"):
-        assert c is not None
-        assert c.item() == 0.5
-    else:
-        assert c is None
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_certain_teacher_gives_no_nan(name: str) -> None:
-    g = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    learned = [0.5] if name in ("generalised-kl", "algorithm-1") else []
+    assert [c.item() for c in objective.parameters()] == learned
+    # A teacher that is certain gives no NaN.
     logits = torch.tensor([[3.0, -90.0], [1.0, 2.0]], requires_grad=True)
-    loss = Objective(name)(g, logits.log_softmax(dim=1))
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert torch.isfinite(logits.grad).all()
+    value = Objective(name)(torch.eye(2), logits.log_softmax(dim=1))
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(logits.grad).all()
 
 
 def test_an_unknown_objective_is_answered_with_all() -> None:

@@ -3,124 +3,90 @@
 from __future__ import annotations
 
 LOOP = "{% for message in messages %}"
-ASK = "{% endfor %}{% if add_generation_prompt %}"
 END = "{% endif %}"
-BODY = "message['content']"
-USER = "{% if message['role'] == 'user' %}"
 
-CHATML = (
+
+def write_template(user: str, answer: str, asking: str = "", before: str = "") -> str:
+    """A template of what it writes for a user, for an answer, for no answer yet, and first."""
+    turn = "{% if message['role'] == 'user' %}" + user + "{% else %}" + answer + END
+    ask = "{% if add_generation_prompt %}" + asking + END
+    return before + LOOP + turn + "{% endfor %}" + ask
+
+
+IM_TURN = "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+CHATML = write_template(
+    IM_TURN,
+    IM_TURN,
+    "{{ '<|im_start|>assistant\n' }}",
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}"
-    + END
-    + LOOP
-    + "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    + ASK
-    + "{{ '<|im_start|>assistant\n' }}"
-    + END
+    + END,
 )
-QWEN3 = (
-    LOOP
-    + USER
-    + "{{ '<|im_start|>user\n' + message['content'] + '<|im_end|>\n' }}{% else %}"
-    + "{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' + message['content'].lstrip('\n') }}"
-    + "{{ '<|im_end|>\n' }}"
-    + END
-    + ASK
-    + "{{ '<|im_start|>assistant\n' }}"
-    + "{% if enable_thinking is defined and enable_thinking is false %}"
-    + "{{ '<think>\n\n</think>\n\n' }}"
-    + END
-    + END
+QWEN3 = write_template(
+    IM_TURN,
+    "{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' + message['content'].lstrip('\n') }}"
+    "{{ '<|im_end|>\n' }}",
+    "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and enable_thinking is false"
+    " %}{{ '<think>\n\n</think>\n\n' }}" + END,
 )
-DEEPSEEK = (
-    "{{ bos_token }}"
-    + LOOP
-    + USER
-    + "{{ '<|User|>' + message['content'] }}{% else %}"
-    + "{{ '<|Assistant|>' + message['content'].split('</think>')[-1] + eos_token }}"
-    + END
-    + ASK
-    + "{{ '<|Assistant|><think>\n' }}"
-    + END
+DEEPSEEK = write_template(
+    "{{ '<|User|>' + message['content'] }}",
+    "{{ '<|Assistant|>' + message['content'].split('</think>')[-1] + eos_token }}",
+    "{{ '<|Assistant|><think>\n' }}",
+    "{{ bos_token }}",
 )
-LLAMA2 = (
-    LOOP
-    + "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    + "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}"
-    + END
-    + USER
-    + "{{ bos_token + '[INST] ' + message['content'].strip() + ' [/INST]' }}"
-    + "{% else %}{{ ' '  + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+LLAMA2 = write_template(
+    "{% if loop.index0 % 2 %}{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "{{ bos_token + '[INST] ' + message['content'].strip() + ' [/INST]' }}",
+    "{{ ' '  + message['content'].strip() + ' ' + eos_token }}",
 )
-LLAMA3 = (
+LLAMA3_TURN = (
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{ message['content'] | trim + '<|eot_id|>' }}"
+)
+LLAMA3 = write_template(
+    LLAMA3_TURN,
+    LLAMA3_TURN,
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}",
     "{% if not date_string is defined %}{% if strftime_now is defined %}"
-    + "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{% endif %}{{ bos_token }}"
-    + "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + date_string + '<|eot_id|>' }}"
-    + LOOP
-    + "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
-    + "{{ message['content'] | trim + '<|eot_id|>' }}"
-    + ASK
-    + "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
-    + END
+    "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{% endif %}{{ bos_token }}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + date_string + '<|eot_id|>' }}",
 )
-GEMMA = (
+GEMMA = write_template(
+    "{{ '<start_of_turn>user\n' + message['content'] | trim + '<end_of_turn>\n' }}",
+    "{{ '<start_of_turn>model\n' + message['content'] | trim + '<end_of_turn>\n' }}",
+    "{{ '<start_of_turn>model\n' }}",
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
-    + "{{ raise_exception('System role not supported') }}"
-    + END
-    + LOOP
-    + "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
-    + "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
-    + ASK
-    + "{{ '<start_of_turn>model\n' }}"
-    + END
+    "{{ raise_exception('System role not supported') }}" + END,
 )
-MISTRAL = (
-    "{{ bos_token }}"
-    + LOOP
-    + USER
-    + "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}"
-    + "{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+MISTRAL = write_template(
+    "{{ '[INST] ' + message['content'] + ' [/INST]' }}",
+    "{{ message['content'] + eos_token }}",
+    before="{{ bos_token }}",
 )
-ZEPHYR = (
-    LOOP
-    + "\n{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token }}\n"
-    + "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n"
-    + "{% endfor %}"
+VICUNA = write_template(
+    "{{ 'USER: ' + message['content'] + ' ' }}",
+    "{{ 'ASSISTANT: ' + message['content'] + eos_token }}",
+    "{{ 'ASSISTANT: ' }}",
 )
-VICUNA = (
-    LOOP
-    + USER
-    + "{{ 'USER: ' + message['content'] + ' ' }}{% else %}"
-    + "{{ 'ASSISTANT: ' + message['content'] + eos_token }}"
-    + END
-    + ASK
-    + "{{ 'ASSISTANT: ' }}"
-    + END
+HARMONY = write_template(
+    "{{ '<|start|>user<|message|>' + message['content'] + '<|end|>' }}",
+    "{{ '<|start|>assistant<|channel|>final<|message|>' + message['content'] + '<|end|>' }}",
+    "{{ '<|start|>assistant' }}",
 )
-HARMONY = (
-    LOOP
-    + USER
-    + "{{ '<|start|>user<|message|>' + message['content'] + '<|end|>' }}{% else %}"
-    + "{{ '<|start|>assistant<|channel|>final<|message|>' + message['content'] + '<|end|>' }}"
-    + END
-    + ASK
-    + "{{ '<|start|>assistant' }}"
-    + END
+PLAIN = (
+    "{% for m in messages %}{{ '#' + m.role + '\n' + m.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
 )
 
-ASSISTANT = "<|im_start|>assistant\n"
+ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
 FAMILIES = {
     "chatml": (
         CHATML,
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n",
-        "<|im_end|>\n" + ASSISTANT,
+        ASSISTANT,
         "",
     ),
-    "qwen3": (
-        QWEN3,
-        "<|im_start|>user\n",
-        "<|im_end|>\n" + ASSISTANT + "<think>\n\n</think>\n\n",
-        "",
-    ),
+    "qwen3": (QWEN3, "<|im_start|>user\n", ASSISTANT + "<think>\n\n</think>\n\n", ""),
     "deepseek": (DEEPSEEK, "<s><|User|>", "<|Assistant|><think>\n\n</think>\n\n", ""),
     "llama2": (LLAMA2, "<s>[INST] ", " [/INST]", " "),
     "llama3": (
@@ -130,14 +96,8 @@ FAMILIES = {
         "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
         "",
     ),
-    "gemma": (
-        GEMMA,
-        "<s><start_of_turn>user\n",
-        "<end_of_turn>\n<start_of_turn>model\n",
-        "",
-    ),
+    "gemma": (GEMMA, "<s><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", ""),
     "mistral": (MISTRAL, "<s>[INST] ", " [/INST]", ""),
-    "zephyr": (ZEPHYR, "<|user|>\n", "</s>\n<|assistant|>\n", ""),
     "vicuna": (VICUNA, "USER: ", " ASSISTANT:", " "),
     "harmony": (
         HARMONY,

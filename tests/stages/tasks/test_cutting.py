@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,21 @@ SUFFIXES = ["\nAnswer:", " Answer:", "\nThe answer is ", "\nAnswer:\n", ""]
 INPUTS = ["Great film", "good, so \nGreat stuff 12", " x", "a", "1 2", "Me too"]
 
 
-def write_llama(shared: Path, folder: Path, form: str) -> Path:
-    """Write Llama-2's tokenizer in a form in which models have it on the hub."""
+def write_llama(shared: Path, folder: Path) -> Path:
+    """Write Llama-2's tokenizer as models have it on the hub whose spaces are cut beforehand."""
     tokenizer: Any = AutoTokenizer.from_pretrained(shared / "llama2-tokenizer")
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
-    steps = [
-        {"type": "Prepend", "prepend": "▁"},
-        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-    ]
     start = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     text = {"Sequence": {"id": "A", "type_id": 0}}
-    known = {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
     begun = {"type": "TemplateProcessing", "single": [start, text], "pair": [start, text]}
-    state["post_processor"] = begun | {"special_tokens": known}
-    state["normalizer"] = (
-        None if form == "metaspace" else {"type": "Sequence", "normalizers": steps}
-    )
-    state["pre_tokenizer"] = space if form == "metaspace" else None
-    kind = "LlamaTokenizer" if form == "class" else "PreTrainedTokenizerFast"
+    begun["special_tokens"] = {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
+    state |= {"normalizer": None, "pre_tokenizer": space, "post_processor": begun}
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    names["tokenizer_class"] = "PreTrainedTokenizerFast"
     folder.mkdir()
     (folder / "tokenizer.json").write_text(json.dumps(state))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(names | {"tokenizer_class": kind, "add_bos_token": True, "legacy": False})
-    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(names | {"legacy": False}))
     return folder
 
 
@@ -73,32 +64,22 @@ def check_cut(tokenizer: Any, prompt: str, suffix: str) -> None:
     assert frame.warning is None
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("kind", ["bytes", "tokens"])
-def test_the_parts_have_the_tokens_of_the_whole_text(kind: str, prompt: str, suffix: str) -> None:
-    check_cut(make_tokenizer(kind), prompt, suffix)
+def test_the_parts_have_the_tokens_of_the_whole_text(kind: str) -> None:
+    tokenizer = make_tokenizer(kind)
+    for prompt, suffix in product(PROMPTS, SUFFIXES):
+        check_cut(tokenizer, prompt, suffix)
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        "metaspace",
-        "model",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("prepend", "class")),
-    ],
-)
 def test_llama_2_s_tokenizer_has_no_stray_piece_in_any_of_its_forms(
-    form: str, shared: Path, tmp_path: Path
+    shared: Path, tmp_path: Path
 ) -> None:
-    folder = shared / "llama2-tokenizer"
-    if form != "model":
-        folder = write_llama(shared, tmp_path / form, form)
-    tokenizer = load_language_tokenizer(folder)
-    for prompt, suffix in ((0, 0), (1, 2), (2, 1), (0, 4)):
-        check_cut(tokenizer, PROMPTS[prompt], SUFFIXES[suffix])
-    frame = frame_task(make_task(), tokenizer)
-    assert tokenizer.convert_ids_to_tokens(frame.suffix_ids) == ["<0x0A>", "Answer", ":"]
+    for folder in (shared / "llama2-tokenizer", write_llama(shared, tmp_path / "other")):
+        tokenizer = load_language_tokenizer(folder)
+        for prompt, suffix in ((0, 0), (1, 2), (2, 1), (0, 4)):
+            check_cut(tokenizer, PROMPTS[prompt], SUFFIXES[suffix])
+        frame = frame_task(make_task(), tokenizer)
+        assert tokenizer.convert_ids_to_tokens(frame.suffix_ids) == ["<0x0A>", "Answer", ":"]
 
 
 def test_a_prompt_that_joins_the_input_is_a_warning() -> None:

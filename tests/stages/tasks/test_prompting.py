@@ -44,40 +44,23 @@ def make_task(prompt: str = "Is this good or bad?\n", suffix: str = "\nAnswer:")
     return Task("mood", prompt, suffix, labels, 12)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "tokens"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_text_around_the_input_is_the_template_s(family: str, kind: str) -> None:
-    template, opening, closing, gap = FAMILIES[family]
-    tokenizer, task = make_chat_tokenizer(template, kind), make_task()
-    frame = frame_task(task, tokenizer, True)
-    assert (frame.prefix, frame.gap) == (opening + task.prompt, gap)
-    assert frame.suffix == task.suffix + closing
-    assert frame.prefix_ids.count(tokenizer.bos_token_id) == 1
-    assert frame.prefix_ids[0] == tokenizer.bos_token_id
-    joined = {"bytes": "Ġ", "tokens": "▁"}[kind] if gap else ""
-    if kind == "tokens" and closing.endswith("|>"):
-        joined = "▁"  # this tokenizer puts one behind every control token
-    for word in build_verbaliser(task, tokenizer, True).words:
-        assert "".join(word.tokens) == joined + word.word
-        assert len(word.tokens) == 1 or not joined
-
-
 @pytest.mark.parametrize("kind", ["bytes", "tokens", "llama2"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_tokens_are_those_of_the_whole_text(
+def test_text_and_tokens_around_the_input_are_those_of_the_whole_text_of_the_template(
     family: str, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    template, *_ = FAMILIES[family]
+    template, opening, closing, gap = FAMILIES[family]
     if kind == "llama2":
         tokenizer = load_tokenizer(request.getfixturevalue("shared") / "llama2-tokenizer")
         tokenizer.chat_template = template
     else:
         tokenizer = make_chat_tokenizer(template, kind)
-    task = make_task()
+    task, start, inside = make_task(), tokenizer.bos_token_id, "good, so \nGreat stuff 12"
     frame = frame_task(task, tokenizer, True)
-    inside = "good, so \nGreat stuff 12"
-    whole = tokenizer(frame.prefix + inside + frame.suffix, add_special_tokens=False)["input_ids"]
-    start = tokenizer.bos_token_id
+    assert (frame.prefix, frame.gap) == (opening + task.prompt, gap)
+    assert frame.suffix == task.suffix + closing
+    assert frame.prefix_ids[0] == start and frame.prefix_ids.count(start) == 1
+    whole = encode_text(frame.prefix + inside + frame.suffix, tokenizer)
     whole = whole if whole[0] == start else [start, *whole]
     assert tuple(whole[: len(frame.prefix_ids)]) == frame.prefix_ids
     assert tuple(whole[-len(frame.suffix_ids) :]) == frame.suffix_ids
@@ -89,6 +72,12 @@ def test_the_tokens_are_those_of_the_whole_text(
             messages, add_generation_prompt=True, enable_thinking=False, return_dict=False
         )
         assert asked[asked[0] == start :] == whole[1:]
+    joined = ("Ġ" if kind == "bytes" else "▁") if gap else ""
+    if kind == "tokens" and closing.endswith("|>"):
+        joined = "▁"  # this tokenizer puts one behind every control token
+    for word in build_verbaliser(task, tokenizer, True).words if kind != "llama2" else ():
+        assert "".join(word.tokens) == joined + word.word
+        assert len(word.tokens) == 1 or not joined
 
 
 @settings(deadline=None)
@@ -120,41 +109,37 @@ def test_an_answer_follows_a_space_where_the_template_of_llama_2_puts_one(shared
     assert [word.tokens[0] for word in found.words] == ["Bad", "Po", "Good", "Gre"]
 
 
-@pytest.mark.parametrize("template", [GEMMA, LLAMA2])
-def test_a_trimming_template_leaves_white_space_around_the_input(template: str) -> None:
+def test_white_space_and_unusual_characters_are_kept_but_by_a_trimming_template() -> None:
     task = make_task(" \n Good?\n \n", " \n Answer: \n")
-    text = frame_task(task, make_chat_tokenizer(template), True)
-    assert text.prefix.endswith(("\nGood?\n \n", "] Good?\n \n"))
-    assert text.suffix.startswith((" \n Answer:<", " \n Answer: [/INST]"))
+    for template in (GEMMA, LLAMA2):
+        text = frame_task(task, make_chat_tokenizer(template), True)
+        assert text.prefix.endswith(("\nGood?\n \n", "] Good?\n \n"))
+        assert text.suffix.startswith((" \n Answer:<", " \n Answer: [/INST]"))
     text = frame_task(task, make_chat_tokenizer(CHATML), True)
     assert text.prefix.endswith("user\n" + task.prompt)
     assert text.suffix.startswith(task.suffix + "<|im_end|>")
-
-
-def test_a_prompt_of_unusual_characters_is_kept() -> None:
     task = make_task("\ue000\ue001 <input> {{ 7 * 7 }}\n", "\ue000")
     text = frame_task(task, make_chat_tokenizer(MISTRAL), True)
     assert (text.prefix, text.suffix) == ("<s>[INST] " + task.prompt, "\ue000 [/INST]")
 
 
-@pytest.mark.parametrize("start", ["<s>", None, "<|im_start|>"])
-def test_bos_is_there_once_where_the_tokenizer_has_one(start: str | None) -> None:
-    tokenizer = make_chat_tokenizer(CHATML, start=start)
-    ids = frame_task(make_task(), tokenizer, True).prefix_ids
-    tokens = tokenizer.convert_ids_to_tokens(ids[:2])
-    wanted = ["<s>", "<|im_start|>"] if start == "<s>" else ["<|im_start|>", "s"]
-    assert tokens == wanted
+def test_bos_is_there_once_where_the_tokenizer_has_one() -> None:
+    for start in ("<s>", None, "<|im_start|>"):
+        tokenizer = make_chat_tokenizer(CHATML, start=start)
+        ids = frame_task(make_task(), tokenizer, True).prefix_ids
+        wanted = ["<s>", "<|im_start|>"] if start == "<s>" else ["<|im_start|>", "s"]
+        assert tokenizer.convert_ids_to_tokens(ids[:2]) == wanted
 
 
-@pytest.mark.parametrize("adds", [True, False])
-def test_a_text_begins_with_bos_where_the_tokenizer_puts_one_there(adds: bool) -> None:
-    tokenizer, task = make_tokenizer(adds_start=adds), make_task()
-    frame = frame_task(task, tokenizer)
-    assert list(frame.prefix_ids) == tokenizer(task.prompt)["input_ids"]
-    assert (frame.prefix_ids[0] == tokenizer.bos_token_id) == adds
-    # A cache of rows with a BOS that the tokenizer does not put there was another one.
-    assert frame.is_plain == adds
-    assert describe_frame(task, tokenizer)[0].startswith("'<s>" if adds else "'Is this")
+def test_a_text_begins_with_bos_where_the_tokenizer_puts_one_there() -> None:
+    for adds in (True, False):
+        tokenizer, task = make_tokenizer(adds_start=adds), make_task()
+        frame = frame_task(task, tokenizer)
+        assert list(frame.prefix_ids) == tokenizer(task.prompt)["input_ids"]
+        assert (frame.prefix_ids[0] == tokenizer.bos_token_id) == adds
+        # A cache of rows with a BOS that the tokenizer does not put there was another one.
+        assert frame.is_plain == adds
+        assert describe_frame(task, tokenizer)[0].startswith("'<s>" if adds else "'Is this")
 
 
 def test_a_template_that_writes_an_answer_otherwise_than_it_asks_is_followed_and_noted() -> None:
@@ -165,12 +150,7 @@ def test_a_template_that_writes_an_answer_otherwise_than_it_asks_is_followed_and
         (asking.replace("ASK", "|bot|"), "|bot|", " ", "taken is a space"),
         (asking.replace("ASK", "{{ '|bot|\\n' }}"), "|bot|\n", "", "taken is nothing"),
         (refusing.replace("ASK", "|bot|"), "|bot|", " ", "one only"),
-        (
-            asking.replace("ASK", "<think>"),
-            "<think>\n\n</think>\n\n",
-            "",
-            "thought; it is left empty",
-        ),
+        (asking.replace("ASK", "<think>"), "<think>\n\n</think>\n\n", "", "it is left empty"),
     ):
         tokenizer = make_chat_tokenizer(template)
         text = frame_task(make_task(), tokenizer, True)
@@ -182,10 +162,8 @@ def test_a_template_that_writes_an_answer_otherwise_than_it_asks_is_followed_and
     ("template", "parts"),
     [
         (None, ["has no chat template", "turn the template off", "chat/instruct version"]),
-        ("Hello", ["writes the message 0 times"]),
         ("{% for m in messages %}{{ m.content * 2 }}{% endfor %}", ["writes the message 2 times"]),
         ("{{ raise_exception('no\nusers') }}", ["cannot be used: no users"]),
-        ("{% for %}", ["cannot be used: "]),
         ("{{ messages[0].content + 1 }}", ["cannot be used: "]),
         ({"tool_use": "x", "rag": "y"}, ["cannot be used: ", "multiple chat templates"]),
     ],
@@ -198,9 +176,6 @@ def test_a_template_that_cannot_be_used_is_named(template: Any, parts: list[str]
             use(make_task(), tokenizer, True)
         assert all(part in str(found.value) for part in parts)
         assert "\n" not in str(found.value)
-
-
-def test_a_word_that_joins_the_template_s_text_is_refused() -> None:
     tokenizer = make_chat_tokenizer(MISTRAL.replace("/INST]", " G"))
     with pytest.raises(TaskError, match="joins the word 'ood' with the end"):
         task = Task("mood", "P", "", (Label("a", ("ood",)), Label("b", ("Bad",))), 5)
@@ -212,10 +187,8 @@ def test_a_default_among_several_templates_is_taken_and_the_clock_stands_still()
     assert "Today: 26 Jul 2024" in frame_task(make_task(), tokenizer, True).prefix
     assert "today is 2024-07-26" in str(describe_chat(tokenizer, True))
     styles = "%d %B %Y, %Y-%m-%d, %A %-d.%-m.%y"
-    tokenizer.chat_template = (
-        "{{ strftime_now('" + styles + "') }}" + LOOP + "{{ message.content }}"
-    )
-    tokenizer.chat_template += "{% endfor %}"
+    body = LOOP + "{{ message.content }}{% endfor %}"
+    tokenizer.chat_template = "{{ strftime_now('" + styles + "') }}" + body
     day = datetime.date(2024, 7, 26).strftime(styles)
     assert frame_task(make_task(), tokenizer, True).prefix == day + make_task().prompt
 
@@ -224,10 +197,8 @@ def test_without_chat_nothing_is_different_and_a_template_is_pointed_out() -> No
     tokenizer = make_chat_tokenizer(CHATML, "tokens")
     for task in (make_task(), make_task(suffix=""), make_task(suffix="\nIt is ")):
         frame = frame_task(task, tokenizer)
-        assert list(frame.prefix_ids) == [
-            tokenizer.bos_token_id,
-            *encode_text(task.prompt, tokenizer),
-        ]
+        start = tokenizer.bos_token_id
+        assert list(frame.prefix_ids) == [start, *encode_text(task.prompt, tokenizer)]
         behind = encode_continuation(task.suffix.rstrip(" "), tokenizer)
         assert list(frame.suffix_ids) == behind
         assert frame.anchor + frame.gap == (task.suffix or "Answer:").rstrip() + " "

@@ -25,42 +25,31 @@ def test_bundled_tasks_load() -> None:
     assert {name: task.name for name, task in tasks.items()} == {name: name for name in tasks}
     assert tasks["ag_news"].label_names == ("World", "Sports", "Business", "Sci/Tech")
     assert tasks["imdb"].label_names == tasks["reddit"].label_names == ("negative", "positive")
+    negative, positive = (label.words for label in tasks["imdb"].labels)  # the paper's ten
+    assert negative == ("Negative", "Unfavorable", "Bad", "Poor", "Terrible")
+    assert positive == ("Positive", "Favorable", "Good", "Excellent", "Great")
 
 
-def test_the_paper_s_ten_words_are_imdb_s() -> None:
-    negative, positive = load_task("imdb").labels
-    assert negative.words == ("Negative", "Unfavorable", "Bad", "Poor", "Terrible")
-    assert positive.words == ("Positive", "Favorable", "Good", "Excellent", "Great")
-
-
-@pytest.mark.parametrize("file", ["mine.yaml", "mine.yml", "below/mine.yaml"])
-def test_a_user_s_file_loads_by_path(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_s_file_loads_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = Path(file)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("prompt: P\nmax_length: 3\nlabels: {a: [x], b: [y, z]}\n")
-    for name in (file, str(path.absolute())):
-        task = load_task(name)
-        assert (task.name, task.prompt, task.suffix, task.max_length) == ("mine", "P", "", 3)
-        assert [(label.name, label.words) for label in task.labels] == [
-            ("a", ("x",)),
-            ("b", ("y", "z")),
-        ]
+    for file in ("mine.yaml", "mine.yml", "below/mine.yaml"):
+        path = Path(file)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("prompt: P\nmax_length: 3\nlabels: {a: [x], b: [y, z]}\n")
+        for name in (file, str(path.absolute())):
+            task = load_task(name)
+            assert (task.name, task.prompt, task.suffix, task.max_length) == ("mine", "P", "", 3)
+            labels = [(label.name, label.words) for label in task.labels]
+            assert labels == [("a", ("x",)), ("b", ("y", "z"))]
 
 
 @pytest.mark.parametrize(
     ("data", "named"),
     [
         (mood(promt="x"), ["unknown key 'promt'", "did you mean 'prompt'?"]),
-        (mood(sufix="x"), ["unknown key 'sufix'", "did you mean 'suffix'?"]),
         (mood(xyzzy=1), ["unknown key 'xyzzy'", "max_length"]),
         (without("prompt"), ["'prompt' is missing"]),
-        (without("max_length"), ["'max_length' is missing"]),
-        (without("labels"), ["'labels' is missing"]),
         (mood(labels={"a": ["x"]}), ["1 label(s)", "at least two"]),
-        (mood(labels={}), ["0 label(s)", "at least two"]),
         (mood(labels=["a", "b"]), ["labels must map", "list"]),
         (mood(labels={"a": ["x", ""], "b": ["y"]}), ["label 'a'", "empty word"]),
         (mood(labels={"a": ["x"], "b": ["  "]}), ["label 'b'", "empty word"]),
@@ -74,15 +63,12 @@ def test_a_user_s_file_loads_by_path(
         (mood(labels={" ": ["x"], "b": ["y"]}), ["empty name"]),
         (mood(prompt=""), ["prompt is empty"]),
         (mood(prompt=3), ["prompt", "3", "text"]),
-        (mood(suffix=None), ["suffix", "None"]),
         (mood(max_length=0), ["max_length", "0"]),
         (mood(max_length=True), ["max_length", "True"]),
         (mood(max_length="12"), ["max_length", "'12'"]),
         (mood(max_length=1_000_001), ["max_length", "1000001"]),
         (mood(name="../x"), ["name '../x'"]),
-        (mood(name=".x"), ["name '.x'"]),
         (mood(name=""), ["name ''"]),
-        (["prompt"], ["mapping", "list"]),
         (None, ["mapping", "NoneType"]),
     ],
 )
@@ -103,27 +89,11 @@ def test_an_unknown_task_is_answered_with_the_nearest_or_all() -> None:
         load_task("xyz")
 
 
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        (None, "No such file"),
-        (b"a: [1\nb: 2\n", "line 2"),
-        (b"a: \xff\n", "utf-8"),
-        (b"", "mapping"),
-    ],
-)
-def test_an_unreadable_file_is_named(content: bytes | None, named: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(TaskError) as found:
-        load_task(str(path))
-    assert str(path) in str(found.value)
-    assert named in str(found.value)
-
-
-def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("prompt: P\nmax_length: 3\nlabels:\n  a: [x]\n  b: [y]\n  a: [z]\n")
-    with pytest.raises(TaskError, match="'a'"):
-        load_task(str(path))
+    for content, named in ((None, "No such file"), (b"a: [1\nb: 2\n", "line 2"), (b"", "mapping")):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(TaskError, match=named) as found:
+            load_task(str(path))
+        assert str(path) in str(found.value)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from chat_templates import PLAIN
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import MOOD, make_tokenizer
@@ -57,15 +58,9 @@ def test_labels_whose_words_begin_alike_are_told_apart_when_scored_whole(kind: s
     assert found.tree.tokens
     line = found.describe_scores()
     assert f"{len(found.tree.tokens)} positions more a row" in line and "max over" in line
-
-
-def test_words_of_one_token_need_no_position() -> None:
-    labels = {"bad": ["Bad", "Poor"], "good": ["Good", "Great"]}
-    found = build(labels)
-    assert found.tree.tokens == ()
-    assert {len(tokens) for tokens in found.sequences} == {1}
-    first = build(labels, word_score="first-token")
-    assert {word.spellings[0][0] for word in found.words if word.spellings} == {*first.token_ids}
+    # Words of one token need no position.
+    found = build({"bad": ["Bad", "Poor"], "good": ["Good", "Great"]}, kind)
+    assert found.tree.tokens == () and {len(tokens) for tokens in found.sequences} == {1}
 
 
 def test_other_spellings_are_as_short_as_the_word_and_are_all_different() -> None:
@@ -136,12 +131,11 @@ def test_spellings_are_added_up_and_words_joined_as_asked(
     np.testing.assert_allclose(logits.numpy(), np.stack(wanted, axis=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("key", ["word_score", "label_score"])
 @pytest.mark.parametrize("value", ["hole", None, 1, ["max"]])
-def test_a_score_that_there_is_not_is_named_with_those_there_are(key: str, value: Any) -> None:
-    known = {"word_score": "first-token or whole", "label_score": "max or sum"}[key]
-    with pytest.raises(TaskError, match=rf"{key}: got .*, must be {known}"):
-        make_task({"a": ["x"], "b": ["y"]}, **{key: value})
+def test_a_score_that_there_is_not_is_named_with_those_there_are(value: Any) -> None:
+    for key, known in (("word_score", "first-token or whole"), ("label_score", "max or sum")):
+        with pytest.raises(TaskError, match=rf"{key}: got .*, must be {known}"):
+            make_task({"a": ["x"], "b": ["y"]}, **{key: value})
 
 
 def test_only_scores_that_are_no_default_are_part_of_what_a_cache_is_of() -> None:
@@ -155,10 +149,7 @@ def test_only_scores_that_are_no_default_are_part_of_what_a_cache_is_of() -> Non
 
 def test_in_a_chat_a_word_that_begins_with_a_letter_counts_with_all_its_tokens() -> None:
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ '#' + m.role + '\n' + m.content + '\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
-    )
+    tokenizer.chat_template = PLAIN
     tokenizer.add_tokens(["Ware"])
     task = make_task({"business": ["Ware", "Qj"], "other": ["Qz"]})
     found = build_verbaliser(task, tokenizer, chat=True)

@@ -54,17 +54,13 @@ def test_what_is_known_counts_with_the_leaning_taken_off(
         assert 15 < float(found.reason.split("left in to ")[1].split("%")[0]) < 35
 
 
-def test_a_label_that_is_never_given_is_named() -> None:
+def test_a_label_that_is_never_given_is_named_and_texts_of_no_label_say_nothing() -> None:
     texts = make_texts(np.random.default_rng(0), 1.0, 0.0)
+    assert judge(SelfGenerated(texts.tokens, texts.lengths, texts.logits), 0.0) is None
     texts.logits[:, 3] = -9
     found = judge(texts, 0.0)
     assert found is not None and found.level == "doubtful"
     assert "and never gives 'd'" in found.reason
-
-
-def test_texts_of_no_label_say_nothing() -> None:
-    texts = make_texts(np.random.default_rng(0), 1.0, 0.0)
-    assert judge(SelfGenerated(texts.tokens, texts.lengths, texts.logits), 0.0) is None
 
 
 def test_a_run_keeps_the_labels_and_says_what_it_found(llm: Path, tmp_path: Path) -> None:

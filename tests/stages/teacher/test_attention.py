@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from unittest import mock
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.teacher import attention as kernels
-from stages.teacher.attention import NotPackableError, PackedAttention
+from stages.teacher.attention import PackedAttention
 from stages.teacher.forward import describe_rows
 
 HEADS, WIDTH = 4, 8
@@ -89,7 +90,8 @@ groups = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1, m
     st.sampled_from([HEADS, 2, 1]),
     st.sampled_from([WIDTH, 5]),
     st.booleans(),
-    st.sampled_from([(None, None), (0.3, None), (0.3, 2.0), (None, 50.0)]),
+    # exp(90), of a scale of 30, is beyond float32: only sums that stay logarithms get through.
+    st.sampled_from([(None, None), (0.3, None), (0.3, 2.0), (None, 50.0), (30.0, None)]),
 )
 def test_it_is_one_softmax_over_prefix_and_row(
     groups: tuple[tuple[int, int], ...],
@@ -102,21 +104,19 @@ def test_it_is_one_softmax_over_prefix_and_row(
     pairs = list(run_packed(groups, known, key_heads, value_width, ends_only, *scores))
     assert len(pairs) == sum(rows for rows, _ in groups) + bool(known)
     for found, wanted in pairs:
-        torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=0)
+        atol = 1e-4 if scores[0] == 30.0 else 1e-5
+        torch.testing.assert_close(found.double(), wanted, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("softcap", [None, 30.0])
-@pytest.mark.parametrize("known", [0, 40])
-def test_rows_longer_than_the_queries_held_at_once_are_no_different(
-    known: int, softcap: float | None
-) -> None:
+def test_rows_longer_than_the_queries_held_at_once_are_no_different() -> None:
     with mock.patch.object(kernels, "QUERIES_AT_ONCE", 16):
-        for found, wanted in run_packed(((2, 37), (1, 16), (1, 64)), known, softcap=softcap):
-            torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=0)
+        for known, softcap in product((0, 40), (None, 30.0)):
+            for found, wanted in run_packed(((2, 37), (1, 16), (1, 64)), known, softcap=softcap):
+                torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("size", [1, 511, 512, 513, 1200])
+@pytest.mark.parametrize("size", [1, 512, 513])
 def test_the_fused_kernel_and_the_plain_way_agree_on_outputs_and_sums(
     size: int, causal: bool
 ) -> None:
@@ -130,42 +130,3 @@ def test_the_fused_kernel_and_the_plain_way_agree_on_outputs_and_sums(
     if causal:
         scores.masked_fill_(torch.ones(size, size).triu(1).bool(), -torch.inf)
     torch.testing.assert_close(fused[1].double(), scores.logsumexp(-1), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_scores_far_apart_neither_overflow_nor_vanish(scale: float) -> None:
-    # exp(90) is beyond float32: only sums that stay logarithms get through.
-    for found, wanted in run_packed(((3, 9),), 11, scale=scale):
-        torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=0)
-
-
-def test_bfloat16_is_merged_in_float32() -> None:
-    rows, _ = describe_rows(((5, 7),), 11, torch.device("cpu"))
-    halves = [draw(1, HEADS, size, WIDTH, seed=size).bfloat16() for size in (11, 35)]
-    attention = PackedAttention()
-    attention.attend(0, halves[0], halves[0], halves[0], None, None, None)
-    attention.expect(rows)
-    found = attention.attend(0, halves[1], halves[1], halves[1], None, None, None)
-    assert found.dtype == torch.bfloat16
-    for row in range(5):
-        own = halves[1][0, :, row * 7 : row * 7 + 7]
-        whole = torch.cat([halves[0][0], own], dim=1)
-        wanted = reference(own, whole, whole, 11)
-        torch.testing.assert_close(
-            found[0, row * 7 : row * 7 + 7].double(), wanted, atol=0.03, rtol=0
-        )
-
-
-@pytest.mark.parametrize(("window", "fits"), [(None, True), (18, True), (17, False)])
-def test_a_window_is_let_pass_where_no_position_looks_beyond_it(
-    window: int | None, fits: bool
-) -> None:
-    before, own = draw(1, HEADS, 11, WIDTH), draw(1, HEADS, 8, WIDTH)
-    attention = PackedAttention()
-    attention.attend(0, before, before, before, None, None, window)
-    attention.expect(describe_rows(((1, 1), (1, 7)), 11, torch.device("cpu"))[0])
-    if fits:
-        attention.attend(0, own, own, own, None, None, window)
-        return
-    with pytest.raises(NotPackableError, match=r"sees 17 positions back, .* are up to 18"):
-        attention.attend(0, own, own, own, None, None, window)

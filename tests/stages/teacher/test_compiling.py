@@ -39,20 +39,14 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     return layers
 
 
-def test_compiling_is_off_for_a_short_run_and_says_so(compiled: list[nn.Module]) -> None:
-    reporter = SilentReporter()
-    found = find_tuning(make_teacher("llama"), LENGTHS, 512, "auto", reporter)
-    assert not found.compiled
-    assert not compiled
-    assert reporter.lines[-1].startswith("compile: off (about ")
-    assert reporter.lines[-1].endswith(" s of work, worth it from 900 s)")
-
-
 @pytest.mark.parametrize(("family", "layers"), [("llama", 2), ("gpt2", 3)])
-def test_a_last_layer_that_is_cut_down_is_not_compiled(
+def test_neither_a_last_layer_that_is_cut_down_nor_a_short_run_is_compiled(
     family: str, layers: int, compiled: list[nn.Module]
 ) -> None:
     teacher, reporter = make_teacher(family), SilentReporter()
+    assert not find_tuning(teacher, LENGTHS, 512, "auto", reporter).compiled and not compiled
+    assert reporter.lines[-1].startswith("compile: off (about ")
+    assert reporter.lines[-1].endswith(" s of work, worth it from 900 s)")
     found = find_tuning(teacher, LENGTHS, 512, "on", reporter)
     assert found.compiled
     assert len(compiled) == layers
@@ -86,12 +80,6 @@ def test_without_a_compiler_it_is_refused_or_left_out() -> None:
     assert "no-such-compiler" in warning
 
 
-def test_a_model_that_is_not_packed_is_not_compiled(compiled: list[nn.Module]) -> None:
-    with pytest.raises(SettingError, match="only rows that are packed"):
-        find_tuning(make_teacher("bloom"), LENGTHS, 512, "on", SilentReporter())
-    assert not compiled
-
-
 def test_what_was_compiled_is_compiled_again(compiled: list[nn.Module]) -> None:
     reporter = SilentReporter()
     apply_tuning(make_teacher("llama"), Tuning(512), reporter)
@@ -119,7 +107,11 @@ def test_compiled_layers_answer_as_others_do() -> None:
         )
 
 
-def test_a_size_that_does_not_fit_cannot_be_compiled_for(compiled: list[nn.Module]) -> None:
+def test_neither_a_size_that_does_not_fit_nor_a_model_that_is_not_packed_is_compiled(
+    compiled: list[nn.Module],
+) -> None:
+    with pytest.raises(SettingError, match="only rows that are packed"):
+        find_tuning(make_teacher("bloom"), LENGTHS, 512, "on", SilentReporter())
     teacher, reporter = make_teacher("llama"), SilentReporter()
     run_out(teacher, 100)
     with pytest.raises(SettingError, match=r"compile: got .* cpu has no memory for 300 positions"):

@@ -40,20 +40,15 @@ def test_what_is_estimated_is_what_is_written(
     assert found.bytes < written < found.bytes + 40_000
 
 
-@pytest.mark.parametrize("sampler", ["unigram", "uniform"])
-def test_every_sampler_can_be_estimated(
-    sampler: str, llm: Path, mood: Path, tmp_path: Path
-) -> None:
-    config = make_teacher_config(mood, llm, tmp_path, sampler=sampler)
-    assert estimate_teacher(config, SilentReporter()).batch_positions == 512
-
-
-def test_texts_can_be_estimated(llm: Path, mood: Path, tmp_path: Path) -> None:
+def test_every_sampler_and_texts_can_be_estimated(llm: Path, mood: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("Good film\n\nBad\nPoor, poor\n")
-    config = make_teacher_config(mood, llm, tmp_path / "cache", texts=texts)
-    found = estimate_teacher(config, SilentReporter())
-    assert (found.rows, found.measured_rows) == (3, 3)
+    for own in ({"sampler": "unigram"}, {"sampler": "uniform"}, {"texts": texts}):
+        config = make_teacher_config(mood, llm, tmp_path / "cache", **own)
+        found = estimate_teacher(config, SilentReporter())
+        assert found.batch_positions == 512
+        assert found.rows == (3 if "texts" in own else 200)
+        assert found.measured_rows == 3 or "texts" not in own
 
 
 def test_time_is_that_of_the_rows_that_are_missing(

@@ -16,9 +16,9 @@ from tiny import (
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from stages.devices import DTYPES
 from stages.errors import ModelError
 from stages.teacher import forward
-from stages.teacher.attention import NotPackableError
 from stages.teacher.capabilities import LIMITS, TURNS, find_layers, find_passes
 from stages.teacher.forward import FullPass, PackedPass
 from stages.teacher.teacher import Teacher
@@ -50,21 +50,16 @@ class TestReasons:
         for said, wanted in zip(teacher.fallbacks, reasons, strict=True):
             assert re.search(wanted, said), said
 
-    def test_what_is_done_is_said(self) -> None:
-        words = {family: make_teacher(family).forward_pass.description for family in WAYS}
-        assert words == WAYS
-        assert make_teacher("llama", prompt="").forward_pass.description.startswith(
-            "rows of all lengths"
-        )
-        assert make_teacher("mamba", prompt="").forward_pass.description == (
-            "rows of one length share a batch"
-        )
-
-    def test_where_there_is_no_prompt_none_is_run_anew(self) -> None:
-        assert make_teacher("mamba").runs_prompt_with_rows
-        assert not make_teacher("mamba", prompt="").runs_prompt_with_rows
-        assert not make_teacher("bloom").runs_prompt_with_rows
-        assert not any("prompt" in line for line in make_teacher("mamba", prompt="").fallbacks)
+    def test_what_is_done_is_said_and_without_a_prompt_none_is_run_anew(self) -> None:
+        for family, wanted in WAYS.items():
+            teacher = make_teacher(family)
+            assert teacher.forward_pass.description == wanted
+            assert teacher.runs_prompt_with_rows == (family == "mamba")
+        llama, mamba = (make_teacher(family, prompt="") for family in ("llama", "mamba"))
+        assert llama.forward_pass.description.startswith("rows of all lengths")
+        assert mamba.forward_pass.description == "rows of one length share a batch"
+        assert not mamba.runs_prompt_with_rows
+        assert not any("prompt" in line for line in mamba.fallbacks)
 
 
 WAYS = {
@@ -74,10 +69,8 @@ WAYS = {
     "bloom": "the prompt is run once, its keys and values are copied for every row",
     "mamba": "the prompt is run with every row, rows of one length share a batch",
 }
-
-
-STATEFUL = ("lfm2", "falcon-h1", "jamba", "qwen3-next", "mamba")
-PACKABLE = ("llama", "gpt2", "gemma2-wide", "qwen3-moe", "deepseek3")
+STATEFUL = ("lfm2", "falcon-h1")
+PACKABLE = ("llama", "gpt2", "gemma2-wide", "deepseek3")
 
 
 class Odd(nn.Module):
@@ -109,8 +102,7 @@ class TestBelief:
     @pytest.mark.parametrize(
         ("kind", "layer"),
         # In the last layer a row's own neighbour is all that the last position could see.
-        [(kind, layer) for kind in ("mean", "first") for layer in range(3)]
-        + [("neighbour", 0), ("neighbour", 1)],
+        [("mean", 0), ("mean", 2), ("first", 1), ("first", 2), ("neighbour", 1)],
     )
     def test_a_model_that_looks_at_other_positions_by_itself_is_not_packed(
         self, kind: str, layer: int, dtype: torch.dtype
@@ -118,26 +110,11 @@ class TestBelief:
         tokenizer = make_tokenizer()
         teacher = Teacher(make_odd(kind, layer, dtype), tokenizer, make_short_task())
         assert not isinstance(teacher.forward_pass, PackedPass), teacher.forward_pass.description
-        if dtype != torch.float32:
-            return  # what the prompt's copied keys and values leave out, rounding may hide
-        assert isinstance(teacher.forward_pass, FullPass), teacher.forward_pass.description
-        assert "off by" in teacher.fallbacks[-1]
-        plain = FullPass(make_odd(kind, layer, dtype), teacher.forward_pass.prefix)
-        ids = draw_ids(7, 9, len(tokenizer))
-        rows = torch.cat([teacher.table[ids], teacher._suffix.expand(7, -1, -1)], dim=1)
-        with torch.inference_mode():
-            words = plain.run([rows])[:, list(teacher.verbaliser.token_ids)]
-        found = teacher.compute_class_logits(teacher.table[ids])
-        wanted = teacher.verbaliser.compute_class_logits(words)
-        torch.testing.assert_close(found.softmax(1), wanted.softmax(1), atol=1e-5, rtol=0)
+        if dtype == torch.float32:  # in bfloat16 rounding may hide what the copied keys leave out
+            assert isinstance(teacher.forward_pass, FullPass), teacher.forward_pass.description
+            assert "off by" in teacher.fallbacks[-1]
 
-    @pytest.mark.parametrize(
-        "family",
-        [
-            pytest.param(x, marks=() if x in (*STATEFUL[:2], *PACKABLE[:3]) else pytest.mark.slow)
-            for x in (*STATEFUL, *PACKABLE)
-        ],
-    )
+    @pytest.mark.parametrize("family", [*STATEFUL, *PACKABLE])
     def test_in_bfloat16_no_more_is_believed_and_rounding_costs_nothing(self, family: str) -> None:
         tokenizer = make_tokenizer()
         model = make_language_model(family, len(tokenizer)).to(torch.bfloat16)
@@ -163,35 +140,13 @@ class TestBelief:
             make_teacher("llama")
 
 
-class TestUndo:
-    @torch.inference_mode()
-    @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2-wide"])
-    def test_a_model_is_given_its_own_attention_back(self, family: str) -> None:
-        model = make_language_model(family, 300)
-        ids, before = draw_ids(3, 9, 300), model.config._attn_implementation
-        wanted = model(input_ids=ids).logits
-        table = model.get_input_embeddings().weight
-        way = PackedPass(model, table[None, :5], find_layers(model)[-1])
-        assert model.config._attn_implementation != before
-        way.leave()
-        assert model.config._attn_implementation == before
-        torch.testing.assert_close(model(input_ids=ids).logits, wanted, atol=0, rtol=0)
-        assert not find_layers(model)[-1]._forward_pre_hooks
-
-    def test_a_model_that_cannot_be_packed_is_left_as_it_was(self) -> None:
-        model = make_language_model("gpt-oss", 300)
-        before = model.config._attn_implementation
-        with torch.inference_mode(), pytest.raises(NotPackableError, match="takes s_aux"):
-            PackedPass(model, model.get_input_embeddings().weight[None, :5], None)
-        assert model.config._attn_implementation == before
-
-    def test_a_way_that_is_not_used_leaves_nothing_behind(self) -> None:
-        for family in ("mistral", "mamba", "llama4-chunks", "diffllama", "bloom"):
-            model = make_teacher(family).model
-            assert model.config._attn_implementation in ("sdpa", "eager")
-            assert not any(module._forward_pre_hooks for module in model.modules())
-        hooks = [bool(m._forward_pre_hooks) for m in find_layers(make_teacher("gpt2").model)]
-        assert not any(hooks), "gpt2 is packed, its last layer is not cut down"
+def test_a_way_that_is_not_used_leaves_nothing_behind() -> None:
+    for family in ("mistral", "mamba", "llama4-chunks", "diffllama", "bloom", "gpt-oss"):
+        model = make_teacher(family).model
+        assert model.config._attn_implementation in ("sdpa", "eager")
+        assert not any(module._forward_pre_hooks for module in model.modules())
+    hooks = [bool(m._forward_pre_hooks) for m in find_layers(make_teacher("gpt2").model)]
+    assert not any(hooks), "gpt2 is packed, its last layer is not cut down"
 
 
 def test_more_rows_than_a_kernel_takes_are_no_different(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,15 +167,7 @@ def test_the_last_layer_is_run_for_last_positions_only() -> None:
     assert seen == [positions, positions, 7]
 
 
-def test_layers_are_found_by_their_number() -> None:
-    model = make_language_model("gpt2", 300)
-    assert len(find_layers(model)) == model.config.num_hidden_layers
-    model.config.num_hidden_layers = 99
-    with pytest.raises(ModelError, match=rf"{type(model).__name__} has no list of its 99 layers"):
-        find_layers(model)
-
-
-def test_a_model_of_one_layer_is_no_different() -> None:
+def test_a_model_of_one_layer_is_no_different_and_layers_are_found_by_their_number() -> None:
     config = make_language_model("llama", 300).config
     config.num_hidden_layers = 1
     torch.manual_seed(0)
@@ -228,14 +175,11 @@ def test_a_model_of_one_layer_is_no_different() -> None:
     table = model.get_input_embeddings().weight
     with torch.inference_mode():
         (way, _), reasons = find_passes(model, table[None, :5], table[None, 5:7], table, LONGEST)
-    assert isinstance(way, PackedPass)
-    assert way.trims
-    assert reasons == []
+    assert isinstance(way, PackedPass) and way.trims and reasons == []
+    model.config.num_hidden_layers = 99
+    with pytest.raises(ModelError, match="LlamaForCausalLM has no list of its 99 layers"):
+        find_layers(model)
 
 
 def test_no_number_format_is_without_a_tolerance() -> None:
-    from stages.devices import DTYPES
-
-    formats = {getattr(torch, name) for name in DTYPES}
-    assert formats <= set(LIMITS)
-    assert formats <= set(TURNS)
+    assert {getattr(torch, name) for name in DTYPES} <= set(LIMITS) & set(TURNS)

@@ -19,14 +19,14 @@ from stages.teacher.stage import run_teacher
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("own")
-
-
-@pytest.fixture(scope="module")
-def cache(mood: Path, llm: Path, root: Path) -> Cache:
-    config = make_teacher_config(mood, llm, root, self_generated=50)
+def cache(mood: Path, llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    config = make_teacher_config(mood, llm, tmp_path_factory.mktemp("own"), self_generated=50)
     return run_teacher(config, SilentReporter()).cache
+
+
+@pytest.fixture
+def root(cache: Cache) -> Path:
+    return Path(str(cache.place)).parents[1]
 
 
 def test_a_cache_keeps_texts_and_what_the_teacher_answers(cache: Cache) -> None:
@@ -99,14 +99,12 @@ def test_a_cache_that_is_continued_is_judged_by_its_rows(
     assert not [line for line in said if line.startswith("self-generated texts: ")]
 
 
-def test_a_stop_while_writing_leaves_nothing(mood: Path, llm: Path, tmp_path: Path) -> None:
-    config = make_teacher_config(mood, llm, tmp_path, self_generated=5)
+def test_a_stop_while_writing_leaves_nothing_and_no_texts_are_as_good(
+    mood: Path, llm: Path, tmp_path: Path
+) -> None:
     with pytest.raises(Interrupted):
-        run_teacher(config, Stopping())
+        run_teacher(make_teacher_config(mood, llm, tmp_path, self_generated=5), Stopping())
     assert not list(tmp_path.rglob("manifest.json"))
-
-
-def test_a_cache_without_texts_is_as_good(mood: Path, llm: Path, tmp_path: Path) -> None:
     config = make_teacher_config(mood, llm, tmp_path)
     assert read_self_generated(run_teacher(config, SilentReporter()).cache) is None
     result = run_student(make_student_config(mood, tmp_path, tmp_path / "s"), SilentReporter())

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,31 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tiny import (
-    LONGEST,
-    Stopping,
-    begin_cache,
-    fake_rates,
-    make_teacher,
-    make_teacher_config,
-    run_out,
-)
+from tiny import LONGEST, Stopping, fake_rates, make_teacher, make_teacher_config, run_out
 
 from cache.opening import create_or_open
 from stages.errors import ModelError
 from stages.inputs.attachments import pack_attachments
 from stages.reporter import Interrupted, SilentReporter
 from stages.teacher import autotune as tuning
-from stages.teacher.autotune import (
-    Tuning,
-    find_tuning,
-    find_typical_length,
-    read_tuning,
-)
+from stages.teacher.autotune import Tuning, find_tuning, read_tuning
 from stages.teacher.plan import prepare_teacher
 from stages.teacher.stage import run_teacher
+from stages.teacher.teacher import Teacher
 
 LENGTHS = np.random.default_rng(0).integers(1, LONGEST + 1, 200)
 FOUND = re.compile(r"batch: ([\d,]+) positions, measured to be fastest \(.* by size: (.*)\)")
@@ -47,6 +32,14 @@ def read_rates(reporter: SilentReporter) -> tuple[int, dict[int, int]]:
     pairs = re.findall(r"([\d,]+): ([\d,]+)(?:, |$)", match[2])
     number = {key: int(key.replace(",", "")) for pair in pairs for key in pair}
     return int(match[1].replace(",", "")), {number[a]: number[b] for a, b in pairs}
+
+
+def fail(teacher: Teacher) -> Teacher:
+    def raise_error(*_: Any) -> None:
+        raise RuntimeError("shapes differ")
+
+    teacher.model.register_forward_pre_hook(raise_error)
+    return teacher
 
 
 class TestSizes:
@@ -93,24 +86,19 @@ class TestSizes:
         find_tuning(make_teacher("mamba"), np.full(30, 20), None, "off", SilentReporter())
         assert max(sizes) == 1024
 
-    def test_memory_that_runs_out_ends_the_trial(self) -> None:
+    def test_memory_that_runs_out_ends_the_trial_but_not_at_once(self) -> None:
         teacher, reporter = make_teacher("llama"), SilentReporter()
         run_out(teacher, 1100)
         found = find_tuning(teacher, np.full(10_000, 4), None, "off", reporter)
         assert found.batch_positions in (512, 1024)
         if len(read_rates(reporter)[1]) == 2:
             assert "batch: cpu has no memory for 2,048 positions at once" in reporter.lines
-
-    @pytest.mark.parametrize("room", [500, 100])
-    def test_memory_that_runs_out_at_once_is_no_end(self, room: int) -> None:
-        teacher, reporter = make_teacher("llama"), SilentReporter()
-        run_out(teacher, room)
-        found = find_tuning(teacher, LENGTHS, None, "off", reporter)
-        assert 1 <= found.batch_positions <= 512
-        assert "batch: cpu has no memory for 512 positions at once" in reporter.lines
-
-    def test_memory_for_not_even_a_row_is_an_error_that_says_so(self) -> None:
-        teacher = make_teacher("llama")
+        for room in (500, 100):
+            teacher, reporter = make_teacher("llama"), SilentReporter()
+            run_out(teacher, room)
+            found = find_tuning(teacher, LENGTHS, None, "off", reporter)
+            assert 1 <= found.batch_positions <= 512
+            assert "batch: cpu has no memory for 512 positions at once" in reporter.lines
         run_out(teacher, 10)
         with pytest.raises(ModelError, match=r"cpu has no memory for a row of \d+ tokens"):
             find_tuning(teacher, LENGTHS, None, "off", SilentReporter())
@@ -123,99 +111,39 @@ class TestSizes:
             assert (found.batch_positions, found.compiled) == (300, False)
             assert "batch: 300 positions, as asked" in reporter.lines
 
-    def test_a_stop_is_asked_for_between_sizes(self) -> None:
+    def test_a_stop_and_an_error_of_another_kind_are_not_taken_for_memory(self) -> None:
         with pytest.raises(Interrupted):
             find_tuning(make_teacher("llama"), LENGTHS, None, "off", Stopping())
-
-    def test_an_error_of_another_kind_is_not_taken_for_memory(self) -> None:
-        teacher = make_teacher("llama")
-        teacher.model.register_forward_pre_hook(_fail)
         with pytest.raises(RuntimeError, match="shapes differ"):
-            find_tuning(teacher, LENGTHS, None, "off", SilentReporter())
-
-    @given(st.lists(st.integers(0, 500), min_size=1, max_size=50), st.integers(0, 30))
-    def test_half_of_the_positions_are_in_rows_no_longer_than_the_typical(
-        self, lengths: list[int], around: int
-    ) -> None:
-        typical = find_typical_length(np.array(lengths), around)
-        assert typical in [max(1, length) for length in lengths]
-        whole = sum(length + around for length in lengths)
-        below = sum(length + around for length in lengths if length < typical)
-        upto = sum(length + around for length in lengths if length <= typical)
-        assert 2 * below <= whole + 2 * around * len(lengths) * (typical == 1)
-        assert 2 * upto >= whole
+            find_tuning(fail(make_teacher("llama")), LENGTHS, None, "off", SilentReporter())
 
 
-def _fail(*_: Any) -> None:
-    raise RuntimeError("shapes differ")
-
-
-class TestNotes:
-    @pytest.mark.parametrize("tuned", [Tuning(512), Tuning(2**18, True, 1234.5)])
-    def test_what_is_written_is_read(self, tuned: Tuning) -> None:
+def test_notes_that_are_written_are_read_and_what_makes_no_sense_is_not_there() -> None:
+    for tuned in (Tuning(512), Tuning(2**18, True, 1234.5)):
         notes = {"tuning": asdict(tuned) | {"found_on": "cpu, 2 threads"}, "model": "mini"}
         assert read_tuning(notes) == Tuning(tuned.batch_positions, tuned.compiled)
+    for noted in (
+        *(None, [], "512", 512, {}, {"batch_positions": 512}, {"compiled": True}),
+        *({"batch_positions": n, "compiled": False} for n in (0, -8, True, 8.0, "8", [8])),
+        *({"batch_positions": 512, "compiled": value} for value in (1, None, "yes")),
+    ):
+        assert read_tuning({"tuning": noted}) is None
+    assert read_tuning({}) is None
 
-    @pytest.mark.parametrize(
-        "tuning",
-        [
-            None,
-            [],
-            "512",
-            512,
-            {},
-            {"batch_positions": 512},
-            {"compiled": True},
-            *({"batch_positions": n, "compiled": False} for n in (0, -8, True, 8.0, "8", [8])),
-            *({"batch_positions": 512, "compiled": value} for value in (1, None, "yes")),
-        ],
+
+def test_a_manifest_that_does_not_say_is_no_error_and_a_complete_cache_needs_no_model(
+    llm: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_teacher_config(mood, llm, tmp_path, rows=64)
+    plan = prepare_teacher(config, SilentReporter())
+    create_or_open(
+        tmp_path / "mood",
+        plan.manifest,
+        lambda: pack_attachments(plan.teacher.table, plan.tokenizer, None),
     )
-    def test_what_makes_no_sense_is_as_if_it_were_not_there(self, tuning: object) -> None:
-        assert read_tuning({"tuning": tuning}) is None
-        assert read_tuning({}) is None
-
-
-class TestResumption:
-    """What was found is a note of the manifest, which is all that another worker has."""
-
-    def test_a_second_run_does_as_the_first_found(
-        self, llm: Path, mood: Path, tmp_path: Path
-    ) -> None:
-        config = make_teacher_config(mood, llm, tmp_path / "a", batch_positions=None)
-        first, cache = begin_cache(config)
-        notes = cache.manifest.notes["tuning"]
-        assert notes["batch_positions"] == read_rates(first)[0]
-        assert notes["compiled"] is False
-        assert notes["found_on"].startswith("cpu, ")
-        assert notes["positions_per_second"] > 0
-        shutil.copytree(tmp_path / "a", tmp_path / "b")
-        for root in ("a", "b"):
-            reporter = SilentReporter()
-            own = make_teacher_config(mood, llm, tmp_path / root, batch_positions=None)
-            assert 0 < run_teacher(own, reporter).computed < 200
-            wanted = f"batch: {notes['batch_positions']:,} positions, not compiled, as found when"
-            assert sum(wanted in line for line in reporter.lines) == 1
-            assert not any("measured to be fastest" in line for line in reporter.lines)
-
-    def test_a_manifest_that_does_not_say_is_no_error(
-        self, llm: Path, mood: Path, tmp_path: Path
-    ) -> None:
-        config = make_teacher_config(mood, llm, tmp_path, rows=64)
-        plan = prepare_teacher(config, SilentReporter())
-        create_or_open(
-            tmp_path / "mood",
-            plan.manifest,
-            lambda: pack_attachments(plan.teacher.table, plan.tokenizer, None),
-        )
-        reporter = SilentReporter()
-        assert run_teacher(config, reporter).computed == 64
-        assert "the manifest does not say how large batches are" in reporter.lines
-        assert "batch: 512 positions, as asked" in reporter.lines
-
-    def test_a_complete_cache_needs_no_model(
-        self, llm: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        config = make_teacher_config(mood, llm, tmp_path, rows=16, shard_rows=16)
-        run_teacher(config, SilentReporter())
-        fake_rates(monkeypatch, lambda size: 1 / 0)
-        assert run_teacher(config, SilentReporter()).computed == 0
+    reporter = SilentReporter()
+    assert run_teacher(config, reporter).computed == 64
+    assert "the manifest does not say how large batches are" in reporter.lines
+    assert "batch: 512 positions, as asked" in reporter.lines
+    fake_rates(monkeypatch, lambda size: 1 / 0)
+    assert run_teacher(config, SilentReporter()).computed == 0

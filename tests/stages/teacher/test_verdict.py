@@ -57,7 +57,8 @@ def test_levels(share: float, sureness: float, level: str) -> None:
     assert judge(make_answers(share, sureness)).level == level
 
 
-def test_the_words_name_the_class_the_share_and_the_spread() -> None:
+def test_the_words_name_classes_shares_and_the_spread() -> None:
+    assert judge(make_answers(0.25, 1.0)).shares == "a 25.0%, b 75.0%"
     found = judge(make_answers(0.97, 0.02))
     assert "answers 'a' to 97% of these inputs, with a spread of 0.00" in found.reason
     assert "hardly more than that answer can be learned from them" in found.reason
@@ -82,7 +83,3 @@ def test_a_class_that_is_never_the_answer_is_named() -> None:
     assert found.level == "doubtful" and "hardly ever answers 'c'" in found.reason
     # Of a few rows nobody knows.
     assert judge(g[:12]).level == "fine"
-
-
-def test_the_shares_of_all_classes_are_told() -> None:
-    assert judge(make_answers(0.25, 1.0)).shares == "a 25.0%, b 75.0%"

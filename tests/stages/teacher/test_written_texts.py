@@ -45,7 +45,7 @@ def write(teacher: Teacher, seeds: np.ndarray = SEEDS, **own: Any) -> np.ndarray
     return write_texts(teacher, seeds, SamplingSettings(**own), LONGEST, lambda _: None)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "gemma3-wide", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_texts_side_by_side_are_those_that_transformers_writes_alone(family: str) -> None:
     """Behind prompts of two lengths, in slots that others had before; the likeliest tokens."""
     teacher = make_writer(family)
@@ -72,13 +72,11 @@ def test_texts_side_by_side_are_those_that_transformers_writes_alone(family: str
         found = [k for k in mine[0].tolist() if k >= 0]
         # Those of a text that ended are all there but white space, and what stood for an end.
         assert found == wanted[: len(found)]
-        assert len(found) == LONGEST or {*wanted[len(found) : len(found) + 3]} & {
-            *control,
-            *opening,
-        }
+        ends = {*control, *opening}
+        assert len(found) == LONGEST or ends & {*wanted[len(found) : len(found) + 3]}
 
 
-def test_a_text_holds_no_control_token_and_no_blank_line() -> None:
+def test_a_text_holds_no_control_token_nor_blank_line_and_can_be_stopped() -> None:
     teacher = make_writer()
     texts = write(teacher, mix_seeds(1, 0, 400), temperature=4.0)
     decode = teacher.tokenizer.decode
@@ -90,6 +88,9 @@ def test_a_text_holds_no_control_token_and_no_blank_line() -> None:
     assert all(text.strip() and text[0] not in "\r\n" and "\n\n" not in text for text in found)
     assert all(not text.endswith(("\n", " ")) for text in found)
     assert len({len(ids) for ids in kept}) > 5
+    looks = iter(range(1000))
+    with pytest.raises(Interrupted):  # a stop is heeded at every token
+        make_self_generated(teacher, 0, 60, Stopping(lambda: next(looks) > 20))
 
 
 def test_the_full_stop_in_front_of_a_blank_line_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,15 +125,6 @@ def test_what_is_written_behind_decides_and_not_what_is_asked() -> None:
     assert same.mean() > 0.8  # all but those that end in front of the suffix
 
 
-def test_a_text_does_not_depend_on_how_many_are_side_by_side() -> None:
-    teacher, found = make_writer(), []
-    for rows in (1, 7, None):
-        teacher.rows_written = rows
-        found.append(write(teacher))
-    for each in found[1:]:
-        assert (each == found[0]).all(axis=1).mean() > 0.95
-
-
 def test_the_prompt_for_texts_is_part_of_caches_of_such_texts_alone(
     llm: Path, mood: Path, tmp_path: Path
 ) -> None:
@@ -154,11 +146,9 @@ def test_the_bundled_model_goes_on_behind_the_prompts_it_knows(tmp_path: Path) -
     reporter = SilentReporter()
     config = make_teacher_config("imdb", "mini", tmp_path, sampler="auto")
     plan = prepare_teacher(config, reporter)
-    assert plan.task.choose_write(False) is None
-    assert any(
-        line.startswith("texts: mini continues the task's prompt") for line in reporter.lines
-    )
-    assert plan.inputs.identity["name"] == "unigram"
+    assert plan.task.choose_write(False) is None and plan.inputs.identity["name"] == "unigram"
+    said = "texts: mini continues the task's prompt"
+    assert any(line.startswith(said) for line in reporter.lines)
 
 
 @pytest.mark.parametrize("write", ["", 'write: "A text:\\n"\n', WRITE])
@@ -177,35 +167,25 @@ def test_half_of_the_rows_are_written_where_a_task_says_how_for_a_label(
 
 
 def test_a_model_that_cannot_write_is_told_what_to_do_instead(tmp_path: Path) -> None:
-    write_language_model(tmp_path / "mamba", "mamba")
+    write_language_model(tmp_path / "lfm2", "lfm2")
     task = tmp_path / "mood.yaml"
     task.write_text(MOOD + WRITE)
-    command = ["teacher", "--task", task, "--model", tmp_path / "mamba", "--rows", 64]
+    command = ["teacher", "--task", task, "--model", tmp_path / "lfm2", "--rows", 64]
     done = run_here(*command, "--batch-positions", 512, "--cache", tmp_path / "c")
     assert done.code == 1 and "cannot write texts" in done.err and "(--sampler unigram)" in done.err
-
-
-def test_a_stop_is_heeded_at_every_token() -> None:
-    looks = iter(range(1000))
-    with pytest.raises(Interrupted):
-        make_self_generated(make_writer(), 0, 60, Stopping(lambda: next(looks) > 20))
 
 
 def test_a_dry_run_says_what_writing_takes(llm: Path, tmp_path: Path) -> None:
     task = tmp_path / "mood.yaml"
     task.write_text(MOOD + WRITE)
-    command = ["teacher", "--task", str(task), "--model", str(llm), "--cache", str(tmp_path / "c")]
-    command += ["--rows", "128", "--batch-positions", "512", "--device", "cpu", "--dry-run"]
-    for further, texts in (
-        (["--sampler", "vocabulary", "--self-generated", "200"], "200"),
-        (["--sampler", "self-labelled", "--self-generated", "300"], "300"),
-        (["--sampler", "vocabulary", "--self-generated", "0"], None),
-    ):
-        done = run_here(*command, *further)
+    command = ["teacher", "--task", task, "--model", llm, "--cache", tmp_path / "c", "--dry-run"]
+    command += ["--rows", 128, "--batch-positions", 512]
+    for sampler, texts in (("vocabulary", 200), ("self-labelled", 300), ("vocabulary", 0)):
+        done = run_here(*command, "--sampler", sampler, "--self-generated", texts)
         assert done.code == 0, done.err
         lines = [line for line in done.out.splitlines() if line.startswith("writing: ")]
-        assert len(lines) == (texts is not None)
-        assert texts is None or f"more for {texts} self-generated texts" in lines[0]
+        assert len(lines) == (texts > 0)
+        assert not texts or f"more for {texts} self-generated texts" in lines[0]
     task.write_text(f'{MOOD}write: "A text:\\n"\n')
     done = run_here(*command, "--sampler", "self-labelled")
     assert done.code == 2 and "'A text:\\n', which names no label" in done.err
