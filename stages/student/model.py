@@ -69,7 +69,8 @@ class Student(nn.Module):
             self.adapter = DeepAdapter(len(start), width, table_std, word_std)
         encoder.set_input_embeddings(nn.Embedding(1, width))
         self.encoder = encoder
-        self.register_buffer("start", start.float())
+        # A copy: with a row's view a checkpoint would hold the whole table.
+        self.register_buffer("start", start.float().clone())
 
     def forward(self, embeddings: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return the class logits, shape (B, K), of embeddings, shape (B, T, d_T), T may be 0.

@@ -116,6 +116,13 @@ def test_short_names_build_without_a_download(arch: str) -> None:
     assert count / 1e6 == pytest.approx(MILLIONS.get(arch, 86), rel=0.03, abs=1)
 
 
+def test_a_student_keeps_the_start_token_alone_of_the_table(tmp_path: Path) -> None:
+    encoder = build_encoder("static", "random", LABELS, 8)
+    student = Student(encoder, torch.randn(50_000, WIDTH)[7], 0.1)
+    torch.save(student.state_dict(), tmp_path / "checkpoint")
+    assert (tmp_path / "checkpoint").stat().st_size < 10**6
+
+
 def test_a_student_without_layers_maps_tokens_through_a_hidden_layer() -> None:
     encoder = build_encoder("static", "random", LABELS, 256)
     word_std = encoder.get_input_embeddings().weight.std().item()
