@@ -20,11 +20,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = 130
 """The exit code."""
 
-GRACE_SECONDS = 2.0
-"""How long a safe point is waited for."""
-
-LAST_SECONDS = 3.0
-"""How long the exception may take to end the work."""
+GRACE_SECONDS, LAST_SECONDS = 2.0, 3.0
+"""How long a safe point is waited for, and how long the exception may take to end the work."""
 
 _END = 0
 
@@ -57,6 +54,10 @@ class Stop:
         watcher.start()
         try:
             yield
+        except Exception as error:  # what a library made of the exception that it was given
+            if self._asked and not self._heeded:
+                raise Interrupted(self._message) from error
+            raise
         finally:
             self._heeded = True
             signal.set_wakeup_fd(wake_up)

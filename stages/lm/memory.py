@@ -133,9 +133,7 @@ def keep_freed_memory(device: str) -> str:
 
     A batch on a CPU allocates the same few buffers of megabytes in every layer.  The C library
     gives each of them back when it is freed, so that the next one is made of new pages, which the
-    kernel has to clear one by one: a tenth of the time of a forward pass.
-
-    Returns what was done or why not, for the log; a GPU's memory is torch's own affair.
+    kernel has to clear one by one: a tenth of the time of a forward pass.  Returns what was done.
     """
     if device != "cpu":
         return "freed memory: kept by torch's own allocator"

@@ -109,3 +109,11 @@ def test_a_first_signal_asks_to_stop_and_handlers_are_put_back(
             console.check_stop()
     assert signal.getsignal(number) == before
     assert "once more to stop at once" in capfd.readouterr().err
+
+
+def test_what_a_library_makes_of_a_stop_is_a_stop() -> None:
+    with pytest.raises(Interrupted), Console().catch_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("recursion depth mismatch")
+    with pytest.raises(RuntimeError), Console().catch_signals():
+        raise RuntimeError("nobody asked for it")

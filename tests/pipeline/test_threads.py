@@ -36,8 +36,6 @@ def test_what_is_said_is_what_torch_uses_and_who_waits_sleeps_unless_asked_to_sp
     assert process.returncode == 0, err
     assert f"threads: {said}, of 1 CPUs that this process may use" in err.splitlines()
     assert f"OMP_WAIT_POLICY = '{policy}'" in err
-    (manifest,) = tmp_path.glob("*/*/manifest.json")
-    assert f"cpu, {said} threads" in manifest.read_text()
 
 
 @pytest.mark.parametrize(
