@@ -78,8 +78,8 @@ def rank_candidates(
             biases = np.array(fit_prior(rows["probabilities"]).biases)
             for prior, answers in ((BALANCED, logits - biases), (NONE, logits)):
                 hits = int((answers.argmax(axis=1) == wanted).sum())
-                share = count_share(hits, len(wanted))
-                found.append(Candidate(replace(each, prior=prior), chat, share))
+                way = replace(each, prior=prior, max_length=task.max_length)
+                found.append(Candidate(way, chat, count_share(hits, len(wanted))))
     found.sort(key=lambda each: -each.share.value)
     best, chance = found[0].share, 1 / len(task.labels)
     if best.low <= chance or best.value - chance < DOUBTFUL_SKILL * (1 - chance):
