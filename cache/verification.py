@@ -13,7 +13,9 @@ from pathlib import Path
 from cache.directory import MISSING, Cache, attempt, first_non_finite
 from cache.errors import ForeignError, ManifestError, StorageError
 from cache.format import (
+    ATTACHMENTS,
     DIRECTORY,
+    GROUP,
     MANIFEST,
     CommitRecord,
     committed_shards,
@@ -90,8 +92,9 @@ def verify_cache(
             faults += found
             count += 1
         advance(1)
-    strays, size = _find_strays(cache)
-    return Report(place, cache, count, tuple(faults), strays, size)
+    obstacles, strays, size = _sort_files(cache)
+    # What is in the way of others first: repair goes in this order.
+    return Report(place, cache, count, (*obstacles, *faults), strays, size)
 
 
 def repair_cache(report: Report) -> list[str]:
@@ -151,10 +154,10 @@ def _check_column(cache: Cache, shard: int, name: str, record: CommitRecord | st
     return None if bad is None else f"row {record.rows[0] + bad} is NaN or infinite"
 
 
-def _find_strays(cache: Cache) -> tuple[tuple[str, ...], int]:
-    # Files that no reader looks at, and the size of all files.
+def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
+    # Files that stand where a directory must be, strays, and the size of all files.
     committed = set(cache.committed())
-    loose, size = [], 0
+    obstacles, loose, size = [], [], 0
     for path, file_size in cache.files.walk():
         size += file_size
         if path == MANIFEST or path in cache.manifest.files or path.startswith(f"{CLAIMS}/"):
@@ -162,7 +165,11 @@ def _find_strays(cache: Cache) -> tuple[tuple[str, ...], int]:
         # Whose record or column lies there, None where that is nobody's place.
         owners = (each for each in _numbers(path, cache) if path in cache.paths_of(each))
         shard = next(owners, None)
-        if shard is None or not (shard in committed or path == record_path(shard)):
+        if shard is not None and (shard in committed or path == record_path(shard)):
+            continue
+        if shard is None and _is_in_the_way(path, cache):
+            obstacles.append(Fault(path, "a file where a directory must be", None))
+        else:
             loose.append((path, shard))
     try:
         live = {claim.shard for claim in cache.live_claims()} if loose else set()
@@ -175,7 +182,14 @@ def _find_strays(cache: Cache) -> tuple[tuple[str, ...], int]:
         mine = live if path.startswith(f"{TEMPORARY}/") else shard in busy
         if not mine and cache.files.size(path) is not None:
             strays.append(path)
-    return tuple(sorted(strays)), size
+    return obstacles, tuple(sorted(strays)), size
+
+
+def _is_in_the_way(path: str, cache: Cache) -> bool:
+    if path in (GROUP, DIRECTORY, CLAIMS, TEMPORARY, ATTACHMENTS.rstrip("/")):
+        return True
+    below = (each for shard in _numbers(path, cache) for each in cache.paths_of(shard))
+    return any(each.startswith(f"{path}/") for each in below)
 
 
 def _numbers(path: str, cache: Cache) -> list[int]:
@@ -200,6 +214,11 @@ def _repair_manifest(place: Place) -> list[str]:
 
 
 def _repair_file(cache: Cache, path: str, is_mine: Callable[[], bool]) -> list[str]:
+    if path not in cache.manifest.files:
+        if cache.files.size(path) is None:
+            return []  # it is gone, or the directory by now that must be there
+        erase(cache.place, cache.files, path, is_mine)
+        return [path]
     fault = _check_file(cache, path)
     if fault is not None:
         erase(cache.place, cache.files, path, is_mine)

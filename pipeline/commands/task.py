@@ -108,7 +108,6 @@ def check_task(name: str, model: str, chat: bool) -> None:
 )
 @options.count("--texts", 256, "Texts that the model writes for the labels.")
 @options.count("--rows", 256, "Random rows that a prior is found on.")
-@options.seed("Seed of texts and rows.")
 @options.DEVICE
 @options.DTYPE
 @options.THREADS

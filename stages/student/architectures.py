@@ -25,17 +25,8 @@ def _size(width: int, layers: int, heads: int, inner: int) -> dict[str, Any]:
     }
 
 
-BASE = _size(768, 12, 12, 3072)
 ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 MODERNBERT = {"classifier_pooling": "mean"}
-DEBERTA_V3 = {
-    "relative_attention": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "position_buckets": 256,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "position_biased_input": False,
-}
 
 ARCHITECTURES = {
     "static": Architecture(
@@ -58,15 +49,7 @@ ARCHITECTURES = {
     "minilm": Architecture("nreimers/MiniLM-L6-H384-uncased", "bert", _size(384, 6, 12, 1536)),
     "distilbert": Architecture("distilbert/distilbert-base-uncased", "distilbert", {}),
     "bert-base": Architecture("google-bert/bert-base-uncased", "bert", {}),
-    "electra-small": Architecture("google/electra-small-discriminator", "electra", {}),
-    "albert-base": Architecture("albert/albert-base-v2", "albert", BASE),
-    "deberta-v3-base": Architecture(
-        "microsoft/deberta-v3-base", "deberta-v2", {**BASE, **DEBERTA_V3}
-    ),
     "modernbert-base": Architecture("answerdotai/ModernBERT-base", "modernbert", MODERNBERT),
-    "modernbert-large": Architecture(
-        "answerdotai/ModernBERT-large", "modernbert", {**_size(1024, 28, 16, 2624), **MODERNBERT}
-    ),
     "xlm-roberta-base": Architecture("FacebookAI/xlm-roberta-base", "xlm-roberta", ROBERTA),
     "roberta-base": Architecture("FacebookAI/roberta-base", "roberta", ROBERTA),
     "roberta-large": Architecture(

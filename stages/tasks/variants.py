@@ -9,10 +9,8 @@ from stages.tasks.task import SCORES, Task, parse_task
 from stages.yaml_files import read_yaml
 
 VARIANTS = Path(__file__).parent / "variants"
-LABELS = "{labels}"
-"""Stands for the labels of the task in a variant's prompt and suffix."""
-ASKED = ("prompt", "suffix", "labels", *SCORES)
-"""What a variant may say otherwise than the task."""
+LABELS = "{labels}"  # stands for the task's labels in a prompt and a suffix
+ASKED = ("prompt", "suffix", "labels", *SCORES)  # what may be otherwise than in the task
 
 
 def load_variants(task: Task, path: Path | None = None) -> list[Task]:

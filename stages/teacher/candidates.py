@@ -22,8 +22,7 @@ from stages.teacher.fill import BATCH_POSITIONS, TEXT_SEED, answer_inputs, compu
 from stages.teacher.generation import choose_labels, write_texts
 from stages.teacher.plan import make_teacher, prepare_teacher
 
-LONGEST, TOP_P = 96, 0.95
-"""Tokens of a written text at most, and of a row that the prior is found on."""
+LONGEST, TOP_P = 96, 0.95  # tokens of a written text and of a row at most; as texts are drawn
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import errno
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from store_worker import fill, flip, make_cache, make_columns
+from store_worker import fill, flip, make_cache, make_columns, tree
 
 import cache.directory
 from cache.directory import Cache
@@ -166,6 +167,20 @@ def test_what_was_repaired_in_the_meantime_stays(full: Cache) -> None:
     with full.claim_next() or pytest.fail("nothing to claim"):
         assert repair_cache(report) == []
     assert len(full.committed()) == 9
+
+
+@pytest.mark.parametrize("path", ["rows/logits/c/1", "rows/length", "commits", "attachments"])
+def test_a_file_where_a_directory_must_be_is_found_and_removed(full: Cache, path: str) -> None:
+    root = full.place.path
+    whole = tree(root)
+    shutil.rmtree(root / path)
+    (root / path).write_bytes(b"")
+    report = verify_cache(root)
+    assert Fault(path, "a file where a directory must be", None) in report.faults
+    assert path in repair_cache(report)
+    fill(make_cache(root.parent))
+    assert tree(root) == whole
+    assert verify_cache(root).faults == ()
 
 
 def test_another_version_is_left_alone_and_a_changed_digit_is_damage(full: Cache) -> None:
