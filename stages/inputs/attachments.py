@@ -59,6 +59,11 @@ class SelfGenerated:
             return self
         return replace(self, logits=self.logits - np.array(prior.biases, dtype=np.float32))
 
+    def count_named(self, prior: Prior | None) -> Share:
+        """Count the texts whose label is named with a prior taken off; there must be labels."""
+        given = self.without(prior).logits.argmax(axis=1)
+        return count_share(int((given == self.labels).sum()), len(given))
+
     def speaks_against(self, prior: Prior) -> bool:
         """Whether with it taken off fewer texts are given the label that they were written for.
 
@@ -66,10 +71,8 @@ class SelfGenerated:
         """
         if self.labels is None:
             return False
-        both = (self.logits, self.without(prior).logits)
-        raw, off = (int((x.argmax(axis=1) == self.labels).sum()) for x in both)
-        is_telling = count_share(max(raw, off), len(self.labels)).low > 1 / self.logits.shape[1]
-        return is_telling and off < raw
+        raw, off = self.count_named(None), self.count_named(prior)
+        return off.value < raw.value and raw.low > 1 / self.logits.shape[1]
 
     def to_files(self) -> dict[str, bytes]:
         """Return the attachment by its name."""

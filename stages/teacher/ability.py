@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.errors import TrainingError
 from stages.inputs import SelfGenerated, find_drawn
-from stages.metrics import count_share, fit_prior
+from stages.metrics import fit_prior
 
 DOUBTFUL_SKILL = 0.15
 """Below it a model hardly knows the labels apart: see benchmarks/choosing.md."""
@@ -40,9 +40,8 @@ def judge_ability(
     except TrainingError as error:
         return Ability("hopeless", str(error))
     off = prior.is_leaning and not texts.speaks_against(prior)
-    used = texts.without(prior if off else None)
-    given, raw = used.logits.argmax(axis=1), texts.logits.argmax(axis=1)
-    share = count_share(int((given == texts.labels).sum()), len(given))
+    share = texts.count_named(prior if off else None)
+    given = texts.without(prior if off else None).logits.argmax(axis=1)
     chance = 1 / len(names)
     skill = (share.value - chance) / (1 - chance)
     reason = (
@@ -50,7 +49,7 @@ def judge_ability(
         f"{share}, where guessing would to {chance:.0%}"
     )
     if off:
-        reason += f", and with its prior left in to {(raw == texts.labels).mean():.1%}"
+        reason += f", and with its prior left in to {texts.count_named(None).value:.1%}"
     counts = np.bincount(given, minlength=len(names))
     never = [name for name, count in zip(names, counts, strict=True) if not count]
     level, finding = "fine", "it knows the labels apart"

@@ -11,8 +11,8 @@ import numpy as np
 
 from cache.draw import mix_seeds
 from stages.errors import TaskError
-from stages.inputs import SamplingSettings, build_samplers
-from stages.metrics import Share, count_share, fit_prior
+from stages.inputs import SamplingSettings, SelfGenerated, build_samplers
+from stages.metrics import Share, fit_prior
 from stages.reporter import Reporter, follow
 from stages.tasks import BALANCED, NONE, Task, load_task
 from stages.teacher.ability import DOUBTFUL_SKILL
@@ -74,11 +74,10 @@ def rank_candidates(
                 logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, advance)
                 rows = answer_inputs(plan.inputs, samplers, teacher, BATCH_POSITIONS, advance)
             teacher.release()
-            biases = np.array(fit_prior(rows["probabilities"]).biases)
-            for prior, answers in ((BALANCED, logits - biases), (NONE, logits)):
-                hits = int((answers.argmax(axis=1) == wanted).sum())
-                way = replace(each, prior=prior, max_length=task.max_length)
-                found.append(Candidate(way, chat, count_share(hits, len(wanted))))
+            texts = SelfGenerated(tokens, lengths, logits, wanted)
+            for name, prior in ((BALANCED, fit_prior(rows["probabilities"])), (NONE, None)):
+                way = replace(each, prior=name, max_length=task.max_length)
+                found.append(Candidate(way, chat, texts.count_named(prior)))
     found.sort(key=lambda each: -each.share.value)
     best, chance = found[0].share, 1 / len(task.labels)
     if best.low <= chance or best.value - chance < DOUBTFUL_SKILL * (1 - chance):
