@@ -91,9 +91,9 @@ class Bench:
 
     @cached_property
     def model(self) -> Any:
-        """The model itself, in float32."""
+        """The model itself."""
         folder = lm.resolve_model(str(self.path))
-        return lm.load_language_model(folder, self.args.device, "float32", "none")
+        return lm.load_language_model(folder, self.args.device, self.args.dtype, "none")
 
     def teach(self, setting: Setting) -> Teacher:
         """Return the teacher of one way of asking; the model has one at a time."""
@@ -120,7 +120,8 @@ class Bench:
 
     def recall(self, key: dict[str, Any], make: Any) -> dict[str, np.ndarray]:
         """Return what is kept for a key, made and kept where it is not."""
-        text = json.dumps({"model": self.identity, **key}, sort_keys=True)
+        other = {} if self.args.dtype == "float32" else {"dtype": self.args.dtype}
+        text = json.dumps({"model": self.identity, **other, **key}, sort_keys=True)
         path = Path(self.args.work) / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
         if not path.is_file():
             if self.args.report:

@@ -67,7 +67,7 @@ def take_mean(logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def list_settings(bench: Bench) -> list[tuple[Setting, tuple[str, ...]]]:
     """Return what is asked of a model, the most telling first, and on which sets of inputs."""
-    plain, random, ways = ("test", "unigram"), SETS, bench.args.ways
+    plain, random, ways = ("test", "unigram"), ("test", *bench.args.sets), bench.args.ways
     found: list[tuple[Setting, tuple[str, ...]]] = [(Setting(bench.name, t), random) for t in DATA]
     if "chat" in ways and bench.has_chat():
         found += [(Setting(bench.name, task, chat=True), plain) for task in DATA]
@@ -164,7 +164,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=512, help="random rows a set")
     parser.add_argument("--written", type=int, default=128, help="texts that the model writes")
     parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS, help="what else is asked")
+    parser.add_argument("--sets", nargs="*", default=SETS[1:], choices=SETS[1:], help="priors of")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--positions", type=int, default=1024, help="most in one forward pass")
     parser.add_argument("--report", action="store_true", help="ask no model: write what is kept")
     return parser.parse_args(arguments)
@@ -176,6 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     typed = ["benchmarks.real", *(sys.argv[1:] if arguments is None else arguments)]
     benches = {model: Bench(args, model) for model in args.only}
     size = "" if args.texts == TEXTS else f", {args.texts:,} texts"
+    size += "" if args.dtype == "float32" else f", {args.dtype}"
     sections: dict[str, Callable[[], Iterator[str]]] = {
         f"Teachers: {MODELS[model]}, {task}{size}": partial(measure, benches[model], task)
         for task in args.tasks
