@@ -31,7 +31,7 @@ from benchmarks.questions import DATA, MODELS, read_test
 from cache.directory import Cache
 from cache.opening import create_or_open
 from stages.classify import load_classifier
-from stages.inputs import pack_attachments
+from stages.inputs import SamplingSettings, pack_attachments
 from stages.lm import load_language_tokenizer
 from stages.metrics import compute_scores, fit_prior
 from stages.reporter import SilentReporter
@@ -45,7 +45,7 @@ BLOCK = 512
 """Rows whose answers are kept together."""
 MIXED = "labelled+unigram"
 """What became the default."""
-ROWS, CHOSEN = 8192, 512
+ROWS, CHOSEN, LABELLED = 8192, 512, SamplingSettings(labelled=True, top_p=0.95)
 """Rows of a kind; labelled texts of the model's own that choices are made on."""
 
 
@@ -90,7 +90,7 @@ def answer(args: argparse.Namespace) -> None:
         return kinds.keep(f"{name}-logits", ask_all)["logits"]
 
     ask("test", kinds.keep("test", lambda: kinds.read("test", args.texts))["tokens"])
-    ask("chosen", kinds.keep("chosen", lambda: kinds.write_labelled(CHOSEN, 900))["tokens"])
+    ask("chosen", kinds.keep("chosen", lambda: kinds.write(CHOSEN, 900, LABELLED))["tokens"])
     files = pack_attachments(teacher.table, plan.input_tokenizer, None)
     for kind in args.kinds:
         job = args.work / "jobs" / f"{args.model}-{args.task}-{kind}.json"
@@ -254,7 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--rows", type=int, default=ROWS, help="rows of a kind; each number has its own --work"
     )
     parser.add_argument("--texts", type=int, default=2000, help="test texts")
-    parser.add_argument("--wide", type=int, default=1024, help="texts written at once")
+    parser.add_argument("--wide", type=int, default=1024, help="tokens followed at once (chain)")
     parser.add_argument("--positions", type=int, default=16384, help="most in one forward pass")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")

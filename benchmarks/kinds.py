@@ -21,40 +21,27 @@ from cache.draw import (
     mix_seeds,
     quantise_distribution,
 )
+from stages.inputs import SamplingSettings
 from stages.reporter import SilentReporter
 from stages.tasks import fit_tokenizer
-from stages.teacher import Teacher, average_next_token
+from stages.teacher import (
+    Teacher,
+    average_next_token,
+    choose_labels,
+    find_prompts,
+    write_texts,
+)
 from stages.texts import encode_texts
 
-# What a model is asked to write: labelled, any; the same of chat models.
-ASKED = {
-    "ag_news": (
-        "A short news story from the {label} section of a newspaper:\n",
-        "A short news story from a newspaper:\n",
-        "Write a short news report about {label}. Write only the report, without a title.",
-        "Write a short news report. Write only the report, without a title.",
-    ),
-    "reddit": (
-        "A {label} comment on Reddit:\n",
-        "A comment on Reddit:\n",
-        "Write a short Reddit comment with a {label} emotion. Write only the comment.",
-        "Write a short Reddit comment. Write only the comment.",
-    ),
-    "emotions": (
-        "A comment on Reddit that expresses {label}:\n",
-        "A comment on Reddit:\n",
-        "Write a short Reddit comment that expresses {label}. Write only the comment.",
-        "Write a short Reddit comment. Write only the comment.",
-    ),
-}
-SPOKEN = {"World": "world politics", "Sci/Tech": "science and technology"}
-LONGEST = {"ag_news": 96, "reddit": 40, "emotions": 40}
 KINDS = (
     *("unigram", "labelled", "real", "topical", "topical-chain", "chain", "written"),
     *("labelled+topical", "unigram-own", "vocabulary", "shuffled", "labelled+chain"),
     *("labelled+unigram", "labelled+written", "written+unigram"),
+    *("likely", "likely+unigram", "spliced", "labelled+spliced", "begun", "labelled+begun"),
 )
-FOLLOWING, LIKELIEST, TOP_P = 32, 256, 0.95
+"""``likely`` are labelled texts of likelier words, ``spliced`` pieces of two labelled texts a row,
+``begun`` labelled texts up to anywhere; ``a+b`` is half of each."""
+LONGEST, FOLLOWING, TOP_P = 96, 32, 0.95
 CONTEXTS, CONTEXT_LENGTH = 64, 24
 RESTART = 0.15
 """How often a token of a chain does not follow from the one before it."""
@@ -70,12 +57,9 @@ class Kinds:
         self.data, self.work = data, work
         self.table, self.longest = teacher.table, teacher.task.max_length
         tokenizer, size = teacher.tokenizer, len(teacher.table)
-        pieces = [tokenizer.decode([k]) for k in range(size)]
-        self._white = np.array([not piece.strip() for piece in pieces])
         self._special = np.zeros(size, dtype=bool)
         special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         self._special[[k for k in special if k < size]] = True
-        self._ends = self._special | np.array(["\n\n" in piece for piece in pieces])
 
     def keep(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Return what is kept under a name, made and kept where it is not."""
@@ -95,10 +79,11 @@ class Kinds:
         return self.keep(kind, lambda: self._make(kind))["tokens"]
 
     def _make(self, kind: str) -> dict[str, np.ndarray]:
-        if kind == "labelled":
-            return self.write_labelled(self.rows, 100)
-        if kind == "written":
-            return {"tokens": self._write(None, self.rows, 7)}
+        if kind in ("labelled", "likely", "written"):
+            sampling = SamplingSettings(
+                top_p=TOP_P if kind == "likely" else 1.0, labelled=kind != "written"
+            )
+            return self.write(self.rows, 100, sampling)
         if kind == "real":
             return self.read("train", self.rows)
         if "+" in kind:
@@ -108,12 +93,8 @@ class Kinds:
                 for x in halves
             ]
             return {"tokens": self.join(*wide)}
-        if kind == "shuffled":
-            tokens, rng = self.get("labelled").copy(), np.random.default_rng(5)
-            for row in tokens:
-                count = (row >= 0).sum()
-                row[:count] = rng.permutation(row[:count])
-            return {"tokens": tokens}
+        if kind in ("shuffled", "begun", "spliced"):
+            return {"tokens": self._change(kind, self.get("labelled"), np.random.default_rng(5))}
         if kind.startswith("unigram"):
             drawn = self._draw(self._find_average(kind == "unigram-own"), 0)
         elif kind == "vocabulary":
@@ -139,60 +120,35 @@ class Kinds:
         texts = encode_texts([found[k][0] for k in order], cut, self.longest, SilentReporter())
         return {"tokens": texts.tokens, "gold": np.array([found[k][1] for k in order])}
 
-    def write_labelled(self, count: int, seed: int) -> dict[str, np.ndarray]:
-        """Have the model write texts for each label; returns tokens and labels, (N,)."""
-        labels = self.teacher.task.label_names
-        each = -(-count // len(labels))
-        parts = [self._write(label, each, seed + k) for k, label in enumerate(labels)]
-        gold = np.repeat(np.arange(len(labels)), each)
-        order = np.random.default_rng(seed).permutation(len(gold))[:count]
-        return {"tokens": np.concatenate(parts)[order], "gold": gold[order]}
+    def write(self, count: int, seed: int, sampling: SamplingSettings) -> dict[str, np.ndarray]:
+        """Have the model write texts as it does for a cache; returns tokens and labels, (N,)."""
+        seeds, longest = mix_seeds(seed, 0, count), min(LONGEST, self.longest)
+        tokens = write_texts(self.teacher, seeds, sampling, longest, lambda _: None)
+        return {"tokens": tokens, "gold": choose_labels(seeds, len(self.teacher.task.labels))}
 
-    def _prompt(self, label: str | None) -> list[int]:
-        chat, tokenizer = self.teacher.chat, self.teacher.tokenizer
-        labelled, plain = ASKED[self.task][2 * chat : 2 * chat + 2]
-        text = plain
-        if label is not None:
-            text = labelled.replace("{label}", SPOKEN.get(label, label.lower()))
-        if not chat:
-            return list(tokenizer(text)["input_ids"])
-        asked = [{"role": "user", "content": text}]
-        shown = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
-        return list(tokenizer(str(shown), add_special_tokens=False)["input_ids"])
+    def _change(self, kind: str, texts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Make other rows of written texts, shape (N, longest)."""
+        rows = [text[text >= 0] for text in texts]
+        if kind == "shuffled":
+            rows = [rng.permutation(row) for row in rows]
+        elif kind == "begun":
+            rows = [row[: rng.integers(1, len(row) + 1)] for row in rows]
+        else:
+            pairs = zip(rows, rng.permutation(len(rows)), strict=True)
+            rows = [
+                np.concatenate([row[: rng.integers(1, len(row) + 1)], rows[other]])
+                for row, other in pairs
+            ]
+        changed = np.full_like(texts, -1)
+        for row, given in zip(rows, changed, strict=True):
+            given[: len(row)] = row[: len(given)]
+        return changed
 
-    @torch.inference_mode()
-    def _write(self, label: str | None, count: int, seed: int) -> np.ndarray:
-        model, parts = self.teacher.model, []
-        draw = torch.Generator(device=self.table.device).manual_seed(seed)
-        prompt = self.teacher.look_up(np.array([self._prompt(label)]))
-        with self.teacher.suspend():
-            for begin in range(0, count, self.wide):
-                inputs = prompt.expand(min(self.wide, count - begin), -1, -1)
-                found, past = [], None
-                for _ in range(LONGEST[self.task]):
-                    output = model(
-                        inputs_embeds=inputs, past_key_values=past, use_cache=True, logits_to_keep=1
-                    )
-                    past = output.past_key_values
-                    logits, ids = output.logits[:, -1, : len(self.table)].topk(LIKELIEST, dim=1)
-                    chances = logits.float().softmax(dim=1)
-                    before = chances.cumsum(dim=1) - chances
-                    chances = chances.masked_fill(before >= TOP_P, 0.0)
-                    found.append(ids.gather(1, torch.multinomial(chances, 1, generator=draw)))
-                    inputs = self.table[found[-1]]
-                parts.append(torch.cat(found, dim=1).cpu().numpy())
-        return self._trim(np.concatenate(parts).astype(np.int32))
-
-    def _trim(self, tokens: np.ndarray) -> np.ndarray:
-        """Cut texts at blank lines and special tokens, drop white space in front, pad with -1."""
-        result = np.full_like(tokens, -1)
-        for row, ids in enumerate(tokens):
-            begin = int(np.argmin(self._white[ids]))
-            ends = np.flatnonzero(self._ends[ids[begin:]])
-            kept = ids[begin : begin + (ends[0] if len(ends) else len(ids))]
-            result[row, : len(kept)] = kept
-            result[row, 0] = max(0, result[row, 0])  # a text has at least one token
-        return result
+    @property
+    def _prompt(self) -> list[int]:
+        """What stands in front of a text of no label."""
+        (prompt,) = find_prompts(self.teacher, labelled=False)
+        return prompt
 
     def _find_average(self, own: bool) -> np.ndarray:
         """Average the model's next-token distribution over its own texts or random tokens, (V,)."""
@@ -206,14 +162,14 @@ class Kinds:
         """Return the labels' distributions (K, V), and the model's own (V,)."""
         kept = self.keep("labelled", lambda: self._make("labelled"))
         topics = []
-        for column, label in enumerate(self.teacher.task.label_names):
+        for column, prompt in enumerate(find_prompts(self.teacher, labelled=True)):
             own = kept["tokens"][kept["gold"] == column]
             words = own[:CONTEXTS]
             counts = np.bincount(words[words >= 0], minlength=len(self.table)).astype(float)
             counts[self._special] = 0
-            average = self._average_behind(own, self._prompt(label))
+            average = self._average_behind(own, prompt)
             topics.append(0.6 * average + 0.4 * counts / counts.sum())
-        average = self._average_behind(self.get("written"), self._prompt(None))
+        average = self._average_behind(self.get("written"), self._prompt)
         return {"topics": np.array(topics), "average": average}
 
     def _average_behind(self, texts: np.ndarray, prompt: list[int]) -> np.ndarray:
@@ -227,7 +183,7 @@ class Kinds:
     def _find_followers(self) -> dict[str, np.ndarray]:
         """Return the likeliest next tokens of every token and their chances, (V, FOLLOWING)."""
         ids, chances = [], []
-        prompt = self.teacher.look_up(np.array([self._prompt(None)]))
+        prompt = self.teacher.look_up(np.array([self._prompt]))
         special = torch.from_numpy(self._special).to(self.table.device)
         with self.teacher.suspend():
             for part in self.table.split(self.wide):

@@ -167,7 +167,7 @@ class _Writer:
     ) -> NDArray[np.int64]:
         """Draw the next token of texts of so many tokens, shape (B,), by logits, shape (B, V)."""
         cannot_begin = self._endings.cannot_begin[: len(self.teacher.table)]
-        logits = logits[:, : len(cannot_begin)].float() / self.sampling.temperature
+        logits = logits[:, : len(cannot_begin)].float().div_(self.sampling.temperature)
         if not float(logits.sum()) < torch.inf:
             raise ModelError("the model's logits are NaN or infinite, so that it cannot write")
         if not ages.all():
