@@ -1,8 +1,7 @@
 """One cache, opened: filled shard by shard, and never believed without a check.
 
-A shard is claimed, written whole, synced, and only then committed by publishing its record; up to
-that last step it does not exist for anyone.  So whatever is killed, and whenever, costs the shards
-in flight and nothing else.
+A shard is claimed, written whole, synced, and then committed by publishing its record; until then
+it does not exist for anyone.  So a kill costs the shards in flight and nothing else.
 """
 
 import errno
@@ -216,8 +215,7 @@ class Cache:
         return self.files.size(record_path(shard)) is not None
 
     def _sweep(self, shard: int) -> None:
-        # Whatever lies here without a record is a killed writer's, and the claim is ours; of the
-        # record there can be no more than parts.
+        # Whatever lies here without a record is a killed writer's, and the claim is ours.
         for path in self.paths_of(shard):
             self.files.discard(path)
 

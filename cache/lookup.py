@@ -145,8 +145,7 @@ def _open_caches(places: Iterable[Place]) -> tuple[list[Cache], list[Cache]]:
 
 def _matching(places: Iterable[Place], name: str) -> list[Place]:
     """Return the caches whose fingerprint begins so, a link and what it leads to once."""
-    # Directories are named after the fingerprint's first half, and known by that alone where the
-    # manifest cannot be read.
+    # Where the manifest cannot be read, the directory's name is the fingerprint's first half.
     digits = name[:32].lower()
     found = [place for place in places if any(known.startswith(digits) for known in place.names)]
     links = [p for p in found if isinstance(p, LocalPlace) and p.path.is_symlink()]

@@ -6,15 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cache import errors
 from cache.directory import Cache
-from cache.errors import (
-    CacheError,
-    DamageError,
-    ForeignError,
-    Hint,
-    LostClaimError,
-    ManifestError,
-)
 from cache.format import (
     ATTACHMENTS,
     DIRECTORY,
@@ -45,9 +38,9 @@ def create_or_open(
     Args:
         root: Below which caches lie; made if need be.
         manifest: What the cache is of; its ``files`` and ``created`` are filled in here.
-        attachments: Called only where one is missing, returns files to keep with the cache by
-            name; not part of the fingerprint, so what matters in them belongs into the inputs.
-        findings: Called only where the manifest is written, returns notes to add to it.
+        attachments: Called where one is missing, returns the files to keep by name; the
+            fingerprint does not know them.
+        findings: Called where the manifest is written, returns notes to add to it.
 
     Raises:
         ManifestError: The manifest found there, or an attachment's name, is not usable, or a
@@ -91,21 +84,21 @@ def read_manifest(place: Place, fingerprint: str | None = None) -> Manifest:
     data = files.read(MANIFEST, LARGEST_MANIFEST)
     if data is None:
         if not files.names(DIRECTORY):
-            raise ManifestError(f"{place} is not a cache: it has no {MANIFEST}")
+            raise errors.ManifestError(f"{place} is not a cache: it has no {MANIFEST}")
         lost = f"{place} has commit records, but it has no {MANIFEST}"
-        raise ManifestError(lost, Hint.VERIFY, place)
+        raise errors.ManifestError(lost, errors.Hint.VERIFY, place)
     try:
         manifest = Manifest.from_bytes(data, f"{place}/{MANIFEST}")
-    except ManifestError as error:
-        raise ManifestError(str(error), Hint.VERIFY, place) from error
+    except errors.ManifestError as error:
+        raise errors.ManifestError(str(error), errors.Hint.VERIFY, place) from error
     if fingerprint is not None and manifest.fingerprint != fingerprint:
-        raise ForeignError(
+        raise errors.ForeignError(
             f"{place} is another cache: its fingerprint is {manifest.fingerprint}, asked for is "
             f"{fingerprint}"
         )
     # Either name will do, so that a link to a cache is as good as the cache.
     if manifest.directory not in place.names:
-        raise ForeignError(
+        raise errors.ForeignError(
             f"{place} holds the manifest of another cache, whose directory would be named "
             f"{manifest.directory}"
         )
@@ -128,7 +121,7 @@ def _summarise(place: Place) -> dict[str, Any]:
     found["bytes"] = sum(size for _, size in place.open_files().walk())
     try:
         cache = open_cache(place)
-    except CacheError as error:
+    except errors.CacheError as error:
         return found | {"error": str(error)}
     found |= {"fingerprint": cache.fingerprint, "label": cache.manifest.label}
     committed = len(cache.committed())
@@ -155,7 +148,7 @@ def _create(
         path = check_attachment_name(name)
         if lost and files.read(path, len(data)) not in (None, data):
             # The rows may rest on the old one, and nobody can say any more whether it is sound.
-            raise ManifestError(
+            raise errors.ManifestError(
                 f"{place}/{path} is not what is made now, and the manifest that could say which "
                 "of the two the rows belong to is gone; if the new one will do, remove the file"
             )
@@ -171,15 +164,14 @@ def _create(
     data = complete.to_bytes()
     files.write(contents, is_mine)
     if not is_mine():
-        raise LostClaimError.lapsed(place, "not created")
+        raise errors.LostClaimError.lapsed(place, "not created")
     if not files.put_if_absent(MANIFEST, data) and files.size(MANIFEST) is None:
-        raise DamageError(place, MANIFEST, "something that cannot be read is in its place")
+        raise errors.DamageError(place, MANIFEST, "something that cannot be read is in its place")
 
 
 def _find_leftovers(cache: Cache) -> list[str]:
-    # A file that is published has two names for a moment.  Whoever is killed in it leaves the
-    # temporary one, and a committed shard is claimed, and swept, by nobody any more.  Nor is what
-    # belongs to the cache as a whole, which is only ever written under the right to create.
+    # Whoever is killed while a file is published leaves its temporary name, which nobody sweeps of
+    # a committed shard, nor of the whole cache's files, written under the right to create alone.
     if not (names := cache.files.names(TEMPORARY)):
         return []
     paths = {MANIFEST, *cache.manifest.files}
@@ -202,7 +194,7 @@ def _restore(
     lost = [path for path in missing if wanted[path].fault(made.get(path)) is not None]
     cache.files.write({path: made[path] for path in missing if path not in lost}, is_mine)
     if lost:
-        raise ManifestError(
+        raise errors.ManifestError(
             f"{cache.place}/{lost[0]} is missing and cannot be restored: it comes out differently "
             "now (another machine, or another release of a library?); if the new one will do, "
             f"remove {cache.place}/{MANIFEST}: the same command then keeps the rows and makes "

@@ -1,8 +1,7 @@
 """Rows of committed shards, checked before a byte of them is decoded, at random or as a stream.
 
-The order of a stream is a function of a seed and an epoch alone.  Only raw integers of a
-counter-based generator and a stable sort are used for it, so it is the same in every process and
-with every version of numpy, whose own shuffles carry no such promise.
+The order of a stream is a function of a seed and an epoch alone, by raw integers of a counter-based
+generator and a stable sort: the same in every process and with every version of numpy.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping

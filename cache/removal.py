@@ -29,9 +29,8 @@ _IS_DIRECTORY = (errno.EISDIR, errno.EPERM)
 def remove_cache(place: str | Path | Place) -> None:
     """Remove a cache, damaged, half created or half removed ones too.
 
-    Commit records go first and the manifest last, so that killing this leaves a cache that says
-    truly how little it holds, and that the same call removes.  Waits for a process that is just
-    creating the cache.  Files that are no cache's stay, and so does the directory around them.
+    Commit records go first and the manifest last: a kill leaves a cache that says truly how little
+    it holds.  Waits for who is just creating it.  Files that are no cache's stay.
 
     Raises:
         PlaceError: It is a link.

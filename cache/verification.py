@@ -54,9 +54,8 @@ def verify_cache(
 
     Checked are the manifest, zarr's metadata, attachments, and of each committed shard its record,
     size, hash and structure of every column's file, and that floating values are finite.  Shards
-    that are not committed are no damage, nor is what live processes are writing.  One column of
-    one shard is held at a time.  Nothing is written.  ``advance`` is told of every committed shard
-    that was read.
+    that are not committed are no damage, nor is what live processes are writing.  Nothing is
+    written.  ``advance`` is told of every committed shard that was read.
 
     Raises:
         VersionError: The cache is of another version of the format, of which nothing can be said.
@@ -100,8 +99,7 @@ def verify_cache(
 def repair_cache(report: Report) -> list[str]:
     """Remove what :func:`verify_cache` found damaged, if it still is, and return the paths.
 
-    Of a damaged shard the commit record goes, and the files that were found changed; the rest of
-    it means nothing without the record.
+    Of a damaged shard the changed files go, and the record, without which the rest is nothing.
 
     Raises:
         ForeignError: The manifest is a sound one of another cache: whether manifest or directory

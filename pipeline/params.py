@@ -1,8 +1,7 @@
 """``params.yaml`` in the working directory: the defaults that a flag on the command line overrides.
 
-Ours is what stands below one key of our own, so that the file may be anybody's: a section for each
-command holds its options by name, dashes as underscores.  So ``dvc repro`` and a command typed by
-hand agree.
+A section for each command, below one key of our own, holds its options by name, dashes as
+underscores.  So ``dvc repro`` and a command typed by hand agree.
 """
 
 import re

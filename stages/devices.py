@@ -1,8 +1,7 @@
 """Choosing devices, number formats and the default model, each with the reason for the log.
 
-Choices that a cache's fingerprint depends on follow from what a machine is, never from a timing or
-from what happens to be free: the same command beside a running one, or after it, must mean the
-same rows.
+Choices that a fingerprint depends on follow from what a machine is, never from a timing or from
+what happens to be free: the same command, beside a running one or after it, means the same rows.
 """
 
 import math
@@ -92,8 +91,7 @@ def choose_model(model: str, device: str) -> Choice:
         return Choice(model, "as asked")
     if torch.device(find_main_device(device)).type != "cuda":
         return Choice("mini", f"auto: {LLAMA} needs a CUDA device, and the device is {device}")
-    # Not by what is free: the same command beside a running one, or after it, must mean the same
-    # model, or it would fill another cache.  What does not fit then is said when it is loaded.
+    # Not by what is free.  What does not fit then is said when it is loaded.
     devices = range(torch.cuda.device_count()) if device == ALL else (torch.device(device),)
     room = sum(torch.cuda.mem_get_info(each)[1] for each in devices)
     if room < LLAMA_BYTES:

@@ -8,7 +8,7 @@ from typing import Protocol
 class Interrupted(BaseException):
     """A stage stopped because it was asked to; nothing is lost.
 
-    Like KeyboardInterrupt it is none of what ``except Exception`` is there for.
+    Whatever is given a reporter may raise it; like KeyboardInterrupt it is no Exception.
     """
 
 

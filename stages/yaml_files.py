@@ -1,8 +1,7 @@
 """YAML that people write: tasks and ``params.yaml``.
 
 Every value is text as it is written: what 024, no, 1e3 or 2024-02-30 mean is for whoever asks for
-it to say.  A file may be anything, so its size, its depth and all that its aliases stand for are
-bounded.
+it to say.  A file's size, its depth and all that its aliases stand for are bounded.
 """
 
 import json

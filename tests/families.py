@@ -64,6 +64,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "llama4_text",
         {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 32, "pad_token_id": 0},
     ),
+    "llama4-unturned": (
+        "llama4_text",
+        {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 32, "pad_token_id": 0}
+        | {"no_rope_layers": [1, 0, 1]},
+    ),
     "llama4-chunks": (
         "llama4_text",
         {

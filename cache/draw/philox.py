@@ -1,11 +1,9 @@
 """Counter-based random integers: Philox4x32-10, the same bits on every device.
 
-An integer here is a pure function of a key and a counter, so a row can be drawn again on any
-machine, in any order and in any batch.  A row's 64-bit seed is the key; the counter is the number
-of the block of four 32-bit words (64 bits), the stream (32 bits) and zero.
-
-The same arithmetic is here twice: in numpy, over blocks that fit the processor's cache, and in
-torch for draws that a GPU needs.
+An integer is a pure function of a key and a counter, so a row can be drawn again on any machine, in
+any order and batch.  A row's 64-bit seed is the key; the counter is the number of the block of four
+32-bit words (64 bits), the stream (32 bits) and zero.  The same arithmetic is here twice: in numpy,
+over blocks that fit the processor's cache, and in torch for draws that a GPU needs.
 """
 
 from enum import IntEnum
@@ -68,8 +66,7 @@ def random_integers_numpy(
     first_block, skipped = divmod(first, 4)
     blocks = -(-(skipped + count) // 4)
     words = np.empty((len(seeds), blocks, 4), dtype=np.uint32)
-    # A long row has its key as a scalar; short rows share a tile, where one key for each column
-    # costs less than numpy's loop over rows.
+    # A long row has its key as a scalar; short rows share a tile, with one key for each column.
     columns = max(1, min(blocks, TILE))
     height = 1 if columns > TILE // 2 else TILE // columns
     keys = np.stack([seeds << HALF, seeds >> HALF << HALF])
@@ -170,8 +167,7 @@ def _draw(
 
 
 def _rounds_torch(index: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    # Block numbers (1, C) and keys (B, 1) give words (B, C, 4).  The product of two 32-bit words
-    # wraps in int64, but its 64 bits are the right ones.
+    # Block numbers (1, C) and keys (B, 1) give (B, C, 4).  int64 wraps, but to the right 64 bits.
     c0, c1 = index & MASK, index >> 32
     c2 = c3 = torch.zeros_like(index)
     k0, k1 = keys & MASK, (keys >> 32) & MASK

@@ -1,10 +1,8 @@
 """Samplers: from seeds to the input embeddings that the teacher and the student are asked about.
 
-A row is a function of its seed alone: position ``t`` of a row is the same in any batch, in any
-order and for any length of the row, so a longer draw extends a shorter one.  Only integers and
-exact arithmetic are used, so it is also the same on every device.
-
-A new sampler is one class here and its entry in :data:`SAMPLERS`.
+A row is a function of its seed alone, and a longer draw extends a shorter one.  Only integers and
+exact arithmetic are used, so it is the same in any batch and order, and on every device.  A new
+sampler is one class here and its entry in :data:`SAMPLERS`.
 """
 
 import math

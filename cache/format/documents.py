@@ -1,8 +1,7 @@
 """JSON files that a person can read and that nobody can change unnoticed.
 
-A sealed document carries the SHA-256 of its own contents, and its bytes are a function of its
-contents.  So one comparison, of the file with what its contents would be written as, finds any
-changed, missing or added byte, white space included.
+A sealed document carries the SHA-256 of its contents, and its bytes are a function of them.  So one
+comparison with what its contents would be written as finds any changed, missing or added byte.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """One shard of one array as bytes: zarr v3's sharding with crc32c inside and the index at the end.
 
-Any zarr reader reads what is written here, and the tests hold it to zarr's own bytes.  It is done
-here and not by zarr because a reader must decode the very bytes whose hash it has checked, without
-reading them a second time, because nothing in a hostile shard may make it allocate more than the
-layout allows, and because zarr's chunk-by-chunk pipeline is some hundred times slower.
+Any zarr reader reads it, and the tests hold it to zarr's own bytes.  It is not done by zarr, since
+a reader must decode the very bytes whose hash it has checked, nothing in a hostile shard may make
+it allocate more than the layout allows, and zarr's chunk-by-chunk pipeline is some hundred times
+slower.
 """
 
 from typing import Any

@@ -1,15 +1,12 @@
 """The few operations on an object store that the cache rests on, each whole or not at all.
 
-Everything is a whole object, put under a condition: unless there is one, or instead of the very
-version that was read.  The store judges the condition, so of any number of callers one gets its
-way.  A request whose answer was lost may have been carried out, and is sent again by the library;
-every object is therefore marked with who put it, and a refused put looks for its own mark.
+Everything is a whole object, put under a condition, which the store judges: unless there is one, or
+instead of the very version that was read.  A request whose answer was lost may have been carried
+out, and is sent again; so every object is marked with who put it, and a refused put looks for that.
 
-A right to write that rests on a lease can lapse while its holder is suspended, and the holder then
-wakes up in the middle of a write.  So nothing here replaces or removes what it has not been told
-to by someone who is certain of that right at that moment: an object that is there already is
-compared, and replaced on condition that it is still the one that was read before the right was
-found to hold.
+A right to write that rests on a lease can lapse while its holder is suspended, who then wakes up
+in the middle of a write.  So an object that is there already is compared, and replaced on condition
+that it is still the one that was read before the right was found to hold.
 """
 
 from __future__ import annotations

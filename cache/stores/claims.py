@@ -1,11 +1,9 @@
 """Who may write which shard: a lock per shard that the kernel drops when its holder dies.
 
-An orphan left behind by a killed ``dvc repro`` or ``torchrun`` keeps its claims for as long as it
-lives, and its successor works around it; a dead worker's claims are free at once.  Nothing here is
-data: the directory can be emptied whenever no worker is running.
-
-A forked child shares its parent's locks.  Who forks while holding a claim should let the child
-end before the parent, or the claim stays with the child if the parent is killed.
+An orphan of a killed ``dvc repro`` or ``torchrun`` keeps its claims as long as it lives, and its
+successor works around it; a dead worker's are free at once.  A forked child shares its parent's
+locks, and keeps them if it outlives it.  Nothing here is data: without a running worker the
+directory can be emptied.
 """
 
 from __future__ import annotations
@@ -173,8 +171,7 @@ def _try_lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The file may have been removed between open and lock; a lock on that one shuts
-            # nobody out who opens the new one.
+            # Of a file that was removed between open and lock, the lock shuts nobody out.
             if _is_at(descriptor, path):
                 return descriptor
         except BaseException as error:

@@ -1,8 +1,7 @@
 """Every operation on storage that the cache knows, on a local directory.
 
-Nothing else in the cache touches its files (claims excepted, which are locks and not data), so an
-object store can stand in by offering the same few methods: those of
-:class:`cache.stores.interface.Files`.
+Nothing else touches the cache's files but claims, which are locks and not data, so an object store
+stands in by the same few methods: those of :class:`cache.stores.interface.Files`.
 """
 
 import errno

@@ -1,13 +1,11 @@
 """Who may write which shard of a cache in an object store: a lease that its holder renews.
 
-A lease is an object with its holder's name in it.  It is taken, renewed, taken over and given back
-by puts on condition of the version that was read, so the store decides between any number of
-processes.  One that is not renewed for its length has lapsed: its holder is dead, suspended or cut
-off, and must not count on it, nor does it (:meth:`Lease.is_held`).  An empty object is a lease
-given back; nothing is ever removed, since a removal cannot be put under a condition.
-
-No two machines' clocks are compared.  A lease's age is the time between its last put and another
-put just made, both by the store's clock, which is exact to a second.
+A lease is an object with its holder's name in it, taken, renewed, taken over and given back by puts
+on condition of the version that was read.  One that is not renewed for its length has lapsed: its
+holder is dead, suspended or cut off, and does not count on it (:meth:`Lease.is_held`).  An empty
+object is a lease given back: a removal cannot be put under a condition.  No two machines' clocks
+are compared: a lease's age is the time between its last put and another put just made, both by the
+store's clock, which is exact to a second.
 """
 
 from __future__ import annotations

@@ -10,13 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stages.checkpoints import (
-    describe_lost,
-    explained,
-    load_tokenizer,
-    load_weights,
-    restrict_tokenizer,
-)
+from stages import checkpoints
 from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores
 from stages.devices import choose_device
 from stages.errors import ModelError
@@ -33,7 +27,7 @@ def load_torch_classifier(folder: Path, device: str) -> Classifier:
     if chosen.value == "cpu":
         threads = torch.get_num_threads()
         device += f", {threads} thread{'s' * (threads > 1)}"
-    return wrap_model(model, load_tokenizer(folder), device)
+    return wrap_model(model, checkpoints.load_tokenizer(folder), device)
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -41,7 +35,7 @@ def load_model(folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForSequenceClassification
 
     kind = AutoModelForSequenceClassification
-    return load_weights(kind, str(folder), "a classifier", dtype=torch.float32).eval()
+    return checkpoints.load_weights(kind, str(folder), "a classifier", dtype=torch.float32).eval()
 
 
 def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
@@ -49,7 +43,9 @@ def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
 
     Tokens that it has no embedding of are cut as plain text.
     """
-    tokenizer = restrict_tokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
+    tokenizer = checkpoints.restrict_tokenizer(
+        tokenizer, model.get_input_embeddings().num_embeddings
+    )
 
     def encode(texts: list[str], limit: int) -> Sequence[Sequence[int]]:
         # As plain text, whatever control tokens it spells.
@@ -61,7 +57,7 @@ def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
     @torch.inference_mode()
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         inputs, attended = (torch.from_numpy(part).to(model.device) for part in (ids, mask))
-        with explained(ModelError, f"{type(model).__name__} failed"):
+        with checkpoints.explained(ModelError, f"{type(model).__name__} failed"):
             output = model(input_ids=inputs, attention_mask=attended)
         logits: np.ndarray = output.logits.float().cpu().numpy()
         return logits
@@ -76,7 +72,7 @@ def wrap_model(model: Any, tokenizer: Any, device: str) -> Classifier:
         labels=tuple(str(config.id2label[k]) for k in range(config.num_labels)),
         max_length=min(int(tokenizer.model_max_length), find_longest_input(model) or MAX_TOKENS),
         pad_id=pad or 0,
-        device="; ".join(filter(None, (device, describe_lost(tokenizer)))),
+        device="; ".join(filter(None, (device, checkpoints.describe_lost(tokenizer)))),
         # Without a padding token, rows of one length each.
         batch_rows=1 if pad is None else 64,
         scores=choose_scores(config.problem_type, config.num_labels),

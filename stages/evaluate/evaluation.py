@@ -1,16 +1,17 @@
 """How good a classifier is on labelled texts, and how often it says what its teacher says."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from stages import lm, metrics
 from stages.checkpoints import describe_lost
-from stages.classify import Classifier, find_model, is_onnx, load_classifier, model_directory
+from stages.classify import RAW, Classifier, find_model, is_onnx, load_classifier, model_directory
 from stages.devices import (
     ALL,
     Choice,
@@ -91,7 +92,6 @@ def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
     Raises:
         SettingError: What is to be measured does not go together.
         StageError: A model, the task or the file is not usable.
-        Interrupted: A stop was asked for.
     """
     if config.model is None and (config.teacher is None or config.task is None):
         raise SettingError(
@@ -141,15 +141,12 @@ def _evaluate_texts(
         path, names, config.text_column, config.label_column, config.label_map, reporter
     )
 
-    def score(answer: Callable[[], np.ndarray]) -> tuple[np.ndarray, metrics.Scores]:
-        began = time.monotonic()
-        probabilities = answer()
-        speed = len(rows) / (time.monotonic() - began)
-        return probabilities, metrics.compute_scores(
-            gold, probabilities.argmax(axis=1), names, speed
-        )
+    def score(probabilities: np.ndarray, seconds: float) -> metrics.Scores:
+        speed = len(rows) / seconds
+        return metrics.compute_scores(gold, probabilities.argmax(axis=1), names, speed)
 
     student = teacher = taught = selection = agreement = against_teacher = ours = theirs = None
+    name = config.teacher
     teacher_ece = None
     temperature = read_temperature(record)
     if config.model is not None:
@@ -159,21 +156,27 @@ def _evaluate_texts(
                 f"the student's labels are {', '.join(classifier.labels)}, the task's "
                 f"{', '.join(names)}"
             )
-        ours, student = score(lambda: _ask_student(classifier, rows, reporter))
+        if classifier.scores == RAW:
+            raise SettingError(f"{config.model} gives no probabilities (regression); tag alone can")
+        began = time.monotonic()
+        ours = _ask_student(classifier, rows, reporter)
+        student = score(ours, time.monotonic() - began)
         if config.threshold is not None:
             selection = metrics.select(ours, gold, config.threshold)
     if config.teacher is not None:
-        theirs, teacher = score(lambda: _ask_teacher(config, rows, task, device, reporter))
+        theirs, seconds = _ask_teacher(config, rows, task, device, reporter)
+        teacher = score(theirs, seconds)
         teacher_ece = metrics.expected_calibration_error(theirs, gold)
-        prior = metrics.read_prior(record)
+        name, prior = choose_model(config.teacher, device.value).value, metrics.read_prior(record)
         if config.model is None:
-            found = choose_model(config.teacher, device.value).value
-            prior = find_teacher_prior(config.cache, task, found, config.chat, reporter)
+            prior = find_teacher_prior(config.cache, task, name, config.chat, reporter)
+        elif fault := _find_other(record, name, config.chat):
+            reporter.warn(f"the student's teacher was {fault}; its prior is not taken off")
+            prior = None
         if prior is not None:
             # What a student was taught, or would be.
             theirs = prior.remove(theirs)
-            speed = teacher.texts_per_second
-            taught = metrics.compute_scores(gold, theirs.argmax(axis=1), names, speed)
+            taught = score(theirs, seconds)
     if ours is not None and theirs is not None:
         same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
         agreement = metrics.count_share(same, len(rows))
@@ -194,11 +197,19 @@ def _evaluate_texts(
         selection=selection,
         task=task.name,
         model=None if config.model is None else str(config.model),
-        teacher_name=config.teacher,
+        teacher_name=name,
         teacher_scores=None if teacher is None else f"{task.word_score}, {task.label_score}",
         agreement_interval=None if agreement is None else agreement.interval,
         identity=record.get("identity"),
     )
+
+
+def _find_other(record: Mapping[str, Any], name: str, chat: bool) -> str:
+    """Say what a student's teacher was if it was another model, or asked otherwise."""
+    known, asked = record.get("teacher") or name, record.get("chat", chat)
+    if Path(known).resolve() != Path(name).resolve():
+        return f"{known}, not {name}"
+    return "" if asked == chat else f"asked {'through' if asked else 'without'} its chat template"
 
 
 def _load_student(model: Path, asked: str, device: Choice, reporter: Reporter) -> Classifier:
@@ -228,8 +239,8 @@ def _ask_student(classifier: Classifier, rows: list[TextRow], reporter: Reporter
 
 def _ask_teacher(
     config: EvaluationConfig, rows: list[TextRow], task: Task, device: Choice, reporter: Reporter
-) -> np.ndarray:
-    """Load the teacher and return its probabilities, shape (N, K)."""
+) -> tuple[np.ndarray, float]:
+    """Load the teacher; returns its probabilities, shape (N, K), and the seconds that they took."""
     choice = choose_model(config.teacher or "auto", device.value)
     dtype = choose_dtype(config.dtype, device.value)
     lm.check_quantisation(config.quantise, device.value, dtype.value)
@@ -245,7 +256,7 @@ def _ask_teacher(
     if line := describe_chat(tokenizer, config.chat):
         reporter.say(line)
     reporter.say(lm.keep_freed_memory(device.value))
-    answers = []
+    answers, seconds = [], 0.0
     for asked in task.split():
         # Its output layer is cut down to a prompt's label words, so each prompt loads it anew.
         with reporter.track("loading the model", 1, 0, "model"):
@@ -257,9 +268,11 @@ def _ask_teacher(
         cut = fit_tokenizer(asked, tokenizer, config.chat)
         texts = encode_texts(rows, cut, asked.max_length, reporter)
         tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
+        began = time.monotonic()
         with reporter.track("teacher", len(rows), 0, "text") as show:
             logits = teacher.answer_texts(
                 texts.tokens, texts.lengths, tuning.batch_positions, follow(show, reporter)
             )
+        seconds += time.monotonic() - began
         answers.append(torch.from_numpy(logits).softmax(dim=1).numpy())
-    return metrics.average_answers(answers)
+    return metrics.average_answers(answers), seconds

@@ -59,7 +59,6 @@ def export_student(config: ExportConfig, reporter: Reporter) -> Export:
         ExportError: It is no student, cannot be written so or there, or what was written does not
             give the student's probabilities.
         ModelError: The student cannot be loaded.
-        Interrupted: A stop was asked for.
     """
     for name in config.formats:
         if name not in FORMATS:

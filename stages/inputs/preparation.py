@@ -176,7 +176,7 @@ def prepare_inputs(
             )
         # As text: equal floats can be written in several ways, and a fingerprint knows but one.
         sampling = SamplingSettings(config.temperature, config.top_p)
-        identity["writing"] = {name: f"{getattr(sampling, name):g}" for name in WRITING}
+        identity["writing"] = {name: f"{getattr(sampling, name):.15g}" for name in WRITING}
         for name in (mixture.names[part] for part in parts):  # behind what, if not the own prompt
             if prompt := task.choose_write(name == "self-labelled"):
                 identity["writing"][name] = prompt

@@ -48,12 +48,7 @@ def describe_identity(folder: Path, reporter: Reporter) -> dict[str, str]:
 
 
 def hash_files(paths: Sequence[Path], reporter: Reporter) -> list[str]:
-    """Return the SHA-256 of each file in hexadecimal.
-
-    Raises:
-        ModelError: One cannot be read, or is being written.
-        Interrupted: A stop was asked for.
-    """
+    """Return the SHA-256 of each file; ModelError: one cannot be read, or is being written."""
     states = [_read_state(path) for path in paths]
     total = sum(size for size, _ in states)
     track: AbstractContextManager[Callable[[int], None]] = nullcontext(lambda count: None)

@@ -78,8 +78,7 @@ def load_language_model(
     from transformers import AutoModelForCausalLM
     from transformers.utils import is_kernels_available
 
-    # With this package transformers fetches kernels: for the attention or the experts that a
-    # model's configuration names, for some quantised checkpoints, and for some families always.
+    # With this package transformers fetches kernels, of some families and checkpoints unasked.
     if is_kernels_available():
         raise ModelError(
             "the package kernels is installed, with which transformers fetches code from a hub and "
@@ -143,6 +142,11 @@ def check_causal(model: PreTrainedModel, folder: Path, quantise: str = "none") -
         fault = f"{type(model).__name__} cannot be run with {quantise} weights; leave quantise out"
     with explained(ModelError, fault):
         wanted = run(first)
+        embedded = model.get_input_embeddings()(first.to(table.device))
+        alike = model(inputs_embeds=embedded, use_cache=False).logits[0].float()
+    if not torch.allclose(alike, wanted, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise ModelError(f"{fault}: it reads token ids otherwise than the ids' embeddings")
+    with explained(ModelError, fault):
         moved = (run(later) - wanted)[:EARLY].abs().max().item()
         # What is not finite is refused with the first row that is.
         if moved == 0 or not wanted.isfinite().all():

@@ -1,10 +1,9 @@
-"""Weights of eight bits, by torchao through transformers.
+"""Weights of eight bits, by torchao through transformers; embeddings, norms and head never.
 
 ``int8`` quantises the weights alone, one scale for each output: half the memory of bfloat16, about
-its speed, on any device, and the activations, whose outliers eight bits of one scale would lose,
-stay as they are.  ``fp8`` quantises the activations as well, row by row while computing, since that
-is what lets the GPUs that have such units compute twice as fast; outliers survive its exponent.
-Embeddings, norms and the output layer are never quantised.
+its speed, on any device.  ``fp8`` quantises the activations as well, row by row while computing,
+which lets the GPUs that have such units compute twice as fast; its exponent keeps their outliers,
+which eight bits of one scale would lose.
 """
 
 from importlib.util import find_spec

@@ -87,7 +87,8 @@ def fit_prior(probabilities: NDArray[np.float32], shares: Sequence[float] | None
             break
         # Each round lowers the convex function whose gradient is the difference of the shares.
         biases += np.log(np.maximum(found, SMALLEST) / wanted)
-    else:
+    # Sure answers have no finer shares than a row.
+    if np.abs(found - wanted).max() >= max(TOLERANCE, 1 / rows):
         raise TrainingError(
             f"prior: no biases give the shares {', '.join(f'{x:.3g}' for x in wanted)}; the "
             f"nearest gave {', '.join(f'{x:.3g}' for x in found)}"

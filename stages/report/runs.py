@@ -63,7 +63,7 @@ class Run(Strict):
     fingerprint: str
     held_out_rows: Rows = Field(validation_alias=AliasPath("held_out", "rows"))
     held_out: Share = Field(validation_alias=AliasPath("held_out", "agreement"))
-    centred_angle: float | None = _at("held_out", "centred_angle")
+    centred_angle: Value | None = _at("held_out", "centred_angle")  # NaN: of a constant
     prior: Any = None  # what was taken off the teacher's answers
     self_generated_rows: Rows | None = _at("self_generated", "rows")
     self_generated: Share | None = _at("self_generated", "agreement")

@@ -31,6 +31,12 @@ def find_answers(
     if sources or not task.others:
         names = [each for name in sources for each in _expand(name)]
         found = [find_cache(root, task.name, name, partial) for name in names or (None,)]
+        if not sources and not _is_asked(found[0], task):
+            raise SettingError(
+                f"the only cache of the task {task.name}, {found[0].place}, is of another prompt "
+                "or other words; name it to use it, or have the teacher answer the task as it is",
+                Settings(("source",)),
+            )
         _check_same(found)
         return found
     there = list_usable(root, task.name, partial)
@@ -57,7 +63,7 @@ def find_teacher_prior(
     Raises:
         DamageError: A shard is damaged.
     """
-    caches = []
+    caches = list[Cache]()
     for asked in task.split():
         fitting = [
             cache
@@ -66,6 +72,7 @@ def find_teacher_prior(
             and cache.manifest.notes.get("model") == model
             and cache.manifest.inputs["sampler"]["name"] != TEXTS
             and ("chat" in cache.manifest.inputs) == chat
+            and (not caches or not _list_differences(caches[0], cache))
         ]
         if not fitting:
             reporter.say(
@@ -118,16 +125,7 @@ def _check_same(caches: Collection[Cache]) -> None:
     """Raise SettingError where caches are not answers to the same rows in the same labels."""
     first, *others = caches
     for cache in others:
-        faults = [
-            what
-            for what, own, other in (
-                ("labels", _list_labels(first), _list_labels(cache)),
-                ("model", first.manifest.inputs["model"], cache.manifest.inputs["model"]),
-                ("random inputs", _describe_rows(first), _describe_rows(cache)),
-                ("number of rows", first.layout, cache.layout),
-            )
-            if own != other
-        ]
+        faults = _list_differences(first, cache)
         if cache.fingerprint == first.fingerprint:
             faults = ["nothing: they are the same"]
         if faults:
@@ -136,6 +134,17 @@ def _check_same(caches: Collection[Cache]) -> None:
                 "several must be of the same rows under different prompts",
                 Settings(("source",)),
             )
+
+
+def _list_differences(first: Cache, cache: Cache) -> list[str]:
+    """Return in what the rows of two caches and the answers to them are not of one kind."""
+    pairs = (
+        ("labels", _list_labels(first), _list_labels(cache)),
+        ("model", first.manifest.inputs["model"], cache.manifest.inputs["model"]),
+        ("random inputs", _describe_rows(first), _describe_rows(cache)),
+        ("number of rows", first.layout, cache.layout),
+    )
+    return [what for what, own, other in pairs if own != other]
 
 
 def _is_asked(cache: Cache, task: Task) -> bool:

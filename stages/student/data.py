@@ -105,7 +105,8 @@ def open_cached_answers(config: StudentConfig, task: Task, reporter: Reporter) -
     fingerprints = [cache.fingerprint for cache in caches]
     asked = [cache.manifest.inputs["task"] for cache in caches]
     return TrainingData(
-        (*fingerprints, reader.shards, prior),
+        # The biases follow, up to what another processor rounds otherwise.
+        (*fingerprints, reader.shards, prior and prior.shares),
         {
             "fingerprint": first.fingerprint,
             "labels": TEACHER,
@@ -113,6 +114,7 @@ def open_cached_answers(config: StudentConfig, task: Task, reporter: Reporter) -
             "cache": first.manifest.label,
             "sampler": first.manifest.inputs["sampler"]["name"],
             "teacher": first.manifest.notes.get("model", ""),
+            "chat": "chat" in first.manifest.inputs,
             "rows": reader.rows,
             "shards": reader.shards,
             "partial": reader.rows < first.layout.rows,

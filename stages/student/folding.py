@@ -1,8 +1,7 @@
 """Students as ordinary transformers directories, and the proof that they answer alike.
 
-The adapter is folded into an embedding table over the language model's vocabulary, so the result
-is a stock sequence-classification model under the language model's tokenizer: text in,
-probabilities out, no code of this project, safetensors alone.
+The adapter is folded into an embedding table over the language model's vocabulary: a stock
+sequence-classification model under its tokenizer, no code of this project, safetensors alone.
 """
 
 from __future__ import annotations
@@ -149,7 +148,9 @@ def check_foldable(student: Student, max_length: int) -> None:
 
 
 def check_place(out: Path) -> None:
-    """Check that a student may be written to a place."""
+    """Check that a student may be written to a place, which it is to replace as a whole."""
+    if out.resolve() == Path.cwd():
+        raise ExportError(f"{out} is the working directory; choose another", Settings(("out",)))
     if out.exists() and not (out / RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(
             f"{out} is there and is no student; remove it, or choose another", Settings(("out",))

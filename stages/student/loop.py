@@ -2,8 +2,8 @@
 
 A step sees a few slices of rows, each of one input length, or masked where tokens are kept;
 gradients are summed over the slices.  A GPU, which would wait for its kernels to be launched, takes
-a small step's slices padded in one pass.  Everything random follows from the seed and the step, so
-a killed run continues from its checkpoint to the weights that an unbroken one ends with.
+a small step's slices padded in one pass.  All that is random follows from the seed and the step, so
+a killed run continues to the weights that an unbroken one ends with.
 """
 
 from __future__ import annotations

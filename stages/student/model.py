@@ -1,11 +1,10 @@
 """The student function h: the same input embeddings to class logits, through a small encoder.
 
 An adapter takes the language model's embeddings (width d_T) to the encoder's (d_S), each token by
-itself; nothing else stands between the shared embedding layer and the encoder, so that the adapter
-can be folded into an ordinary embedding table when the student is exported.  It is linear, unless
-the encoder has no layers: such a ``static`` student knows a token by nothing but its vector, so its
-adapter has a hidden layer.  Every input begins with the language model's start token, for encoders
-whose head reads the first position.
+itself, so that it can be folded into an ordinary embedding table when the student is exported.  It
+is linear, unless the encoder has no layers: such a ``static`` student knows a token by nothing but
+its vector, so its adapter has a hidden layer.  Every input begins with the language model's start
+token, for encoders whose head reads the first position.
 """
 
 from __future__ import annotations
@@ -154,8 +153,7 @@ def configure_encoder(arch: str, init: str, max_length: int) -> PretrainedConfig
         raise ModelError(f"{arch} is no encoder; students are encoders with a classification head")
     with explained(ModelError, f"cannot build the encoder {arch}"):
         if init == "random":
-            # The word embeddings are never read: few rows save their initialisation, and the
-            # special ids that point beyond them go.
+            # Never read: few rows save their initialisation, and special ids beyond them go.
             config.vocab_size, config.pad_token_id = 1024, 0
             for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
                 if hasattr(config, name):

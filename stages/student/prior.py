@@ -31,7 +31,6 @@ def find_prior(
     Raises:
         SettingError: ``asked`` is none of these.
         DamageError: A shard is damaged.
-        Interrupted: A stop was asked for.
     """
     shares = parse_shares(asked, labels)
     if shares is None:

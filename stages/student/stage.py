@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stages import lm
 from stages.devices import choose_device, describe_machine, describe_threads, has_bfloat16
 from stages.errors import SettingError
 from stages.inputs import describe_agreement, read_self_generated
@@ -58,7 +59,7 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
     check_place(out)
     # An orphan of a killed `dvc repro` may still be training this very student.
     with hold_lock(out.parent / f".{out.name}.lock", reporter) as waited:
-        record, identity = find_record(out), _identify(config, data)
+        record, identity = find_record(out), _identify(config, data, reporter)
         if record.get("identity") == identity:
             who = "the process waited for" if waited else "an earlier run"
             reporter.say(
@@ -154,6 +155,12 @@ def _train(
     device_table = table.to(accelerator.device)
     with tempfile.TemporaryDirectory() as temporary:
         readers = data.open_readers(vocabulary, Path(temporary))
+        most = training.lengths_per_batch * readers[0].cache.layout.chunk_rows
+        if training.batch_size > most:
+            reporter.warn(
+                f"a step takes {most} rows, not {training.batch_size}: give it more lengths"
+            )
+            training = replace(training, batch_size=most)
         source = open_rows(
             readers, device_table, training, config.held_out_rows, accelerator.device, data.prior
         )
@@ -203,12 +210,15 @@ def _train(
     return record
 
 
-def _identify(config: StudentConfig, data: TrainingData) -> str:
+def _identify(config: StudentConfig, data: TrainingData, reporter: Reporter) -> str:
     """Hash everything that the student depends on, the code by its version."""
+    local = config.arch not in ARCHITECTURES and Path(config.arch).is_dir()
+    encoder = lm.describe_identity(Path(config.arch), reporter) if local else {}
     parts = (
         TRAINER,
         *data.identity,
         config.arch,
+        *encoder.values(),
         config.init,
         config.learning_rate,
         config.held_out_rows,

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Sequence
 
 from stages.errors import SettingError
@@ -19,8 +20,10 @@ def parse_shares(asked: str, labels: Sequence[str]) -> tuple[float, ...] | None:
         return None
     if asked in (AUTO, BALANCED):
         return (1 / len(labels),) * len(labels)
-    found: dict[str, float] = {}
-    for part in asked.split(","):
+    found, between = dict[str, float](), ","
+    if "," in "".join(labels):
+        between = ",(?=" + "|".join(rf"\s*{re.escape(label)}\s*=" for label in labels) + ")"
+    for part in re.split(between, asked):
         name, equals, share = (piece.strip() for piece in part.rpartition("="))
         if not equals or name not in labels or name in found:
             near = difflib.get_close_matches(name or share, labels, 1)

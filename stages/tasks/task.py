@@ -1,8 +1,7 @@
 """Tasks: what is asked of the language model, and which words count as which answer.
 
-A task is a YAML file with the keys of :class:`Task`; some come with the project, any other path
-works the same way.  Loading checks everything that can be checked without a tokenizer; what needs
-one is in :mod:`stages.tasks.verbaliser`.
+A task is a YAML file with the keys of :class:`Task`; some come with the project.  Loading checks
+all that can be checked without a tokenizer; the rest is in :mod:`stages.tasks.verbaliser`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Whether a model can do a task, told without a text from elsewhere.
 
-A model writes texts behind prompts that name a label each, and is asked about them as about any
-other.  How often it gives the label that it wrote for is compared with guessing: the skill is 0
-there, and 1 where it always does.
+A model is asked about texts that it wrote behind prompts that name a label each.  How often it
+gives that label is compared with guessing: the skill is 0 there, and 1 where it always does.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
 """Attention of many rows side by side behind one prompt prefix, without padding or copies.
 
 The rows of a batch stand one after another in a single sequence, whatever their lengths, so that
-every matrix product of the model is one large one.  Only attention must keep them apart.  Here a
-row's positions attend to the prefix, whose keys and values are there once for all of them, and to
-the row itself, and the two results are merged by their logarithmic sums of exponentials: exactly
-what one softmax over both would give, up to rounding.
+every matrix product of the model is one large one, and only attention keeps them apart.  A row's
+positions attend to the prefix, whose keys and values are there once for all, and to the row itself;
+the two results are merged by their logarithmic sums of exponentials: what one softmax over both
+would give, up to rounding.
 """
 
 from dataclasses import dataclass
@@ -217,6 +217,8 @@ def attend(
     scale = width**-0.5 if scale is None else scale
     for begin in range(0, query.shape[2], QUERIES_AT_ONCE):
         part = query[:, :, begin : begin + QUERIES_AT_ONCE]
+        if part.dtype == torch.float16:  # in which products before the scale can overflow
+            part, key = part.float(), key.float()
         scores = torch.matmul(part, key.transpose(-1, -2)).float() * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap

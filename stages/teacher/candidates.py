@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cache.draw import mix_seeds
-from stages.errors import TaskError
+from stages.errors import ModelError, TaskError
 from stages.inputs import SamplingSettings, SelfGenerated, build_samplers
 from stages.metrics import Share, fit_prior
 from stages.reporter import Reporter, follow
@@ -60,7 +60,7 @@ def rank_candidates(
             each = replace(each, write=plan.task.write, write_labelled=plan.task.write_labelled)
             try:
                 teacher = make_teacher(first.model, first.tokenizer, each, chat, None, reporter)
-            except TaskError as error:
+            except (TaskError, ModelError) as error:
                 reporter.warn(f"left out: {error}")
                 continue
             if tokens is None:

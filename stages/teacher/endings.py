@@ -24,7 +24,8 @@ class Endings:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], suffix: Sequence[int] = ()
     ) -> None:
-        names = [x or "" for x in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+        ids = range(max(tokenizer.get_vocab().values()) + 1)  # in which there may be holes
+        names = [x or "" for x in tokenizer.convert_ids_to_tokens(list(ids))]
         # What stands for a byte in one vocabulary is a letter in another.
         if "Ċ" in names and tokenizer.decode([names.index("Ċ")]) == "\n":
             self.pieces = [name.translate(_BYTES) for name in names]
@@ -32,14 +33,18 @@ class Endings:
             self.pieces = [name.replace("▁", " ").replace("<0x0A>", "\n") for name in names]
         self._ids = {piece: k for k, piece in reversed([*enumerate(self.pieces)])}
         control = [k for k, token in tokenizer.added_tokens_decoder.items() if token.special]
+        control += [k for k, name in enumerate(names) if not name]
         self._ends = {*ends, *tokenizer.all_special_ids, *control}
         behind = "".join(self.pieces[k] for k in suffix)
         self._over = re.compile(f"{BLANK_LINE}|{re.escape(behind)}" if behind else BLANK_LINE)
         is_end = np.isin(np.arange(len(names)), [*self._ends])
         self.can_end = is_end | [not {"\n", *behind[-1:]}.isdisjoint(x) for x in self.pieces]
         # No text begins with what would leave nothing of it in front of its end.
-        leads = [not {"\n", *behind[:1]}.isdisjoint(x) for x in self.pieces]
-        self.cannot_begin = is_end | leads | [piece != piece.rstrip() for piece in self.pieces]
+        lead = behind or "\n"
+        self.cannot_begin = is_end | [
+            "\n" in x or x != x.rstrip() or lead.startswith(x) or x.startswith(lead)
+            for x in self.pieces
+        ]
 
     def cut(self, ids: list[int], is_last: bool) -> list[int] | None:
         r"""Return the tokens of a text that is at its end, without white space; None: it goes on.

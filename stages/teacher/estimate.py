@@ -2,9 +2,8 @@
 
 Whether anything can be learned from a teacher's answers is told by the method's own angle (paper,
 Eq. 15): that between the teacher and the best constant, ``arctan(spread / ‖mean g‖)``.  Students of
-the mini teacher end at an α of 0.11 to 0.25: below that there is nothing to learn, within it
-little.  Where nearly all rows get the same answer, all that differs is how sure the teacher is:
-mini has 0.09 to 0.11 on such inputs, and 0.37 and more on inputs that teach.
+mini end at an α of 0.11 to 0.25: below that there is nothing to learn, within it little.  Mini has
+0.09 to 0.11 on inputs that nearly all get the same answer, and 0.37 and more on inputs that teach.
 """
 
 import math
@@ -166,7 +165,6 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     Raises:
         StageError: Task, model or texts are not usable.
         CacheError: There is a cache of these settings, and it is damaged.
-        Interrupted: A stop was asked for.
     """
     plan = prepare_teacher(config, reporter)
     place = parse_place(config.cache) / plan.task.name / plan.manifest.directory

@@ -1,8 +1,7 @@
 """Filling a cache: its attachments when it is created, then one free shard after another.
 
-Self-generated texts are what a student is measured on where there is no real one.  They are made
-from seeds that no row has, and kept with the teacher's answers.  No row depends on them, so they
-are no part of a cache's identity.
+Self-generated texts, which students are measured on where there is no real one, come from seeds
+that no row has.  No row depends on them, so they are no part of a cache's identity.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from stages.inputs import (
 )
 from stages.reporter import Reporter, follow
 from stages.tasks import frame_task
+from stages.teacher.capabilities import check_room
 from stages.teacher.generation import choose_labels, write_texts
 from stages.teacher.plan import TeacherPlan
 from stages.teacher.teacher import Advance, Teacher
@@ -102,6 +102,7 @@ def compute_thresholds(
     if "prompt" in contexts:  # the first of a task's prompts, so that all have the same rows
         first = replace(teacher.task, prompt=contexts["prompt"])
         prefix_ids = list(frame_task(first, teacher.tokenizer, teacher.chat).prefix_ids)
+    check_room(teacher.model, "prompt and context of unigram", len(prefix_ids), contexts["length"])
     with reporter.track("average next-token distribution", len(ids), 0, "context") as show:
         average = average_next_token(teacher, ids, follow(show, reporter), prefix_ids)
     return quantise_distribution(average.numpy())
@@ -120,10 +121,8 @@ def average_next_token(
     raise to stop.  Returns probabilities, shape (V,), float64, on the CPU.
     """
     prefix_ids = teacher.prefix_ids if prefix_ids is None else prefix_ids
-    total, prefix = (
-        torch.zeros(len(teacher.table)).double(),
-        teacher.look_up(np.array([prefix_ids])),
-    )
+    total = torch.zeros(len(teacher.table)).double()
+    prefix = teacher.look_up(np.array([prefix_ids]))
     with teacher.suspend():
         for row in ids:  # one at a time: (T, V) logits are the largest tensor of all
             inputs = torch.cat([prefix, teacher.table[row.to(teacher.device)][None]], dim=1)

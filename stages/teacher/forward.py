@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stages.errors import ModelError
-from stages.teacher.attention import NAME, PackedAttention, Rows
+from stages.teacher.attention import NotPackableError, PackedAttention, Rows
 from stages.teacher.branches import Branches, keep_states
 
 if TYPE_CHECKING:
@@ -127,6 +127,9 @@ class PackedPass(ForwardPass):
         self._before = model.config._attn_implementation
         self._hook: Any = None
         try:
+            tuned = [x for x in model.modules() if getattr(x, "attn_temperature_tuning", False)]
+            if not all(x.use_rope for x in tuned):  # as in Llama 4
+                raise NotPackableError("its attention counts positions over the whole batch")
             self._attention.install(model)
             if self._known:
                 model(inputs_embeds=prefix, use_cache=False, logits_to_keep=1)
@@ -141,7 +144,7 @@ class PackedPass(ForwardPass):
 
     def enter(self) -> None:
         """See :class:`ForwardPass`."""
-        self.model.set_attn_implementation(NAME)
+        self._attention.install(self.model)
         if self._last is not None and self._hook is None:
             self._hook = self._last.register_forward_pre_hook(
                 self._attention.skip_to_ends, with_kwargs=True

@@ -1,8 +1,7 @@
 """Texts that the language model writes, many side by side, from seeds.
 
-Every token is drawn by a row's own random number, so a row depends on its seed and the model
-alone, up to the rounding that another batch brings.  A text that has ended gives its place to the
-next one.
+Every token is drawn by a row's own random number, so a row depends on its seed and the model alone,
+up to the rounding of its batch.  A text that has ended gives its place to the next one.
 """
 
 from __future__ import annotations

@@ -88,6 +88,7 @@ class Teacher:
                     model, prefix, self._suffix, self.table, task.max_length, self._scorer.branches
                 )
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            model.set_output_embeddings(self._full_head)
             what = f"a few rows of {task.max_length} tokens besides the model"
             refuse_out_of_memory(error, self.device, what)
         self.rows_written: int | None = None  # most side by side, where memory was too short

@@ -176,7 +176,7 @@ def read_arrow(stream: Stream, path: Path | None, kind: str, text_column: str) -
                 for begin in range(0, batch.num_rows, BATCH):
                     rows = batch.slice(begin, BATCH).to_pylist()
                     yield from zip(rows, numbers, repeat(False))
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError) as error:  # a time in nanoseconds
             raise TextDataError(f"cannot be read as {kind}: {shorten(str(error), 300)}") from error
 
 

@@ -111,6 +111,7 @@ def test_shares_are_read_in_any_order_and_those_that_are_none_are_named(
         parse_shares(asked, LABELS)
     assert says in str(caught.value)
     assert parse_shares("a=b=0.2, Sports = 0.3,World=0.5", LABELS) == (0.5, 0.3, 0.2)
+    assert parse_shares("yes, sure=0.4,no = 0.6", ("no", "yes, sure")) == (0.6, 0.4)
     assert parse_shares("none", LABELS) is None
     assert parse_shares("balanced", LABELS) == (1 / 3,) * 3 == parse_shares("auto", LABELS)
 

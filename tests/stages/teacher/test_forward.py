@@ -34,6 +34,7 @@ class TestReasons:
             ("bloom", [r"of BloomForCausalLM cannot be replaced"] * 2),
             ("gpt-oss", [r"its attention takes s_aux"] * 2),
             ("llama4-chunks", [r"logits are off by \d"] * 2),
+            ("llama4-unturned", [r"counts positions over the whole batch"] * 2),
             (
                 "mamba",
                 [

@@ -40,6 +40,7 @@ WAYS = dict.fromkeys(FAMILY_NAMES, TRIMMED) | {
     **dict.fromkeys(("gpt2", "bigcode"), ("packed", "packed")),
     # A layer of theirs does not see the beginning.
     **dict.fromkeys(("mistral", "gemma2", "gemma3", "llama4-chunks"), COPIED),
+    "llama4-unturned": COPIED,
     # Attention of their own.
     **dict.fromkeys(("falcon", "falcon-alibi", "falcon-new", "bloom", "mpt", "gptj"), COPIED),
     "gpt-oss": COPIED,
