@@ -69,10 +69,9 @@ def create_or_open(
 def open_cache(path: str | Path | Place, fingerprint: str | None = None) -> Cache:
     """Open a cache directory, which must have a fingerprint if one is given.
 
-    Raises:
-        ManifestError: There is no cache, or its manifest is damaged.
-        VersionError: It is of another version of the format.
-        ForeignError: It is another cache than the one asked for, or than its directory says.
+    ManifestError: there is no cache, or its manifest is damaged; VersionError: it is of another
+    version of the format; ForeignError: it is another cache than was asked for, or than its
+    directory says.
     """
     place = parse_place(path)
     return Cache(place, read_manifest(place, fingerprint))
@@ -108,9 +107,9 @@ def read_manifest(place: Place, fingerprint: str | None = None) -> Manifest:
 def list_caches(root: str | Path | Place) -> list[dict[str, Any]]:
     """Say of every directory below a root, by name, what its manifest tells, and how far it is.
 
-    Hidden ones are left out.  As JSON can hold it: ``committed`` are shards, ``bytes`` those of all
-    files, and ``error`` is what is wrong with the manifest, None if nothing is.  Where that cannot
-    be read, what it would say is None or 0.
+    As JSON can hold it, hidden ones left out: ``committed`` are shards, ``bytes`` those of all
+    files, ``error`` is what is wrong with the manifest; what one that cannot be read would say is
+    None or 0.
     """
     return [_summarise(place) for place in parse_place(root).list_places()]
 

@@ -19,11 +19,10 @@ def describe_cache(
 ) -> dict[str, Any]:
     """Read all of a cache and say what it holds, as JSON can; ``advance`` may raise to stop.
 
-    None is what cannot be told.  ``committed`` counts the sound shards and ``rows`` theirs, of
-    which each takes ``row_bytes`` in its shard's files; ``bytes`` are those of all files, ``rate``
-    is that of one worker in rows a second, ``seconds_left`` what the live workers will need
-    for the rest, ``balance`` for each class the rows in which it is the most probable, and its mean
-    probability, and ``damage`` what was found on the way.
+    None is what cannot be told.  ``committed`` counts the sound shards and ``rows`` theirs,
+    ``row_bytes`` are those of each in its shard's files, ``bytes`` those of all files, ``rate`` is
+    that of one worker in rows a second, ``seconds_left`` what the live workers need for the rest,
+    ``balance`` for each class the rows in which it is the most probable and its mean probability.
     """
     damage: list[str] = []
     records: list[CommitRecord] = []

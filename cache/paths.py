@@ -19,9 +19,9 @@ _WINDOWS = re.compile(r"[A-Za-z]:([/\\]|$)|\.{0,2}\\")
 def expand_path(text: str, remote: bool = False) -> str:
     """Return what a person typed for a path, with ``~``, ``~user`` and ``file://`` replaced.
 
-    Anything else, such as a name or a hub id, is returned as it is, since it may be a path; so is
-    a URL of an object store, where such will do (``remote``).  PlaceError: it can be meant for no
-    path, or only for one that is elsewhere.
+    Anything else, such as a hub id, may be a path and stays as it is; so does a URL of an object
+    store, where such will do (``remote``).  PlaceError: it can be meant for no path, or for one
+    elsewhere.
     """
     shown = f"{text!r:.200}"
     if not text.strip() or "\0" in text:

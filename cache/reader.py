@@ -105,11 +105,10 @@ class CacheReader:
     ) -> Iterator[Columns]:
         """Yield every row once per epoch, epoch after epoch for ever, in shuffled slices.
 
-        The order is a function of the seed, the epoch, ``slice_rows``, the reader's shards and
-        the excluded chunks.  Shards are shuffled; a few are held at a time and their slices
-        shuffled together.  A chunk's last slice may have fewer rows.  Of the ``start`` slices that
-        were consumed before only the few shards held then are read.  DamageError: as for
-        :meth:`read_shard`.
+        The order is a function of the seed, the epoch, ``slice_rows``, the reader's shards and the
+        excluded chunks.  A few shards are held at a time and their slices shuffled together; a
+        chunk's last slice may have fewer rows.  Of the ``start`` slices that were consumed before
+        only the few shards held then are read.  DamageError: as for :meth:`read_shard`.
         """
         layout = self.cache.layout
         slices = {shard: cut(layout, shard, slice_rows, exclude_chunks) for shard in self.shards}

@@ -57,10 +57,8 @@ def verify_cache(
     that are not committed are no damage, nor is what live processes are writing.  Nothing is
     written.  ``advance`` is told of every committed shard that was read.
 
-    Raises:
-        VersionError: The cache is of another version of the format, of which nothing can be said.
-        ManifestError: There is no cache.
-        StorageError: The storage refuses; that is not taken for damage.
+    VersionError: the cache is of another version of the format; ManifestError: there is none;
+    StorageError: the storage refuses, which is not taken for damage.
     """
     place = parse_place(place)
     files = place.open_files()

@@ -49,6 +49,8 @@ def main() -> None:
     # Before a command listens itself, as while it imports torch, whose import swallows exceptions.
     before = {number: signal.signal(number, lambda *_: end("stopped\n")) for number in SIGNALS}
     try:
+        if sys.stdout is None:  # for which click has nothing to say
+            raise click.UsageError("standard output is closed; send it to a file or /dev/null")
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()

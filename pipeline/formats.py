@@ -42,7 +42,11 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     # A name of this process's own: torchrun's ranks all write the one summary.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(format_json(data) + "\n")
-    partial.replace(path)
+    try:
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def printable(text: str) -> str:

@@ -37,7 +37,10 @@ def format_hint(error: cache_errors.CacheError | stage_errors.StageError) -> str
         options = (OPTIONS.get(name, name).replace("_", "-") for name in error.hint.names)
         example = f" {shlex.quote(error.hint.example)}" if error.hint.example else ""
         return f" ({', '.join(f'--{option}' for option in options)}{example})"
-    return HINTS[error.hint].format(subject=shlex.quote(getattr(error, "subject", "")))
+    subject = getattr(error, "subject", "")
+    if error.hint is cache_errors.Hint.CREATE:
+        subject = _name_task(subject)
+    return HINTS[error.hint].format(subject=shlex.quote(subject))
 
 
 def format_again(name: str, option: str = "") -> str:
@@ -45,13 +48,19 @@ def format_again(name: str, option: str = "") -> str:
     return f"\n  {shlex.join(['pipeline', *sys.argv[1:], *option.split(), name])}"
 
 
+def _name_task(task: str) -> str:
+    """Return what is typed for a task: a user's is known by name only, not where its file lies."""
+    from stages.tasks import list_tasks
+
+    return task if task in list_tasks() else f"{task}.yaml"
+
+
 def _list_tasks(error: cache_errors.TaskChoiceError) -> str:
     from stages.tasks import list_tasks
 
     if error.tasks:
-        # A user's task is known by name only, not where its file lies.
-        files = (task if task in list_tasks() else f"{task}.yaml" for task in error.tasks)
-        return f"; name one:{''.join(format_again(file, '--task') for file in files)}"
+        lines = (format_again(_name_task(task), "--task") for task in error.tasks)
+        return f"; name one:{''.join(lines)}"
     options = f"--cache {shlex.quote(error.root)}"
     lines = (f"\n  pipeline teacher --task {task} {options}" for task in list_tasks())
     return f"; make one, or finish one by the command that began it:{''.join(lines)}"

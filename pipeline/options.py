@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ def choose_task(settings: dict[str, Any], console: Console) -> Task:
 
     CacheError: there is none, or several could be meant; it lists them.
     """
-    from cache.lookup import find_cache
+    from cache.lookup import find_cache, list_usable
+    from stages.errors import SettingError, Settings
     from stages.tasks import list_tasks, restore_task
 
     root, source = settings["cache"], next(iter(settings.get("source") or ()), None)
@@ -129,6 +131,12 @@ def choose_task(settings: dict[str, Any], console: Console) -> Task:
         raise TaskChoiceError(fault, root, list_tasks())
     cache = find_cache(root, None, source, partial)
     task = restore_task(cache.manifest.inputs.get("task"), str(cache.place))
+    there = [] if source else list_usable(root, task.name, True)
+    asked = {tuple(it.manifest.inputs["task"][key] for key in ("prompt", "suffix")) for it in there}
+    if len(asked) > 1:
+        fault = f"there are caches of {len(asked)} prompts of {task.name}; give the task's file"
+        raise SettingError(fault, Settings(("task",)))
+    task = replace(task, prior=str(cache.manifest.notes.get("prior", task.prior)))
     kind = "a cache" if partial else "a complete cache"
     why = f"that of {cache.place}" if source else f"the only one with {kind} below {root}"
     console.say(f"task: {task.name} ({why})")

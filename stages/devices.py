@@ -37,11 +37,10 @@ class Choice:
 def choose_device(device: str, several: bool = False) -> Choice:
     """Resolve ``auto`` to the device that this machine has; ``cuda`` is each rank's own.
 
-    Under torchrun, which gives every process of a machine a local rank, ``auto`` and ``cuda`` are
-    the CUDA device of that number.  Every rank is a worker on shards of its own, with a model of
-    its own, so ranks never share one model: no tensor parallelism, a large model is split by
-    ``all`` within one process instead, where ``several`` allows it.  Raises SettingError where the
-    device asked for is not there or is no device.
+    Under torchrun ``auto`` and ``cuda`` are the CUDA device of the process's local rank: every rank
+    is a worker with shards and a model of its own.  A large model is split by ``all`` within one
+    process instead, where ``several`` allows it.  Raises SettingError where the device asked for is
+    not there or is no device.
     """
     import torch
 

@@ -143,9 +143,7 @@ def build_sampler(
     """Make a sampler of a table (V, d) by its key in :data:`SAMPLERS`.
 
     ``thresholds``, from :func:`quantise_distribution`, are for ``unigram``; the others ignore them.
-
-    Raises:
-        SamplerError: There is no such sampler, or the table or the thresholds do not fit it.
+    SamplerError: there is no such sampler, or the table or the thresholds do not fit it.
     """
     if name not in SAMPLERS:
         raise SamplerError(f"unknown sampler {name!r}{suggest(name, SAMPLERS)}")

@@ -25,9 +25,8 @@ _PARTIAL = re.compile(r"[0-9a-f]{32}\.partial")
 class LocalFiles:
     """Files below one directory; see :class:`cache.stores.interface.Files`.
 
-    Whatever a method has written is on the disk when it returns: the file is synced before it
-    gets its name, and the directories that hold the name are synced after.  The directory need not
-    exist before the first write.
+    Whatever a method has written is on the disk when it returns: the file is synced before it gets
+    its name, the directories that hold the name after.  The directory need not exist before.
     """
 
     def __init__(self, root: Path) -> None:

@@ -72,9 +72,9 @@ def evaluate(as_json: bool, metrics: Path | None, **settings: Any) -> None:
     data = {key: value for key, value in asdict(found).items() if value is not None}
     if found.self_generated is not None:
         data["self_generated"] = found.self_generated.to_record()
+    click.echo(format_json(data) if as_json else "\n".join(_format_evaluation(found)))
     if metrics is not None:
         write_json(metrics, data)
-    click.echo(format_json(data) if as_json else "\n".join(_format_evaluation(found)))
 
 
 def _format_evaluation(found: Evaluation) -> Iterator[str]:

@@ -10,6 +10,7 @@ import click
 
 from pipeline import options
 
+SCORES = ("word_score", "label_score")
 NAME = click.argument(
     "name", type=options.NAMED, required=False, metavar="NAME", callback=options.require_task
 )
@@ -60,7 +61,7 @@ def show_task(name: str, as_json: bool) -> None:
             click.echo(f"{key}:     {json.dumps(getattr(asked, key), ensure_ascii=False)}")
     _show_write(load_task(name))
     click.echo(f"max_length: {data['max_length']} tokens")
-    for key in [key for key in data if key.endswith("_score")]:
+    for key in (*SCORES, "prior"):
         click.echo(f"{key}: {data[key]}")
     for label, words in data["labels"].items():
         click.echo(f"label:      {label}: {', '.join(words)}")
@@ -133,18 +134,18 @@ def tune(task: str, variants: Path | None, texts: int, as_json: bool, **settings
         found = rank_candidates(config, load_variants(asked, variants), console)
     rows = [
         _describe(each.task)
-        | {"prior": each.task.prior, "chat": each.chat}
-        | {"accuracy": each.share.value, "interval": each.share.interval}
+        | {"chat": each.chat, "accuracy": each.share.value, "interval": each.share.interval}
         for each in found
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     for each in found:
-        way = f"{'chat' if each.chat else '':<4} {each.task.prior:<8}"
+        scores = f"{each.task.word_score}, {each.task.label_score}"
+        way = f"{'chat' if each.chat else '':<4} {each.task.prior:<8} {scores:<16}"
         click.echo(f"{each.share!s:<19} {way} {each.task.prompt!r} … {each.task.suffix!r}")
     console.say("the best, for the task's file" + " and with --chat" * found[0].chat)
-    for key in ("prompt", "suffix", "prior", "labels"):
+    for key in ("prompt", "suffix", "prior", *SCORES, "labels"):
         click.echo(f"{key}: {json.dumps(rows[0][key], ensure_ascii=False)}")
 
 
@@ -172,4 +173,5 @@ def _show_write(entry: Task) -> None:
 
 
 def _describe(entry: Task) -> dict[str, Any]:
-    return entry.describe() | {"labels": {label.name: list(label.words) for label in entry.labels}}
+    more = {key: getattr(entry, key) for key in (*SCORES, "write", "write_labelled", "prior")}
+    return entry.describe() | more | {"labels": {it.name: list(it.words) for it in entry.labels}}

@@ -21,9 +21,9 @@ def tag_rows(
     """Answer rows in their order.
 
     An answer has the row's own keys and ``label``, ``score`` and, if ``all_scores``, ``scores``; a
-    key of the row that has a name of :data:`KEYS` becomes ``input_<name>``, with as many
-    ``input_`` as the row has no key of.  Where the score is below the threshold the label is None
-    and ``below_threshold`` is set.  ``advance`` is as for :meth:`Classifier.classify`.
+    key of the row that is one of :data:`KEYS` gets as many ``input_`` in front as make it new.
+    Where the score is below the threshold the label is None and ``below_threshold`` is set.
+    ``advance`` is as for :meth:`Classifier.classify`.
     """
     texts = [row.text for row in rows if row.text and row.text.strip()]
     answers = classifier.classify(texts, advance)

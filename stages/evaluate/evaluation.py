@@ -89,9 +89,7 @@ class Evaluation:
 def evaluate(config: EvaluationConfig, reporter: Reporter) -> Evaluation:
     """Measure a student, a teacher, or both on the texts of a file, or a student on held-out rows.
 
-    Raises:
-        SettingError: What is to be measured does not go together.
-        StageError: A model, the task or the file is not usable.
+    SettingError: this does not go together; StageError: model, task or file are not usable.
     """
     if config.model is None and (config.teacher is None or config.task is None):
         raise SettingError(
@@ -164,15 +162,15 @@ def _evaluate_texts(
         if config.threshold is not None:
             selection = metrics.select(ours, gold, config.threshold)
     if config.teacher is not None:
-        theirs, seconds = _ask_teacher(config, rows, task, device, reporter)
-        teacher = score(theirs, seconds)
-        teacher_ece = metrics.expected_calibration_error(theirs, gold)
         name, prior = choose_model(config.teacher, device.value).value, metrics.read_prior(record)
         if config.model is None:
             prior = find_teacher_prior(config.cache, task, name, config.chat, reporter)
         elif fault := _find_other(record, name, config.chat):
             reporter.warn(f"the student's teacher was {fault}; its prior is not taken off")
             prior = None
+        theirs, seconds = _ask_teacher(config, rows, task, device, reporter)
+        teacher = score(theirs, seconds)
+        teacher_ece = metrics.expected_calibration_error(theirs, gold)
         if prior is not None:
             # What a student was taught, or would be.
             theirs = prior.remove(theirs)

@@ -96,9 +96,8 @@ def export_onnx(model: PreTrainedModel, file: Path) -> None:
 def quantise_onnx(source: Path, file: Path) -> None:
     """Write an ONNX file with its weights in 8 bits.
 
-    Matrices have a scale for each output; what they are multiplied with is rounded to 8 bits as it
-    comes.  Tables whose rows are looked up have a scale for each row and are looked up in 8 bits,
-    so that neither file nor memory holds them in another form.
+    Matrices have a scale for each output; what they are multiplied with is rounded as it comes.
+    Tables whose rows are looked up have a scale for each row and stay in 8 bits in file and memory.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -54,11 +54,8 @@ class Export:
 def export_student(config: ExportConfig, reporter: Reporter) -> Export:
     """Write a student in the formats asked for, whole or not at all, and measure each.
 
-    Raises:
-        SettingError: What was asked for does not go together.
-        ExportError: It is no student, cannot be written so or there, or what was written does not
-            give the student's probabilities.
-        ModelError: The student cannot be loaded.
+    SettingError: what was asked for does not go together; ExportError: it is no student, cannot be
+    written so or there, or what was written answers otherwise; ModelError: it cannot be loaded.
     """
     for name in config.formats:
         if name not in FORMATS:

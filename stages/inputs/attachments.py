@@ -165,9 +165,7 @@ def read_sampler(cache: Cache, table: torch.Tensor) -> Sampler | None:
 def read_self_generated(cache: Cache) -> SelfGenerated | None:
     """Read the self-generated texts of a cache; None where it has none.
 
-    Raises:
-        DamageError: They were changed since they were written.
-        ModelError: The attachment holds other arrays than texts have.
+    DamageError: they were changed since; ModelError: there are other arrays than texts have.
     """
     from safetensors.numpy import load
 

@@ -129,9 +129,7 @@ def prepare_inputs(
 ) -> Inputs:
     """Draw seeds and lengths, or read texts.
 
-    Raises:
-        SettingError: A setting is given that is for other samplers.
-        TextDataError: The file of texts cannot be read.
+    SettingError: a setting is for other samplers; TextDataError: the file cannot be read.
     """
     if config.texts is not None:
         _check_written(config, False)

@@ -70,9 +70,9 @@ def add_margin(weights: int) -> int:
 def place_model(folder: Path, asked: str, device: Choice, dtype: str, quantise: str) -> Choice:
     """Split a model over all CUDA devices where one has no room for it and all together have.
 
-    It may go by what is free now: which CUDA devices compute a row is not part of what the row is.
-    ``asked`` is the device as it was asked for, and all but ``auto`` stays as it is.  Raises
-    ModelError where the weights are damaged, or cannot be quantised.
+    It may go by what is free now: which devices compute a row is not part of what the row is.  All
+    that is ``asked`` for but ``auto`` stays as it is.  ModelError: the weights are damaged, or
+    cannot be quantised.
     """
     if asked != "auto" or device.value == "cpu" or _count_devices() < 2:
         return device
@@ -129,11 +129,11 @@ def check_fit(
 
 
 def keep_freed_memory(device: str) -> str:
-    """Have this process keep what it frees; what it takes at most is as before.
+    """Have this process keep what it frees, and return what was done; its peak is as before.
 
-    A batch on a CPU allocates the same few buffers of megabytes in every layer.  The C library
-    gives each of them back when it is freed, so that the next one is made of new pages, which the
-    kernel has to clear one by one: a tenth of the time of a forward pass.  Returns what was done.
+    The C library gives the buffers of a batch on a CPU, a few megabytes in every layer, back when
+    they are freed, so that the next are made of new pages, which the kernel has to clear: a tenth
+    of the time of a forward pass.
     """
     if device != "cpu":
         return "freed memory: kept by torch's own allocator"

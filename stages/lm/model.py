@@ -70,10 +70,10 @@ def load_language_model(
     """Load a causal language model for inference, in evaluation mode, its weights frozen.
 
     Weights go straight to where they are used, each converted or quantised on the way, so that the
-    machine's own memory never holds the whole of a model that is meant for a GPU.  On the device
-    ``all`` its layers lie over every CUDA device, between which accelerate moves the hidden states;
-    inputs go to the input embeddings' device.  SettingError: it cannot be quantised so here;
-    ModelError: it is no causal LM, which is tried, damaged, or larger than the device.
+    machine's own memory never holds the whole of a model that is meant for a GPU.  With ``all`` its
+    layers lie over every CUDA device, and inputs go to the input embeddings' device.  SettingError:
+    it cannot be quantised so here; ModelError: it is no causal LM, damaged, or larger than the
+    device.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import is_kernels_available

@@ -116,7 +116,7 @@ def _expand(source: str) -> list[str]:
     """Return the fingerprints in a teacher's summary of several prompts; others as they are."""
     try:
         prompts = json.loads(Path(source).read_text())["prompts"]
-        return [str(each["fingerprint"]) for each in prompts]
+        return [str(each["fingerprint"]) for each in prompts] or [source]
     except (OSError, ValueError, KeyError, TypeError):
         return [source]
 

@@ -97,7 +97,8 @@ def open_cached_answers(config: StudentConfig, task: Task, reporter: Reporter) -
         reporter.say(f"cache: {cache.place} ({cache.manifest.label})")
     readers = open_readers(caches, config.partial)
     first, reader = caches[0], readers[0]
-    prior = find_prior(readers, config.prior or task.prior, names, reporter)
+    wanted = task.prior if config.prior is None else config.prior
+    prior = find_prior(readers, wanted, names, reporter)
     if reader.rows < first.layout.rows:
         reporter.warn(
             f"training on {reader.rows:,} of {first.layout.rows:,} rows: the cache is partial"

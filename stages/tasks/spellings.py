@@ -44,10 +44,8 @@ def choose_spellings(words: Sequence[WordTokens], task: str) -> list[WordTokens]
     """Leave out spellings so that no text counts twice.
 
     What begins with another spelling of the same label is counted with that one, even a word; a
-    spelling that another label shares is left out.
-
-    Raises:
-        TaskError: A word of a label begins with a word of another, or is the same.
+    spelling that another label shares is left out.  TaskError: a word of a label begins with, or
+    is, a word of another.
     """
     every = [(k, tokens) for k, word in enumerate(words) for tokens in word.spellings or ()]
     own = dict(reversed(every))  # the first of each

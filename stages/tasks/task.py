@@ -73,9 +73,7 @@ class Task:
         """Return what a text is written behind; None: there is no ``write``, so the prompt.
 
         Where all that there is names a label, a text for which none is asked is of one too.
-
-        Raises:
-            SettingError: A label is to be named, and what there is has no place for it.
+        SettingError: a label is to be named, and what there is has no place for it.
         """
         if labelled and self.write is not None and self.write_labelled is None:
             raise SettingError(
@@ -121,10 +119,8 @@ def list_tasks() -> tuple[str, ...]:
 def load_task(name_or_path: str | Task) -> Task:
     """Load a bundled task by name or any task from a YAML file; a task is returned as it is.
 
-    A path is anything with a separator or a ``.yaml``/``.yml`` ending.
-
-    Raises:
-        TaskError: There is no such task, the file cannot be read, or its contents are not a task.
+    A path is anything with a separator or a ``.yaml``/``.yml`` ending.  TaskError: there is no such
+    task, the file cannot be read, or its contents are not a task.
     """
     if isinstance(name_or_path, Task):
         return name_or_path
@@ -204,10 +200,11 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
     yield from _find_no_text("prior", data.get("prior", ""))
     if "write" in data and read_write(data["write"]) is None:
         yield f"write: got {data['write']!r:.80}, {FORM}"
-    if not all(char.isalnum() or char in "-_." for char in name) or name[:1] in ("", "."):
+    odd = not all(char.isalnum() or char in "-_." for char in name)
+    if odd or name[:1] in ("", ".") or len(name) > 100:
         yield (
-            f"name {name!r:.80} must be letters, digits, '-', '_' and '.', since directories are "
-            "named after it"
+            f"name {name!r:.80} must be at most 100 letters, digits, '-', '_' and '.', since "
+            "directories are named after it"
         )
     if type(length) is not int or not 1 <= length <= LONGEST:
         yield f"max_length: got {length!r:.80}, must be an integer in [1, {LONGEST}]"
@@ -223,6 +220,8 @@ def _find_faults(data: Any, default_name: str) -> Iterator[str]:
         yield from _find_no_text("label name", label)
         if not label.strip():
             yield "a label has an empty name"
+        if label != label.strip() or not label.isprintable():
+            yield f"label {label!r:.80} begins or ends with a space, or holds a control character"
         if not isinstance(words, list) or not words:
             yield f"label {label!r:.80} needs a list of at least one word"
         for word in words:

@@ -39,6 +39,9 @@ def _make_variants(task: Task, found: list[dict[str, object]], path: Path) -> It
             raise TaskError(f"{where}: {foreign[0]!r:.80} is none of the keys {', '.join(ASKED)}")
         texts = {k: x.replace(LABELS, names) for k, x in variant.items() if isinstance(x, str)}
         asked = parse_task(own | variant | texts, where, task.name)
-        if asked.label_names != task.label_names or asked.others:
-            raise TaskError(f"{where}: must be one prompt, of the labels {names}")
+        if asked.label_names != task.label_names or {"prompt", "suffix"} & {*variant} - {*texts}:
+            known = ", ".join(map(repr, task.label_names))
+            raise TaskError(
+                f"{where}: must be one prompt and suffix, of the labels {known}, in order"
+            )
         yield replace(task, others=(), **{key: getattr(asked, key) for key in ASKED})

@@ -27,12 +27,12 @@ class Ability(NamedTuple):
 def judge_ability(
     texts: SelfGenerated | None, rows: Mapping[str, Any], sampler: str, names: tuple[str, ...]
 ) -> Ability | None:
-    """Judge a teacher by its own labelled texts; None: there are none.
+    """Judge a teacher by its own labelled texts; None: there are none for a label.
 
     ``rows`` are columns of rows of this sampler that it answered: their prior is taken off where a
     student would take it off.
     """
-    if texts is None or texts.labels is None:
+    if texts is None or texts.labels is None or len({*texts.labels.tolist()}) < len(names):
         return None
     try:
         prior = fit_prior(rows["probabilities"][find_drawn(sampler, rows["seed"])])

@@ -64,10 +64,9 @@ def find_tuning(
 ) -> Tuning:
     """Try batches of rising size, other passes, then the compiler, and keep what is fastest.
 
-    ``lengths`` are the tokens of all rows, shape (N,); ``batch_positions``, where it is given, is
-    not to be found, and nothing else is then chosen by the clock but the compiler: where that is
-    settled too, the same command gives the same bits again.  ``compiling`` is ``auto``, ``on``,
-    where it must be possible, or ``off``.
+    ``lengths`` are the tokens of all rows, shape (N,); where ``batch_positions`` is given, nothing
+    is chosen by the clock but the compiler, and where that is settled too, the same command gives
+    the same bits again.  ``compiling`` is ``auto``, ``on``, where it must be possible, or ``off``.
     """
     if batch_positions is None:
         with reporter.track("finding the fastest batch", 1, 0, "batch"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cache.draw import mix_seeds
-from stages.errors import ModelError, TaskError
+from stages.errors import ModelError, SettingError, TaskError
 from stages.inputs import SamplingSettings, SelfGenerated, build_samplers
 from stages.metrics import Share, fit_prior
 from stages.reporter import Reporter, follow
@@ -40,10 +40,11 @@ def rank_candidates(
     """Have a model write texts, ask about them in every way, and return the ways, the best first.
 
     Ways are the task's prompts and its variants, through the chat template and not where there is
-    one, with the prior of ``config.rows`` random rows taken off and not.  ``self_generated`` texts
-    are written.  StageError: the task or the model is not usable.
+    one, with the prior of ``config.rows`` random rows taken off and not.  StageError: the task, the
+    model or the number of texts, ``self_generated``, is not usable.
     """
     task = load_task(config.task)
+    task.choose_write(True)
     short = min(LONGEST, task.max_length)
     asked = [replace(each, max_length=short) for each in (*task.split(), *variants)]
     plan = prepare_teacher(replace(config, task=asked[0], sampler="unigram"), reporter)
@@ -53,6 +54,8 @@ def rank_candidates(
     )
     seeds, tokens = mix_seeds(config.seed, TEXT_SEED, config.self_generated), None
     wanted = choose_labels(seeds, len(task.labels))
+    if len({*wanted.tolist()}) < len(task.labels):
+        raise SettingError(f"texts: {len(wanted)} are not of every label; have more written")
     ways = [(x, chat) for chat in (True, False)[not first.tokenizer.chat_template :] for x in asked]
     with first.suspend():
         for number, (each, chat) in enumerate(ways, 1):

@@ -47,8 +47,7 @@ class Rounding:
     """How logits move when every number of some inputs goes to one of its two neighbours.
 
     The step itself is small, but behind it every rounding falls anew.  It needs no memory, while a
-    float32 copy of a large model does not fit beside it.  And it shows rounding on all devices: of
-    another shape of the batch a processor's kernels may take no notice.
+    float32 copy of a large model does not fit beside it, and it shows rounding on all devices.
     """
 
     def __init__(self, run: Run, inputs: Sequence[torch.Tensor]) -> None:
@@ -154,10 +153,10 @@ def keeps_rows_apart(
 ) -> bool:
     """Whether no row's answer depends on its neighbours.
 
-    Every other row is made NaN: whatever a model mixes between positions outside attention (a state
-    space, a convolution, a mean), however little, becomes NaN too.  But a kernel may multiply what
-    one row has left in its memory by 0 for the next; so where that is seen, large finite rows
-    decide, which may then not change a bit of the others.
+    Every other row is made NaN: what a model mixes between positions outside attention (a state
+    space, a convolution, a mean) becomes NaN too.  A kernel may also multiply what one row has left
+    in its memory by 0 for the next; where NaN is seen, large finite rows decide, which may change
+    no bit of others.
     """
     run = partial(read_everywhere, way, branches)
     wanted = run(inputs)
@@ -188,9 +187,10 @@ def check_room(model: PreTrainedModel, what: str, around: int, longest: int) -> 
     """Refuse what needs more positions than a model has: a text of ``longest`` and those around."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is not None and around + longest > room:
+        most = room - around
         raise ModelError(
-            f"{what} are {around + longest} positions, the model has {room}; set max_length to at "
-            f"most {room - around}"
+            f"{what} are {around + longest} positions, the model has {room}; "
+            + (f"set max_length to at most {most}" if most > 0 else "shorten the prompt")
         )
 
 

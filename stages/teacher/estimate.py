@@ -162,9 +162,7 @@ class Estimate:
 def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     """Load the model, answer some of the rows, and write nothing.
 
-    Raises:
-        StageError: Task, model or texts are not usable.
-        CacheError: There is a cache of these settings, and it is damaged.
+    StageError: task, model or texts are not usable; CacheError: the cache that is there is damaged.
     """
     plan = prepare_teacher(config, reporter)
     place = parse_place(config.cache) / plan.task.name / plan.manifest.directory

@@ -43,8 +43,8 @@ def write_texts(
 
     A text is written behind what the task's ``write`` says, or continues the task's prompt.  It
     ends where the model ends it, in front of a blank line or the suffix of the prompt that it
-    continues, or at ``longest``; white space at its end is left out.
-    ``longest`` tokens a text are told of as progress.
+    continues, or at ``longest``, without white space.  ``longest`` tokens a text are told of as
+    progress.
     """
     writer = _Writer(teacher, seeds, sampling, longest, advance)
     single, size = f"a single written text of {longest} tokens", 1

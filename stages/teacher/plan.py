@@ -90,6 +90,7 @@ class TeacherPlan:
             "model": config.model,
             "torch": str(torch.__version__),
             "source": str(config.texts) if config.texts else "",
+            "prior": task.prior,
         }
         title = f"{task.name}, {rows:,} {self.inputs.identity['name']}"
         return Manifest(title, identity, layout, notes)

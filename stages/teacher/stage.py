@@ -44,11 +44,8 @@ def run_teacher(
     """Fill the cache of these settings, or find it filled.
 
     ``first`` is that of a task's first prompt: what the model wrote for its rows is taken over.
-
-    Raises:
-        StageError: Task, model or texts are not usable.
-        CacheError: The cache is damaged, or an answer is not finite.
-        Interrupted: A stop was asked for; committed shards stay.
+    StageError: task, model or texts are not usable; CacheError: the cache is damaged, or an answer
+    is not finite.  Committed shards stay where it is interrupted.
     """
     plan = prepare_teacher(config, reporter)
     place = parse_place(config.cache) / plan.task.name

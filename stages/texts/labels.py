@@ -65,10 +65,8 @@ def read_labelled_texts(
 
     That is one of the names, or stands for it in ``label_map``, such as ``1=good,0=bad``.  Returns
     the rows, labels mapped, and each label's place among the names, shape (N,), int64.
-
-    Raises:
-        SettingError: ``label_map`` is no such text or maps to another label.
-        LabelError: A text has no label or another one; it says what was meant.
+    SettingError: ``label_map`` is no such text or maps to another label; LabelError: a text has no
+    label or another one.
     """
     meant = _parse_label_map(label_map, names)
     rows, unknown, unused = [], dict[str, str](), set(meant)

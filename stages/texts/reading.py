@@ -149,10 +149,8 @@ def read_texts(
     """Read every text of a file of any format, a pipe or standard input (``-``), once, in order.
 
     Labels may be absent; without ``label_column`` they are not read.  The reporter is told what the
-    file is, and how many blank lines are skipped.
-
-    Raises:
-        TextDataError: It cannot be read, holds no text, or a row is not as it must be.
+    file is, and how many blank lines are skipped.  TextDataError: it cannot be read, holds no text,
+    or a row is not as it must be.
     """
     return [
         TextRow(row.number, row.text or "", read_label(row, label_column, path))

@@ -138,7 +138,24 @@ class TestTasks:
             "suffix": "\nAnswer:",
             "max_length": 12,
             "labels": {"bad": ["Bad", "Poor"], "good": ["Good", "Great"]},
+            **{"word_score": "first-token", "label_score": "max", "prior": "auto"},
+            **{"write": None, "write_labelled": None},
         }
+
+    @pytest.mark.parametrize(
+        ("old", "new", "fault"),
+        [
+            ("bad:", '" bad":', "label ' bad' begins or ends with a space"),
+            ("bad:", '"ba\\nd":', "holds a control character"),
+            ("name: mood", f"name: {'n' * 101}", "must be at most 100 letters"),
+        ],
+    )
+    def test_a_name_that_would_break_a_table_or_a_directory_is_refused(
+        self, mood: Path, here: Path, old: str, new: str, fault: str
+    ) -> None:
+        (here / "a.yaml").write_text(mood.read_text().replace(old, new, 1))
+        found = run_here("task", "show", "a.yaml")
+        assert (found.code, fault in found.err) == (2, True), found.err
 
     def test_check_lists_tokens_and_refuses_labels_that_share_them(
         self, mood: Path, llm: Path, here: Path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,29 @@ def test_caches_of_other_rows_are_not_averaged(
     code, said = train(tmp_path / "a", other, "--task", two)
     assert code == 2 and "prompt 2 of 2 of the task mood" in said and "has 0 complete" in said
     assert not (tmp_path / "a").exists()
+
+
+def test_a_teacher_s_prior_is_found_on_the_same_rows_of_each_prompt(
+    two: Path, root: Path, mood: Path, llm: Path, tmp_path: Path
+) -> None:
+    """The newest of each may be of another seed: then none is known."""
+    shutil.copytree(root, tmp_path / "cache")
+    command = ("teacher", "--task", mood, "--model", llm, *FILL, "--seed", 1)
+    time.sleep(1.1)  # the newest, by the second
+    done = run_here(*command, "--cache", tmp_path / "cache")
+    assert done.code == 0, done.err
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "a good one", "label": "good"}\n' * 3)
+    measure = ("evaluate", "--teacher", llm, "--task", two, "--data", texts, "--cache")
+    assert "prior: not known" not in run_here(*measure, root).err
+    done = run_here(*measure, tmp_path / "cache")
+    assert (done.code, "prior: not known" in done.err) == (0, True), done.err
+
+
+def test_a_summary_without_prompts_is_named(two: Path, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"prompts": []}')
+    code, said = train(tmp_path / "a", root, "--task", two, "--from", tmp_path / "s.json")
+    assert (code, "s.json" in said) == (2, True), said
 
 
 def test_texts_are_written_once_for_all_prompts(

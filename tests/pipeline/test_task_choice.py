@@ -58,6 +58,25 @@ def test_the_only_task_with_a_complete_cache_is_taken(
     )
 
 
+def test_what_the_task_s_file_alone_says_is_not_lost(here: Path, mood: Path, llm: Path) -> None:
+    """The prior is kept with a cache; further prompts are asked for."""
+    task = here / "mood.yaml"
+    task.write_text(mood.read_text() + "prior: {bad: 0.8, good: 0.2}\n")
+    fill = ("--rows", 32, "--chunk-rows", 8, "--self-generated", 0, "--batch-positions", 512)
+    assert run_here("teacher", "--task", task, "--model", llm, *fill).code == 0
+    found = run_here("student", *TRAIN)
+    assert (found.code, "-> 80.0%" in found.err) == (0, True), found.err
+    assert "-> 80.0%" in run_here(*TEACHER, llm).err
+    found = run_here("student", *TRAIN, "--prior", "")
+    assert (found.code, "got '' in ''" in found.err) == (2, True), found.err
+    prompts = 'prompt: ["Is this good or bad?\\n", "Say how it is.\\n"]'
+    task.write_text(mood.read_text().replace('prompt: "Is this good or bad?\\n"', prompts))
+    assert run_here("teacher", "--task", task, "--model", llm, *fill).code == 0
+    found = run_here(*TEACHER, llm)
+    assert found.code == 2
+    assert found.err.endswith("2 prompts of mood; give the task's file (--task)\n"), found.err
+
+
 def test_the_cache_that_is_named_says_the_task(root: Path, filled: Filled) -> None:
     shutil.copytree(root / "mood", root / "other")
     fingerprint = filled[1].cache.fingerprint

@@ -91,6 +91,13 @@ def test_compressed_files_are_known_by_their_first_bytes(
             read(tmp_path / f"rows.jsonl{ending}", LINES)
 
 
+def test_a_time_that_python_cannot_hold_is_one_sentence(tmp_path: Path) -> None:
+    times = pyarrow.array([1700000000123456789], pyarrow.timestamp("ns"))
+    parquet.write_table(pyarrow.table({"text": ["a"], "at": times}), file := io.BytesIO())
+    with pytest.raises(TextDataError, match="cannot be read as Parquet: Nanosecond resolution"):
+        read(tmp_path / "rows", file.getvalue())
+
+
 class TestTables:
     @pytest.mark.parametrize(
         ("text", "rows"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tiny import make_student_config, make_teacher_config
 from cache.reader import CacheReader
 from stages.classify.loading import load_classifier
 from stages.errors import SettingError
+from stages.evaluate import evaluation
 from stages.evaluate.evaluation import Evaluation, EvaluationConfig, evaluate
 from stages.metrics import read_prior
 from stages.metrics.calibration import expected_calibration_error, undo_temperature
@@ -143,6 +145,46 @@ class TestTexts:
         with pytest.raises(SettingError, match="labels are bad, good, the task's negative"):
             run(data=rows, model=student, task="imdb")
 
+    def test_a_model_that_is_not_the_student_s_teacher_is_told(
+        self, student: Path, llm: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        """Its answers are no projection's target, and the student's prior is not its own."""
+        shutil.copytree(llm, tmp_path / "other")
+        copied = tmp_path / "student"
+        shutil.copytree(student, copied)
+        for teacher, changed, said in (
+            (tmp_path / "other", {}, f"was {llm}, not {tmp_path / 'other'}; its prior is not"),
+            (llm, {"chat": True}, "was asked through its chat template; its prior is not"),
+        ):
+            record = json.loads((student / RECORD).read_text()) | changed
+            (copied / RECORD).write_text(json.dumps(record))
+            config = EvaluationConfig(data=rows, model=copied, teacher=str(teacher))
+            found = evaluate(config, reporter := SilentReporter())
+            assert any(said in line for line in reporter.warnings), reporter.warnings
+            assert found.teacher is not None and found.teacher_without_prior is None
+            assert found.teacher_name == str(teacher)
+
+    def test_the_teacher_s_speed_is_that_of_its_answers(
+        self, student: Path, llm: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load = evaluation.lm.load_language_model
+
+        def load_slowly(*given: Any) -> Any:
+            time.sleep(3)
+            return load(*given)
+
+        monkeypatch.setattr(evaluation.lm, "load_language_model", load_slowly)
+        found = run(data=rows, model=student, teacher=str(llm)).teacher
+        assert found is not None and found.texts_per_second > 30 / 3
+
+    def test_a_regression_is_refused(self, student: Path, rows: Path, tmp_path: Path) -> None:
+        copied = tmp_path / "student"
+        shutil.copytree(student, copied)
+        config = json.loads((copied / "config.json").read_text()) | {"problem_type": "regression"}
+        (copied / "config.json").write_text(json.dumps(config))
+        with pytest.raises(SettingError, match=r"gives no probabilities \(regression\)"):
+            run(data=rows, model=copied)
+
 
 class TestHeldOutRows:
     def test_the_written_student_repeats_what_training_ended_with(
@@ -235,6 +277,16 @@ class TestCommand:
             f"threshold 0.6: {data['selection']['coverage']:.2%} of the texts get a tag",
         ):
             assert part in table
+
+    def test_a_file_that_cannot_be_written_is_named_and_costs_no_result(
+        self, student: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "there").mkdir()
+        command = ("evaluate", "--model", student, "--data", rows)
+        found = run_here(*command, "--metrics", tmp_path / "there")
+        assert found.code == 1 and "macro-F1" in found.out
+        assert found.err.splitlines()[-1].startswith(f"error: {tmp_path / 'there'}: ")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "there"]
 
 
 class TestLabels:

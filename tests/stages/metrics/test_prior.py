@@ -53,6 +53,12 @@ def test_a_class_that_is_hardly_given_is_named() -> None:
     np.testing.assert_allclose(prior.remove(never), 1 / 3, atol=1e-3)
 
 
+def test_answers_that_are_sure_have_no_finer_shares_than_a_row() -> None:
+    sure = np.float32([[1 - 1e-12, 1e-12]] * 1001 + [[1e-12, 1 - 1e-12]] * 1000)
+    prior = fit_prior(sure)
+    np.testing.assert_allclose(prior.remove(sure).mean(axis=0), 0.5, atol=1 / 2001)
+
+
 def test_shares_that_are_none_and_no_rows_are_refused() -> None:
     for shares in ([0.5, 0.6], [1.0, 0.0], [0.2, 0.3, 0.5], [np.nan, 1.0]):
         with pytest.raises(SettingError, match="must be 2 positive numbers that sum to 1"):

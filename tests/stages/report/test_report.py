@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_seconds_that_are_not_known_are_not_0(tmp_path: Path) -> None:
     table = find_table(gather(tmp_path), "cost")
     assert find_row(table, "distilled on training texts, mini")[4:] == ["–", "11", "–", "–"]
     assert find_row(table, "direct training on labelled texts, mini")[4:] == ["0", "–", "–", "–"]
+
+
+def test_a_student_that_answers_a_constant_is_in_the_tables(tmp_path: Path) -> None:
+    write_everything(tmp_path)
+    folder = next((tmp_path / "students").rglob("training.json")).parent
+    held = json.loads((folder / "training.json").read_text())["held_out"]
+    change(folder, held_out=held | {"centred_angle": math.nan})
+    found = gather(tmp_path)
+    assert folder in [run.path for run in found.runs]
+    assert not any(str(folder) in fault for fault in found.faults)
+    write_report(found, "Title", tmp_path / "out")
 
 
 def test_agreement_on_labelled_texts_is_told_where_it_is_known(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def test_every_way_of_asking_is_ranked(asked: Path, llm: Path) -> None:
 def test_the_best_is_told_as_a_task_has_it(asked: Path, llm: Path, tmp_path: Path) -> None:
     done = tune(asked, llm, "[]")
     lines = done.out.splitlines()
-    assert [line.split(":")[0] for line in lines[2:]] == ["prompt", "suffix", "prior", "labels"]
+    keys = ["prompt", "suffix", "prior", "word_score", "label_score", "labels"]
+    assert [line.split(":")[0] for line in lines[2:]] == keys
+    assert all("first-token, max" in line for line in lines[:2])
     best = tmp_path / "best.yaml"
     best.write_text("\n".join([*lines[2:], "max_length: 12"]))
     assert run_here("task", "check", best, "--model", llm).code == 0
@@ -72,8 +74,13 @@ def test_the_best_is_told_as_a_task_has_it(asked: Path, llm: Path, tmp_path: Pat
         ("prompt: a", "must be a list of mappings"),
         ("- max_length: 3", "variant 1: 'max_length' is none of the keys prompt, suffix, labels"),
         ("- {prompt: a}\n- labels: {bad: [Bad]}", "variant 2: got 1 label"),
-        ("- labels: {worse: [Bad], good: [Good]}", "must be one prompt, of the labels bad or good"),
+        (
+            "- labels: {worse: [Bad], good: [Good]}",
+            "must be one prompt and suffix, of the labels 'bad', 'good', in order",
+        ),
+        ("- labels: {good: [Good], bad: [Bad]}", "of the labels 'bad', 'good', in order"),
         ("- prompt: [a, b]", "must be one prompt"),
+        ("- prompt: ['Is it {labels}?']", "must be one prompt and suffix"),
     ],
 )
 def test_a_variant_that_is_none_is_refused(
@@ -90,6 +97,18 @@ def test_a_variant_that_a_tokenizer_cannot_tell_apart_is_left_out(asked: Path, l
     assert done.code == 0, done.err
     assert "left out: task mood: the labels" in done.err
     assert len(json.loads(done.out)) == 2
+
+
+def test_a_way_that_the_model_has_no_room_for_is_left_out(asked: Path, llm: Path) -> None:
+    done = tune(asked, llm, f'- prompt: "{"Is it good or bad? " * 90}"', "--json")
+    assert done.code == 0, done.err
+    assert "left out: " in done.err and "shorten the prompt" in done.err
+    assert len(json.loads(done.out)) == 2
+
+
+def test_texts_of_one_label_alone_rank_nothing(asked: Path, llm: Path) -> None:
+    done = tune(asked, llm, "[]", "--texts", 1)
+    assert (done.code, "texts: 1 are not of every label" in done.err) == (2, True), done.err
 
 
 def test_texts_need_a_place_for_the_label(mood: Path, llm: Path, tmp_path: Path) -> None:
