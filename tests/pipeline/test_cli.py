@@ -123,6 +123,13 @@ def test_what_cannot_be_ends_with_2_and_what_fails_with_1_and_both_are_said(
     assert code == 1 or not Path("data").exists()
 
 
+def test_a_closed_standard_output_is_named() -> None:
+    command = f"{sys.executable} -m pipeline task list >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"Error: standard output is closed; send it")
+
+
 class TestTasks:
     def test_list_names_each_and_show_gives_everything(self, mood: Path) -> None:
         names = ["ag_news", "emotions", "imdb", "reddit"]

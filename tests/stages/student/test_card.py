@@ -107,6 +107,12 @@ def test_everything_that_was_measured_is_there() -> None:
     card = ModelCard(write_card(RECORD | more))  # as huggingface_hub reads the head
     found = [(each.metric_name, each.metric_value) for each in card.data.eval_results]
     assert found == [("accuracy", 0.84), ("macro-F1", 0.81)]
+    # Of an exported file, and of a model that is not its teacher, it says so.
+    other = EVALUATION | {"model": "model_int8.onnx", "teacher_name": "another"}
+    _, body = split(write_card(RECORD | {"chat": True, "evaluations": [other]}))
+    assert "(test.jsonl.gz), measured with `model_int8.onnx`:" in body
+    assert "; `another` has 86.0% and 83.0%" in body and "its teacher has" not in body
+    assert r'`"Good or bad?\n"`, through the chat template |' in body
     unfolded = {"calibration": CALIBRATION | {"folded": False}}
     assert "it is not in its weights" in write_card(RECORD | unfolded)
 
