@@ -128,7 +128,7 @@ class PackedPass(ForwardPass):
         self._hook: Any = None
         try:
             tuned = [x for x in model.modules() if getattr(x, "attn_temperature_tuning", False)]
-            if not all(x.use_rope for x in tuned):  # as in Llama 4
+            if not all(getattr(x, "use_rope", False) for x in tuned):  # as in Llama 4
                 raise NotPackableError("its attention counts positions over the whole batch")
             self._attention.install(model)
             if self._known:

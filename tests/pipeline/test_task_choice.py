@@ -130,8 +130,12 @@ def test_several_caches_are_listed_and_an_incomplete_one_is_used_only_when_asked
 
 
 def test_without_a_complete_cache_the_commands_that_make_one_are_listed(
-    root: Path, llm: Path
+    root: Path, llm: Path, mood: Path
 ) -> None:
+    for task, typed in ((mood, "mood.yaml"), ("imdb", "imdb")):
+        found = run_here("student", *TRAIN, "--task", task, "--cache", "none")
+        assert found.code == 2
+        assert f"run `pipeline teacher --task {typed}` first" in found.err, found.err
     for arguments in (("student", *TRAIN), (*TEACHER, "mini")):
         found = run_here(*arguments, "--cache", "none")
         assert found.code == 2
