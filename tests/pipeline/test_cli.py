@@ -12,7 +12,7 @@ import pytest
 from processes import run_here, start
 from tiny import make_tokenizer
 
-from pipeline.cli import cli
+from pipeline.cli import cli, main
 from stages.teacher.stage import TeacherResult
 
 
@@ -123,11 +123,16 @@ def test_what_cannot_be_ends_with_2_and_what_fails_with_1_and_both_are_said(
     assert code == 1 or not Path("data").exists()
 
 
-def test_a_closed_standard_output_is_named() -> None:
-    command = f"{sys.executable} -m pipeline task list >&-"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"Error: standard output is closed; send it")
+def test_a_closed_standard_output_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Python has it where a shell was told `>&-`."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "argv", ["pipeline", "task", "list"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: standard output is closed; send it")
 
 
 class TestTasks:

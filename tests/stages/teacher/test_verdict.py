@@ -65,12 +65,13 @@ def test_the_words_name_classes_shares_and_the_spread() -> None:
     assert "nothing can be learned from them" in judge(make_answers(0.5, 0.05)).reason
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.06, 0.15), st.sampled_from((200, 512, 5000)))
+@given(st.integers(0, 2**32 - 1), st.floats(0.06, 0.13), st.sampled_from((200, 512, 5000)))
 @settings(deadline=None)
 def test_one_answer_that_varies_a_little_is_hopeless_whichever_rows_are_taken(
     seed: int, deviation: float, rows: int
 ) -> None:
     # The uniform inputs of the mini teacher are such: 0.10 radians from a constant, give or take.
+    # From 0.14 on one seed in three thousand draws 200 rows that vary by more than 0.2 radians.
     first = np.clip(
         0.75 + deviation / np.sqrt(2) * np.random.default_rng(seed).normal(size=rows), 0.51, 1
     )
