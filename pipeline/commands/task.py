@@ -10,7 +10,6 @@ import click
 
 from pipeline import options
 
-SCORES = ("word_score", "label_score")
 NAME = click.argument(
     "name", type=options.NAMED, required=False, metavar="NAME", callback=options.require_task
 )
@@ -49,7 +48,7 @@ def show_task(name: str, as_json: bool) -> None:
 
     Example: pipeline task show imdb
     """
-    from stages.tasks import load_task
+    from stages.tasks import SCORES, load_task
 
     data = _describe(load_task(name))
     if as_json:
@@ -123,7 +122,7 @@ def tune(task: str, variants: Path | None, texts: int, as_json: bool, **settings
     Example: pipeline task tune --task ag_news --model Qwen/Qwen2.5-0.5B-Instruct
     """
     from pipeline.console import Console, quieten_libraries
-    from stages.tasks import load_task, load_variants
+    from stages.tasks import SCORES, load_task, load_variants
     from stages.teacher import TeacherConfig, rank_candidates
 
     quieten_libraries()
@@ -173,5 +172,7 @@ def _show_write(entry: Task) -> None:
 
 
 def _describe(entry: Task) -> dict[str, Any]:
+    from stages.tasks import SCORES
+
     more = {key: getattr(entry, key) for key in (*SCORES, "write", "write_labelled", "prior")}
     return entry.describe() | more | {"labels": {it.name: list(it.words) for it in entry.labels}}

@@ -106,8 +106,11 @@ def open_cached_answers(config: StudentConfig, task: Task, reporter: Reporter) -
     fingerprints = [cache.fingerprint for cache in caches]
     asked = [cache.manifest.inputs["task"] for cache in caches]
     return TrainingData(
-        # The biases follow, up to what another processor rounds otherwise.
-        (*fingerprints, reader.shards, prior and prior.shares),
+        (
+            *fingerprints,
+            reader.shards,
+            prior and prior.shares,
+        ),  # another CPU rounds biases otherwise
         {
             "fingerprint": first.fingerprint,
             "labels": TEACHER,

@@ -14,7 +14,7 @@ from stages.tasks.frame import (
     frame_writing,
 )
 from stages.tasks.shares import AUTO, BALANCED, NONE, parse_shares
-from stages.tasks.task import Label, Task, list_tasks, load_task, parse_task, restore_task
+from stages.tasks.task import SCORES, Label, Task, list_tasks, load_task, parse_task, restore_task
 from stages.tasks.variants import load_variants
 from stages.tasks.verbaliser import Verbaliser, build_verbaliser
 from stages.tasks.word_trie import ROOT, Question, Tree, grow_tree

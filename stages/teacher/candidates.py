@@ -44,7 +44,7 @@ def rank_candidates(
     model or the number of texts, ``self_generated``, is not usable.
     """
     task = load_task(config.task)
-    task.choose_write(True)
+    task.choose_write(True)  # refused before the model is loaded
     short = min(LONGEST, task.max_length)
     asked = [replace(each, max_length=short) for each in (*task.split(), *variants)]
     plan = prepare_teacher(replace(config, task=asked[0], sampler="unigram"), reporter)
