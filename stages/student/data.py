@@ -106,11 +106,7 @@ def open_cached_answers(config: StudentConfig, task: Task, reporter: Reporter) -
     fingerprints = [cache.fingerprint for cache in caches]
     asked = [cache.manifest.inputs["task"] for cache in caches]
     return TrainingData(
-        (
-            *fingerprints,
-            reader.shards,
-            prior and prior.shares,
-        ),  # another CPU rounds biases otherwise
+        (*fingerprints, reader.shards, prior and prior.shares),  # biases: CPUs round otherwise
         {
             "fingerprint": first.fingerprint,
             "labels": TEACHER,
