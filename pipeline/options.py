@@ -42,6 +42,7 @@ class PathType(click.Path):
 
 
 PATH = PathType(path_type=Path)
+FILE = PathType(path_type=Path, dir_okay=False)
 NAMED = PathType()  # a name, a hub id, a path
 PLACE = PathType(remote=True)
 
@@ -56,9 +57,9 @@ def choice(name: str, values: tuple[str, ...], text: str) -> Decorator:
     return click.option(name, type=click.Choice(values), default=values[0], help=text)
 
 
-def path(name: str, text: str, **more: Any) -> Decorator:
+def path(name: str, text: str, kind: PathType = PATH, **more: Any) -> Decorator:
     """Return an option that takes a path."""
-    return click.option(name, type=PATH, help=text, **more)
+    return click.option(name, type=kind, help=text, **more)
 
 
 def seed(text: str) -> Decorator:

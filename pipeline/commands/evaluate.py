@@ -49,7 +49,7 @@ ECE = "expected calibration error"
 @options.CACHE
 @options.threshold("Also measure the answers with at least this score, from 0 to 1.")
 @options.JSON
-@options.path("--metrics", "File to write the JSON to.")
+@options.path("--metrics", "File to write the JSON to.", options.FILE)
 def evaluate(as_json: bool, metrics: Path | None, **settings: Any) -> None:
     """Measure a student or a teacher on labelled texts.
 

@@ -90,8 +90,8 @@ FILES = ("out", "curve", "metrics")
     "Directory to write the student to; {arch} in it is the encoder's name.",
     show_default="data/students/<task>-<arch>",
 )
-@options.path("--curve", "CSV file of c, norms and angles; can hold {arch}.")
-@options.path("--metrics", "JSON file of the held-out metrics; can hold {arch}.")
+@options.path("--curve", "CSV file of c, norms and angles; can hold {arch}.", options.FILE)
+@options.path("--metrics", "JSON file of the held-out metrics; can hold {arch}.", options.FILE)
 def student(archs: tuple[str, ...], **settings: Any) -> None:
     """Stage two: train a small classifier on a cache.
 
@@ -113,9 +113,8 @@ def student(archs: tuple[str, ...], **settings: Any) -> None:
     files = {key: settings.pop(key) for key in FILES}
     for key, path in files.items():
         if len(archs) > 1 and path is not None and "{arch}" not in str(path):
-            raise click.UsageError(
-                f"--{key}: got {path} for {len(archs)} students; put {{arch}} into it"
-            )
+            text = f"--{key}: got {path} for {len(archs)} students; put {{arch}} into it"
+            raise click.UsageError(text)
     quieten_libraries()
     console = Console(resumable=True)
     if settings["task"] is None:

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 @options.CHAT
 @options.QUANTISE
 @click.option("--dry-run", is_flag=True, help="Say what the run would take, and write nothing.")
-@options.path("--summary", "JSON file to write the fingerprint and the balance of the answers to.")
+@options.path("--summary", "JSON file of the fingerprint and the answers' balance.", options.FILE)
 def teacher(summary: Path | None, dry_run: bool, **settings: Any) -> None:
     """Stage one: record what a language model answers.
 

@@ -55,6 +55,7 @@ def test_several_students_come_from_one_cache_in_one_go(
         (("--metrics", "m.json"), "--metrics: got m.json for 2 students"),
         (("--curve", "c.csv"), "--curve: got c.csv for 2 students"),
         (("--arch", "a/other"), "other is given twice"),
+        (("--curve", "."), "Invalid value for '--curve': File '.' is a directory."),
         # What is wrong with the last one shows before the first is trained.
         (("--arch", "no-such-encoder"), "no-such-encoder"),
     ],

@@ -281,12 +281,14 @@ class TestCommand:
     def test_a_file_that_cannot_be_written_is_named_and_costs_no_result(
         self, student: Path, rows: Path, tmp_path: Path
     ) -> None:
-        (tmp_path / "there").mkdir()
-        command = ("evaluate", "--model", student, "--data", rows)
-        found = run_here(*command, "--metrics", tmp_path / "there")
+        command = ("evaluate", "--model", student, "--data", rows, "--metrics")
+        refused = run_here(*command, tmp_path)
+        assert refused.code == 2 and not refused.out
+        assert f"'{tmp_path}' is a directory" in refused.err
+        found = run_here(*command, rows / "metrics.json")
         assert found.code == 1 and "macro-F1" in found.out
-        assert found.err.splitlines()[-1].startswith(f"error: {tmp_path / 'there'}: ")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "there"]
+        assert found.err.splitlines()[-1].startswith(f"error: {rows}: ")
+        assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 class TestLabels:
