@@ -154,9 +154,8 @@ class Lease(Claim):
 class LeasedClaims:
     """The leases below one prefix, one object each; see :class:`cache.stores.interface.Claims`.
 
-    Every method that takes a lease raises StorageError where the store does not support
-    conditional writes.  ``seconds`` is the length of the leases that are taken here; others' have
-    their own.
+    Every method that takes a lease raises StorageError where the store does not support conditional
+    writes.  ``seconds`` is the length of the leases that are taken here; others' have their own.
     """
 
     def __init__(self, place: str | Bucket, seconds: float | None = None) -> None:

@@ -28,11 +28,8 @@ def doctor() -> None:
         name = torch.cuda.get_device_name(index)
         found[f"cuda:{index}"] = f"{name}, {free:.1f} of {total:.1f} GiB"
     device = choose_device("auto")
-    for title, choice in (
-        ("device", device),
-        ("model", choose_model("auto", device.value)),
-        ("dtype", choose_dtype("auto", device.value)),
-    ):
+    model, dtype = (choose("auto", device.value) for choose in (choose_model, choose_dtype))
+    for title, choice in ("device", device), ("model", model), ("dtype", dtype):
         found[title] = f"{choice.value} ({choice.reason})"
     for title, text in found.items():
         click.echo(f"{title:<14} {text}")

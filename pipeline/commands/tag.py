@@ -45,11 +45,10 @@ def tag(
     """Tag texts as a stream: a line in, a JSON line out.
 
     Reads FILE, or standard input where it is '-' or absent: plain lines, JSON lines or an array,
-    CSV, TSV, Parquet or Arrow, compressed or not.  A row keeps its other keys or columns.
-    Blank lines are skipped.  An empty text has the label null; a row that cannot be read has an
-    "error" and makes the exit code 1.  Texts longer than the student reads are cut and marked
-    "cut".  Below the --threshold the label is null, the score is given, and "below_threshold" is
-    true.
+    CSV, TSV, Parquet or Arrow, compressed or not.  A row keeps its other keys or columns.  Blank
+    lines are skipped.  An empty text has the label null; a row that cannot be read has an "error"
+    and makes the exit code 1.  Texts longer than the student reads are cut and marked "cut".  Below
+    the --threshold the label is null, the score is given, and "below_threshold" is true.
 
     Scores are as in transformers, by the model's problem_type: of one label in all, of each label
     by itself (--all gives each), or its outputs as they are (regression).

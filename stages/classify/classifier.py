@@ -80,9 +80,8 @@ class Classifier:
     def answer(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Return class probabilities, shape (B, K), float32, of token ids, shape (B, T), int64.
 
-        They are scores of another kind where ``scores`` says so.
-        Each row is the start token and the input.  The mask is 1 there and 0 at padding, shape
-        (B, T), int64; None: no padding.
+        They are scores of another kind where ``scores`` says so.  Each row is the start token and
+        the input.  The mask is 1 there and 0 at padding, shape (B, T), int64; None: no padding.
         """
         logits = self.run(ids, np.ones_like(ids) if mask is None else mask)
         if self.scores == RAW:

@@ -74,11 +74,6 @@ class Training:
         """Whether that is a GPU, which its dropout is drawn on then."""
         return self.device.type == "cuda"
 
-    def remember_random(self) -> None:
-        """Keep what the next step's random numbers follow from."""
-        on_device = torch.cuda.get_rng_state(self.device) if self.on_gpu else None
-        self.random = torch.get_rng_state(), on_device
-
     def state(self, identity: str) -> dict[str, Any]:
         """Return the content of a checkpoint."""
         random, device_random = self.random or (None, None)
@@ -142,7 +137,8 @@ def train_student(
         try:
             while run.losses or run.step < config.steps:
                 run.seconds = time.monotonic() - since
-                run.remember_random()
+                on_device = torch.cuda.get_rng_state(run.device) if run.on_gpu else None
+                run.random = torch.get_rng_state(), on_device  # what the next step's follow from
                 last = run.step == config.steps
                 # First what a run that was stopped at this step had not come to.
                 if run.losses and (run.step % config.log_every == 0 or last):

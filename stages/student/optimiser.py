@@ -15,11 +15,8 @@ SMALL, LARGE, STATIC, NEW = 2e-3, 1e-4, 1e-2, 1e-3
 new on a pretrained encoder."""
 
 ENCODER_SHARES = ((SMALL_WIDTH, 0.3), (1023, 0.05), (math.inf, 0.02))
-"""A pretrained encoder's learning rate by its largest width, as a share of adapter's and head's.
-
-The first is measured (benchmarks/pretrained.md); the others give what encoders of these sizes are
-commonly fine-tuned with, 5e-5 and 2e-5.
-"""
+"""A pretrained encoder's learning rate by its largest width, as a share of adapter's and head's:
+measured (benchmarks/pretrained.md), then what gives the 5e-5 and 2e-5 that are common for such."""
 
 
 def choose_rates(asked: float | None, init: str, student: Student) -> tuple[float, float, str]:

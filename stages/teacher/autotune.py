@@ -169,10 +169,7 @@ def _compilable_layers(teacher: Teacher) -> list[torch.nn.Module]:
 
 
 def _find_size(teacher: Teacher, lengths: np.ndarray, reporter: Reporter) -> tuple[int, float]:
-    """Find the size of batch that is fastest, and its positions a second.
-
-    Sizes rise up to where a larger one gains nothing.
-    """
+    """Find the fastest size of batch, up to where a larger one gains nothing, and its rate."""
     size, rates = SMALLEST.get(teacher.device.type, 512), dict[int, float]()
     # Once for what is only slow the first time, and to begin with what fits.
     while _try_size(teacher, lengths, size, reporter) is None:

@@ -12,6 +12,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -39,6 +40,7 @@ the room is for kernels that add in another order.
 TURNS = {torch.float32: 1, torch.bfloat16: 6, torch.float16: 6}
 """How often a way is compared: what all turns have in common is no rounding."""
 
+Make = Callable[[torch.Tensor], ForwardPass]  # takes the prompt, (1, P, d_T)
 Run = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 """Takes inputs, for each length of shape (B, T, d_T), returns logits, shape (all B, words)."""
 
@@ -109,16 +111,26 @@ def find_passes(
         rows = table[ids].view(count, length, -1)
         probe.append(torch.cat([rows, suffix.expand(count, -1, -1)], dim=1))
     branches = branches and branches.thin()
-    plain = FullPass(model, prefix)
-    rounding = Rounding(partial(read_everywhere, plain, branches), probe)
+    around = [prefix] if branches is None else [prefix, branches.embeddings]
     found: list[ForwardPass] = []
     reasons: list[str] = []
 
-    def is_right(name: str, make: Callable[[], ForwardPass]) -> bool:
-        way: ForwardPass = plain
+    def read(make: Make, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        # What stands around the rows moves with them: how it is rounded is no fault either.
+        way, moved = make(inputs[0]), branches and replace(branches, embeddings=inputs[1])
         try:
-            way = make()
-            fault = rounding.compare(partial(read_everywhere, way, branches))
+            return read_everywhere(way, moved, inputs[len(around) :])
+        finally:
+            way.leave()
+
+    plain = partial(FullPass, model)
+    rounding = Rounding(partial(read, plain), [*around, *probe])
+
+    def is_right(name: str, make: Make) -> bool:
+        way: ForwardPass = plain(prefix)
+        try:
+            fault = rounding.compare(partial(read, make))
+            way = make(prefix)
             if not fault and way.mixes_lengths and not keeps_rows_apart(way, probe, branches):
                 fault = "rows are not kept apart"
         except torch.OutOfMemoryError:
@@ -133,11 +145,11 @@ def find_passes(
         return not fault
 
     trim = "running the last layer for last positions only"
-    if not is_right(trim, lambda: PackedPass(model, prefix, find_layers(model)[-1])):
-        is_right("packing rows side by side", lambda: PackedPass(model, prefix, None))
+    if not is_right(trim, lambda prompt: PackedPass(model, prompt, find_layers(model)[-1])):
+        is_right("packing rows side by side", lambda prompt: PackedPass(model, prompt, None))
     copying = "reusing the prompt's keys and values"
-    if not prefix.shape[1] or not is_right(copying, lambda: PrefixPass(model, prefix)):
-        found.append(plain)
+    if not prefix.shape[1] or not is_right(copying, partial(PrefixPass, model)):
+        found.append(plain(prefix))
     return found, reasons
 
 

@@ -199,17 +199,20 @@ def find_prompts(teacher: Teacher, labelled: bool) -> list[list[int]]:
     return [list(frame_task(each, tokenizer, chat).prefix_ids) for each in named]
 
 
-def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
+def draw_tokens(
+    logits: torch.Tensor, uniform: torch.Tensor, top_p: float, most: int = LIKELIEST
+) -> torch.Tensor:
     """Draw a token a row, shape (B,), by where a number falls in the cumulated probabilities.
 
     Logits, shape (B, V), are float32, -inf where a token is impossible, the numbers float64, shape
     (B,), in [0, 1).  Those drawn from have ``top_p`` of the probability together.
     """
-    probabilities = logits.softmax(dim=1)
-    order = None
+    probabilities, order, flat = logits.softmax(dim=1), None, None
     if top_p < 1:
-        kept, order = probabilities.topk(min(LIKELIEST, logits.shape[1]), dim=1)
-        if bool((kept.sum(dim=1) < top_p).any()):
+        if most < logits.shape[1]:
+            kept, order = probabilities.topk(most, dim=1)
+            flat = kept.sum(dim=1) < top_p
+        else:
             kept, order = probabilities.sort(dim=1, descending=True, stable=True)
         probabilities = kept
         before = probabilities.cumsum(dim=1) - probabilities
@@ -221,4 +224,7 @@ def draw_tokens(logits: torch.Tensor, uniform: torch.Tensor, top_p: float) -> to
     target = (uniform * sums[:, -1].double()).float()
     target = torch.minimum(target, torch.nextafter(sums[:, -1], torch.zeros_like(target)))
     found = torch.searchsorted(sums, target[:, None], right=True)
-    return (found if order is None else order.gather(1, found))[:, 0]
+    found = (found if order is None else order.gather(1, found))[:, 0]
+    if flat is not None and bool(flat.any()):
+        found[flat] = draw_tokens(logits[flat], uniform[flat], top_p, logits.shape[1])
+    return found

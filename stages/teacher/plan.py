@@ -18,6 +18,7 @@ from stages.inputs import Inputs, prepare_inputs
 from stages.reporter import Reporter
 from stages.tasks import Task, Verbaliser
 from stages.teacher.config import TeacherConfig
+from stages.teacher.forward import FullPass
 from stages.teacher.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def make_teacher(
     reporter.say(f"forward pass: {teacher.forward_pass.description}")
     for reason in teacher.fallbacks:
         reporter.say(f"not used: {reason}")
-    if teacher.runs_prompt_with_rows:
+    if teacher.prefix_ids and isinstance(teacher.forward_pass, FullPass):
         reporter.warn(
             f"the prompt's {len(teacher.prefix_ids)} tokens are run with every row, since this "
             f"model's answers would change otherwise ({teacher.fallbacks[-1]})"

@@ -105,11 +105,6 @@ class Teacher:
             self.positions_around += len(self.prefix_ids)
         self._most_positions: int | None = None
 
-    @property
-    def runs_prompt_with_rows(self) -> bool:
-        """Whether there is a prompt in front of the input, and it is run anew with every row."""
-        return bool(self.prefix_ids) and isinstance(self.forward_pass, FullPass)
-
     def compute_class_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Answer inputs of one length, shape (B, T, d_T), with class logits, (B, K), float32."""
         return self.answer_groups([embeddings])
@@ -182,8 +177,11 @@ class Teacher:
         """Have the model as it was loaded for a while, its whole output layer included."""
         small = self.model.get_output_embeddings()
         self.release()
+        # A slice as it is has a CPU put the whole layer in another order first, in half precision.
+        dense = self._full_head.register_forward_pre_hook(lambda _, given: given[0] * 1)
         try:
-            yield
+            with dense:
+                yield
         finally:
             self.forward_pass.enter()
             self.model.set_output_embeddings(small)

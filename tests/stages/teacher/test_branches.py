@@ -24,7 +24,7 @@ from stages.tasks import Label, Task
 from stages.teacher import forward, word_scores
 from stages.teacher.branches import Branches
 from stages.teacher.capabilities import find_layers
-from stages.teacher.forward import PrefixPass
+from stages.teacher.forward import PackedPass, PrefixPass
 from stages.teacher.teacher import Teacher
 
 LABELS = (Label("bad", ("Bad", "Qjx")), Label("good", ("Good", "Qjz", "Zq")))
@@ -202,3 +202,26 @@ def test_half_precision_is_scored_in_float32() -> None:
     found, wanted = (t.compute_class_logits(t.table[ids]).softmax(1) for t in (half, exact))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, atol=0.15, rtol=0)
+
+
+def test_what_stands_around_rows_that_are_tried_moves_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or a way's one rounding of it, which no number of turns averages out, is called a fault."""
+    begin, read, seen = PackedPass.__init__, PackedPass.run_branches, set[tuple[bytes, ...]]()
+
+    def keep_prompt(self: Any, model: Any, prefix: torch.Tensor, last: Any) -> None:
+        begin(self, model, prefix, last)
+        self.prompt = prefix
+
+    def keep_both(self: Any, inputs: Any, branches: Any) -> Any:
+        both = self.prompt, branches.embeddings
+        seen.add(tuple(x.float().numpy().tobytes() for x in both))
+        return read(self, inputs, branches)
+
+    monkeypatch.setattr(PackedPass, "__init__", keep_prompt)
+    monkeypatch.setattr(PackedPass, "run_branches", keep_both)
+    teacher = make_whole_teacher("llama", torch.bfloat16)
+    assert isinstance(teacher.forward_pass, PackedPass), teacher.fallbacks
+    prompts, nodes = ({each[k] for each in seen} for k in (0, 1))
+    assert len(seen) == len(prompts) == len(nodes) == 6

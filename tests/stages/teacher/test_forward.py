@@ -55,11 +55,11 @@ class TestReasons:
         for family, wanted in WAYS.items():
             teacher = make_teacher(family)
             assert teacher.forward_pass.description == wanted
-            assert teacher.runs_prompt_with_rows == (family == "mamba")
+            assert isinstance(teacher.forward_pass, FullPass) == (family == "mamba")
         llama, mamba = (make_teacher(family, prompt="") for family in ("llama", "mamba"))
         assert llama.forward_pass.description.startswith("rows of all lengths")
         assert mamba.forward_pass.description == "rows of one length share a batch"
-        assert not mamba.runs_prompt_with_rows
+        assert not mamba.prefix_ids
         assert not any("prompt" in line for line in mamba.fallbacks)
 
 

@@ -168,6 +168,40 @@ def test_no_impossible_token_is_drawn(
         assert (likelier < top_p + 1e-5).all()
 
 
+def test_a_flat_row_is_sorted_whole_and_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn((4, 50), generator=torch.Generator().manual_seed(0))
+    logits[:3] *= 9  # eight tokens have all of these rows, and little of the last one
+    uniform = torch.full((4,), 0.8, dtype=torch.float64)
+    wanted = draw_tokens(logits, uniform, 0.95, 50)
+    sort, sizes = torch.Tensor.sort, list[int]()
+
+    def count(rows: torch.Tensor, **how: Any) -> Any:
+        sizes.append(len(rows))
+        return sort(rows, **how)
+
+    monkeypatch.setattr(torch.Tensor, "sort", count)
+    assert torch.equal(draw_tokens(logits, uniform, 0.95, 8), wanted)
+    assert sizes == [1]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_whole_output_layer_is_run_on_dense_states(rows: int) -> None:
+    """Of a slice, a CPU copies all weights of a layer in bfloat16 for each row, for seconds."""
+    teacher, seen = make_teacher("llama"), list[torch.Tensor]()
+    head: Any = teacher.model.get_output_embeddings
+    inputs = teacher.look_up(np.arange(6 * rows).reshape(rows, 6))
+    with teacher.suspend(), torch.inference_mode():
+        hook = head().register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        wanted = teacher.model(inputs_embeds=inputs).logits
+        found = teacher.model(inputs_embeds=inputs, logits_to_keep=2).logits
+        hook.remove()
+        layer = head()
+    assert torch.allclose(found, wanted[:, -2:], atol=1e-5)
+    width = seen[-1].shape[2]
+    assert seen[-1].shape == (rows, 2, width) and seen[-1].stride() == (2 * width, width, 1)
+    assert not layer._forward_pre_hooks
+
+
 def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
     logits = torch.tensor([0.5, 0.2, 0.3]).log().expand(10_000, -1)
     uniform = (torch.arange(10_000).double() + 0.5) / 10_000
