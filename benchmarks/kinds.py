@@ -5,8 +5,10 @@ A row is drawn or written once and kept, so that a run goes on where it stopped.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from cache.draw import (
 )
 from stages.inputs import SamplingSettings
 from stages.reporter import SilentReporter
-from stages.tasks import fit_tokenizer
+from stages.tasks import Label, fit_tokenizer
 from stages.teacher import (
     Teacher,
     average_next_token,
@@ -38,9 +40,13 @@ KINDS = (
     *("labelled+topical", "unigram-own", "vocabulary", "shuffled", "labelled+chain"),
     *("labelled+unigram", "labelled+written", "written+unigram"),
     *("likely", "likely+unigram", "spliced", "labelled+spliced", "begun", "labelled+begun"),
+    *("plain", "plain+unigram", "paired", "paired+unigram", "scattered", "scattered+unigram"),
+    *("begun+unigram", "spliced+unigram"),
 )
 """``likely`` are labelled texts of likelier words, ``spliced`` pieces of two labelled texts a row,
-``begun`` labelled texts up to anywhere; ``a+b`` is half of each."""
+``begun`` labelled texts up to anywhere, ``plain`` ones that are not asked for through the chat
+template, ``paired`` ones of two labels, in ``scattered`` ones some tokens are random; ``a+b`` is
+half of each."""
 LONGEST, FOLLOWING, TOP_P = 96, 32, 0.95
 CONTEXTS, CONTEXT_LENGTH = 64, 24
 RESTART = 0.15
@@ -84,6 +90,12 @@ class Kinds:
                 top_p=TOP_P if kind == "likely" else 1.0, labelled=kind != "written"
             )
             return self.write(self.rows, 100, sampling)
+        if kind == "plain":
+            other = copy.copy(self.teacher)
+            other.chat = False
+            return self.write(self.rows, 500, SamplingSettings(labelled=True), other)
+        if kind == "paired":
+            return self.write(self.rows, 400, SamplingSettings(labelled=True), self._pair())
         if kind == "real":
             return self.read("train", self.rows)
         if "+" in kind:
@@ -93,7 +105,7 @@ class Kinds:
                 for x in halves
             ]
             return {"tokens": self.join(*wide)}
-        if kind in ("shuffled", "begun", "spliced"):
+        if kind in ("shuffled", "begun", "spliced", "scattered"):
             return {"tokens": self._change(kind, self.get("labelled"), np.random.default_rng(5))}
         if kind.startswith("unigram"):
             drawn = self._draw(self._find_average(kind == "unigram-own"), 0)
@@ -120,17 +132,40 @@ class Kinds:
         texts = encode_texts([found[k][0] for k in order], cut, self.longest, SilentReporter())
         return {"tokens": texts.tokens, "gold": np.array([found[k][1] for k in order])}
 
-    def write(self, count: int, seed: int, sampling: SamplingSettings) -> dict[str, np.ndarray]:
+    def _pair(self) -> Teacher:
+        """Return the teacher with a label for every two."""
+        task = self.teacher.task
+        pairs = tuple(
+            Label(f"{a.spoken} and {b.spoken}", (f"{a.words[0]} {b.words[0]}",))
+            for a in task.labels
+            for b in task.labels
+            if a != b
+        )
+        other = copy.copy(self.teacher)
+        other.task = replace(task, labels=pairs)
+        return other
+
+    def write(
+        self, count: int, seed: int, sampling: SamplingSettings, teacher: Teacher | None = None
+    ) -> dict[str, np.ndarray]:
         """Have the model write texts as it does for a cache; returns tokens and labels, (N,)."""
+        teacher = teacher or self.teacher
         seeds, longest = mix_seeds(seed, 0, count), min(LONGEST, self.longest)
-        tokens = write_texts(self.teacher, seeds, sampling, longest, lambda _: None)
-        return {"tokens": tokens, "gold": choose_labels(seeds, len(self.teacher.task.labels))}
+        tokens = write_texts(teacher, seeds, sampling, longest, lambda _: None)
+        return {"tokens": tokens, "gold": choose_labels(seeds, len(teacher.task.labels))}
 
     def _change(self, kind: str, texts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Make other rows of written texts, shape (N, longest)."""
         rows = [text[text >= 0] for text in texts]
         if kind == "shuffled":
             rows = [rng.permutation(row) for row in rows]
+        elif kind == "scattered":
+            drawn = self._draw(self._find_average(own=False), 7)
+            shares = rng.random(len(rows))
+            rows = [
+                np.where(rng.random(len(row)) < share, other[: len(row)], row)
+                for row, share, other in zip(rows, shares, drawn, strict=True)
+            ]
         elif kind == "begun":
             rows = [row[: rng.integers(1, len(row) + 1)] for row in rows]
         else:
