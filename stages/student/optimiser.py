@@ -16,7 +16,7 @@ new on a pretrained encoder."""
 
 ENCODER_SHARES = ((SMALL_WIDTH, 0.3), (1023, 0.05), (math.inf, 0.02))
 """A pretrained encoder's learning rate by its largest width, as a share of adapter's and head's:
-measured (benchmarks/pretrained.md), then what gives the 5e-5 and 2e-5 that are common for such."""
+measured (benchmarks/pretrained.md), then what gives the usual 5e-5 and 2e-5."""
 
 
 def choose_rates(asked: float | None, init: str, student: Student) -> tuple[float, float, str]:

@@ -29,7 +29,7 @@ def judge_ability(
 ) -> Ability | None:
     """Judge a teacher by its own labelled texts; None: there are none for a label.
 
-    ``rows`` of this sampler, which it answered, have the prior that a student would take off.
+    ``rows`` are columns of rows of this sampler that it answered, whose prior may be taken off.
     """
     if texts is None or texts.labels is None or len({*texts.labels.tolist()}) < len(names):
         return None

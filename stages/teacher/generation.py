@@ -205,7 +205,7 @@ def draw_tokens(
     """Draw a token a row, shape (B,), by where a number falls in the cumulated probabilities.
 
     Logits, shape (B, V), are float32, -inf where a token is impossible, the numbers float64, shape
-    (B,), in [0, 1).  Those drawn from have ``top_p`` of the probability together.
+    (B,), in [0, 1).  Those drawn from have ``top_p`` together, sought among ``most`` at first.
     """
     probabilities, order, flat = logits.softmax(dim=1), None, None
     if top_p < 1:

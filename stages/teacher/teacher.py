@@ -177,7 +177,7 @@ class Teacher:
         """Have the model as it was loaded for a while, its whole output layer included."""
         small = self.model.get_output_embeddings()
         self.release()
-        # A slice as it is has a CPU put the whole layer in another order first, in half precision.
+        # In half precision a CPU copies the whole layer for each row of a slice; a product is none.
         dense = self._full_head.register_forward_pre_hook(lambda _, given: given[0] * 1)
         try:
             with dense:
