@@ -1,8 +1,8 @@
 """Being asked to stop: SIGINT and SIGTERM are heeded within seconds, whatever is under way.
 
 After a first signal the work ends at its next safe point.  Where none comes, the main thread gets
-an exception at whatever line it is; where a library does not come back, the process ends, as a kill
-at any instant is survived.  A second signal ends it at once.
+an exception at its present line, and one more if that is lost (in a ``__del__``); where a library
+does not come back, the process ends: a kill is survived.  A second signal ends it at once.
 """
 
 import os
@@ -20,8 +20,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPED = 130
 """The exit code."""
 
-GRACE_SECONDS, LAST_SECONDS = 2.0, 3.0
-"""How long a safe point is waited for, and how long the exception may take to end the work."""
+GRACE_SECONDS, LAST_SECONDS, EXCEPTIONS = 2.0, 1.0, 2
+"""How long a safe point is waited for, and how long each exception may take to end the work."""
 
 _END = 0
 
@@ -75,14 +75,14 @@ class Stop:
             raise Interrupted(self._message)
 
     def _watch(self, reader: int) -> None:
-        asked = False
+        asked, raised = False, 0
         seconds: float | None = None
         while True:
             if not select.select([reader], [], [], seconds)[0]:
                 if self._heeded:  # what is being saved now may take its time
                     seconds = None
-                elif seconds == GRACE_SECONDS:
-                    seconds, self._due = LAST_SECONDS, True
+                elif raised < EXCEPTIONS:
+                    raised, seconds, self._due = raised + 1, LAST_SECONDS, True
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                 else:
                     end(f"{self._message}\n")
