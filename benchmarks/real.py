@@ -94,12 +94,11 @@ def describe_setting(bench: Bench, setting: Setting, sets: tuple[str, ...]) -> I
         if logits is None or gold is None:
             continue
         cells: list[object] = [judge(logits, gold, names)]
-        for name in SETS[1:]:
+        for name in (*SETS[1:], "test"):
             rows = kept[name][0] if name in kept else {}
             other = words.reduce(rows["scores"], word, label) if rows else None
-            for take in (take_prior, take_mean) if name == "unigram" else (take_prior,):
+            for take in (take_prior, take_mean):
                 cells.append("–" if other is None else judge(take(logits, other), gold, names))
-        cells.append(judge(take_prior(logits, logits), gold, names))
         seconds = f"{float(tested['seconds']):.0f}"
         yield format_row(
             [MODELS[bench.name], setting.task, way, f"{word}, {label}", *cells, seconds]
@@ -125,7 +124,7 @@ def describe_average(bench: Bench, task: str) -> Iterator[str]:
             names = load_task(task).label_names
             cells = [judge(np.mean(x, axis=0), gold, names) for x in (plain, calibrated)]
             yield format_row(
-                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *"––––––"]
+                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *"––––––––––"]
             )
 
 
@@ -138,12 +137,10 @@ def measure(bench: Bench, task: str) -> Iterator[str]:
         f"that the model wrote; accuracy in % (macro-F1; answers given to {', '.join(names)} in %)."
         "\n"
     )
-    yield format_head(
-        ["model", "task", "asked", "scored", "as it answers"]
-        + ["prior of unigram", "the same, mean log-probability"]
-        + [f"prior of {name}" for name in (*SETS[2:], "the test texts (not allowed)")]
-        + ["s"]
-    )
+    heads = ["model", "task", "asked", "scored", "as it answers"]
+    for name in (*SETS[1:], "the test texts (not allowed)"):
+        heads += [f"prior of {name}", "the same, mean log-probability"]
+    yield format_head([*heads, "s"])
     for setting, sets in list_settings(bench):
         if setting.task == task:
             yield from describe_setting(bench, setting, sets)

@@ -45,7 +45,7 @@ def test_every_way_of_asking_is_measured_and_nothing_twice(
     lines = [line for line in out.read_text().splitlines() if line.startswith("| Smol")]
     # 3 prompts in 4 ways of scoring, and the 3 averaged in 3 of them.
     assert len(lines) == 3 * 4 + 3
-    assert all(line.count("|") == 13 for line in lines)
+    assert all(line.count("|") == 17 for line in lines)
     kept = sorted((tmp_path / "work").iterdir())
     monkeypatch.setattr(questions, "make_teacher", None)
     real.main(command)
@@ -76,7 +76,7 @@ def test_students_of_written_and_drawn_inputs_are_compared(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "CHOSEN", 4)
-    monkeypatch.setitem(kinds.LONGEST, "reddit", 6)
+    monkeypatch.setattr(kinds, "LONGEST", 6)
     (tmp_path / "smollm2").symlink_to(resolve_model("mini"))
     out = tmp_path / "real.md"
     command = ["--models", str(tmp_path), "--data", str(data), "--work", str(tmp_path / "work")]
