@@ -44,13 +44,15 @@ def describe_differences(
         return np.bincount(tokens[tokens >= 0], minlength=int(tested.max()) + 1)
 
     tested = read("test", "tokens")
-    mixed = mixed if mixed in given else next(iter(given))
+    # Rows of `uniform` are no tokens.
+    kinds = [kind for kind in given if (place / f"{kind}.npz").is_file()]
+    mixed = mixed if mixed in kinds else kinds[0]
     here, which = tested >= 0, f"seen {OFTEN} times in {mixed}"
     yield "\nWhat the rows hold:\n"
     seen = ("test tokens seen, %", f"seen {OFTEN} times, %")
     content = "content of the teacher's answers"
     yield format_head(["inputs", "tokens a row", "distinct tokens", *seen, content])
-    for kind in (*given, "test"):
+    for kind in (*kinds, "test"):
         tokens, counts = read(kind, "tokens"), count(kind)
         shares = [f"{100 * (counts[tested[here]] >= least).mean():.1f}" for least in (1, OFTEN)]
         cells = [f"{(tokens >= 0).sum(axis=1).mean():.0f}", np.count_nonzero(counts)]

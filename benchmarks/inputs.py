@@ -37,7 +37,7 @@ from stages.metrics import compute_scores, fit_prior
 from stages.reporter import SilentReporter
 from stages.student import StudentConfig, TrainingConfig, run_student
 from stages.tasks import load_task
-from stages.teacher import Teacher, TeacherConfig, TeacherPlan, prepare_teacher
+from stages.teacher import Teacher, TeacherConfig, TeacherPlan, prepare_teacher, run_teacher
 
 CHAT = ("qwen",)
 """Models that are better in chat."""
@@ -67,7 +67,9 @@ def answer(args: argparse.Namespace) -> None:
     plan = prepare_teacher(config, SilentReporter())
     teacher = plan.teacher
     place = args.work / f"{args.model}-{args.task}"
-    kinds = Kinds(teacher, args.task, args.data, place, args.rows, args.wide)
+    first = f"{args.model}-{args.task}-{MIXED}-{Path(args.arch).name}-{args.steps}"
+    students = [args.work / "students" / f"{first}-{seed}" for seed in (0, 1)]
+    kinds = Kinds(teacher, args.task, args.data, place, args.rows, args.wide, students)
 
     def ask_some(tokens: np.ndarray) -> dict[str, np.ndarray]:
         lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
@@ -96,6 +98,13 @@ def answer(args: argparse.Namespace) -> None:
         job = args.work / "jobs" / f"{args.model}-{args.task}-{kind}.json"
         if job.is_file():
             continue
+        if kind == "uniform":  # of embeddings, not of tokens
+            cache = run_teacher(replace(config, sampler="uniform"), SilentReporter()).cache
+            records = map(cache.record, cache.committed())
+            logits = np.concatenate([cache.read_column(each, "logits") for each in records])
+            kinds.keep("uniform-logits", lambda logits=logits: {"logits": logits})
+            write_job(job, args, kind, cache.manifest.fingerprint)
+            continue
         tokens = kinds.get(kind)
         if "+" in kind:
             logits = kinds.join(*(ask(name, kinds.get(name)) for name in kind.split("+")))
@@ -109,11 +118,16 @@ def answer(args: argparse.Namespace) -> None:
             args.work / "caches" / args.model / args.task, other.manifest, lambda: files
         )
         fill(cache, other, teacher, tokens, logits)
-        told = {"model": args.model, "task": args.task, "kind": kind}
-        job.parent.mkdir(parents=True, exist_ok=True)
-        part = job.with_suffix(".part")
-        part.write_text(json.dumps(told | {"fingerprint": cache.manifest.fingerprint}))
-        part.replace(job)
+        write_job(job, args, kind, cache.manifest.fingerprint)
+
+
+def write_job(path: Path, args: argparse.Namespace, kind: str, fingerprint: str) -> None:
+    """Ask for students of a cache."""
+    told = {"model": args.model, "task": args.task, "kind": kind, "fingerprint": fingerprint}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(told))
+    part.replace(path)
 
 
 def fill(
@@ -144,7 +158,7 @@ def train(args: argparse.Namespace) -> None:
     while True:
         for job in sorted((args.work / "jobs").glob("*.json"), key=os.path.getmtime):
             for seed in range(args.seeds):
-                name = f"{job.stem}-{args.arch}-{args.steps}-{seed}"
+                name = f"{job.stem}-{Path(args.arch).name}-{args.steps}-{seed}"
                 try:
                     (results / f"{name}.taken").mkdir()
                 except FileExistsError:
@@ -211,13 +225,12 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
     own = read("chosen-logits")
     mean = torch.from_numpy(read("unigram-logits")).log_softmax(1).mean(0).numpy()
     yield (
-        f"{len(gold):,} test texts; {args.arch} students, {args.steps} steps. Accuracy in % "
-        "(macro-F1): with the prior of their own rows, with that of the `unigram` rows, and with "
+        f"{len(gold):,} test texts; {Path(args.arch).name} students, {args.steps} steps. Accuracy "
+        "in % (macro-F1): with their own rows' prior, with that of the `unigram` rows, and with "
         f"their answers to the test texts balanced (not allowed). The teacher: {judge(teacher)} as "
         f"it answers, {judge(teacher - common)} with the prior of the `unigram` rows, "
-        f"{judge(teacher - mean)} with their mean log-probability instead; it names the label that "
-        f"it wrote a text for in {hit(own)} % as it answers, in {hit(own - common)} % "
-        "with that prior.\n"
+        f"{judge(teacher - mean)} with their mean log-probability; it names the label it wrote "
+        f"a text for in {hit(own)} % as it answers, in {hit(own - common)} % with that prior.\n"
     )
     priors = ("own prior", "prior of `unigram`", "balanced on the test texts")
     measures = ("own labelled texts, prior of `unigram`, %",)
@@ -226,7 +239,7 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
     given: dict[str, np.ndarray] = {}
     for kind in KINDS:
         for path in sorted(
-            (args.work / "results").glob(f"{model}-{task}-{kind}-{args.arch}-*.npz")
+            (args.work / "results").glob(f"{model}-{task}-{kind}-{Path(args.arch).name}-*.npz")
         ):
             with np.load(path) as kept:
                 logits, chosen = (np.log(np.maximum(kept[k], 1e-12)) for k in ("given", "chosen"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from cache.draw import (
     mix_seeds,
     quantise_distribution,
 )
+from stages.classify import load_classifier
 from stages.inputs import SamplingSettings
 from stages.reporter import SilentReporter
 from stages.tasks import Label, fit_tokenizer
@@ -41,12 +42,15 @@ KINDS = (
     *("labelled+unigram", "labelled+written", "written+unigram"),
     *("likely", "likely+unigram", "spliced", "labelled+spliced", "begun", "labelled+begun"),
     *("plain", "plain+unigram", "paired", "paired+unigram", "scattered", "scattered+unigram"),
-    *("begun+unigram", "spliced+unigram"),
+    *("begun+unigram", "spliced+unigram", "labelled+unsure", "uniform"),
 )
 """``likely`` are labelled texts of likelier words, ``spliced`` pieces of two labelled texts a row,
 ``begun`` labelled texts up to anywhere, ``plain`` ones that are not asked for through the chat
-template, ``paired`` ones of two labels, in ``scattered`` ones some tokens are random; ``a+b`` is
-half of each."""
+template, ``paired`` ones of two labels, in ``scattered`` ones some tokens are random; ``unsure``
+are the ``unigram`` rows of a larger draw on which two students of different seeds differ most;
+``a+b`` is half of each."""
+DRAWN = 4
+"""Rows of that draw for each that is chosen."""
 LONGEST, FOLLOWING, TOP_P = 96, 32, 0.95
 CONTEXTS, CONTEXT_LENGTH = 64, 24
 RESTART = 0.15
@@ -57,10 +61,17 @@ class Kinds:
     """The inputs of one model and task, below a directory."""
 
     def __init__(
-        self, teacher: Teacher, task: str, data: Path, work: Path, rows: int, wide: int
+        self,
+        teacher: Teacher,
+        task: str,
+        data: Path,
+        work: Path,
+        rows: int,
+        wide: int,
+        students: Sequence[Path] = (),
     ) -> None:
         self.teacher, self.task, self.rows, self.wide = teacher, task, rows, wide
-        self.data, self.work = data, work
+        self.data, self.work, self.students = data, work, students
         self.table, self.longest = teacher.table, teacher.task.max_length
         tokenizer, size = teacher.tokenizer, len(teacher.table)
         self._special = np.zeros(size, dtype=bool)
@@ -107,16 +118,30 @@ class Kinds:
             return {"tokens": self.join(*wide)}
         if kind in ("shuffled", "begun", "spliced", "scattered"):
             return {"tokens": self._change(kind, self.get("labelled"), np.random.default_rng(5))}
+        if kind == "unsure":
+            return {"tokens": self._choose_unsure()}
         if kind.startswith("unigram"):
             drawn = self._draw(self._find_average(kind == "unigram-own"), 0)
         elif kind == "vocabulary":
             drawn = VocabularySampler(self.table).draw_ids(mix_seeds(0, 0, self.rows), self.longest)
         else:
             drawn = self._topical(11) if kind == "topical" else self._chain("topical" in kind, 21)
-        lengths = draw_lengths(self.longest, 0, 0, -(-self.rows // 64)).repeat(64)[: self.rows]
+        return {"tokens": self._cut(drawn)}
+
+    def _cut(self, drawn: np.ndarray) -> np.ndarray:
+        """Cut drawn rows (N, longest) to lengths as a cache has them, and pad them with -1."""
+        lengths = draw_lengths(self.longest, 0, 0, -(-len(drawn) // 64)).repeat(64)[: len(drawn)]
         tokens = drawn.astype(np.int32)
         tokens[np.arange(self.longest) >= lengths[:, None]] = -1
-        return {"tokens": tokens}
+        return tokens
+
+    def _choose_unsure(self) -> np.ndarray:
+        average = self._find_average(own=False)
+        drawn = np.concatenate([self._cut(self._draw(average, 31 + k)) for k in range(DRAWN)])
+        texts = self.teacher.tokenizer.batch_decode([row[row >= 0].tolist() for row in drawn])
+        first, second = (load_classifier(path, "auto").classify(texts) for path in self.students)
+        apart = np.abs(first.probabilities - second.probabilities).sum(axis=1)
+        return drawn[np.argsort(-apart, kind="stable")[: self.rows]]
 
     def join(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return half of the rows from the first's begin and half from the second's end, (N, …)."""
