@@ -8,12 +8,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.changes import change_texts, interrupt, pair_labels
 from benchmarks.questions import DATA, read_test
 from cache.draw import (
     TokenSampler,
@@ -26,7 +26,7 @@ from cache.draw import (
 from stages.classify import load_classifier
 from stages.inputs import SamplingSettings
 from stages.reporter import SilentReporter
-from stages.tasks import Label, fit_tokenizer
+from stages.tasks import fit_tokenizer
 from stages.teacher import (
     Teacher,
     average_next_token,
@@ -43,12 +43,13 @@ KINDS = (
     *("likely", "likely+unigram", "spliced", "labelled+spliced", "begun", "labelled+begun"),
     *("plain", "plain+unigram", "paired", "paired+unigram", "scattered", "scattered+unigram"),
     *("begun+unigram", "spliced+unigram", "labelled+unsure", "uniform"),
+    *("interrupted", "interrupted+unigram"),
 )
 """``likely`` are labelled texts of likelier words, ``spliced`` pieces of two labelled texts a row,
 ``begun`` labelled texts up to anywhere, ``plain`` ones that are not asked for through the chat
-template, ``paired`` ones of two labels, in ``scattered`` ones some tokens are random; ``unsure``
-are the ``unigram`` rows of a larger draw on which two students of different seeds differ most;
-``a+b`` is half of each."""
+template, ``paired`` ones of two labels, in ``scattered`` ones some tokens are random, and so in
+``interrupted`` ones, where the model goes on behind them; ``unsure`` are the ``unigram`` rows of a
+larger draw on which two students of different seeds differ most; ``a+b`` is half of each."""
 DRAWN = 4
 """Rows of that draw for each that is chosen."""
 LONGEST, FOLLOWING, TOP_P = 96, 32, 0.95
@@ -105,8 +106,13 @@ class Kinds:
             other = copy.copy(self.teacher)
             other.chat = False
             return self.write(self.rows, 500, SamplingSettings(labelled=True), other)
+        if kind == "interrupted":
+            with interrupt(self._find_average(own=False)):
+                return self.write(self.rows, 600, SamplingSettings(labelled=True))
         if kind == "paired":
-            return self.write(self.rows, 400, SamplingSettings(labelled=True), self._pair())
+            return self.write(
+                self.rows, 400, SamplingSettings(labelled=True), pair_labels(self.teacher)
+            )
         if kind == "real":
             return self.read("train", self.rows)
         if "+" in kind:
@@ -117,7 +123,8 @@ class Kinds:
             ]
             return {"tokens": self.join(*wide)}
         if kind in ("shuffled", "begun", "spliced", "scattered"):
-            return {"tokens": self._change(kind, self.get("labelled"), np.random.default_rng(5))}
+            others = self._draw(self._find_average(own=False), 7) if kind == "scattered" else None
+            return {"tokens": change_texts(kind, self.get("labelled"), others)}
         if kind == "unsure":
             return {"tokens": self._choose_unsure()}
         if kind.startswith("unigram"):
@@ -157,19 +164,6 @@ class Kinds:
         texts = encode_texts([found[k][0] for k in order], cut, self.longest, SilentReporter())
         return {"tokens": texts.tokens, "gold": np.array([found[k][1] for k in order])}
 
-    def _pair(self) -> Teacher:
-        """Return the teacher with a label for every two."""
-        task = self.teacher.task
-        pairs = tuple(
-            Label(f"{a.spoken} and {b.spoken}", (f"{a.words[0]} {b.words[0]}",))
-            for a in task.labels
-            for b in task.labels
-            if a != b
-        )
-        other = copy.copy(self.teacher)
-        other.task = replace(task, labels=pairs)
-        return other
-
     def write(
         self, count: int, seed: int, sampling: SamplingSettings, teacher: Teacher | None = None
     ) -> dict[str, np.ndarray]:
@@ -178,31 +172,6 @@ class Kinds:
         seeds, longest = mix_seeds(seed, 0, count), min(LONGEST, self.longest)
         tokens = write_texts(teacher, seeds, sampling, longest, lambda _: None)
         return {"tokens": tokens, "gold": choose_labels(seeds, len(teacher.task.labels))}
-
-    def _change(self, kind: str, texts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Make other rows of written texts, shape (N, longest)."""
-        rows = [text[text >= 0] for text in texts]
-        if kind == "shuffled":
-            rows = [rng.permutation(row) for row in rows]
-        elif kind == "scattered":
-            drawn = self._draw(self._find_average(own=False), 7)
-            shares = rng.random(len(rows))
-            rows = [
-                np.where(rng.random(len(row)) < share, other[: len(row)], row)
-                for row, share, other in zip(rows, shares, drawn, strict=True)
-            ]
-        elif kind == "begun":
-            rows = [row[: rng.integers(1, len(row) + 1)] for row in rows]
-        else:
-            pairs = zip(rows, rng.permutation(len(rows)), strict=True)
-            rows = [
-                np.concatenate([row[: rng.integers(1, len(row) + 1)], rows[other]])
-                for row, other in pairs
-            ]
-        changed = np.full_like(texts, -1)
-        for row, given in zip(rows, changed, strict=True):
-            given[: len(row)] = row[: len(given)]
-        return changed
 
     @property
     def _prompt(self) -> list[int]:
