@@ -49,7 +49,7 @@ class Writing:
     batches: tuple[int, ...] = (32, 64, 128, 256, 512)  # that `generate` is tried with
 
 
-LARGE = Writing(64, 48, 2, (32, 64))
+LARGE = Writing(256, 96, 2, (64, 128, 256))
 """For models that write some hundred tokens a second."""
 QUICK = Writing(24, 12, 2, (8, 24))
 

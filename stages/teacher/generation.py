@@ -26,7 +26,7 @@ from stages.teacher.slots import Slots, find_fault, run_prompt
 if TYPE_CHECKING:
     from stages.teacher.teacher import Advance, Teacher
 
-MOST_ROWS = {"cpu": 64, "cuda": 512}
+MOST_ROWS = {"cpu": 256, "cuda": 512}
 """Texts side by side; more are hardly faster, and a stop waits for longer steps."""
 LIKELIEST = 4096
 """Tokens among which the likeliest are looked for first: sorting a vocabulary is slow."""
