@@ -221,32 +221,33 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
     def hit(logits: np.ndarray) -> str:
         return f"{100 * (logits.argmax(axis=1) == read('chosen')).mean():.1f}"
 
-    gold, teacher, common = read("test"), read("test-logits"), find(read("unigram-logits"))
-    own = read("chosen-logits")
+    gold, teacher, own = read("test"), read("test-logits"), read("chosen-logits")
+    common, labelled = (find(read(f"{name}-logits")) for name in ("unigram", "labelled"))
     mean = torch.from_numpy(read("unigram-logits")).log_softmax(1).mean(0).numpy()
     yield (
         f"{len(gold):,} test texts; {Path(args.arch).name} students, {args.steps} steps. Accuracy "
-        "in % (macro-F1): with their own rows' prior, with that of the `unigram` rows, and with "
-        f"their answers to the test texts balanced (not allowed). The teacher: {judge(teacher)} as "
-        f"it answers, {judge(teacher - common)} with the prior of the `unigram` rows, "
-        f"{judge(teacher - mean)} with their mean log-probability; it names the label it wrote "
-        f"a text for in {hit(own)} % as it answers, in {hit(own - common)} % with that prior.\n"
+        "in % (macro-F1) with the prior of their own rows, of `unigram` rows, of labelled texts, "
+        f"and balanced on the test texts (not allowed). The teacher: {judge(teacher)} as it "
+        f"answers, {judge(teacher - common)} with the prior of the `unigram` rows, "
+        f"{judge(teacher - mean)} with their mean log-probability, {judge(teacher - labelled)} "
+        "with that of labelled texts; it names the label it wrote a text for in "
+        f"{hit(own)} % as it answers, in {hit(own - common)} % with the `unigram` prior.\n"
     )
-    priors = ("own prior", "prior of `unigram`", "balanced on the test texts")
-    measures = ("own labelled texts, prior of `unigram`, %",)
-    measures += ("agreement with the teacher, held out, %", "centred α, rad", "s")
+    priors = ("own prior", "prior of `unigram`", "prior of labelled", "balanced on the test texts")
+    measures = ("own labelled texts, %", "agreement held out, %", "centred α, rad", "s")
     yield format_head(["inputs", *priors, *measures])
     given: dict[str, np.ndarray] = {}
     for kind in KINDS:
-        for path in sorted(
-            (args.work / "results").glob(f"{model}-{task}-{kind}-{Path(args.arch).name}-*.npz")
-        ):
+        pattern = f"{model}-{task}-{kind}-{Path(args.arch).name}-*.npz"
+        for path in sorted((args.work / "results").glob(pattern)):
             with np.load(path) as kept:
                 logits, chosen = (np.log(np.maximum(kept[k], 1e-12)) for k in ("given", "chosen"))
-                moved = find(read(f"{kind}-logits")) - common
-                cells = [judge(logits), judge(logits + moved), judge(logits - find(logits))]
-                cells += [hit(chosen + moved), f"{100 * float(kept['agreement']):.1f}"]
-                cells += [f"{float(kept['angle']):.3f}", f"{float(kept['seconds']):.0f}"]
+                prior = find(read(f"{kind}-logits"))
+                moved = prior - common
+                cells = [judge(logits), judge(logits + moved), judge(logits + prior - labelled)]
+                cells += [judge(logits - find(logits)), hit(chosen + moved)]
+                cells += [f"{100 * float(kept['agreement']):.1f}", f"{float(kept['angle']):.3f}"]
+                cells.append(f"{float(kept['seconds']):.0f}")
                 yield format_row([kind, *cells])
                 given[kind] = (logits + moved).argmax(axis=1)
     yield from describe_differences(place, MIXED, given, teacher - common, labels)
