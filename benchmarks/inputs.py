@@ -26,9 +26,9 @@ import torch
 
 from benchmarks.common import format_head, format_row, run_sections
 from benchmarks.differences import describe_differences
+from benchmarks.jobs import fill, name_student, write_job
 from benchmarks.kinds import KINDS, Kinds
 from benchmarks.questions import DATA, MODELS, read_test
-from cache.directory import Cache
 from cache.opening import create_or_open
 from stages.classify import load_classifier
 from stages.inputs import SamplingSettings, pack_attachments
@@ -37,7 +37,7 @@ from stages.metrics import compute_scores, fit_prior
 from stages.reporter import SilentReporter
 from stages.student import StudentConfig, TrainingConfig, run_student
 from stages.tasks import load_task
-from stages.teacher import Teacher, TeacherConfig, TeacherPlan, prepare_teacher, run_teacher
+from stages.teacher import TeacherConfig, prepare_teacher, run_teacher
 
 CHAT = ("qwen",)
 """Models that are better in chat."""
@@ -67,7 +67,7 @@ def answer(args: argparse.Namespace) -> None:
     plan = prepare_teacher(config, SilentReporter())
     teacher = plan.teacher
     place = args.work / f"{args.model}-{args.task}"
-    first = f"{args.model}-{args.task}-{MIXED}-{Path(args.arch).name}-{args.steps}"
+    first = name_student(args, f"{args.model}-{args.task}-{MIXED}")
     students = [args.work / "students" / f"{first}-{seed}" for seed in (0, 1)]
     kinds = Kinds(teacher, args.task, args.data, place, args.rows, args.wide, students)
 
@@ -121,36 +121,6 @@ def answer(args: argparse.Namespace) -> None:
         write_job(job, args, kind, cache.manifest.fingerprint)
 
 
-def write_job(path: Path, args: argparse.Namespace, kind: str, fingerprint: str) -> None:
-    """Ask for students of a cache."""
-    told = {"model": args.model, "task": args.task, "kind": kind, "fingerprint": fingerprint}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(told))
-    part.replace(path)
-
-
-def fill(
-    cache: Cache, plan: TeacherPlan, teacher: Teacher, tokens: np.ndarray, logits: np.ndarray
-) -> None:
-    """Commit rows with their tokens and answers, by their lengths."""
-    wide = np.full((len(tokens), teacher.task.max_length), -1, dtype=np.int32)
-    wide[:, : tokens.shape[1]] = tokens
-    order = np.argsort((wide >= 0).sum(axis=1), kind="stable")
-    while (claim := cache.claim_next()) is not None:
-        with claim:
-            span = cache.rows_of(claim.shard)
-            rows = order[span.start : span.stop]
-            columns = {
-                "seed": plan.inputs.seeds[span.start : span.stop],
-                "length": (wide[rows] >= 0).sum(axis=1).astype(np.int32),
-                "logits": logits[rows],
-                "probabilities": torch.from_numpy(logits[rows]).softmax(dim=1).numpy(),
-                "tokens": wide[rows],
-            }
-            cache.commit(claim, columns, 0.0)
-
-
 def train(args: argparse.Namespace) -> None:
     """Train a student a job, until there has been none for a while."""
     results, since = args.work / "results", time.monotonic()
@@ -158,7 +128,7 @@ def train(args: argparse.Namespace) -> None:
     while True:
         for job in sorted((args.work / "jobs").glob("*.json"), key=os.path.getmtime):
             for seed in range(args.seeds):
-                name = f"{job.stem}-{Path(args.arch).name}-{args.steps}-{seed}"
+                name = f"{name_student(args, job.stem)}-{seed}"
                 try:
                     (results / f"{name}.taken").mkdir()
                 except FileExistsError:
@@ -238,8 +208,8 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
     yield format_head(["inputs", *priors, *measures])
     given: dict[str, np.ndarray] = {}
     for kind in KINDS:
-        pattern = f"{model}-{task}-{kind}-{Path(args.arch).name}-*.npz"
-        for path in sorted((args.work / "results").glob(pattern)):
+        results = name_student(args, f"{model}-{task}-{kind}") + "-*.npz"
+        for path in sorted((args.work / "results").glob(results)):
             with np.load(path) as kept:
                 logits, chosen = (np.log(np.maximum(kept[k], 1e-12)) for k in ("given", "chosen"))
                 prior = find(read(f"{kind}-logits"))

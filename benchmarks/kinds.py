@@ -69,7 +69,7 @@ class Kinds:
         work: Path,
         rows: int,
         wide: int,
-        students: Sequence[Path] = (),
+        students: Sequence[Path],
     ) -> None:
         self.teacher, self.task, self.rows, self.wide = teacher, task, rows, wide
         self.data, self.work, self.students = data, work, students
