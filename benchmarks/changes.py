@@ -15,12 +15,12 @@ import torch
 from stages.tasks import Label
 from stages.teacher import Teacher, generation
 
-INTERRUPTED = 0.1
+INTERRUPTED = {"interrupted": 0.1, "interrupted-less": 0.03, "interrupted-more": 0.25}
 """The share of random tokens in interrupted texts."""
 
 
 @contextmanager
-def interrupt(distribution: np.ndarray) -> Iterator[None]:
+def interrupt(kind: str, distribution: np.ndarray) -> Iterator[None]:
     """Draw some tokens of written texts from a distribution (V,) of their own."""
     chances, generator = torch.from_numpy(distribution), torch.Generator().manual_seed(6)
     draw = generation.draw_tokens
@@ -29,7 +29,7 @@ def interrupt(distribution: np.ndarray) -> Iterator[None]:
         found = draw(logits, *given)
         others = chances.multinomial(len(found), True, generator=generator).to(found.device)
         random = torch.rand(len(found), generator=generator).to(found.device)
-        return torch.where(random < INTERRUPTED, others, found)
+        return torch.where(random < INTERRUPTED[kind], others, found)
 
     with mock.patch.object(generation, "draw_tokens", mix):
         yield

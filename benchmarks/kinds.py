@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.changes import change_texts, interrupt, pair_labels
+from benchmarks.changes import INTERRUPTED, change_texts, interrupt, pair_labels
 from benchmarks.questions import DATA, read_test
 from cache.draw import (
     TokenSampler,
@@ -43,16 +43,17 @@ KINDS = (
     *("likely", "likely+unigram", "spliced", "labelled+spliced", "begun", "labelled+begun"),
     *("plain", "plain+unigram", "paired", "paired+unigram", "scattered", "scattered+unigram"),
     *("begun+unigram", "spliced+unigram", "labelled+unsure", "uniform"),
-    *("interrupted", "interrupted+unigram"),
+    *("interrupted", "interrupted+unigram", "interrupted-less", "interrupted-more", "warm"),
 )
 """``likely`` are labelled texts of likelier words, ``spliced`` pieces of two labelled texts a row,
 ``begun`` labelled texts up to anywhere, ``plain`` ones that are not asked for through the chat
 template, ``paired`` ones of two labels, in ``scattered`` ones some tokens are random, and so in
-``interrupted`` ones, where the model goes on behind them; ``unsure`` are the ``unigram`` rows of a
-larger draw on which two students of different seeds differ most; ``a+b`` is half of each."""
+``interrupted`` ones, where the model goes on behind them, ``warm`` ones are written at a higher
+temperature; ``unsure`` are the ``unigram`` rows of a larger draw on which two students of different
+seeds differ most; ``a+b`` is half of each."""
 DRAWN = 4
 """Rows of that draw for each that is chosen."""
-LONGEST, FOLLOWING, TOP_P = 96, 32, 0.95
+LONGEST, FOLLOWING, TOP_P, WARM = 96, 32, 0.95, 1.3
 CONTEXTS, CONTEXT_LENGTH = 64, 24
 RESTART = 0.15
 """How often a token of a chain does not follow from the one before it."""
@@ -106,9 +107,11 @@ class Kinds:
             other = copy.copy(self.teacher)
             other.chat = False
             return self.write(self.rows, 500, SamplingSettings(labelled=True), other)
-        if kind == "interrupted":
-            with interrupt(self._find_average(own=False)):
+        if kind in INTERRUPTED:
+            with interrupt(kind, self._find_average(own=False)):
                 return self.write(self.rows, 600, SamplingSettings(labelled=True))
+        if kind == "warm":
+            return self.write(self.rows, 700, SamplingSettings(labelled=True, temperature=WARM))
         if kind == "paired":
             return self.write(
                 self.rows, 400, SamplingSettings(labelled=True), pair_labels(self.teacher)
