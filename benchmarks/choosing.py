@@ -28,7 +28,7 @@ from benchmarks.questions import DATA, MODELS, TRIED_LENGTH
 from cache.draw import mix_seeds
 from stages import lm
 from stages.inputs import SamplingSettings
-from stages.reporter import SilentReporter, follow
+from stages.reporter import SilentReporter
 from stages.tasks import load_task
 from stages.teacher import choose_labels, make_teacher, write_texts
 
@@ -56,7 +56,7 @@ def write(args: argparse.Namespace) -> None:
         seeds, longest = mix_seeds(SEED, 0, args.texts), min(LONGEST, task.max_length)
         labelled = SamplingSettings(labelled=True, top_p=0.95)
         with reporter.track("texts", len(seeds) * longest, 0, "token") as show:
-            tokens = write_texts(teacher, seeds, labelled, longest, follow(show, reporter))
+            tokens = write_texts(teacher, seeds, labelled, longest, show)
         texts = tokenizer.batch_decode([row[row >= 0].tolist() for row in tokens])
         labels = [task.label_names[k] for k in choose_labels(seeds, len(task.labels))]
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ def answer(args: argparse.Namespace) -> None:
         again = replace(config, seed=1 + KINDS.index(kind), rows=len(tokens))
         other = prepare_teacher(again, SilentReporter())
         cache = create_or_open(
-            args.work / "caches" / args.model / args.task, other.manifest, lambda: files
+            args.work / "caches" / args.model / args.task, other.manifest, lambda kept: files
         )
         fill(cache, other, teacher, tokens, logits)
         write_job(job, args, kind, cache.manifest.fingerprint)

@@ -21,7 +21,7 @@ from cache.format import (
 )
 from cache.stores import TEMPORARY, Place, parse_place
 
-Attachments = Callable[[], Mapping[str, bytes]]
+Attachments = Callable[[Mapping[str, Any]], Mapping[str, bytes]]
 
 
 def create_or_open(
@@ -38,8 +38,8 @@ def create_or_open(
     Args:
         root: Below which caches lie; made if need be.
         manifest: What the cache is of; its ``files`` and ``created`` are filled in here.
-        attachments: Called where one is missing, returns the files to keep by name; the
-            fingerprint does not know them.
+        attachments: Called where one is missing, with the notes that the manifest has if there
+            is one, returns the files to keep by name; the fingerprint does not know them.
         findings: Called where the manifest is written, returns notes to add to it.
 
     Raises:
@@ -143,7 +143,7 @@ def _create(
         for leftover in (GROUP, ATTACHMENTS.rstrip("/"), TEMPORARY):
             files.discard(leftover)
     contents = {}
-    for name, data in attachments().items():
+    for name, data in attachments({}).items():
         path = check_attachment_name(name)
         if lost and files.read(path, len(data)) not in (None, data):
             # The rows may rest on the old one, and nobody can say any more whether it is sound.
@@ -188,7 +188,8 @@ def _restore(
 ) -> None:
     made = metadata(cache.layout, cache.fingerprint)
     if any(path.startswith(ATTACHMENTS) for path in missing):
-        made.update({check_attachment_name(name): data for name, data in attachments().items()})
+        again = attachments(cache.manifest.notes)
+        made.update({check_attachment_name(name): data for name, data in again.items()})
     wanted = cache.manifest.files
     lost = [path for path in missing if wanted[path].fault(made.get(path)) is not None]
     cache.files.write({path: made[path] for path in missing if path not in lost}, is_mine)

@@ -27,9 +27,10 @@ class Reporter(Protocol):
     ) -> Iterator[Callable[[int], None]]:
         """Show progress, or nothing; the callable takes how many more units are done.
 
-        Where the total is 1 there is no telling how far it is, and the time taken is shown alone.
+        It is a safe point to stop at, as :meth:`check_stop` is.  Where the total is 1 there is no
+        telling how far it is, and the time taken is shown alone.
         """
-        yield lambda count: None
+        yield lambda count: self.check_stop()
 
     def check_stop(self) -> None:
         """Return, or raise :class:`Interrupted` where a stop was asked for."""
@@ -50,13 +51,3 @@ class SilentReporter(Reporter):
     def warn(self, line: str) -> None:
         """Keep a warning."""
         self.warnings.append(line)
-
-
-def follow(show: Callable[[int], None], reporter: Reporter) -> Callable[[int], None]:
-    """Return what shows progress and is a safe point to stop at."""
-
-    def advance(count: int) -> None:
-        show(count)
-        reporter.check_stop()
-
-    return advance

@@ -12,7 +12,6 @@ from pipeline import formats
 from pipeline.console import Console
 from pipeline.formats import printable
 from pipeline.options import CACHE, JSON, PLACE
-from stages.reporter import follow
 
 if TYPE_CHECKING:
     from cache.stores import Place
@@ -88,7 +87,7 @@ def show(name: str | None, cache: str, as_json: bool) -> None:
     with console.catch_signals():
         opened = open_cache(find_place(cache, name))
         with console.track("reading", len(opened.committed()), 0, "shard") as advance:
-            found = describe_cache(opened, follow(advance, console), console.warn)
+            found = describe_cache(opened, advance, console.warn)
     if as_json:
         click.echo(formats.format_json(found))
     else:
@@ -185,7 +184,7 @@ def _verify(place: Place, repair: bool, console: Console) -> tuple[Report, list[
     total = len(place.open_files().names(DIRECTORY))
     name = str(place).rpartition("/")[2]
     with console.track(f"verify {name[:12]}", total, 0, "shard") as advance:
-        report = verify_cache(place, follow(advance, console))
+        report = verify_cache(place, advance)
     return report, repair_cache(report) if repair and report.faults else None
 
 

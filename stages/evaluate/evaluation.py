@@ -24,7 +24,7 @@ from stages.devices import (
 from stages.errors import SettingError, Settings
 from stages.evaluate.held_out import measure_held_out
 from stages.records import find_record, read_record, read_temperature
-from stages.reporter import Reporter, follow
+from stages.reporter import Reporter
 from stages.student import find_teacher_prior
 from stages.tasks import Task, describe_chat, fit_tokenizer, load_task, restore_task
 from stages.teacher import find_tuning, make_teacher
@@ -226,7 +226,7 @@ def _ask_student(classifier: Classifier, rows: list[TextRow], reporter: Reporter
         # Large parts, so that like lengths meet.
         for begin in range(0, len(rows), 2048):
             texts = [row.text for row in rows[begin : begin + 2048]]
-            answers = classifier.classify(texts, follow(advance, reporter))
+            answers = classifier.classify(texts, advance)
             parts.append(answers.probabilities)
             cut += int(answers.cut.sum())
     if cut:
@@ -267,9 +267,9 @@ def _ask_teacher(
         texts = encode_texts(rows, cut, asked.max_length, reporter)
         tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
         began = time.monotonic()
-        with reporter.track("teacher", len(rows), 0, "text") as show:
+        with reporter.track("teacher", len(rows), 0, "text") as advance:
             logits = teacher.answer_texts(
-                texts.tokens, texts.lengths, tuning.batch_positions, follow(show, reporter)
+                texts.tokens, texts.lengths, tuning.batch_positions, advance
             )
         seconds += time.monotonic() - began
         answers.append(torch.from_numpy(logits).softmax(dim=1).numpy())

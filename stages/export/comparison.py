@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from stages.classify import Classifier
-from stages.reporter import Reporter, follow
+from stages.reporter import Reporter
 
 ROUND = 64
 """Texts that one answers before the next one's turn: one batch."""
@@ -71,7 +71,10 @@ def compare(
     seconds = dict.fromkeys(each, 0.0)
     answers: dict[str, list[np.ndarray]] = {name: [] for name in each}
     with _one_core(), reporter.track("comparing", 1, 0, "file"):
-        check = follow(lambda count: None, reporter)
+
+        def check(done: int) -> None:
+            reporter.check_stop()
+
         for classifier in each.values():
             classifier.classify(texts[:ROUND], check)  # the first pass allocates
         began = time.monotonic()

@@ -194,11 +194,10 @@ def describe_difference(cache: Cache, asked: int) -> str | None:
     )
 
 
-def describe_agreement(share: Share, largest_class: float | None) -> str:
+def describe_agreement(share: Share, largest_class: float) -> str:
     """Say what the agreement on self-generated texts is worth, beside one answer to all texts."""
-    known = largest_class is not None
-    baseline = f", where one answer to all would in {largest_class:.1%}" if known else ""
     return (
         f"self-generated texts: on {share.rows:,} texts that the teacher wrote itself the student "
-        f"agrees in {share}{baseline}: the estimate for real texts where there are none"
+        f"agrees in {share}, where one answer to all would in {largest_class:.1%}: the estimate "
+        "for real texts where there are none"
     )

@@ -139,7 +139,6 @@ def load_gguf(
     def track(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
         with reporter.track("de-quantising", len(tensors), 0, "tensor") as advance:
             for tensor in tensors:
-                reporter.check_stop()
                 yield tensor
                 advance(1)
 

@@ -10,7 +10,7 @@ from stages.tasks import NONE, Task
 TEACHER, GOLD = "teacher", "gold"
 LABELS = (TEACHER, GOLD)
 
-TRAINER = 1
+TRAINER = 2
 """Version of the training code, raised whenever the same settings would give another student."""
 
 

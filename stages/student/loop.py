@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cache.draw import mix_seeds
 from stages.errors import TrainingError
 from stages.metrics import Projection, compute_projection
-from stages.reporter import Interrupted, Reporter, follow
-from stages.student.config import TRAINER, TrainingConfig
+from stages.reporter import Interrupted, Reporter
+from stages.student.config import TrainingConfig
 from stages.student.data import Rows, RowSource, join_slices
 from stages.student.model import Student
 from stages.student.objectives import Objective
@@ -61,7 +62,6 @@ class Training:
     losses: list[torch.Tensor] = field(default_factory=list)
     # Wall time of steps and curve, over all parts of a run; what a kill lost is left out.
     seconds: float = 0.0
-    random: tuple[torch.Tensor, torch.Tensor | None] | None = None  # when the next step began
     is_changing: bool = False  # whether a step is half taken
 
     @property
@@ -76,10 +76,8 @@ class Training:
 
     def state(self, identity: str) -> dict[str, Any]:
         """Return the content of a checkpoint."""
-        random, device_random = self.random or (None, None)
         return {
             "identity": identity,
-            "trainer": TRAINER,
             "step": self.step,
             "history": self.history,
             "losses": self.losses,
@@ -87,8 +85,6 @@ class Training:
             "student": self.student.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": random,
-            "device_random": device_random,
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
@@ -100,9 +96,6 @@ class Training:
         self.step, self.history = state["step"], state["history"]
         self.seconds = state["seconds"]
         self.losses = [loss.to(self.device) for loss in state["losses"]]
-        torch.set_rng_state(state["random"])
-        if self.on_gpu and state.get("device_random") is not None:
-            torch.cuda.set_rng_state(state["device_random"], self.device)
         if self.scaler is not None and state.get("scaler") is not None:
             self.scaler.load_state_dict(state["scaler"])
 
@@ -123,7 +116,6 @@ def train_student(
     or infinite.
     """
     identity = f"{identity} {sorted(asdict(config).items())}"
-    torch.manual_seed(config.seed)
     objective = Objective(config.objective)
     optimizer = torch.optim.AdamW(group_parameters(student, objective, config), betas=(0.9, 0.98))
     prepared, objective, optimizer = accelerator.prepare(student, objective, optimizer)
@@ -132,13 +124,10 @@ def train_student(
     stream = source.open_stream(run.step * config.lengths_per_batch)
     since, skipped = time.monotonic() - run.seconds, 0
     saved = time.monotonic()
-    with reporter.track("student", config.steps, run.step, "step") as show:
-        advance = follow(show, reporter)
+    with reporter.track("student", config.steps, run.step, "step") as advance:
         try:
             while run.losses or run.step < config.steps:
                 run.seconds = time.monotonic() - since
-                on_device = torch.cuda.get_rng_state(run.device) if run.on_gpu else None
-                run.random = torch.get_rng_state(), on_device  # what the next step's follow from
                 last = run.step == config.steps
                 # First what a run that was stopped at this step had not come to.
                 if run.losses and (run.step % config.log_every == 0 or last):
@@ -156,7 +145,7 @@ def train_student(
                 if not last:
                     _take_step(prepared, run, stream, config, accelerator, advance)
                     skipped += optimizer.step_was_skipped
-                    show(1)
+                    advance(1)
         except Interrupted:
             if not run.is_changing:
                 with suppress(Interrupted):  # it is heeded now, and saving may take its time
@@ -224,6 +213,7 @@ def _take_step(
     accelerator: Accelerator,
     advance: Callable[[int], None],
 ) -> None:
+    torch.manual_seed(int(mix_seeds(config.seed, run.step, 1)[0]))
     for group in run.optimizer.param_groups:
         group["lr"] = group["peak"] * scale_rate(run.step, config)
     student.train()
@@ -265,12 +255,10 @@ def _continue_run(run: Training, checkpoint: Path, identity: str, reporter: Repo
     if not checkpoint.exists():
         return
     try:
-        # On the CPU first: the random state must not be moved to a device.
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises whatever its zip and pickle layers met
         raise TrainingError(f"the checkpoint {checkpoint} is damaged; remove it") from error
-    # One without the time it took is of an older version.
-    if state["identity"] != identity or "seconds" not in state:
+    if state["identity"] != identity:
         why = "other settings, or of another version of the training code"
         reporter.say(f"the checkpoint {checkpoint} is of {why}: starting anew")
         return

@@ -41,7 +41,6 @@ def find_prior(
     sampler = caches[0].manifest.inputs["sampler"]["name"]
     with reporter.track("prior", len(shards), 0, "shard") as advance:
         for shard in shards:
-            reporter.check_stop()
             answers = [it.read_column(it.record(shard), "probabilities") for it in caches]
             parts.append(average_answers(answers))
             seeds.append(caches[0].read_column(caches[0].record(shard), "seed"))

@@ -96,7 +96,7 @@ def run_student(config: StudentConfig, reporter: Reporter) -> StudentResult:
         )
     self_generated = read_share(record.get("self_generated"))
     if self_generated is not None:
-        largest = record["self_generated"].get("largest_class")
+        largest = record["self_generated"]["largest_class"]
         reporter.say(describe_agreement(self_generated, largest))
     reporter.say(f"student: {out}")
     return StudentResult(out, projection, data.record["fingerprint"], self_generated)

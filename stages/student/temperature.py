@@ -11,7 +11,7 @@ from torch import nn
 
 from stages import metrics
 from stages.errors import TrainingError
-from stages.reporter import Reporter, follow
+from stages.reporter import Reporter
 from stages.student.data import Rows, RowSource
 from stages.student.loop import answer_held_out
 from stages.student.model import Student
@@ -33,8 +33,8 @@ def calibrate_student(
     evaluation mode, against the teacher on all held-out rows; and, where a prior was taken off the
     teacher's answers, both with it put back.
     """
-    with reporter.track("temperature", 1, 0, "student") as show:
-        answered = answer_held_out(student, source, follow(show, reporter))
+    with reporter.track("temperature", 1, 0, "student") as advance:
+        answered = answer_held_out(student, source, advance)
     logits, teacher = (each.numpy() for each in answered)
     temperature, found = 1.0, None
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stages.errors import ModelError, SettingError
-from stages.reporter import Reporter, follow
+from stages.reporter import Reporter
 from stages.teacher.capabilities import (
     compiler_problem,
     find_layers,
@@ -241,7 +241,6 @@ def choose_pass(
     if len(rates) == 1:
         return False
     rows = choose_rows(lengths[:SEEN], positions, int(min(rate, MOST_RATE) * SAMPLE_SECONDS))
-    advance = follow(lambda rows: None, reporter)
     began = time.perf_counter()
     while time.perf_counter() - began < SECONDS:
         for way in rates:
@@ -249,7 +248,10 @@ def choose_pass(
             start = time.perf_counter()
             try:
                 teacher.answer_rows(
-                    rows, lambda part, n: look_up_any(teacher, len(part), n), positions, advance
+                    rows,
+                    lambda part, n: look_up_any(teacher, len(part), n),
+                    positions,
+                    lambda _: reporter.check_stop(),
                 )
             except ModelError as error:
                 reporter.say(f"not used: {way.name}: {error}")

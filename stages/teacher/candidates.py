@@ -13,7 +13,7 @@ from cache.draw import mix_seeds
 from stages.errors import ModelError, SettingError, TaskError
 from stages.inputs import SamplingSettings, SelfGenerated, build_samplers
 from stages.metrics import Share, fit_prior
-from stages.reporter import Reporter, follow
+from stages.reporter import Reporter
 from stages.tasks import BALANCED, NONE, Task, load_task
 from stages.teacher.ability import DOUBTFUL_SKILL
 from stages.teacher.config import TeacherConfig
@@ -68,12 +68,11 @@ def rank_candidates(
                 continue
             if tokens is None:
                 labelled = SamplingSettings(labelled=True, top_p=TOP_P)
-                with reporter.track("texts", len(seeds) * short, 0, "token") as show:
-                    tokens = write_texts(teacher, seeds, labelled, short, follow(show, reporter))
+                with reporter.track("texts", len(seeds) * short, 0, "token") as advance:
+                    tokens = write_texts(teacher, seeds, labelled, short, advance)
             lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
             title = f"way {number} of {len(ways)}"
-            with reporter.track(title, len(tokens) + config.rows, 0, "row") as show:
-                advance = follow(show, reporter)
+            with reporter.track(title, len(tokens) + config.rows, 0, "row") as advance:
                 logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, advance)
                 rows = answer_inputs(plan.inputs, samplers, teacher, BATCH_POSITIONS, advance)
             teacher.release()

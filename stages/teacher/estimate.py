@@ -21,7 +21,7 @@ from cache.reader import CacheReader
 from cache.stores import parse_place
 from stages.inputs import build_samplers, find_drawn
 from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count_share
-from stages.reporter import Reporter, follow
+from stages.reporter import Reporter
 from stages.teacher.ability import Ability, judge_ability
 from stages.teacher.autotune import apply_pass, find_tuning, read_tuning
 from stages.teacher.config import TeacherConfig
@@ -120,19 +120,18 @@ def answer_chosen(
 ) -> dict[str, Any]:
     """Answer some of a cache's rows under a title; returns their columns."""
     inputs = write_inputs(plan.inputs.select(rows), samplers, plan.teacher, plan.reporter)
-    with plan.reporter.track(title, len(rows), 0, "row") as show:
-        advance = follow(show, plan.reporter)
+    with plan.reporter.track(title, len(rows), 0, "row") as advance:
         return answer_inputs(inputs, samplers, plan.teacher, batch_positions, advance)
 
 
 def read_answers(reader: CacheReader, reporter: Reporter) -> dict[str, Any]:
     """Return the probabilities and seeds of the rows of a cache."""
     names, parts = ("probabilities", "seed"), []
-    with reporter.track("reading the answers", len(reader.shards), 0, "shard") as show:
+    with reporter.track("reading the answers", len(reader.shards), 0, "shard") as advance:
         for shard in reader.shards:
             columns = reader.read_shard(shard)
             parts.append([columns[name] for name in names])
-            follow(show, reporter)(1)
+            advance(1)
     return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 

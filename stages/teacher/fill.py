@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,6 @@ from cache.directory import Cache
 from cache.draw import Sampler, TokenSampler, VocabularySampler, mix_seeds, quantise_distribution
 from cache.errors import LostClaimError
 from cache.reader import CacheReader
-from cache.stores import Claim
 from stages.errors import ModelError, SettingError
 from stages.inputs import (
     MODEL_SAMPLERS,
@@ -31,7 +29,7 @@ from stages.inputs import (
     pack_attachments,
     read_samplers,
 )
-from stages.reporter import Reporter, follow
+from stages.reporter import Reporter
 from stages.tasks import frame_task
 from stages.teacher.capabilities import check_room
 from stages.teacher.generation import choose_labels, write_texts
@@ -75,13 +73,12 @@ def make_self_generated(
         return None
     seeds, longest = mix_seeds(run_seed, TEXT_SEED, rows), teacher.task.max_length
     try:
-        with reporter.track("self-generated texts", rows * longest, 0, "token") as show:
-            tell = follow(show, reporter)
+        with reporter.track("self-generated texts", rows * longest, 0, "token") as advance:
             labelled = SamplingSettings(labelled=teacher.task.write_labelled is not None)
-            tokens = write_texts(teacher, seeds, labelled, longest, tell)
+            tokens = write_texts(teacher, seeds, labelled, longest, advance)
         lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
-        with reporter.track("answers to self-generated texts", rows, 0, "text") as show:
-            logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, follow(show, reporter))
+        with reporter.track("answers to self-generated texts", rows, 0, "text") as advance:
+            logits = teacher.answer_texts(tokens, lengths, BATCH_POSITIONS, advance)
     except ModelError as error:
         reporter.warn(f"students of this cache are measured on no self-generated texts: {error}")
         return None
@@ -103,8 +100,8 @@ def compute_thresholds(
         first = replace(teacher.task, prompt=contexts["prompt"])
         prefix_ids = list(frame_task(first, teacher.tokenizer, teacher.chat).prefix_ids)
     check_room(teacher.model, "prompt and context of unigram", len(prefix_ids), contexts["length"])
-    with reporter.track("average next-token distribution", len(ids), 0, "context") as show:
-        average = average_next_token(teacher, ids, follow(show, reporter), prefix_ids)
+    with reporter.track("average next-token distribution", len(ids), 0, "context") as advance:
+        average = average_next_token(teacher, ids, advance, prefix_ids)
     return quantise_distribution(average.numpy())
 
 
@@ -138,54 +135,6 @@ def average_next_token(
     return total / total.sum()
 
 
-class ShardWriter:
-    """Commits one shard at a time, in the background and in order; a context manager.
-
-    Leaving it waits for the shard that is being committed, whatever the reason for leaving: its
-    rows are computed, and a commit takes milliseconds to seconds.  ``rows`` are committed so far.
-    """
-
-    def __init__(self, cache: Cache, warn: Callable[[str], None]) -> None:
-        self.rows = 0
-        self._cache, self._warn = cache, warn
-        self._thread = ThreadPoolExecutor(1, "shard-writer")
-        self._pending: Future[None] | None = None
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self._thread:
-            self.settle()
-
-    def put(self, claim: Claim, columns: Mapping[str, np.ndarray], seconds: float) -> None:
-        """Commit a shard in the background, once the one before it is committed; ends its claim.
-
-        Where the one before could not be committed, its error is raised; nor is this one then.
-        """
-        try:
-            self.settle()
-        except BaseException:
-            claim.release()
-            raise
-        self._pending = self._thread.submit(self._commit, claim, columns, seconds)
-
-    def settle(self) -> None:
-        """Wait until what was put is committed, or raise why it could not be."""
-        pending, self._pending = self._pending, None
-        try:
-            if pending is not None:
-                pending.result()
-        except LostClaimError as error:
-            # Suspended, or cut off from the store, for longer than a claim lives.
-            self._warn(f"{error}; going on with what is free")
-
-    def _commit(self, claim: Claim, columns: Mapping[str, np.ndarray], seconds: float) -> None:
-        with claim:
-            self._cache.commit(claim, columns, seconds)
-        self.rows += len(columns["seed"])
-
-
 def fill_cache(
     cache: Cache, plan: TeacherPlan, batch_positions: Callable[[], int], texts: CacheReader | None
 ) -> int:
@@ -201,39 +150,35 @@ def fill_cache(
         return 0
     if done:
         reporter.say(f"continuing: {done:,} of {total:,} rows are there")
-    teacher, most, waiting = plan.teacher, batch_positions(), False
+    teacher, most, computed, waiting = plan.teacher, batch_positions(), 0, False
     samplers = read_samplers(cache, teacher.table)
-    with (
-        reporter.track("teacher", total, done, "row") as show,
-        ShardWriter(cache, reporter.warn) as writer,
-    ):
-        advance = follow(show, reporter)
+    with reporter.track("teacher", total, done, "row") as advance:
         while True:
             reporter.check_stop()
             claim = cache.claim_next()
             if claim is None:
-                writer.settle()
                 if cache.is_complete:
-                    return writer.rows
+                    return computed
                 if not waiting:
                     held = len(cache.live_claims())
                     reporter.say(f"waiting: other live processes hold the last {held} shard(s)")
                     waiting = True
                 time.sleep(POLL_SECONDS)
                 continue
-            began = time.monotonic()
+            began, rows = time.monotonic(), cache.rows_of(claim.shard)
             try:
-                rows = cache.rows_of(claim.shard)
-                inputs = plan.inputs.select(slice(rows.start, rows.stop))
-                if texts is not None:
-                    there = texts.read_shard(claim.shard)
-                    inputs = Inputs(there["seed"], there["length"], there["tokens"], {})
-                inputs = write_inputs(inputs, samplers, teacher, reporter)
-                columns = answer_inputs(inputs, samplers, teacher, most, advance)
-            except BaseException:
-                claim.release()
-                raise
-            writer.put(claim, columns, time.monotonic() - began)
+                with claim:
+                    inputs = plan.inputs.select(slice(rows.start, rows.stop))
+                    if texts is not None:
+                        there = texts.read_shard(claim.shard)
+                        inputs = Inputs(there["seed"], there["length"], there["tokens"], {})
+                    inputs = write_inputs(inputs, samplers, teacher, reporter)
+                    columns = answer_inputs(inputs, samplers, teacher, most, advance)
+                    cache.commit(claim, columns, time.monotonic() - began)
+                computed += len(rows)
+            except LostClaimError as error:
+                # Suspended, or cut off from the store, for longer than a claim lives.
+                reporter.warn(f"{error}; going on with what is free")
 
 
 def answer_inputs(
@@ -281,8 +226,7 @@ def write_inputs(
         if name in MODEL_SAMPLERS:
             sampling = replace(written.sampling, labelled=name == "self-labelled")
             longest = written.longest
-            with reporter.track("texts", len(rows) * longest, 0, "token") as show:
-                advance = follow(show, reporter)
+            with reporter.track("texts", len(rows) * longest, 0, "token") as advance:
                 tokens[rows] = write_texts(teacher, seeds, sampling, longest, advance)
             continue
         sampler = samplers[name]

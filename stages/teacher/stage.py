@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cache.directory import Cache
-from cache.format import MANIFEST
-from cache.opening import create_or_open, open_cache
+from cache.opening import create_or_open
 from cache.reader import CacheReader
-from cache.stores import Place, parse_place
+from cache.stores import parse_place
 from stages.inputs import (
     MODEL_SAMPLERS,
     SELF_GENERATED,
@@ -56,10 +55,10 @@ def run_teacher(
         lengths, positions = plan.inputs.lengths, config.batch_positions
         return find_tuning(plan.teacher, lengths, positions, config.compile, reporter)
 
-    def attach() -> Mapping[str, bytes]:
+    def attach(kept: Mapping[str, Any]) -> Mapping[str, bytes]:
         nonlocal notes
-        texts = _count_self_generated(plan, place / plan.manifest.directory)
-        files, notes = make_attachments(plan, texts)
+        # For a cache that lost its texts, as many as it had.
+        files, notes = make_attachments(plan, kept.get(SELF_GENERATED, config.self_generated))
         return files
 
     def note() -> Mapping[str, Any]:
@@ -117,11 +116,3 @@ def _judge(plan: TeacherPlan, cache: Cache, rows: Mapping[str, Any]) -> Verdict:
             tell = reporter.say if found.level == "fine" else reporter.warn
             tell(f"verdict on {what}: {found.level}: {found.reason}")
     return verdict
-
-
-def _count_self_generated(plan: TeacherPlan, place: Place) -> int:
-    """Return how many texts to write; for a cache that lost them, as many as it had."""
-    if place.open_files().size(MANIFEST) is None:
-        return plan.config.self_generated
-    notes = open_cache(place, plan.manifest.fingerprint).manifest.notes
-    return int(notes.get(SELF_GENERATED, plan.config.self_generated))

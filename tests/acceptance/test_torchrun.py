@@ -35,7 +35,7 @@ def cache(teachers: Teachers, tmp_path: Path) -> Cache:
     whole = teachers.reference
     manifest = replace(whole.manifest, files={}, created="")
     files = {name: whole.read_attachment(name) for name in whole.manifest.attachments}
-    return create_or_open(tmp_path / "reddit", manifest, lambda: files)
+    return create_or_open(tmp_path / "reddit", manifest, lambda kept: files)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def small(shards: int) -> Manifest:
 
 
 def open_small(root: Place, manifest: Manifest) -> Cache:
-    return create_or_open(root, manifest, lambda: ATTACHMENTS)
+    return create_or_open(root, manifest, lambda kept: ATTACHMENTS)
 
 
 def commit(cache: Cache, claim: Claim, change: int = 0) -> None:

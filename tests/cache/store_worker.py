@@ -44,7 +44,7 @@ def make_columns(cache: Cache, shard: int) -> dict[str, npt.NDArray[Any]]:
 
 
 def make_cache(root: Path | str, **settings: Any) -> Cache:
-    return create_or_open(root, make_manifest(**settings), lambda: ATTACHMENTS)
+    return create_or_open(root, make_manifest(**settings), lambda kept: ATTACHMENTS)
 
 
 def fill(cache: Cache, most: int | None = None) -> None:

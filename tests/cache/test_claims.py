@@ -26,7 +26,7 @@ CREATES = """
 import sys, time, cache.stores.leases
 from store_worker import *
 cache.stores.leases.LEASE_SECONDS = 0.5
-def attachments():
+def attachments(kept):
     print("ready", flush=True)
     time.sleep(600)
 create_or_open(sys.argv[1], make_manifest(), attachments)

@@ -22,7 +22,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     """A cache of the same layout and another fingerprint, with other rows and attachments."""
     attachments = {name: data[::-1] for name, data in ATTACHMENTS.items()}
     manifest = make_manifest(**SMALL, seed=1)
-    cache = create_or_open(tmp_path_factory.mktemp("other"), manifest, lambda: attachments)
+    cache = create_or_open(tmp_path_factory.mktemp("other"), manifest, lambda kept: attachments)
     while (claim := cache.claim_next()) is not None:
         with claim:
             columns = make_columns(cache, claim.shard)

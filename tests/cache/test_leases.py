@@ -174,7 +174,7 @@ def test_who_wakes_up_in_a_write_leaves_its_successors_shard_as_it_is(s3: str) -
 def test_a_creator_that_lost_its_right_publishes_nothing(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def attachments() -> dict[str, bytes]:
+    def attachments(kept: object) -> dict[str, bytes]:
         bucket = open_bucket(f"{s3}/{make_manifest().directory}/claims")
         bucket.put("creator.json", json.dumps(vars(LAPSED)).encode(), "overwrite")
         jump(monkeypatch, 3600)

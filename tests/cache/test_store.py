@@ -22,7 +22,7 @@ from cache.verification import verify_cache
 
 def test_a_new_cache_is_empty_and_knows_what_it_is_of(tmp_path: Path) -> None:
     manifest = make_manifest()
-    cache = create_or_open(tmp_path / "a" / "root", manifest, lambda: ATTACHMENTS)
+    cache = create_or_open(tmp_path / "a" / "root", manifest, lambda kept: ATTACHMENTS)
     assert cache.place.path == tmp_path / "a" / "root" / manifest.fingerprint[:32]
     assert cache.fingerprint == manifest.fingerprint
     assert cache.manifest.inputs == manifest.inputs
@@ -51,7 +51,7 @@ def test_a_full_cache_is_read_by_zarr_alone(whole: Cache) -> None:
 
 
 def create_slowly(root: Path, calls: Any) -> None:
-    def attachments() -> Mapping[str, bytes]:
+    def attachments(kept: object) -> Mapping[str, bytes]:
         calls.put(os.getpid())
         time.sleep(0.3)
         return ATTACHMENTS
@@ -73,7 +73,7 @@ def test_of_creators_at_once_one_creates_and_the_others_open(tmp_path: Path) -> 
 
 
 def test_a_creator_that_fails_leaves_nothing_that_opens(tmp_path: Path) -> None:
-    def fails() -> Mapping[str, bytes]:
+    def fails(kept: object) -> Mapping[str, bytes]:
         raise RuntimeError("no model")
 
     with pytest.raises(RuntimeError, match="no model"):
@@ -81,11 +81,11 @@ def test_a_creator_that_fails_leaves_nothing_that_opens(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="not a cache"):
         open_cache(tmp_path / make_manifest().directory)
     with pytest.raises(ManifestError, match="attachment name"):
-        create_or_open(tmp_path, make_manifest(), lambda: {"../x": b""})
+        create_or_open(tmp_path, make_manifest(), lambda kept: {"../x": b""})
     assert make_cache(tmp_path).committed() == []
 
 
-def never() -> Mapping[str, bytes]:
+def never(kept: object) -> Mapping[str, bytes]:
     raise AssertionError("nothing of it is missing")
 
 
@@ -131,18 +131,18 @@ def test_a_missing_file_is_made_again_only_as_it_was(mine: Cache, tmp_path: Path
     (mine.place.path / "rows" / "zarr.json").unlink()
     create_or_open(tmp_path, manifest, never)  # metadata follow from the layout
     shutil.rmtree(attached)
-    create_or_open(tmp_path, manifest, lambda: ATTACHMENTS)
+    create_or_open(tmp_path, manifest, lambda kept: ATTACHMENTS)
     assert tree(mine.place.path) == files
     shutil.rmtree(attached)
     for changed in ({"table.bin": b"other"}, {}):
         words = {"words.json": ATTACHMENTS["words.json"]}
         with pytest.raises(ManifestError, match=r"table\.bin is missing and cannot be restored"):
-            create_or_open(tmp_path, manifest, lambda new=words | changed: new)
+            create_or_open(tmp_path, manifest, lambda kept, new=words | changed: new)
     assert inside(attached) == ["words.json"]
     # What the message says: without its manifest the cache takes the new one.
     (mine.place.path / "manifest.json").unlink()
     new = {**ATTACHMENTS, "table.bin": b"other"}
-    again = create_or_open(tmp_path, manifest, lambda: new)
+    again = create_or_open(tmp_path, manifest, lambda kept: new)
     assert (again.committed(), again.read_attachment("table.bin")) == ([0, 1], b"other")
 
 

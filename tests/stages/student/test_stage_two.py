@@ -24,7 +24,7 @@ from stages.errors import SettingError, TrainingError
 from stages.inputs.attachments import read_table
 from stages.records import RECORD, read_record
 from stages.reporter import Interrupted, SilentReporter
-from stages.student import loop, stage
+from stages.student import stage
 from stages.student.config import TrainingConfig
 from stages.student.data import choose_held_out, open_rows, sum_seconds
 from stages.student.loop import CURVE
@@ -244,8 +244,7 @@ class TestInterruption:
         self, filled: Filled, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def set_version(number: int) -> None:
-            for module in (stage, loop):
-                monkeypatch.setattr(module, "TRAINER", number)
+            monkeypatch.setattr(stage, "TRAINER", number)
 
         config = make_student_config(mood, filled[0], tmp_path / "out", steps=6)
         reporter = SilentReporter()

@@ -139,7 +139,7 @@ def test_a_manifest_that_does_not_say_is_no_error_and_a_complete_cache_needs_no_
     create_or_open(
         tmp_path / "mood",
         plan.manifest,
-        lambda: pack_attachments(plan.teacher.table, plan.tokenizer, None),
+        lambda kept: pack_attachments(plan.teacher.table, plan.tokenizer, None),
     )
     reporter = SilentReporter()
     assert run_teacher(config, reporter).computed == 64
