@@ -32,6 +32,7 @@ from stages.tasks import Task, fit_tokenizer, load_task, load_variants
 from stages.teacher import (
     Teacher,
     average_next_token,
+    choose_labels,
     find_prompts,
     make_teacher,
     write_texts,
@@ -49,8 +50,9 @@ BLOCK = 100
 """Test texts whose answers are kept together, so that more texts later are more blocks."""
 TRIED_LENGTH = 16
 SEED = 0
-SETS = ("test", "unigram", "unigram-own", "vocabulary", "self")
-"""Inputs; the tokens of ``unigram-own`` are those that the model writes its own texts with."""
+SETS = ("test", "unigram", "unigram-own", "vocabulary", "self", "labelled")
+"""Inputs; the tokens of ``unigram-own`` are those that the model writes its own texts with, and
+``labelled`` are texts that it writes for the labels."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,16 @@ class Bench:
         # The same rows for every prompt, as a cache a prompt has them.
         first = replace(setting, prompt=0)
         key = {"inputs": name, "task": first.task, "chat": first.chat, "rows": rows, "seed": SEED}
-        if name == "self":
+        written = name in ("self", "labelled")
+        if written:
             key["rows"] = self.args.written
 
         def make() -> dict[str, np.ndarray]:
             seeds = mix_seeds(SEED, 0, int(key["rows"]))
-            if name == "self":
+            if written:
                 longest = min(task.max_length, LONGEST_WRITTEN)
-                tokens = write_texts(self.teach(first), seeds, SamplingSettings(), longest, _ignore)
+                sampling = SamplingSettings(labelled=name == "labelled")
+                tokens = write_texts(self.teach(first), seeds, sampling, longest, _ignore)
                 return {"tokens": tokens, "lengths": (tokens >= 0).sum(axis=1).astype(np.int32)}
             lengths = draw_lengths(task.max_length, SEED, 0, rows)
             teacher = self.teach(first)
@@ -199,6 +203,9 @@ class Bench:
             inputs = self.draw(setting, name)
             if not inputs:
                 return {}, None, words
+            if name == "labelled":
+                seeds = mix_seeds(SEED, 0, len(inputs["lengths"]))
+                gold = choose_labels(seeds, len(task.labels))
 
         def make(rows: slice) -> dict[str, np.ndarray]:
             teacher, began = self.teach(setting), time.monotonic()

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.common import format_head, format_row, run_sections
 from benchmarks.questions import DATA, MODELS, SETS, Bench, Setting
+from benchmarks.word_scores import WordScores
 from stages.metrics import compute_scores, fit_prior
 from stages.tasks import load_task
 
@@ -67,7 +69,8 @@ def take_mean(logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def list_settings(bench: Bench) -> list[tuple[Setting, tuple[str, ...]]]:
     """Return what is asked of a model, the most telling first, and on which sets of inputs."""
-    plain, random, ways = ("test", "unigram"), ("test", *bench.args.sets), bench.args.ways
+    random, ways = ("test", *bench.args.sets), bench.args.ways
+    plain = tuple(name for name in random if name in ("test", "unigram", "labelled"))
     found: list[tuple[Setting, tuple[str, ...]]] = [(Setting(bench.name, t), random) for t in DATA]
     if "chat" in ways and bench.has_chat():
         found += [(Setting(bench.name, task, chat=True), plain) for task in DATA]
@@ -99,10 +102,21 @@ def describe_setting(bench: Bench, setting: Setting, sets: tuple[str, ...]) -> I
             other = words.reduce(rows["scores"], word, label) if rows else None
             for take in (take_prior, take_mean):
                 cells.append("–" if other is None else judge(take(logits, other), gold, names))
+        cells.append(_count_named(kept["labelled"], word, label) if "labelled" in kept else "–")
         seconds = f"{float(tested['seconds']):.0f}"
         yield format_row(
             [MODELS[bench.name], setting.task, way, f"{word}, {label}", *cells, seconds]
         )
+
+
+def _count_named(kept: tuple[Any, np.ndarray | None, WordScores], word: str, label: str) -> str:
+    """Return the share of labelled texts whose label is named, in %, without their prior too."""
+    scores, wanted, words = kept
+    logits = words.reduce(scores["scores"], word, label) if scores else None
+    if logits is None:
+        return "–"
+    hits = ((each.argmax(axis=1) == wanted).mean() for each in (logits, take_prior(logits, logits)))
+    return ", ".join(f"{hit:.1%}"[:-1] for hit in hits)
 
 
 def describe_average(bench: Bench, task: str) -> Iterator[str]:
@@ -124,7 +138,7 @@ def describe_average(bench: Bench, task: str) -> Iterator[str]:
             names = load_task(task).label_names
             cells = [judge(np.mean(x, axis=0), gold, names) for x in (plain, calibrated)]
             yield format_row(
-                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *"––––––––––"]
+                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *"–" * 13]
             )
 
 
@@ -140,7 +154,7 @@ def measure(bench: Bench, task: str) -> Iterator[str]:
     heads = ["model", "task", "asked", "scored", "as it answers"]
     for name in (*SETS[1:], "the test texts (not allowed)"):
         heads += [f"prior of {name}", "the same, mean log-probability"]
-    yield format_head([*heads, "s"])
+    yield format_head([*heads, "labelled texts named rightly, with their prior and without", "s"])
     for setting, sets in list_settings(bench):
         if setting.task == task:
             yield from describe_setting(bench, setting, sets)

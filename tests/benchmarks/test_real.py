@@ -45,7 +45,7 @@ def test_every_way_of_asking_is_measured_and_nothing_twice(
     lines = [line for line in out.read_text().splitlines() if line.startswith("| Smol")]
     # 3 prompts in 4 ways of scoring, and the 3 averaged in 3 of them.
     assert len(lines) == 3 * 4 + 3
-    assert all(line.count("|") == 17 for line in lines)
+    assert all(line.count("|") == 20 for line in lines)
     kept = sorted((tmp_path / "work").iterdir())
     monkeypatch.setattr(questions, "make_teacher", None)
     real.main(command)
