@@ -18,7 +18,7 @@ from pipeline.console import Console
 if TYPE_CHECKING:
     from stages.tasks import Task
 
-SAMPLERS = ("unigram", "vocabulary", "uniform", "self", "self-labelled")
+SAMPLERS = ("unigram", "vocabulary", "uniform", "self", "self-labelled", "self-noisy")
 
 Decorator = Callable[[Any], Any]
 COUNT = click.IntRange(min=1)

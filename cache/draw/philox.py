@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     COMPONENT = 3
     LABEL = 4
     WRITING = 5
+    NOISE = 6
 
 
 def mix_seeds(run_seed: int, first_row: int, rows: int) -> NDArray[np.uint64]:

@@ -19,12 +19,15 @@ from stages.inputs.attachments import (
 )
 from stages.inputs.preparation import (
     MODEL_SAMPLERS,
+    NOISE,
+    NOISY,
     TEXTS,
     Inputs,
     InputsConfig,
     SamplingSettings,
     build_samplers,
     find_drawn,
+    is_written,
     mix_parts,
     prepare_inputs,
 )

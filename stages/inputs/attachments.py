@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -73,6 +73,11 @@ class SelfGenerated:
             return False
         raw, off = self.count_named(None), self.count_named(prior)
         return off.value < raw.value and raw.low > 1 / self.logits.shape[1]
+
+    def to_columns(self) -> dict[str, NDArray[Any]]:
+        """Return the answers as columns of rows have them."""
+        answers = torch.from_numpy(self.logits).softmax(1).numpy()
+        return {"probabilities": answers, "seed": np.zeros(len(answers), dtype=np.uint64)}
 
     def to_files(self) -> dict[str, bytes]:
         """Return the attachment by its name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEXTS = "texts"  # name of the sampler of a cache whose inputs are texts
-MODEL_SAMPLERS = ("self", "self-labelled")  # their inputs are written by the language model
+NOISY = "self-noisy"
+MODEL_SAMPLERS = ("self", "self-labelled", NOISY)  # the language model writes their inputs
+NOISE = 0.1  # share of the tokens of NOISY that are drawn as ``unigram`` draws them
 WRITING = ("temperature", "top_p")  # settings that they are written by
 # Random contexts that the model's next-token distribution is averaged over for ``unigram``.
 UNIGRAM_CONTEXTS = {"rows": 256, "length": 32}
-# What ``auto`` is where a model can be asked for texts of a label: see benchmarks/real.md.
-MIXED = "self-labelled=0.5,unigram=0.5"
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,7 @@ def prepare_inputs(
     chunks = -(-config.rows // config.chunk_rows)
     try:
         lengths = draw_lengths(task.max_length, config.seed, 0, chunks)
-        mixture = parse_mixture(
-            _choose_sampler(config.sampler, task, reporter), (*SAMPLERS, *MODEL_SAMPLERS)
-        )
+        mixture = _parse(_choose_sampler(config.sampler, task, reporter))
     except SamplerError as error:
         raise SettingError(str(error)) from error
     lengths = lengths.repeat(config.chunk_rows)[: config.rows]
@@ -162,7 +160,7 @@ def prepare_inputs(
         "lengths": {"kind": "uniform", "minimum": 1, "maximum": task.max_length},
         "seed": config.seed,
     }
-    if "unigram" in mixture.names:
+    if not {"unigram", NOISY}.isdisjoint(mixture.names):
         behind = {} if task.drawn_behind is None else {"prompt": task.drawn_behind}
         identity["contexts"] = UNIGRAM_CONTEXTS | behind
     written = None
@@ -175,8 +173,10 @@ def prepare_inputs(
         # As text: equal floats can be written in several ways, and a fingerprint knows but one.
         sampling = SamplingSettings(config.temperature, config.top_p)
         identity["writing"] = {name: f"{getattr(sampling, name):.15g}" for name in WRITING}
+        if NOISY in mixture.names:
+            identity["writing"]["noise"] = f"{NOISE:.15g}"
         for name in (mixture.names[part] for part in parts):  # behind what, if not the own prompt
-            if prompt := task.choose_write(name == "self-labelled"):
+            if prompt := task.choose_write(name != "self"):
                 identity["writing"][name] = prompt
         written = WrittenInputs(mixture, sampling, task.max_length)
         lengths[np.isin(mixture.choose_parts(seeds), parts)] = task.max_length
@@ -186,14 +186,17 @@ def prepare_inputs(
 def build_samplers(
     name: str, table: torch.Tensor, thresholds: np.ndarray | None
 ) -> dict[str, Sampler]:
-    """Build those samplers of a mixture that draw rows from seeds, by name; none of texts."""
+    """Build those samplers of a mixture that draw rows, or tokens, from seeds, by name."""
     if name == TEXTS:
         return {}
-    return {
-        part: build_sampler(part, table=table, thresholds=thresholds)
-        for part in parse_mixture(name, (*SAMPLERS, *MODEL_SAMPLERS)).names
-        if part not in MODEL_SAMPLERS
-    }
+    parts = {*_parse(name).names}
+    drawn = (parts - {*MODEL_SAMPLERS}) | ({"unigram"} if NOISY in parts else set())
+    return {part: build_sampler(part, table=table, thresholds=thresholds) for part in drawn}
+
+
+def is_written(name: str, samplers: Collection[str] = MODEL_SAMPLERS) -> bool:
+    """Say whether the model writes all rows of a sampler, in one of these ways."""
+    return name != TEXTS and {*_parse(name).names} <= {*samplers}
 
 
 def find_drawn(name: str, seeds: np.ndarray) -> np.ndarray:
@@ -201,7 +204,7 @@ def find_drawn(name: str, seeds: np.ndarray) -> np.ndarray:
 
     Where all of its rows are of one kind, as those of texts are, they all count.
     """
-    mixture = parse_mixture(name if name != TEXTS else "unigram", (*SAMPLERS, *MODEL_SAMPLERS))
+    mixture = _parse(name if name != TEXTS else "unigram")
     drawn = np.array([part not in MODEL_SAMPLERS for part in mixture.names])
     chosen: np.ndarray = drawn[mixture.choose_parts(seeds)]
     return chosen if chosen.any() else ~chosen
@@ -213,10 +216,14 @@ def mix_parts(name: str, parts: Mapping[str, Sampler]) -> Sampler:
     return mix_samplers(mixture, [parts[part] for part in mixture.names])
 
 
+def _parse(name: str) -> Mixture:
+    return parse_mixture(name, (*SAMPLERS, *MODEL_SAMPLERS))
+
+
 def _choose_sampler(asked: str, task: Task, reporter: Reporter) -> str:
     if asked != "auto":
         return asked
-    chosen = "unigram" if task.write_labelled is None else MIXED
+    chosen = "unigram" if task.write_labelled is None else NOISY  # see benchmarks/real.md
     reporter.say(f"sampler: {chosen} (auto: by whether the model is asked for texts of a label)")
     return chosen
 
@@ -226,5 +233,5 @@ def _check_written(config: InputsConfig, written: bool) -> None:
         if not written and getattr(config, name) != 1:
             raise SettingError(
                 f"{name.replace('_', '-')}: got {getattr(config, name):g}, but nothing is written "
-                f"by the model; it is for the samplers {' and '.join(MODEL_SAMPLERS)}"
+                f"by the model; it is for the samplers {', '.join(MODEL_SAMPLERS)}"
             )

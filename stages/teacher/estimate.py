@@ -19,7 +19,13 @@ from cache.errors import ManifestError
 from cache.opening import open_cache
 from cache.reader import CacheReader
 from cache.stores import parse_place
-from stages.inputs import build_samplers, find_drawn
+from stages.inputs import (
+    SelfGenerated,
+    build_samplers,
+    find_drawn,
+    is_written,
+    read_self_generated,
+)
 from stages.metrics import DOUBTFUL_ANGLE, Projection, compute_projection, count_share
 from stages.reporter import Reporter
 from stages.teacher.ability import Ability, judge_ability
@@ -100,12 +106,18 @@ def judge_answers(found: Projection, labels: Sequence[str]) -> Verdict:
 
 
 def answer_sample(
-    plan: TeacherPlan, samplers: Mapping[str, Sampler], batch_positions: int
+    plan: TeacherPlan,
+    samplers: Mapping[str, Sampler],
+    batch_positions: int,
+    texts: SelfGenerated | None,
 ) -> dict[str, Any]:
     """Answer a sample of a cache's rows before all of them are computed; returns columns.
 
-    Where some rows are drawn and others written, which is slow, it is one of those drawn.
+    Where some rows are drawn and others written, which is slow, it is one of those drawn.  Where
+    all are written, self-generated texts, if there are any, stand for it.
     """
+    if texts is not None and is_written(plan.inputs.identity["name"]):
+        return texts.to_columns()
     rows = _spread_rows(plan, SAMPLE_CHUNKS, SAMPLE_ROWS)
     rows = rows[find_drawn(plan.inputs.identity["name"], plan.inputs.seeds[rows])]
     return answer_chosen(plan, rows, samplers, batch_positions, "sample")
@@ -165,10 +177,10 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     """
     plan = prepare_teacher(config, reporter)
     place = parse_place(config.cache) / plan.task.name / plan.manifest.directory
-    there, tuning, texts = 0, None, config.self_generated
+    there, tuning, texts, made = 0, None, config.self_generated, None
     try:
         cache = open_cache(place, plan.manifest.fingerprint)
-        texts = 0  # they are there
+        texts, made = 0, read_self_generated(cache)
         there = sum(len(cache.rows_of(shard)) for shard in cache.committed())
         tuning = read_tuning(cache.manifest.notes)
     except ManifestError:
@@ -186,8 +198,10 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     )
     rate, _ = _measure(plan, samplers, positions, 0)
     rate, rows = _measure(plan, samplers, positions, MEASURED_SECONDS * rate)
-    sample = answer_sample(plan, samplers, positions)
-    text_seconds, ability = _measure_writing(plan, texts, sample)
+    few, began = min(texts, MOST_ROWS[teacher.device.type]), time.perf_counter()
+    made = made or make_self_generated(teacher, config.seed, few, reporter)
+    text_seconds = (time.perf_counter() - began) / few if made is not None and few else 0.0
+    sample = answer_sample(plan, samplers, positions, made)
     whole = float((lengths + teacher.positions_around).sum()) / rate
     row_bytes = sum(column.row_bytes for column in layout.columns.values())
     return Estimate(
@@ -202,7 +216,7 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
         writing_seconds=texts * text_seconds,
         bytes=layout.rows * row_bytes + teacher.table.numel() * teacher.table.element_size(),
         verdict=judge_answers(project(sample), plan.task.label_names),
-        ability=ability,
+        ability=judge_ability(made, sample, name, plan.task.label_names),
     )
 
 
@@ -218,17 +232,6 @@ def _measure(
     began = time.perf_counter()
     answer_chosen(plan, rows, samplers, batch_positions, "speed")
     return float(positions[rows].sum()) / (time.perf_counter() - began), len(rows)
-
-
-def _measure_writing(
-    plan: TeacherPlan, texts: int, sample: Mapping[str, Any]
-) -> tuple[float, Ability | None]:
-    """Return the seconds of a self-generated text, by as many as stand side by side; 0: none."""
-    few, began = min(texts, MOST_ROWS[plan.teacher.device.type]), time.perf_counter()
-    made = make_self_generated(plan.teacher, plan.config.seed, few, plan.reporter)
-    seconds = 0.0 if made is None else (time.perf_counter() - began) / few
-    sampler = plan.inputs.identity["name"]
-    return seconds, judge_ability(made, sample, sampler, plan.task.label_names)
 
 
 def _spread_rows(plan: TeacherPlan, chunks: int, most: int) -> np.ndarray:

@@ -15,12 +15,22 @@ import numpy as np
 import torch
 
 from cache.directory import Cache
-from cache.draw import Sampler, TokenSampler, VocabularySampler, mix_seeds, quantise_distribution
+from cache.draw import (
+    Purpose,
+    Sampler,
+    TokenSampler,
+    VocabularySampler,
+    mix_seeds,
+    quantise_distribution,
+    random_integers_numpy,
+)
 from cache.errors import LostClaimError
 from cache.reader import CacheReader
 from stages.errors import ModelError, SettingError
 from stages.inputs import (
     MODEL_SAMPLERS,
+    NOISE,
+    NOISY,
     SELF_GENERATED,
     Inputs,
     SamplingSettings,
@@ -220,22 +230,30 @@ def write_inputs(
         return inputs
     tokens = np.full((len(inputs.seeds), written.longest), -1, dtype=np.int32)
     chosen = written.mixture.choose_parts(inputs.seeds)
+    longest = written.longest
     for number, name in enumerate(written.mixture.names):
         rows = np.flatnonzero(chosen == number)
         seeds = inputs.seeds[rows]
-        if name in MODEL_SAMPLERS:
-            sampling = replace(written.sampling, labelled=name == "self-labelled")
-            longest = written.longest
-            with reporter.track("texts", len(rows) * longest, 0, "token") as advance:
-                tokens[rows] = write_texts(teacher, seeds, sampling, longest, advance)
+        if name not in MODEL_SAMPLERS:
+            drawn = _draw_ids(samplers[name], seeds, longest)
+            drawn[np.arange(longest) >= inputs.lengths[rows, None]] = -1
+            tokens[rows] = drawn
             continue
-        sampler = samplers[name]
-        if not isinstance(sampler, TokenSampler):
-            raise SettingError(f"the inputs of the sampler {name} have no token ids to keep")
-        drawn = sampler.draw_ids(seeds, written.longest)
-        drawn[np.arange(written.longest) >= inputs.lengths[rows, None]] = -1
-        tokens[rows] = drawn
+        sampling, noise = replace(written.sampling, labelled=name != "self"), None
+        if name == NOISY:
+            noise = _draw_ids(samplers["unigram"], seeds, longest)
+            chances = random_integers_numpy(seeds, longest, stream=Purpose.NOISE)
+            noise[chances >= NOISE * 2**32] = -1
+            noise[:, 0] = -1  # not every token can begin a text
+        with reporter.track("texts", len(rows) * longest, 0, "token") as advance:
+            tokens[rows] = write_texts(teacher, seeds, sampling, longest, advance, noise)
     lengths = (tokens >= 0).sum(axis=1).astype(np.int32)
     # So that a chunk hardly mixes lengths, and little of what is read again is padding.
     order = np.argsort(lengths, kind="stable")
     return Inputs(inputs.seeds[order], lengths[order], tokens[order], inputs.identity)
+
+
+def _draw_ids(sampler: Sampler, seeds: np.ndarray, length: int) -> np.ndarray:
+    if not isinstance(sampler, TokenSampler):
+        raise SettingError("the inputs of the sampler uniform have no token ids to keep")
+    return sampler.draw_ids(seeds, length)

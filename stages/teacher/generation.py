@@ -38,15 +38,17 @@ def write_texts(
     sampling: SamplingSettings,
     longest: int,
     advance: Advance,
+    noise: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int32]:
     """Have the model write a text for each seed; returns tokens padded with -1, (N, longest).
 
     A text is written behind what the task's ``write`` says, or continues the task's prompt.  It
     ends where the model ends it, in front of a blank line or the suffix of the prompt that it
-    continues, or at ``longest``, without white space.  ``longest`` tokens a text are told of as
-    progress.
+    continues, or at ``longest``, without white space.  Where ``noise``, (N, longest), is a token
+    instead of -1, the text has that one, and the model goes on behind it.  ``longest`` tokens a
+    text are told of as progress.
     """
-    writer = _Writer(teacher, seeds, sampling, longest, advance)
+    writer = _Writer(teacher, seeds, sampling, longest, advance, noise)
     single, size = f"a single written text of {longest} tokens", 1
     with torch.inference_mode(), teacher.suspend():
         while not writer.done.all():
@@ -74,6 +76,7 @@ class _Writer:
     sampling: SamplingSettings
     longest: int
     advance: Advance
+    noise: NDArray[np.int64] | None
 
     def __post_init__(self) -> None:
         teacher, labelled = self.teacher, self.sampling.labelled
@@ -133,6 +136,9 @@ class _Writer:
         while len(rows):
             logits = slots.run(self.teacher.look_up(ids[:, None]))
             ids = self._draw(logits, draws[rows, ages[rows]], ages[rows])
+            if self.noise is not None:
+                given = self.noise[rows, ages[rows]]
+                ids = np.where(given >= 0, given, ids)
             self.tokens[rows, ages[rows]] = ids
             ages[rows] += 1
             ended = self._end(rows, ids, ages[rows])

@@ -83,7 +83,8 @@ def run_teacher(
         reporter.say(line)
     if not (there := cache.committed()):
         samplers = read_samplers(cache, plan.teacher.table)
-        _judge(plan, cache, answer_sample(plan, samplers, batch_positions()))
+        own = read_self_generated(cache)
+        _judge(plan, cache, answer_sample(plan, samplers, batch_positions(), own))
     elif len(there) < cache.shards:
         reporter.say("no sample is answered: the verdict is on the rows that are there")
         _judge(plan, cache, read_answers(CacheReader(cache, shards=there), reporter))

@@ -7,13 +7,13 @@ import pytest
 from tiny import load_teacher, make_student_config, make_teacher_config, read_rows
 
 from cache.directory import Cache
-from cache.draw import VocabularySampler
+from cache.draw import Purpose, TokenSampler, VocabularySampler, random_integers_numpy
 from cache.draw.mixtures import parse_mixture
 from cache.draw.samplers import SAMPLERS
 from cache.reader import CacheReader
 from stages.errors import SettingError
-from stages.inputs.attachments import read_sampler, read_table
-from stages.inputs.preparation import MODEL_SAMPLERS
+from stages.inputs.attachments import read_sampler, read_samplers, read_table
+from stages.inputs.preparation import MODEL_SAMPLERS, NOISE, NOISY
 from stages.reporter import SilentReporter
 from stages.student.stage import run_student
 from stages.teacher.stage import run_teacher
@@ -63,15 +63,42 @@ def test_half_of_the_rows_are_drawn_from_their_seeds(mixed: Cache) -> None:
     assert drawn >= (chosen == mixture.names.index("vocabulary")).sum() > 20
 
 
+def test_a_tenth_of_the_tokens_of_noisy_texts_are_random(
+    llm: Path, mood: Path, tmp_path: Path
+) -> None:
+    def run(rows: int) -> Cache:
+        config = make_teacher_config(mood, llm, tmp_path / f"{rows}", sampler=NOISY, rows=rows)
+        return run_teacher(config, SilentReporter()).cache
+
+    cache = run(320)
+    assert cache.manifest.inputs["sampler"]["writing"]["noise"] == "0.1"
+    rows, samplers = read_rows(cache), read_samplers(cache, read_table(cache))
+    sampler = samplers["unigram"]
+    assert isinstance(sampler, TokenSampler)
+    random = sampler.draw_ids(rows["seed"], rows["tokens"].shape[1])
+    chances = random_integers_numpy(rows["seed"], random.shape[1], stream=Purpose.NOISE)
+    noisy = (chances < NOISE * 2**32) & (rows["tokens"] >= 0)
+    noisy[:, 0] = False
+    assert (rows["tokens"] == random)[noisy].all()
+    assert 0.08 < noisy.sum() / (rows["tokens"][:, 1:] >= 0).sum() < 0.12
+    assert (rows["tokens"] == random)[~noisy].mean() < 0.1
+    # The rest is what the model writes behind them, and a row is its seed's whatever the others.
+    fewer = read_rows(run(64))
+    both = np.isin(rows["seed"], fewer["seed"])
+    order, other = np.argsort(rows["seed"][both]), np.argsort(fewer["seed"])
+    assert (rows["tokens"][both][order] == fewer["tokens"][other]).mean() > 0.99
+
+
 def test_the_settings_are_part_of_the_cache(
     mixed: Cache, mood: Path, llm: Path, tmp_path: Path
 ) -> None:
     prints = {mixed.fingerprint}
-    for own in ({}, {"top_p": 0.5}, {"sampler": "self"}, {"sampler": "self-labelled"}):
+    others = [{"sampler": name} for name in MODEL_SAMPLERS]
+    for own in ({}, {"top_p": 0.5}, *others):
         settings = {"sampler": MIXED, "rows": 96, "temperature": 2.0} | own
         config = make_teacher_config(mood, llm, tmp_path, **settings)
         prints.add(run_teacher(config, SilentReporter()).cache.fingerprint)
-    assert len(prints) == 4  # the first of these is the fixture's own
+    assert len(prints) == 5  # the first of these is the fixture's own
 
 
 def test_a_student_learns_from_written_rows(mixed: Cache, mood: Path, tmp_path: Path) -> None:

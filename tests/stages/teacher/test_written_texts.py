@@ -20,7 +20,7 @@ from tiny import (
 from tokenizers import AddedToken
 
 from cache.draw import mix_seeds
-from stages.inputs import SamplingSettings, find_drawn
+from stages.inputs import MODEL_SAMPLERS, NOISY, SamplingSettings
 from stages.reporter import Interrupted, SilentReporter
 from stages.teacher import Teacher
 from stages.teacher.fill import make_self_generated
@@ -136,10 +136,11 @@ def test_the_prompt_for_texts_is_part_of_caches_of_such_texts_alone(
         return prepare_teacher(config, SilentReporter()).manifest
 
     assert find(mood, "vocabulary").fingerprint == find(written, "vocabulary").fingerprint
-    for sampler in ("self", "self-labelled"):
+    for sampler in MODEL_SAMPLERS:
         plain, own = (find(task, sampler).inputs["sampler"] for task in (mood, written))
-        assert plain["writing"] == {"temperature": "1", "top_p": "1"}
-        assert [*own["writing"]] == ["temperature", "top_p", sampler]
+        noise = {"noise": "0.1"} if sampler == NOISY else {}
+        assert plain["writing"] == {"temperature": "1", "top_p": "1"} | noise
+        assert [*own["writing"]] == ["temperature", "top_p", *noise, sampler]
 
 
 def test_the_bundled_model_goes_on_behind_the_prompts_it_knows(tmp_path: Path) -> None:
@@ -152,18 +153,17 @@ def test_the_bundled_model_goes_on_behind_the_prompts_it_knows(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("write", ["", 'write: "A text:\\n"\n', WRITE])
-def test_half_of_the_rows_are_written_where_a_task_says_how_for_a_label(
+def test_texts_with_noise_are_the_default_where_a_task_says_how_for_a_label(
     write: str, llm: Path, tmp_path: Path
 ) -> None:
     task, reporter = tmp_path / "mood.yaml", SilentReporter()
     task.write_text(MOOD + write)
     config = make_teacher_config(task, llm, tmp_path / "c", rows=400, sampler="auto")
     plan, labelled = prepare_teacher(config, reporter), "{label}" in write
-    chosen = "self-labelled=0.5,unigram=0.5" if labelled else "unigram"
+    chosen = NOISY if labelled else "unigram"
     assert [line.split()[1] for line in reporter.lines if line.startswith("sampler:")] == [chosen]
     named = prepare_teacher(replace(config, sampler=chosen), SilentReporter())
     assert plan.manifest.fingerprint == named.manifest.fingerprint
-    assert 0.4 < find_drawn(chosen, plan.inputs.seeds).mean() < (0.6 if labelled else 1.1)
 
 
 def test_a_model_that_cannot_write_is_told_what_to_do_instead(tmp_path: Path) -> None:
