@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     type=options.parse_samplers,
     default="auto",
     metavar="SAMPLER",
-    help="unigram, vocabulary, uniform, self or self-labelled, a mixture of them with shares, such "
-    "as vocabulary=0.5,self=0.5, or auto: half self-labelled, half unigram where the task's "
-    "`write` names labels, otherwise and with mini unigram.",
+    help="unigram, vocabulary, uniform, self, self-labelled or self-noisy, a mixture of them with "
+    "shares, such as vocabulary=0.5,self=0.5, or auto: self-noisy where the task's `write` names "
+    "labels, otherwise and with mini unigram.",
 )
 @options.count("--rows", 32768, "Number of inputs.")
 @options.path("--texts", "File of texts to answer instead.")

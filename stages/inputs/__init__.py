@@ -9,6 +9,7 @@ from stages.inputs.attachments import (
     SelfGenerated,
     describe_agreement,
     describe_difference,
+    find_objection,
     pack_attachments,
     read_sampler,
     read_samplers,
@@ -18,6 +19,7 @@ from stages.inputs.attachments import (
     read_vocabulary,
 )
 from stages.inputs.preparation import (
+    LABELLED_SAMPLERS,
     MODEL_SAMPLERS,
     NOISE,
     NOISY,

@@ -6,6 +6,7 @@ model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,14 @@ from cache.directory import Cache
 from cache.draw import Sampler
 from stages.checkpoints import restrict_tokenizer
 from stages.errors import ModelError
-from stages.inputs.preparation import build_samplers, mix_parts
+from stages.inputs.preparation import (
+    LABELLED_SAMPLERS,
+    build_samplers,
+    is_written,
+    mix_parts,
+)
 from stages.lm import Vocabulary, pack_tokenizer, unpack_tokenizer
-from stages.metrics import Prior, Share, count_share
+from stages.metrics import CONTENT, Prior, Share, count_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +38,7 @@ SELF_GENERATED_FILE = "own-texts.safetensors"
 # Under which a manifest notes how many texts the model wrote for students to be measured on.
 SELF_GENERATED = "own_texts"
 ROWS_AT_ONCE = 64
+SIGNIFICANT = 2.0  # standard deviations
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,14 @@ class SelfGenerated:
     def speaks_against(self, prior: Prior) -> bool:
         """Whether with it taken off fewer texts are given the label that they were written for.
 
-        Texts whose label is named no more often than by guessing say nothing.
+        It must be more than chance would do (McNemar's test).  Texts whose label is named no more
+        often than by guessing say nothing.
         """
-        if self.labels is None:
+        if self.labels is None or self.count_named(None).low <= 1 / self.logits.shape[1]:
             return False
-        raw, off = self.count_named(None), self.count_named(prior)
-        return off.value < raw.value and raw.low > 1 / self.logits.shape[1]
+        raw, off = (self.without(it).logits.argmax(axis=1) == self.labels for it in (None, prior))
+        lost, gained = int((raw & ~off).sum()), int((off & ~raw).sum())
+        return lost - gained > SIGNIFICANT * math.sqrt(lost + gained)
 
     def to_columns(self) -> dict[str, NDArray[Any]]:
         """Return the answers as columns of rows have them."""
@@ -182,6 +191,18 @@ def read_self_generated(cache: Cache) -> SelfGenerated | None:
         raise ModelError(
             f"{cache.place}: {SELF_GENERATED_FILE} holds other things than texts"
         ) from error
+
+
+def find_objection(prior: Prior, sampler: str, texts: SelfGenerated | None) -> str:
+    """Return why a prior of a sampler's rows is not to be taken off unasked; empty: it is.
+
+    Rows tell it that ask nothing, and texts that were written for all labels alike.
+    """
+    if not prior.is_leaning and not is_written(sampler, LABELLED_SAMPLERS):
+        return f"the answers tell rows apart by {prior.content:.0%}, must be at most {CONTENT:.0%}"
+    if texts is not None and texts.speaks_against(prior):
+        return "without it the teacher names the label of fewer texts that it wrote for one"
+    return ""
 
 
 def describe_difference(cache: Cache, asked: int) -> str | None:

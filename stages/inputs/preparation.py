@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 TEXTS = "texts"  # name of the sampler of a cache whose inputs are texts
 NOISY = "self-noisy"
-MODEL_SAMPLERS = ("self", "self-labelled", NOISY)  # the language model writes their inputs
+LABELLED_SAMPLERS = ("self-labelled", NOISY)  # each of whose texts is written for a label
+MODEL_SAMPLERS = ("self", *LABELLED_SAMPLERS)  # the language model writes their inputs
 NOISE = 0.1  # share of the tokens of NOISY that are drawn as ``unigram`` draws them
 WRITING = ("temperature", "top_p")  # settings that they are written by
 # Random contexts that the model's next-token distribution is averaged over for ``unigram``.
@@ -176,7 +177,7 @@ def prepare_inputs(
         if NOISY in mixture.names:
             identity["writing"]["noise"] = f"{NOISE:.15g}"
         for name in (mixture.names[part] for part in parts):  # behind what, if not the own prompt
-            if prompt := task.choose_write(name != "self"):
+            if prompt := task.choose_write(name in LABELLED_SAMPLERS):
                 identity["writing"][name] = prompt
         written = WrittenInputs(mixture, sampling, task.max_length)
         lengths[np.isin(mixture.choose_parts(seeds), parts)] = task.max_length

@@ -15,6 +15,7 @@ APPROACHES: Mapping[str, str] = {
     "texts": "distilled on training texts",
     "self": "distilled on the teacher's self-generated texts",
     "self-labelled": "distilled on the teacher's self-generated texts, a label in its prompt",
+    "self-noisy": "distilled on the teacher's self-generated texts, with a label and random tokens",
     "algorithm-1": "projection, uniform inputs, Algorithm 1",
     "projection": "projection, no text",
 }
@@ -101,7 +102,7 @@ class Run(Strict):
         """The way to this student, a key of :data:`APPROACHES`."""
         if self.labels == "gold":
             return "direct"
-        if self.sampler in ("texts", "self", "self-labelled"):
+        if self.sampler in ("texts", "self", "self-labelled", "self-noisy"):
             return self.sampler
         literal = (self.sampler, self.objective) == ("uniform", "algorithm-1")
         return "algorithm-1" if literal else "projection"

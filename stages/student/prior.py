@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from cache.reader import CacheReader
-from stages.inputs import find_drawn, read_self_generated
-from stages.metrics import CONTENT, Prior, average_answers, fit_prior
+from stages.inputs import find_drawn, find_objection, read_self_generated
+from stages.metrics import Prior, average_answers, fit_prior
 from stages.reporter import Reporter
 from stages.tasks import AUTO, parse_shares
 
@@ -23,8 +23,8 @@ def find_prior(
     Args:
         readers: The same rows answered under one prompt each.  Every row counts, but for those that
             the model wrote, where others are drawn: what it writes is about something.
-        asked: ``balanced``, ``none``, shares (``label=share,…``), or ``auto``: balanced where the
-            rows are without content for the teacher and its own texts do not object, else none.
+        asked: ``balanced``, ``none``, shares (``label=share,…``), or ``auto``: balanced unless
+            :func:`find_objection` has one.
         labels: Names in column order.
         reporter: Told the prior, and where it is doubtful.
 
@@ -47,12 +47,8 @@ def find_prior(
             advance(1)
     drawn = find_drawn(sampler, np.concatenate(seeds))
     prior = fit_prior(np.concatenate(parts)[drawn], shares)
-    texts, why = read_self_generated(caches[0]) if len(caches) == 1 else None, ""
-    if not prior.is_leaning:
-        why = f"the answers tell rows apart by {prior.content:.0%}, must be at most {CONTENT:.0%}"
-    elif texts is not None and texts.speaks_against(prior):
-        why = "without it the teacher names the label of fewer texts that it wrote for one"
-    if asked == AUTO and why:
+    texts = read_self_generated(caches[0]) if len(caches) == 1 else None
+    if asked == AUTO and (why := find_objection(prior, sampler, texts)):
         reporter.say(f"prior: none is taken off, as {why}")
         return None
     told = zip(labels, prior.given, prior.shares, prior.biases, strict=True)

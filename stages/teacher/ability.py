@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.errors import TrainingError
-from stages.inputs import SelfGenerated, find_drawn
+from stages.inputs import SelfGenerated, find_drawn, find_objection
 from stages.metrics import fit_prior
 
 DOUBTFUL_SKILL = 0.15
@@ -37,7 +37,7 @@ def judge_ability(
         prior = fit_prior(rows["probabilities"][find_drawn(sampler, rows["seed"])])
     except TrainingError as error:
         return Ability("hopeless", str(error))
-    off = prior.is_leaning and not texts.speaks_against(prior)
+    off = not find_objection(prior, sampler, texts)
     share = texts.count_named(prior if off else None)
     given = texts.without(prior if off else None).logits.argmax(axis=1)
     chance = 1 / len(names)

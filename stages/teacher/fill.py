@@ -28,6 +28,7 @@ from cache.errors import LostClaimError
 from cache.reader import CacheReader
 from stages.errors import ModelError, SettingError
 from stages.inputs import (
+    LABELLED_SAMPLERS,
     MODEL_SAMPLERS,
     NOISE,
     NOISY,
@@ -239,7 +240,7 @@ def write_inputs(
             drawn[np.arange(longest) >= inputs.lengths[rows, None]] = -1
             tokens[rows] = drawn
             continue
-        sampling, noise = replace(written.sampling, labelled=name != "self"), None
+        sampling, noise = replace(written.sampling, labelled=name in LABELLED_SAMPLERS), None
         if name == NOISY:
             noise = _draw_ids(samplers["unigram"], seeds, longest)
             chances = random_integers_numpy(seeds, longest, stream=Purpose.NOISE)

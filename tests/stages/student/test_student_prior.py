@@ -14,8 +14,8 @@ from tiny import make_student_config, make_teacher_config
 from cache.reader import CacheReader
 from stages.errors import SettingError
 from stages.evaluate import EvaluationConfig, evaluate
-from stages.inputs import SelfGenerated, find_drawn
-from stages.metrics import fit_prior
+from stages.inputs import SelfGenerated, find_drawn, find_objection
+from stages.metrics import Prior, fit_prior
 from stages.records import read_record
 from stages.reporter import SilentReporter
 from stages.student import prior, run_student
@@ -154,6 +154,34 @@ def test_unasked_it_stays_where_the_model_s_own_texts_speak_against_taking_it_of
     told = " ".join(reporter.lines)
     assert ("names the label of fewer texts that it wrote for one" in told) == (right == 1)
     assert prior.find_prior(readers, "balanced", names, SilentReporter()) is not None
+
+
+@pytest.mark.parametrize(
+    ("sampler", "content", "lost", "taken"),
+    [
+        ("unigram", 0.1, 0, True),
+        ("unigram", 0.3, 0, False),
+        ("self", 0.3, 0, False),
+        ("texts", 0.3, 0, False),
+        ("self-noisy", 0.3, 0, True),
+        ("self-labelled=0.5,self-noisy=0.5", 0.3, 0, True),
+        ("self-noisy=0.5,unigram=0.5", 0.3, 0, False),  # it is found on the drawn rows
+        ("self-noisy", 0.3, 3, True),  # by chance
+        ("self-noisy", 0.3, 30, False),
+        ("unigram", 0.1, 30, False),
+    ],
+)
+def test_a_prior_is_taken_off_rows_that_ask_nothing_or_for_every_label_alike(
+    sampler: str, content: float, lost: int, taken: bool
+) -> None:
+    """Of 200 texts the label of all is named, and without the prior that of so many is not."""
+    labels = np.arange(200) % 2
+    logits = np.where(labels[:, None] == np.arange(2), 1.0, -1.0).astype(np.float32)
+    logits[np.flatnonzero(labels == 0)[:lost]] = [0.01, 0.0]
+    tokens = np.zeros((200, 1), dtype=np.int32)
+    texts = SelfGenerated(tokens, tokens[:, 0] + 1, logits, labels)
+    found = Prior((0.1, -0.1), (0.6, 0.4), (0.5, 0.5), 200, content)
+    assert (find_objection(found, sampler, texts) == "") == taken
 
 
 def test_rows_that_the_model_wrote_do_not_count_where_others_are_drawn(
