@@ -176,7 +176,8 @@ def _sort_files(cache: Cache) -> tuple[list[Fault], tuple[str, ...], int]:
     strays = []
     for path, shard in loose:
         mine = live if path.startswith(f"{TEMPORARY}/") else shard in busy
-        if not mine and cache.files.size(path) is not None:
+        # What has a backslash is nobody's, and no path that could be asked for.
+        if not mine and ("\\" in path or cache.files.size(path) is not None):
             strays.append(path)
     return obstacles, tuple(sorted(strays)), size
 

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -49,12 +50,13 @@ class LocalFiles:
                 return None
 
     def size(self, path: str) -> int | None:
-        """Return the number of bytes of a file, or None if there is none."""
+        """Return the number of bytes of a file, or None if there is none, or a directory."""
         with reporting("read", path):
             try:
-                return self._resolve(path).stat().st_size
+                found = self._resolve(path).stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            return None if stat.S_ISDIR(found.st_mode) else found.st_size
 
     def write(self, objects: Mapping[str, bytes], is_mine: Callable[[], bool] = always) -> None:
         """Write whole files, replacing what was there; the locks that allow it do not lapse."""
