@@ -71,13 +71,18 @@ class SelfGenerated:
         given = self.without(prior).logits.argmax(axis=1)
         return count_share(int((given == self.labels).sum()), len(given))
 
+    def knows_labels(self, prior: Prior | None) -> bool:
+        """Whether labels are named more often than by guessing; there must be some."""
+        chance: float = 1 / self.logits.shape[1]
+        return self.count_named(prior).low > chance
+
     def speaks_against(self, prior: Prior) -> bool:
         """Whether with it taken off fewer texts are given the label that they were written for.
 
         It must be more than chance would do (McNemar's test).  Texts whose label is named no more
         often than by guessing say nothing.
         """
-        if self.labels is None or self.count_named(None).low <= 1 / self.logits.shape[1]:
+        if self.labels is None or not self.knows_labels(None):
             return False
         raw, off = (self.without(it).logits.argmax(axis=1) == self.labels for it in (None, prior))
         lost, gained = int((raw & ~off).sum()), int((off & ~raw).sum())
@@ -196,9 +201,13 @@ def read_self_generated(cache: Cache) -> SelfGenerated | None:
 def find_objection(prior: Prior, sampler: str, texts: SelfGenerated | None) -> str:
     """Return why a prior of a sampler's rows is not to be taken off unasked; empty: it is.
 
-    Rows tell it that ask nothing, and texts that were written for all labels alike.
+    Rows tell it that ask nothing, or that were written for all labels alike, where the labels of
+    self-generated texts show that they are about them.
     """
-    if not prior.is_leaning and not is_written(sampler, LABELLED_SAMPLERS):
+    if is_written(sampler, LABELLED_SAMPLERS) and texts is not None and texts.labels is not None:
+        if not texts.knows_labels(prior):
+            return "the teacher names the labels of its own texts no more often than by guessing"
+    elif not prior.is_leaning:
         return f"the answers tell rows apart by {prior.content:.0%}, must be at most {CONTENT:.0%}"
     if texts is not None and texts.speaks_against(prior):
         return "without it the teacher names the label of fewer texts that it wrote for one"

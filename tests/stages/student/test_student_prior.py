@@ -159,6 +159,7 @@ def test_unasked_it_stays_where_the_model_s_own_texts_speak_against_taking_it_of
 @pytest.mark.parametrize(
     ("sampler", "content", "lost", "taken"),
     [
+        ("self-noisy", 0.1, 100, False),  # half of them, as by guessing
         ("unigram", 0.1, 0, True),
         ("unigram", 0.3, 0, False),
         ("self", 0.3, 0, False),
