@@ -70,34 +70,17 @@ def open_named_cache(root: str | Path, task: str, fingerprint: str) -> Cache:
     return cache
 
 
-def find_only_task(root: str | Path, partial: bool) -> Cache:
-    """Return the newest complete (or ``partial``) cache of the only task that has one.
-
-    TaskChoiceError: no task has one, or several have.
-    """
-    caches, complete = _open_caches(list_places(root))
-    fitting = {
-        str(cache.place).split("/")[-2]: cache for cache in (caches if partial else complete)
-    }
-    if len(fitting) == 1:
-        return next(iter(fitting.values()))
-    several = f"{len(fitting)} tasks have" if fitting else "no task has"
-    kind = "a cache" if partial else "a complete cache"
-    there = "" if fitting or not caches else f" ({len(caches)} incomplete)"
-    raise TaskChoiceError(f"{several} {kind} below {root}{there}", root, sorted(fitting))
-
-
 def list_usable(root: str | Path, task: str, partial: bool) -> list[Cache]:
     """Return a task's complete (or ``partial``) caches that are sound, the oldest first."""
-    found, complete = _open_caches((parse_place(root) / task).list_places())
-    return found if partial else complete
+    return _open_caches((parse_place(root) / task).list_places(), partial)[1]
 
 
 def find_cache(root: str | Path, task: str | None, source: str | None, partial: bool) -> Cache:
     """Find the cache to train on; CacheChoiceError where none fits, or several do.
 
     ``source`` is a fingerprint's first digits, a cache directory, or a teacher's summary file;
-    None: the only complete (or ``partial``) cache, of the only such task where none is named.
+    None: the only complete (or ``partial``) cache, or where no task is named the newest one of the
+    only task that has one; TaskChoiceError: no task has one, or several have.
     """
     if source is not None:
         path = Path(source)
@@ -111,9 +94,15 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
             return open_cache(find_place(root, source))
         return open_named_cache(root, task, source)
     if task is None:
-        return find_only_task(root, partial)
-    found, complete = _open_caches((parse_place(root) / task).list_places())
-    fitting = found if partial else complete
+        caches, usable = _open_caches(list_places(root), partial)
+        newest = {str(cache.place).split("/")[-2]: cache for cache in usable}
+        if len(newest) == 1:
+            return next(iter(newest.values()))
+        several = f"{len(newest)} tasks have" if newest else "no task has"
+        kind = "a cache" if partial else "a complete cache"
+        there = "" if newest or not caches else f" ({len(caches)} incomplete)"
+        raise TaskChoiceError(f"{several} {kind} below {root}{there}", root, sorted(newest))
+    found, fitting = _open_caches((parse_place(root) / task).list_places(), partial)
     if len(fitting) == 1 or (not fitting and len(found) == 1):
         # Of an incomplete one its reader says how much is there and what to do.
         return (fitting or found)[0]
@@ -129,13 +118,18 @@ def find_cache(root: str | Path, task: str | None, source: str | None, partial: 
     )
 
 
-def _open_caches(places: Iterable[Place]) -> tuple[list[Cache], list[Cache]]:
-    """Open those that can be, in the order of creation; and of these, the whole and sound ones."""
+def _open_caches(places: Iterable[Place], partial: bool) -> tuple[list[Cache], list[Cache]]:
+    """Open those that can be, in the order of creation, and those that will do.
+
+    The latter are the whole and sound ones, or all where ``partial`` ones will do.
+    """
     caches, complete = [], []
     for place in places:
         with suppress(CacheError):
             caches.append(open_cache(place))
     caches.sort(key=lambda cache: cache.manifest.created)
+    if partial:
+        return caches, caches
     for cache in caches:
         with suppress(CacheError):
             if len([cache.record(shard) for shard in cache.committed()]) == cache.shards:

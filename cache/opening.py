@@ -104,17 +104,12 @@ def read_manifest(place: Place, fingerprint: str | None = None) -> Manifest:
     return manifest
 
 
-def list_caches(root: str | Path | Place) -> list[dict[str, Any]]:
-    """Say of every directory below a root, by name, what its manifest tells, and how far it is.
+def summarise(place: Place) -> dict[str, Any]:
+    """Say what the manifest of a directory tells, and how far the cache is, as JSON can hold it.
 
-    As JSON can hold it, hidden ones left out: ``committed`` are shards, ``bytes`` those of all
-    files, ``error`` is what is wrong with the manifest; what one that cannot be read would say is
-    None or 0.
+    ``committed`` are shards, ``bytes`` those of all files, ``error`` is what is wrong with the
+    manifest; what one that cannot be read would say is None or 0.
     """
-    return [_summarise(place) for place in parse_place(root).list_places()]
-
-
-def _summarise(place: Place) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(("fingerprint", "label", "error"))
     found |= {"path": str(place), "shards": 0, "committed": 0, "complete": False}
     found["bytes"] = sum(size for _, size in place.open_files().walk())

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -17,12 +17,12 @@ FIRST_SECONDS = 5.0  # until the first one
 TICK_SECONDS = 1.0
 
 
-class Console:
+class Console(Stop):
     """A reporter on standard error; results alone go to standard output."""
 
     def __init__(self, resumable: bool = False) -> None:
         """Make a reporter; ``resumable`` where the same command continues after a signal."""
-        self._stop = Stop("stopped; the same command continues" if resumable else "stopped")
+        super().__init__("stopped; the same command continues" if resumable else "stopped")
         self._has_bar = False
 
     def say(self, line: str) -> None:
@@ -38,10 +38,6 @@ class Console:
         """Print a warning."""
         self.say(f"{click.style('warning:', fg='yellow')} {line}")
 
-    def check_stop(self) -> None:
-        """Raise :class:`Interrupted` after a first signal."""
-        self._stop.check()
-
     @contextmanager
     def track(
         self, title: str, total: int, done: int, unit: str
@@ -49,7 +45,8 @@ class Console:
         """Show a bar with rate and time left on a terminal, a line at intervals otherwise."""
         # The bars of torchrun's ranks, which share a terminal, would overwrite each other.
         if not sys.stderr.isatty() or "LOCAL_RANK" in os.environ:
-            with _tick(_track_plainly(title, total, done, unit)) as advance:
+            show = _track_plainly(title, total, done, unit)
+            with _tick(show, self.check_stop) as advance:
                 yield advance
             return
         from tqdm import tqdm
@@ -68,29 +65,29 @@ class Console:
         ) as bar:
             self._has_bar = True
             try:
-                with _tick(bar.update) as advance:
+                with _tick(bar.update, self.check_stop) as advance:
                     yield advance
             finally:
                 self._has_bar = had_bar
 
-    def catch_signals(self) -> AbstractContextManager[None]:
-        """Turn the first SIGINT or SIGTERM into a stop; a second ends the process at once."""
-        return self._stop.catch()
-
 
 @contextmanager
-def _tick(show: Callable[[int], object]) -> Iterator[Callable[[int], None]]:
+def _tick(
+    show: Callable[[int], object], check_stop: Callable[[], None]
+) -> Iterator[Callable[[int], None]]:
     """Have progress shown again and again while nothing is done, by a thread."""
     lock, ended = threading.Lock(), threading.Event()
 
     def advance(count: int) -> None:
         with lock:
             show(count)
+        check_stop()
 
     def tick() -> None:
         with suppress(OSError, ValueError):  # nobody reads it any more
             while not ended.wait(TICK_SECONDS):
-                advance(0)
+                with lock:
+                    show(0)
 
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()

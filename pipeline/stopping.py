@@ -33,15 +33,18 @@ class Stop:
         self._message = message
         self._asked = self._due = self._heeded = False
 
-    def check(self) -> None:
+    def check_stop(self) -> None:
         """Raise :class:`Interrupted` after a first signal; this is a safe point."""
         if self._asked:
             self._heeded = True
             raise Interrupted(self._message)
 
     @contextmanager
-    def catch(self) -> Iterator[None]:
-        """Heed the signals inside; on the main thread alone, as Python has it."""
+    def catch_signals(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM inside into a stop; a second ends the process at once.
+
+        On the main thread alone, as Python has it.
+        """
         self._due = self._heeded = False
         reader, writer = os.pipe()
         os.set_blocking(writer, False)

@@ -122,18 +122,8 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the contents of ``manifest.json``; ManifestError if no reader accepts so many."""
-        data = seal(
-            {
-                "format_version": self.format_version,
-                "label": self.label,
-                "fingerprint": self.fingerprint,
-                "inputs": self.inputs,
-                "layout": asdict(self.layout),
-                "files": {path: asdict(info) for path, info in self.files.items()},
-                "created": self.created,
-                "notes": self.notes,
-            }
-        )
+        first = {"format_version": self.format_version, "fingerprint": self.fingerprint}
+        data = seal(first | asdict(self))
         if len(data) > LARGEST_MANIFEST:
             raise ManifestError(
                 f"manifest: {len(data)} bytes, at most {LARGEST_MANIFEST} are allowed; put large "

@@ -35,11 +35,10 @@ def list_caches_command(cache: str, as_json: bool) -> None:
 
     Example: pipeline cache list
     """
-    from cache.opening import list_caches
-    from cache.stores import parse_place
+    from cache.lookup import list_places
+    from cache.opening import summarise
 
-    tasks = parse_place(cache).list_places()
-    entries = [entry for task in tasks for entry in list_caches(task)]
+    entries = [summarise(place) for place in list_places(cache)]
     if as_json:
         click.echo(json.dumps(entries, indent=2))
         return

@@ -14,6 +14,7 @@ from stages.checkpoints.directories import (
     describe_adapter,
     find_weights,
     list_shards,
+    read_json,
 )
 from stages.checkpoints.loading import (
     explained,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.checkpoints import check_pointers, drop_tokens, explained
+from stages.checkpoints import check_pointers, drop_tokens, explained, read_json
 from stages.classify.classifier import MAX_TOKENS, Classifier, choose_scores, model_directory
 from stages.devices import count_cpus
 from stages.errors import Hint, ModelError, SettingError, Settings
@@ -65,13 +65,9 @@ def load_onnx_classifier(file: Path, device: str, threads: int | None = None) ->
 
 def _read_settings(folder: Path) -> tuple[tuple[str, ...], int, str | None, str]:
     """Return the labels, the longest input, the padding token and how logits become scores."""
-    read: list[Any] = []
-    for name in ("config.json", "tokenizer_config.json"):
-        try:
-            read.append(json.loads((folder / name).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot read {folder / name}: {error}") from error
-    config, settings = read
+    config, settings = (
+        read_json(folder / name) for name in ("config.json", "tokenizer_config.json")
+    )
     try:
         names = {int(column): str(label) for column, label in config["id2label"].items()}
         labels = tuple(names[column] for column in range(len(names)))

@@ -6,7 +6,13 @@ import datetime
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.checkpoints import check_template, has_dummy_space, make_input_tokenizer, name_lost
+from stages.checkpoints import (
+    check_template,
+    explained,
+    has_dummy_space,
+    make_input_tokenizer,
+    name_lost,
+)
 from stages.errors import ModelError, Settings
 from stages.tasks.writing import request_text
 
@@ -234,7 +240,7 @@ def _apply_template(
 def _render(tokenizer: PreTrainedTokenizerBase, question: str, answer: str | None = None) -> str:
     """Put messages through the chat template, which is foreign code and may raise anything."""
     said = [("user", question)] + ([] if answer is None else [("assistant", answer)])
-    try:
+    with explained(ModelError, f"the chat template of {_name(tokenizer)} cannot be used"):
         template: str = tokenizer.get_chat_template()
         if "strftime_now" in template:  # or every day's rows would be another cache
             # A template is given plain values only, so the clock cannot be another function.
@@ -251,11 +257,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, question: str, answer: str | Non
             enable_thinking=False,
             **name_lost(tokenizer),
         )
-    except Exception as error:  # whatever Python can
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelError(
-            f"the chat template of {_name(tokenizer)} cannot be used: {reason}"
-        ) from error
     return str(text)
 
 

@@ -9,8 +9,9 @@ import numpy.typing as npt
 from cache.directory import Cache
 from cache.format.layout import Layout, answer_columns
 from cache.format.manifest import Manifest
-from cache.opening import create_or_open, open_cache
+from cache.opening import create_or_open, open_cache, summarise
 from cache.reader import CacheReader
+from cache.stores import Place, parse_place
 
 SMALL = {"rows": 12, "chunk_rows": 4, "shard_rows": 8, "tokens": 3}
 ATTACHMENTS = {"table.bin": bytes(range(256)), "words.json": b'{"a": 1}'}
@@ -83,6 +84,10 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
+
+
+def list_caches(root: Path | Place) -> list[dict[str, Any]]:
+    return [summarise(place) for place in parse_place(root).list_places()]
 
 
 def inside(directory: Path) -> list[str]:

@@ -3,10 +3,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_worker import fill, make_cache, make_columns, tree
+from store_worker import fill, list_caches, make_cache, make_columns, tree
 
 from cache.errors import ClaimError, ColumnsError, NonFiniteError
-from cache.opening import list_caches
 
 
 def test_at_most_40_bytes_a_row_for_two_classes(tmp_path: Path) -> None:

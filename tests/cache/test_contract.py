@@ -14,12 +14,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
-from store_worker import make_columns
+from store_worker import list_caches, make_columns
 
 from cache.errors import ClaimError, DamageError, Hint, IncompleteError, ManifestError, StorageError
 from cache.format.commits import record_path
 from cache.format.manifest import MANIFEST
-from cache.opening import list_caches
 from cache.reader import CacheReader
 from cache.removal import remove_cache
 from cache.stores.interface import Claim

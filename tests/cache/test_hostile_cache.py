@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 from lease_worker import worker
-from store_worker import SMALL, fill, make_cache, read_everything
+from store_worker import SMALL, fill, list_caches, make_cache, read_everything
 
 from cache.directory import Cache
 from cache.errors import CacheError, DamageError
 from cache.format.documents import seal
-from cache.opening import list_caches
 from cache.reader import CacheReader
 from cache.verification import repair_cache, verify_cache
 

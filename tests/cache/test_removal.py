@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 from contract import damage, mend, small
-from store_worker import SMALL, fill, inside, make_cache, make_manifest
+from store_worker import SMALL, fill, inside, list_caches, make_cache, make_manifest
 
 from cache.directory import Cache
 from cache.errors import CacheError, ClaimError, ManifestError, PlaceError, StorageError
-from cache.opening import list_caches
 from cache.removal import remove_cache
 from cache.stores.places import parse_place
 from cache.verification import verify_cache

@@ -11,11 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from store_worker import ATTACHMENTS, fill, inside, make_cache, make_columns, make_manifest, tree
+from store_worker import (
+    ATTACHMENTS,
+    fill,
+    inside,
+    list_caches,
+    make_cache,
+    make_columns,
+    make_manifest,
+    tree,
+)
 
 from cache.directory import Cache
 from cache.errors import DamageError, ForeignError, Hint, ManifestError
-from cache.opening import create_or_open, list_caches, open_cache
+from cache.opening import create_or_open, open_cache
 from cache.reader import CacheReader
 from cache.verification import verify_cache
 

@@ -107,6 +107,8 @@ def test_a_first_signal_asks_to_stop_and_handlers_are_put_back(
         os.kill(os.getpid(), number)
         with pytest.raises(Interrupted):
             console.check_stop()
+        with console.track("teacher", 10, 4, "row") as advance, pytest.raises(Interrupted):
+            advance(1)
     assert signal.getsignal(number) == before
     assert "once more to stop at once" in capfd.readouterr().err
 

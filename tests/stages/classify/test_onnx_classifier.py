@@ -60,7 +60,7 @@ def write_graph(
         ("tokenizer.json", None, r"no tokenizer\.json beside it or one folder up"),
         ("tokenizer.json", b"{}", r"cannot load the tokenizer .*tokenizer\.json"),
         ("tokenizer_config.json", None, r"no tokenizer_config\.json beside it"),
-        ("tokenizer_config.json", b"[]", r"tokenizer_config\.json is no classifier's"),
+        ("tokenizer_config.json", b"[]", r"tokenizer_config\.json holds no JSON object, but list"),
     ],
 )
 def test_a_file_that_is_lost_or_damaged_is_named(
