@@ -97,7 +97,7 @@ def describe_setting(bench: Bench, setting: Setting, sets: tuple[str, ...]) -> I
         if logits is None or gold is None:
             continue
         cells: list[object] = [judge(logits, gold, names)]
-        for name in (*SETS[1:], "test"):
+        for name in (*bench.args.sets, "test"):
             rows = kept[name][0] if name in kept else {}
             other = words.reduce(rows["scores"], word, label) if rows else None
             for take in (take_prior, take_mean):
@@ -137,8 +137,9 @@ def describe_average(bench: Bench, task: str) -> Iterator[str]:
         if gold is not None:
             names = load_task(task).label_names
             cells = [judge(np.mean(x, axis=0), gold, names) for x in (plain, calibrated)]
+            missing = "–" * (2 * len(bench.args.sets) + 3)
             yield format_row(
-                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *"–" * 13]
+                [MODELS[bench.name], task, "3 prompts", f"{word}, {label}", *cells, *missing]
             )
 
 
@@ -152,9 +153,9 @@ def measure(bench: Bench, task: str) -> Iterator[str]:
         "\n"
     )
     heads = ["model", "task", "asked", "scored", "as it answers"]
-    for name in (*SETS[1:], "the test texts (not allowed)"):
+    for name in (*args.sets, "the test texts (not allowed)"):
         heads += [f"prior of {name}", "the same, mean log-probability"]
-    yield format_head([*heads, "labelled texts named rightly, with their prior and without", "s"])
+    yield format_head([*heads, "labels named of own texts, the same with their prior off", "s"])
     for setting, sets in list_settings(bench):
         if setting.task == task:
             yield from describe_setting(bench, setting, sets)

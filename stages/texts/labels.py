@@ -88,11 +88,13 @@ def _parse_label_map(text: str, names: Sequence[str]) -> dict[str, str]:
     found = dict[str, str]()
     # A comma may also be part of a name.
     for part in re.split(r",(?=[^,]*=)", text) if text else ():
-        label, equals, name = (piece.strip() for piece in part.rpartition("="))
-        if not equals:
+        ends = [k for k, sign in enumerate(part) if sign == "="]  # there may be some in a name
+        splits = [(part[:k].strip(), part[k + 1 :].strip()) for k in ends]
+        if not splits:
             fault = f"got {part!r}, must be LABEL=NAME, one or several with commas"
             example = f"1={names[-1]},0={names[0]}"
             raise SettingError(f"label map: {fault}", Settings(("label_map",), example))
+        label, name = next((each for each in splits if each[1] in names), splits[-1])
         if name not in names:
             raise SettingError(f"label map: {name!r} is none of {_list(name, names)}")
         if found.setdefault(label, name) != name:

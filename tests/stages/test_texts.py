@@ -11,7 +11,7 @@ from tiny import write_text as write
 
 from stages.errors import TextDataError
 from stages.reporter import SilentReporter
-from stages.texts import TextRow, encode_texts, read_texts
+from stages.texts import TextRow, encode_texts, read_labelled_texts, read_texts
 
 STRANGE = ["plain", "", "a\u2028b\x85c\x0bd", "😀 שלום", 'say "hi", you', "tab\there", "\ufeffb"]
 
@@ -148,3 +148,11 @@ def test_texts_become_padded_tokens_cut_at_the_longest(tmp_path: Path) -> None:
     assert found.lengths.tolist() == list(map(len, tokens))
     assert found.tokens.tolist() == [own + [-1] * (4 - len(own)) for own in tokens]
     assert reporter.lines == ["1 of 3 texts are cut at 4 tokens"]
+
+
+def test_a_label_s_name_may_have_an_equals_sign(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", "text,label\nx,1\ny,0=0\nz,a=b\n")
+    names, label_map = ("a=b", "good"), "1=a=b,0=0=good"
+    rows, places = read_labelled_texts(path, names, "text", "label", label_map, SilentReporter())
+    assert [row.label for row in rows] == ["a=b", "good", "a=b"]
+    assert places.tolist() == [0, 1, 0]
