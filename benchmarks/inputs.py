@@ -184,20 +184,27 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
     def find(logits: np.ndarray) -> np.ndarray:
         return np.array(fit_prior(torch.from_numpy(logits).softmax(1).numpy()).biases)
 
-    def judge(logits: np.ndarray) -> str:
-        found = compute_scores(gold, logits.argmax(axis=1), labels, 0.0)
-        return f"{found.accuracy:.1%}"[:-1] + f" ({found.macro_f1:.1%}"[:-1] + ")"
+    def judge(*seeds: np.ndarray) -> str:
+        each = [compute_scores(gold, logits.argmax(axis=1), labels, 0.0) for logits in seeds]
+        accuracy, macro_f1 = (
+            np.array([100 * getattr(found, name) for found in each])
+            for name in ("accuracy", "macro_f1")
+        )
+        spread = f" ± {accuracy.std(ddof=1):.1f}" if len(each) > 1 else ""
+        return f"{accuracy.mean():.1f}{spread} ({macro_f1.mean():.1f})"
 
-    def hit(logits: np.ndarray) -> str:
-        return f"{100 * (logits.argmax(axis=1) == read('chosen')).mean():.1f}"
+    def hit(*seeds: np.ndarray) -> str:
+        hits = [(logits.argmax(axis=1) == read("chosen")).mean() for logits in seeds]
+        return f"{100 * np.mean(hits):.1f}"
 
     gold, teacher, own = read("test"), read("test-logits"), read("chosen-logits")
     common, labelled = (find(read(f"{name}-logits")) for name in ("unigram", "labelled"))
     mean = torch.from_numpy(read("unigram-logits")).log_softmax(1).mean(0).numpy()
     yield (
         f"{len(gold):,} test texts; {Path(args.arch).name} students, {args.steps} steps. Accuracy "
-        "in % (macro-F1) with the prior of their own rows, of `unigram` rows, of labelled texts, "
-        f"and balanced on the test texts (not allowed). The teacher: {judge(teacher)} as it "
+        "in %, mean ± standard deviation of the seeds (macro-F1), with the prior of their own "
+        "rows, of `unigram` rows, of labelled texts, and balanced on the test texts (not allowed). "
+        f"The teacher: {judge(teacher)} as it "
         f"answers, {judge(teacher - common)} with the prior of the `unigram` rows, "
         f"{judge(teacher - mean)} with their mean log-probability, {judge(teacher - labelled)} "
         "with that of labelled texts; it names the label it wrote a text for in "
@@ -205,21 +212,25 @@ def describe(args: argparse.Namespace, model: str, task: str) -> Iterator[str]:
     )
     priors = ("own prior", "prior of `unigram`", "prior of labelled", "balanced on the test texts")
     measures = ("own labelled texts, %", "agreement held out, %", "centred α, rad", "s")
-    yield format_head(["inputs", *priors, *measures])
+    yield format_head(["inputs", "seeds", *priors, *measures])
     given: dict[str, np.ndarray] = {}
     for kind in KINDS:
         results = name_student(args, f"{model}-{task}-{kind}") + "-*.npz"
-        for path in sorted((args.work / "results").glob(results)):
-            with np.load(path) as kept:
-                logits, chosen = (np.log(np.maximum(kept[k], 1e-12)) for k in ("given", "chosen"))
-                prior = find(read(f"{kind}-logits"))
-                moved = prior - common
-                cells = [judge(logits), judge(logits + moved), judge(logits + prior - labelled)]
-                cells += [judge(logits - find(logits)), hit(chosen + moved)]
-                cells += [f"{100 * float(kept['agreement']):.1f}", f"{float(kept['angle']):.3f}"]
-                cells.append(f"{float(kept['seconds']):.0f}")
-                yield format_row([kind, *cells])
-                given[kind] = (logits + moved).argmax(axis=1)
+        if not (paths := sorted((args.work / "results").glob(results))):
+            continue
+        seeds = [dict(np.load(path)) for path in paths]
+        logits, chosen, agreement, angle, seconds = (
+            np.array([each[name] for each in seeds])
+            for name in ("given", "chosen", "agreement", "angle", "seconds")
+        )
+        logits, chosen = (np.log(np.maximum(each, 1e-12)) for each in (logits, chosen))
+        prior = find(read(f"{kind}-logits"))
+        moved = logits + prior
+        cells = [judge(*(moved - other)) for other in (prior, common, labelled)]
+        cells += [judge(*(x - find(x) for x in logits)), hit(*(chosen + prior - common))]
+        cells += [f"{100 * agreement.mean():.1f}", f"{angle.mean():.3f}", f"{seconds.mean():.0f}"]
+        yield format_row([kind, len(seeds), *cells])
+        given[kind] = (moved[0] - common).argmax(axis=1)
     yield from describe_differences(place, MIXED, given, teacher - common, labels)
 
 
