@@ -110,17 +110,17 @@ def answer_sample(
     samplers: Mapping[str, Sampler],
     batch_positions: int,
     texts: SelfGenerated | None,
-) -> dict[str, Any]:
-    """Answer a sample of a cache's rows before all of them are computed; returns columns.
+) -> tuple[str, dict[str, Any]]:
+    """Answer a sample of a cache's rows before all are computed; returns what it is, and columns.
 
     Where some rows are drawn and others written, which is slow, it is one of those drawn.  Where
     all are written, self-generated texts, if there are any, stand for it.
     """
     if texts is not None and is_written(plan.inputs.identity["name"]):
-        return texts.to_columns()
+        return "self-generated texts", texts.to_columns()
     rows = _spread_rows(plan, SAMPLE_CHUNKS, SAMPLE_ROWS)
     rows = rows[find_drawn(plan.inputs.identity["name"], plan.inputs.seeds[rows])]
-    return answer_chosen(plan, rows, samplers, batch_positions, "sample")
+    return "rows", answer_chosen(plan, rows, samplers, batch_positions, "sample")
 
 
 def answer_chosen(
@@ -201,7 +201,7 @@ def estimate_teacher(config: TeacherConfig, reporter: Reporter) -> Estimate:
     few, began = min(texts, MOST_ROWS[teacher.device.type]), time.perf_counter()
     made = made or make_self_generated(teacher, config.seed, few, reporter)
     text_seconds = (time.perf_counter() - began) / few if made is not None and few else 0.0
-    sample = answer_sample(plan, samplers, positions, made)
+    _, sample = answer_sample(plan, samplers, positions, made)
     whole = float((lengths + teacher.positions_around).sum()) / rate
     row_bytes = sum(column.row_bytes for column in layout.columns.values())
     return Estimate(

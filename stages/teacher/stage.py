@@ -84,10 +84,10 @@ def run_teacher(
     if not (there := cache.committed()):
         samplers = read_samplers(cache, plan.teacher.table)
         own = read_self_generated(cache)
-        _judge(plan, cache, answer_sample(plan, samplers, batch_positions(), own))
+        _judge(plan, cache, *answer_sample(plan, samplers, batch_positions(), own))
     elif len(there) < cache.shards:
         reporter.say("no sample is answered: the verdict is on the rows that are there")
-        _judge(plan, cache, read_answers(CacheReader(cache, shards=there), reporter))
+        _judge(plan, cache, "rows", read_answers(CacheReader(cache, shards=there), reporter))
     began = time.monotonic()
     # Texts that continue the prompt itself are others for each.
     apart = not {*MODEL_SAMPLERS}.isdisjoint(plan.inputs.identity.get("writing", ()))
@@ -96,24 +96,24 @@ def run_teacher(
     seconds = max(time.monotonic() - began, 1e-9)
     speed = f"computed {computed:,} rows in {seconds:.1f} s: {computed / seconds:,.0f} a s"
     reporter.say(speed if computed else "every row was there already")
-    verdict = _judge(plan, cache, read_answers(CacheReader(cache), reporter))
+    verdict = _judge(plan, cache, "rows", read_answers(CacheReader(cache), reporter))
     return TeacherResult(cache, computed, verdict)
 
 
-def _judge(plan: TeacherPlan, cache: Cache, rows: Mapping[str, Any]) -> Verdict:
+def _judge(plan: TeacherPlan, cache: Cache, what: str, rows: Mapping[str, Any]) -> Verdict:
     """Say what the answers are and what can be learned from them; louder where that is little."""
     reporter, answers = plan.reporter, project(rows)
     names, sampler = plan.task.label_names, plan.inputs.identity["name"]
     verdict = judge_answers(answers, names)
     reporter.say(
-        f"teacher, {answers.rows:,} rows: {verdict.shares}; ‖g‖ {answers.norm_g:.4f}, "
+        f"teacher, {answers.rows:,} {what}: {verdict.shares}; ‖g‖ {answers.norm_g:.4f}, "
         f"spread {answers.spread:.4f}"
     )
     ability = judge_ability(read_self_generated(cache), rows, sampler, names)
     told: list[tuple[str, Verdict | Ability | None]]
-    told = [(f"{answers.rows:,} rows", verdict), ("its own texts", ability)]
-    for what, found in told:
+    told = [(f"{answers.rows:,} {what}", verdict), ("its own texts", ability)]
+    for about, found in told:
         if found is not None:
             tell = reporter.say if found.level == "fine" else reporter.warn
-            tell(f"verdict on {what}: {found.level}: {found.reason}")
+            tell(f"verdict on {about}: {found.level}: {found.reason}")
     return verdict

@@ -66,11 +66,17 @@ def test_half_of_the_rows_are_drawn_from_their_seeds(mixed: Cache) -> None:
 def test_a_tenth_of_the_tokens_of_noisy_texts_are_random(
     llm: Path, mood: Path, tmp_path: Path
 ) -> None:
+    reporter = SilentReporter()
+
     def run(rows: int) -> Cache:
-        config = make_teacher_config(mood, llm, tmp_path / f"{rows}", sampler=NOISY, rows=rows)
-        return run_teacher(config, SilentReporter()).cache
+        settings = {"sampler": NOISY, "rows": rows, "self_generated": 20}
+        config = make_teacher_config(mood, llm, tmp_path / f"{rows}", **settings)
+        return run_teacher(config, reporter).cache
 
     cache = run(320)
+    # These stand for a sample, which would be written as well.
+    told = [line.partition(":")[0] for line in reporter.lines if line.startswith("teacher, ")]
+    assert told == ["teacher, 20 self-generated texts", "teacher, 320 rows"]
     assert cache.manifest.inputs["sampler"]["writing"]["noise"] == "0.1"
     rows, samplers = read_rows(cache), read_samplers(cache, read_table(cache))
     sampler = samplers["unigram"]
