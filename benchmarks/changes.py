@@ -15,7 +15,12 @@ import torch
 from stages.tasks import Label
 from stages.teacher import Teacher, generation
 
-INTERRUPTED = {"interrupted": 0.1, "interrupted-less": 0.03, "interrupted-more": 0.25}
+INTERRUPTED = {
+    "interrupted": 0.1,
+    "interrupted-less": 0.03,
+    "interrupted-more": 0.25,
+    "interrupted-own": 0.1,
+}
 """The share of random tokens in interrupted texts."""
 
 

@@ -44,11 +44,13 @@ KINDS = (
     *("plain", "plain+unigram", "paired", "paired+unigram", "scattered", "scattered+unigram"),
     *("begun+unigram", "spliced+unigram", "labelled+unsure", "uniform"),
     *("interrupted", "interrupted+unigram", "interrupted-less", "interrupted-more", "warm"),
+    "interrupted-own",
 )
 """``likely`` are labelled texts of likelier words, ``spliced`` pieces of two labelled texts a row,
 ``begun`` labelled texts up to anywhere, ``plain`` ones that are not asked for through the chat
 template, ``paired`` ones of two labels, in ``scattered`` ones some tokens are random, and so in
-``interrupted`` ones, where the model goes on behind them, ``warm`` ones are written at a higher
+``interrupted`` ones, where the model goes on behind them (``own``: tokens of its own average behind
+labelled texts, not behind random tokens), ``warm`` ones are written at a higher
 temperature; ``unsure`` are the ``unigram`` rows of a larger draw on which two students of different
 seeds differ most; ``a+b`` is half of each."""
 DRAWN = 4
@@ -108,7 +110,9 @@ class Kinds:
             other.chat = False
             return self.write(self.rows, 500, SamplingSettings(labelled=True), other)
         if kind in INTERRUPTED:
-            with interrupt(kind, self._find_average(own=False)):
+            own = kind == "interrupted-own"
+            average = self._find_labelled_average() if own else self._find_average(own=False)
+            with interrupt(kind, average):
                 return self.write(self.rows, 600, SamplingSettings(labelled=True))
         if kind == "warm":
             return self.write(self.rows, 700, SamplingSettings(labelled=True, temperature=WARM))
@@ -203,6 +207,14 @@ class Kinds:
             topics.append(0.6 * average + 0.4 * counts / counts.sum())
         average = self._average_behind(self.get("written"), self._prompt)
         return {"topics": np.array(topics), "average": average}
+
+    def _find_labelled_average(self) -> np.ndarray:
+        """Average the model's next-token distribution over its texts of every label, (V,)."""
+        kept = self.keep("labelled", lambda: self._make("labelled"))
+        prompts = find_prompts(self.teacher, labelled=True)
+        columns = (kept["tokens"][kept["gold"] == k] for k in range(len(prompts)))
+        averages = map(self._average_behind, columns, prompts)
+        return np.asarray(np.mean([*averages], axis=0))
 
     def _average_behind(self, texts: np.ndarray, prompt: list[int]) -> np.ndarray:
         long = texts[(texts >= 0).sum(axis=1) >= CONTEXT_LENGTH][:CONTEXTS, :CONTEXT_LENGTH]
