@@ -45,7 +45,6 @@ class EvaluationConfig:
     device: str = "auto"  # auto, cpu, cuda, cuda:N or all
     dtype: str = "auto"  # the teacher's number format
     cache: str | Path = "data/cache"  # root of the caches: held-out rows, the teacher's prior
-    batch_positions: int | None = None  # the teacher's most in one forward pass; None: measured
     chat: bool = False  # whether the teacher's prompt goes through its chat template
     quantise: str = "none"  # the teacher's weights: none, int8 or fp8
     threshold: float | None = None  # least probability that makes a tag, in [0, 1]; None: all do
@@ -265,7 +264,7 @@ def _ask_teacher(
         reporter.say(teacher.verbaliser.describe_scores())
         cut = fit_tokenizer(asked, tokenizer, config.chat)
         texts = encode_texts(rows, cut, asked.max_length, reporter)
-        tuning = find_tuning(teacher, texts.lengths, config.batch_positions, "off", reporter)
+        tuning = find_tuning(teacher, texts.lengths, None, "off", reporter)
         began = time.monotonic()
         with reporter.track("teacher", len(rows), 0, "text") as advance:
             logits = teacher.answer_texts(

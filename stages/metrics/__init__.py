@@ -14,6 +14,6 @@ from stages.metrics.calibration import (
     measured_rows,
 )
 from stages.metrics.intervals import Share, count_share, read_share
-from stages.metrics.prior import CONTENT, Prior, average_answers, fit_prior, read_prior
+from stages.metrics.prior import CONTENT, RARE, Prior, average_answers, fit_prior, read_prior
 from stages.metrics.projection import DOUBTFUL_ANGLE, Projection, compute_projection
 from stages.metrics.scores import Confidence, Scores, Selection, compute_scores, select

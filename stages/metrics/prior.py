@@ -59,10 +59,6 @@ class Prior:
         """Return probabilities, shape (N, K), as they would be with the prior."""
         return _shift(probabilities, np.array(self.biases))
 
-    def find_rare(self) -> list[int]:
-        """Return the classes, by number, that the teacher hardly ever gives."""
-        return [k for k, share in enumerate(self.given) if share < RARE]
-
 
 def fit_prior(probabilities: NDArray[np.float32], shares: Sequence[float] | None = None) -> Prior:
     """Find the prior of answers, shape (N, K); ``shares`` are wanted, None: all classes alike.

@@ -7,7 +7,7 @@ import torch
 
 from cache.reader import CacheReader
 from stages.inputs import find_drawn, find_objection, read_self_generated
-from stages.metrics import Prior, average_answers, fit_prior
+from stages.metrics import RARE, Prior, average_answers, fit_prior
 from stages.reporter import Reporter
 from stages.tasks import AUTO, parse_shares
 
@@ -57,7 +57,7 @@ def find_prior(
         + ", ".join(f"{name} {had:.1%} -> {has:.1%} ({b:+.2f})" for name, had, has, b in told)
         + f" (mean probability, logit, on {prior.rows:,} rows)"
     )
-    if rare := [labels[k] for k in prior.find_rare()]:
+    if rare := [name for name, had in zip(labels, prior.given, strict=True) if had < RARE]:
         reporter.warn(
             f"the teacher hardly ever gives {', '.join(rare)} on these rows: what is left of its "
             "answers there is mostly noise, with the prior taken off or not"

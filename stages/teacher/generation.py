@@ -90,6 +90,8 @@ class _Writer:
         # Behind a prompt of its own a text is no question that the suffix could follow.
         suffix = [] if teacher.task.choose_write(labelled) else teacher.suffix_ids
         self._endings = Endings(teacher.tokenizer, find_end_ids(teacher.model), suffix)
+        if self.noise is not None:  # the table may have rows of no token
+            self.noise = np.where(self.noise < len(self._endings.can_end), self.noise, -1)
 
     def begin(self) -> None:
         """Run the prompts, and see that texts can be continued behind them."""

@@ -114,6 +114,24 @@ def test_the_full_stop_in_front_of_a_blank_line_stays(monkeypatch: pytest.Monkey
             assert (texts[:, 0] != token).all()
 
 
+def test_a_text_goes_on_behind_noise_or_ends_by_it() -> None:
+    teacher = make_writer()
+    plain, known = write(teacher), len(teacher.tokenizer)
+    settings = (teacher, SEEDS, SamplingSettings(), LONGEST, lambda _: None)
+    noise = np.full(plain.shape, -1)
+    noise[:, 3] = known + 3  # what is no token's
+    assert (write_texts(*settings, noise) == plain).all()
+    noise[:, 3] = 1  # a control token
+    assert (write_texts(*settings, noise)[:, 3:] == -1).all()
+    (word,) = teacher.tokenizer("good", add_special_tokens=False)["input_ids"][:1]
+    noise[:, 3] = word
+    texts = write_texts(*settings, noise)
+    assert (texts[:, :3] == plain[:, :3]).all()
+    reached = plain[:, 3] >= 0
+    assert (texts[reached, 3] == word).all()
+    assert (texts != plain)[reached, 4:].any(axis=1).mean() > 0.5
+
+
 def test_what_is_written_behind_decides_and_not_what_is_asked() -> None:
     texts = write(make_writer())
     other = make_writer(prompt="Good?\n", suffix="\nIt is", write_labelled=None)
