@@ -20,6 +20,7 @@ INTERRUPTED = {
     "interrupted-less": 0.03,
     "interrupted-more": 0.25,
     "interrupted-own": 0.1,
+    "interrupted-on": 0.1,
 }
 """The share of random tokens in interrupted texts."""
 

@@ -34,6 +34,7 @@ from stages.teacher import (
     find_prompts,
     write_texts,
 )
+from stages.teacher.endings import Endings, find_end_ids
 from stages.texts import encode_texts
 
 KINDS = (
@@ -44,13 +45,13 @@ KINDS = (
     *("plain", "plain+unigram", "paired", "paired+unigram", "scattered", "scattered+unigram"),
     *("begun+unigram", "spliced+unigram", "labelled+unsure", "uniform"),
     *("interrupted", "interrupted+unigram", "interrupted-less", "interrupted-more", "warm"),
-    "interrupted-own",
+    *("interrupted-own", "interrupted-on"),
 )
 """``likely`` are labelled texts of likelier words, ``spliced`` pieces of two labelled texts a row,
 ``begun`` labelled texts up to anywhere, ``plain`` ones that are not asked for through the chat
 template, ``paired`` ones of two labels, in ``scattered`` ones some tokens are random, and so in
 ``interrupted`` ones, where the model goes on behind them (``own``: tokens of its own average behind
-labelled texts, not behind random tokens), ``warm`` ones are written at a higher
+labelled texts, not behind random tokens; ``on``: none at which a text could end), ``warm`` ones are written at a higher
 temperature; ``unsure`` are the ``unigram`` rows of a larger draw on which two students of different
 seeds differ most; ``a+b`` is half of each."""
 DRAWN = 4
@@ -112,6 +113,9 @@ class Kinds:
         if kind in INTERRUPTED:
             own = kind == "interrupted-own"
             average = self._find_labelled_average() if own else self._find_average(own=False)
+            if kind == "interrupted-on":
+                ends = Endings(self.teacher.tokenizer, find_end_ids(self.teacher.model)).can_end
+                average[: len(ends)][ends[: len(average)]] = 0
             with interrupt(kind, average):
                 return self.write(self.rows, 600, SamplingSettings(labelled=True))
         if kind == "warm":
