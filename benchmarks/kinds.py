@@ -51,9 +51,9 @@ KINDS = (
 ``begun`` labelled texts up to anywhere, ``plain`` ones that are not asked for through the chat
 template, ``paired`` ones of two labels, in ``scattered`` ones some tokens are random, and so in
 ``interrupted`` ones, where the model goes on behind them (``own``: tokens of its own average behind
-labelled texts, not behind random tokens; ``on``: none at which a text could end), ``warm`` ones are written at a higher
-temperature; ``unsure`` are the ``unigram`` rows of a larger draw on which two students of different
-seeds differ most; ``a+b`` is half of each."""
+labelled texts, not behind random tokens; ``on``: none at which a text could end), ``warm`` ones are
+written at a higher temperature; ``unsure`` are the ``unigram`` rows of a larger draw on which two
+students of different seeds differ most; ``a+b`` is half of each."""
 DRAWN = 4
 """Rows of that draw for each that is chosen."""
 LONGEST, FOLLOWING, TOP_P, WARM = 96, 32, 0.95, 1.3
