@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -111,8 +112,8 @@ def answer(args: argparse.Namespace) -> None:
             kinds.keep(f"{kind}-logits", lambda logits=logits: {"logits": logits})
         else:
             logits = ask(kind, tokens)
-        # Nothing but the seed tells the caches of two kinds apart.
-        again = replace(config, seed=1 + KINDS.index(kind), rows=len(tokens))
+        # Nothing but the seed tells the caches of two kinds apart, whatever the list was before.
+        again = replace(config, seed=zlib.crc32(kind.encode()), rows=len(tokens))
         other = prepare_teacher(again, SilentReporter())
         cache = create_or_open(
             args.work / "caches" / args.model / args.task, other.manifest, lambda kept: files
