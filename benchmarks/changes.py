@@ -41,6 +41,13 @@ def interrupt(kind: str, distribution: np.ndarray) -> Iterator[None]:
         yield
 
 
+def find_ends(teacher: Teacher) -> np.ndarray:
+    """Return which tokens a text could end at, shape (at least V,), bool."""
+    ends = generation.find_end_ids(teacher.model)
+    found = generation.Endings(teacher.tokenizer, ends).can_end
+    return np.pad(found, (0, max(0, len(teacher.table) - len(found))))
+
+
 def change_texts(kind: str, texts: np.ndarray, others: np.ndarray | None) -> np.ndarray:
     """Make other rows of written texts, shape (N, longest); ``others`` are random rows."""
     rng = np.random.default_rng(5)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.changes import INTERRUPTED, change_texts, interrupt, pair_labels
+from benchmarks.changes import INTERRUPTED, change_texts, find_ends, interrupt, pair_labels
 from benchmarks.questions import DATA, read_test
 from cache.draw import (
     TokenSampler,
@@ -34,7 +34,6 @@ from stages.teacher import (
     find_prompts,
     write_texts,
 )
-from stages.teacher.endings import Endings, find_end_ids
 from stages.texts import encode_texts
 
 KINDS = (
@@ -114,8 +113,7 @@ class Kinds:
             own = kind == "interrupted-own"
             average = self._find_labelled_average() if own else self._find_average(own=False)
             if kind == "interrupted-on":
-                ends = Endings(self.teacher.tokenizer, find_end_ids(self.teacher.model)).can_end
-                average[: len(ends)][ends[: len(average)]] = 0
+                average[find_ends(self.teacher)[: len(average)]] = 0
             with interrupt(kind, average):
                 return self.write(self.rows, 600, SamplingSettings(labelled=True))
         if kind == "warm":

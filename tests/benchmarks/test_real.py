@@ -82,13 +82,14 @@ def test_students_of_written_and_drawn_inputs_are_compared(
     command = ["--models", str(tmp_path), "--data", str(data), "--work", str(tmp_path / "work")]
     command += ["--model", "smollm2", "--task", "reddit", "--rows", "128", "--steps", "2"]
     command += ["--device", "cpu", "--out", str(out), "--patience", "1"]
-    first = ("unigram", "labelled", "shuffled", "labelled+unigram", "uniform", "interrupted")
+    first = ("unigram", "labelled", "shuffled", "labelled+unigram", "uniform", "interrupted-on")
     for what in ("answer", "train"):
         inputs.main([what, *command, "--seeds", "2", "--kinds", *first])
     for what in ("answer", "train", "report"):
         inputs.main([what, *command, "--kinds", "labelled+unsure"])
-    lines = [line.split(" | ")[0][2:] for line in out.read_text().splitlines() if " (" in line]
-    assert set(lines[-13:]) == {*first, "labelled+unsure"}
+    rows = [line[2:].split(" | ") for line in out.read_text().splitlines() if line.count("|") == 11]
+    seeds = dict.fromkeys(first, "2") | {"labelled+unsure": "1"}
+    assert {row[0]: row[1] for row in rows[2:]} == seeds
 
 
 def test_own_texts_rank_ways_of_asking(tmp_path: Path) -> None:
