@@ -28,9 +28,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task, rows in TEXTS.items():
         write_lines(folder / task / "test.jsonl.gz", [{"text": x, "label": y} for x, y in rows])
     emotions = {"wow": ["surprise"], "eh": ["neutral"], "sad and cross": ["sadness", "anger"]}
-    rows = [{"text": text, "ekman": labels} for text, labels in emotions.items()]
-    write_lines(folder / "goemotions/test.jsonl.gz", rows)
-    return folder
+    table = out.read_text().partition("What the rows hold")[0].partition("|---|")[2]
+    rows = [line[2:].split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    seeds = dict.fromkeys(first, "2") | {"labelled+unsure": "1"}
+    assert {row[0]: row[1] for row in rows} == seeds
 
 
 def test_every_way_of_asking_is_measured_and_nothing_twice(
