@@ -77,7 +77,7 @@ class Task:
         """
         if labelled and self.write is not None and self.write_labelled is None:
             raise SettingError(
-                f"sampler: got 'self-labelled', but the task {self.name} is written behind "
+                f"sampler: got 'self-labelled' or 'self-noisy', but {self.name} is written behind "
                 f"{self.write!r:.80}, which names no label; write: {FORM}"
             )
         return self.write_labelled if labelled or self.write is None else self.write

@@ -56,7 +56,7 @@ def test_one_text_or_two_say_what_is_written_behind(tmp_path: Path) -> None:
         task = load(tmp_path, write)
         assert task.choose_write(False) == wanted[0]
         if wanted[1] is None:
-            with pytest.raises(SettingError, match=r"'self-labelled', .*'A text:\\n', which names"):
+            with pytest.raises(SettingError, match=r"'self-noisy', .*'A text:\\n', which names"):
                 task.choose_write(True)
         else:
             assert task.choose_write(True) == wanted[1]
