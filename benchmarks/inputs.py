@@ -45,7 +45,7 @@ CHAT = ("qwen",)
 BLOCK = 512
 """Rows whose answers are kept together."""
 MIXED = "labelled+unigram"
-"""What became the default."""
+"""What the others are held against: the default before there was noise."""
 ROWS, CHOSEN, LABELLED = 8192, 512, SamplingSettings(labelled=True, top_p=0.95)
 """Rows of a kind; labelled texts of the model's own that choices are made on."""
 

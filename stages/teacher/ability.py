@@ -37,21 +37,20 @@ def judge_ability(
         prior = fit_prior(rows["probabilities"][find_drawn(sampler, rows["seed"])])
     except TrainingError as error:
         return Ability("hopeless", str(error))
-    off = not find_objection(prior, sampler, texts)
-    share = texts.count_named(prior if off else None)
-    given = texts.without(prior if off else None).logits.argmax(axis=1)
+    taken = None if find_objection(prior, sampler, texts) else prior
+    share, given = texts.count_named(taken), texts.without(taken).logits.argmax(axis=1)
     chance = 1 / len(names)
     skill = (share.value - chance) / (1 - chance)
     reason = (
         f"of {len(given):,} texts that it wrote for a label each, the teacher gives that label to "
         f"{share}, where guessing would to {chance:.0%}"
     )
-    if off:
+    if taken is not None:
         reason += f", and with its prior left in to {texts.count_named(None).value:.1%}"
     counts = np.bincount(given, minlength=len(names))
     never = [name for name, count in zip(names, counts, strict=True) if not count]
     level, finding = "fine", "it knows the labels apart"
-    if share.low <= chance:
+    if not texts.knows_labels(taken):
         level, finding = "hopeless", "it does not know the labels apart"
     elif skill < DOUBTFUL_SKILL or never:
         level, finding = "doubtful", "it hardly knows the labels apart"
